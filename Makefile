@@ -1,0 +1,59 @@
+# latentserve's verbs. `make setup` once, then `make demo`, `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UV_VERSION := 0.13.8
+BUF := npx --yes @bufbuild/buf@1.75.0
+PACKAGES := latentserve service training export
+PROTOS := protos/latentserve/v1/embedding.proto
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml
+
+.PHONY: help setup demo serve mnist test check fix protos lock bench clean
+.DEFAULT_GOAL := help
+
+help:  ## list the verbs
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+
+setup: $(VENV)/ready  ## make .venv with everything in it (python3 and its pip suffice)
+
+$(VENV)/ready: requirements/dev.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet uv==$(UV_VERSION)
+	$(BIN)/uv pip sync --quiet --require-hashes --python $(BIN)/python requirements/dev.txt
+	touch $@
+
+demo: setup  ## the whole line on digits: train, export, serve, ask, report
+	$(BIN)/python -m benchmarks.line digits
+
+serve: setup  ## as demo, then leave the server running until Ctrl-C
+	$(BIN)/python -m benchmarks.line digits --serve
+
+mnist: setup  ## the same line on full MNIST, with probes and floors through the server
+	$(BIN)/python -m benchmarks.line mnist
+
+test: setup  ## run the tests
+	$(BIN)/python -m pytest
+
+check: setup  ## ruff, mypy, buf, stubs up to date
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy $(PACKAGES) benchmarks tests
+	deploy/check_stubs.sh $(BIN)/python
+	if command -v npm >/dev/null; then cd protos && $(BUF) lint; else echo "buf: no npm here, the descriptor test stands in"; fi
+
+fix: setup  ## format, and mend what ruff can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+protos: setup  ## generate the stubs from protos/
+	$(BIN)/python -m grpc_tools.protoc -Iprotos --python_out=. --pyi_out=. --grpc_python_out=. $(PROTOS)
+
+lock: setup  ## pin what pyproject.toml asks for, with hashes
+	$(COMPILE) --extra serve --extra train --extra dev -o requirements/dev.txt
+	$(COMPILE) --extra serve -c requirements/dev.txt -o requirements/serve.txt
+
+bench: setup  ## performance, as ratios
+	$(BIN)/python -m benchmarks.overhead
+
+clean:  ## remove what the verbs above made (runs, bundles, caches), not .venv
+	rm -rf runs models .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,306 @@
+"""The bundle: the one thing that passes from training to serving.
+
+    <repository>/<model name>/<version, an integer>/
+        bundle.json       the manifest, a `Manifest` below
+        encoder.onnx      input -> embedding [B, D], and where the model generates: latent [B, L], latent_scale [B, L]
+        decoder.onnx      latent -> reconstruction                      (where a decoder exists)
+        scorer.onnx       whatever it names -> scores [B, K]            (where detectors exist)
+        calibration.npz   one sorted float32 array of scores per detector (where detectors exist)
+        golden.npz        a few real inputs with what the trained model gave for them
+        report.html       what the model is, for people
+
+Graphs are joined by tensor names: an output of one is an input of another if they are called alike,
+and `input` is what the caller sent. Every file except bundle.json stands in `Manifest.files` with its
+sha256. No file holds a pickle.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentserve import records
+from latentserve.errors import BundleError
+
+SCHEMA_VERSION = 1
+MANIFEST = "bundle.json"
+CALIBRATION = "calibration.npz"
+GOLDEN = "golden.npz"
+REPORT = "report.html"
+INPUT = "input"
+"""Name of the tensor that the caller sends."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A named tensor, without the row axis: dtype is numpy's name, shape has no unknown axis."""
+
+    name: str
+    dtype: Literal["uint8", "float32"]
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ImageInput:
+    """One row of input: a uint8 image [height, width, channels], 0 (black) to 255 (white)."""
+
+    height: int
+    width: int
+    channels: int
+    modality: Literal["image"] = "image"
+
+    def __post_init__(self) -> None:
+        if self.height < 1 or self.width < 1 or self.channels not in (1, 3):
+            raise ValueError(
+                f"input: got {self.height} x {self.width} x {self.channels},"
+                " expected height and width of 1 or more and 1 or 3 channels"
+            )
+
+    @property
+    def spec(self) -> TensorSpec:
+        """The tensor that the caller sends."""
+        return TensorSpec(INPUT, "uint8", (self.height, self.width, self.channels))
+
+
+@dataclass(frozen=True)
+class Graph:
+    """One ONNX graph: the tensors it reads and the tensors it gives."""
+
+    file: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+@dataclass(frozen=True)
+class Detector:
+    """An out-of-distribution detector: one column of `scores`, and how it was calibrated.
+
+    Attributes:
+        name: unique in the bundle; names its array in calibration.npz.
+        method: how the score is computed, for people.
+        num_calibration_rows: rows that neither training nor the detector saw.
+        calibration_sha256: of the sorted float32 calibration scores, little-endian.
+    """
+
+    name: str
+    method: str
+    num_calibration_rows: int
+    calibration_sha256: str
+
+    @property
+    def smallest_p_value(self) -> float:
+        """No item, however strange, gets a smaller one: 1 / (n + 1)."""
+        return 1 / (self.num_calibration_rows + 1)
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far an ONNX output is from the trained model's on real rows, at most."""
+
+    tensor: str
+    max_abs_error: float
+    tolerance: float
+    num_rows: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One figure, measured through the exported graphs when the bundle was made."""
+
+    name: str
+    value: float
+    data: str
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where the model came from.
+
+    Attributes:
+        method: training method, for instance `vae`.
+        data: data spec, for instance `mnist` or `folder:photos`.
+        data_sha256: fingerprint of the training rows, their order included.
+        seed: of the training run.
+        epochs: trained.
+        config: the whole training config.
+        git_revision: of the code that trained, with `+dirty` if it was changed, or `unknown`.
+        trained_seconds: wall-clock of the training.
+        device: what it was trained on.
+        created_at: when the bundle was made, RFC 3339, UTC.
+        versions: of the libraries that made it.
+    """
+
+    method: str
+    data: str
+    data_sha256: str
+    seed: int
+    epochs: int
+    config: dict[str, Any]
+    git_revision: str
+    trained_seconds: float
+    device: str
+    created_at: str
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What bundle.json holds.
+
+    Attributes:
+        schema_version: of this dataclass; a service refuses what is newer than itself.
+        name: of the model.
+        version: 1 or greater.
+        input: what one row is.
+        graphs: by role: `encoder`, and where they exist `decoder`, `scorer`.
+        embedding_space: identity of the embedding space; see `embedding_space`.
+        provenance: where it came from.
+        files: sha256 of every other file in the folder.
+        detectors: columns of `scores`, in order; the first decides.
+        default_alpha: level of the decision if the caller names none, or 0 without detectors.
+        parity: of each output.
+        evaluations: figures measured through the graphs.
+    """
+
+    schema_version: int
+    name: str
+    version: int
+    input: ImageInput
+    graphs: dict[str, Graph]
+    embedding_space: str
+    provenance: Provenance
+    files: dict[str, str]
+    detectors: tuple[Detector, ...] = ()
+    default_alpha: float = 0.0
+    parity: tuple[Parity, ...] = ()
+    evaluations: tuple[Evaluation, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise ValueError(f"name: got {self.name!r}, expected letters, digits, '.', '_' or '-', 1 to 100")
+        if self.version < 1:
+            raise ValueError(f"version: got {self.version}, expected 1 or greater")
+        if "encoder" not in self.graphs:
+            raise ValueError(f"graphs: got {sorted(self.graphs)}, expected an encoder among them")
+        if bool(self.detectors) != ("scorer" in self.graphs):
+            raise ValueError("detectors: a scorer needs detectors, and detectors a scorer")
+        if self.detectors and not 0 < self.default_alpha < 1:
+            raise ValueError(f"default_alpha: got {self.default_alpha}, expected between 0 and 1")
+
+    @property
+    def outputs(self) -> dict[str, TensorSpec]:
+        """Every tensor that some graph gives, by name."""
+        return {spec.name: spec for graph in self.graphs.values() for spec in graph.outputs}
+
+
+def load(folder: Path) -> Manifest:
+    """Reads a bundle's manifest and proves that every file is the one it names.
+
+    Raises:
+        BundleError: no manifest, not readable, a newer schema, a file missing or changed, or a folder
+            that is not called <name>/<version>.
+    """
+    manifest = _read_manifest(folder)
+    if (folder.parent.name, folder.name) != (manifest.name, str(manifest.version)):
+        raise BundleError(
+            f"{folder}: got the bundle of {manifest.name}/{manifest.version},"
+            f" expected {folder.parent.name}/{folder.name}"
+        )
+    named = {graph.file for graph in manifest.graphs.values()} | {GOLDEN}
+    if manifest.detectors:
+        named.add(CALIBRATION)
+    if unhashed := sorted(named - manifest.files.keys()):
+        raise BundleError(f"{folder}: {unhashed[0]} has no sha256 in the manifest")
+    for name, expected in manifest.files.items():
+        _check_file(folder, name, expected)
+    return manifest
+
+
+def _read_manifest(folder: Path) -> Manifest:
+    path = folder / MANIFEST
+    try:
+        value = records.read_json(path)
+        schema = value.get("schema_version")
+        if not isinstance(schema, int) or not 1 <= schema <= SCHEMA_VERSION:
+            raise BundleError(f"{path}: schema_version: got {schema!r}, expected 1 to {SCHEMA_VERSION}")
+        return records.from_json(Manifest, value)
+    except FileNotFoundError:
+        raise BundleError(f"{path}: missing") from None
+    except (records.RecordError, OSError) as error:
+        raise BundleError(f"{path}: {error}") from error
+
+
+def _check_file(folder: Path, name: str, expected: str) -> None:
+    if Path(name).name != name:
+        raise BundleError(f"{folder}: got file name {name!r}, expected one without folders")
+    try:
+        got = sha256_of_file(folder / name)
+    except FileNotFoundError:
+        raise BundleError(f"{folder / name}: missing") from None
+    except OSError as error:
+        raise BundleError(f"{folder / name}: {error}") from error
+    if got != expected:
+        raise BundleError(f"{folder / name}: sha256: got {got}, expected {expected}")
+
+
+def sha256_of_file(path: Path) -> str:
+    """sha256 of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_of_scores(scores: NDArray[np.float32]) -> str:
+    """sha256 of calibration scores, in hex."""
+    return hashlib.sha256(scores.astype("<f4").tobytes()).hexdigest()
+
+
+def embedding_space(encoder_sha256: str) -> str:
+    """Identity of an embedding space: two encoders are the same if their graphs are, bit for bit."""
+    return f"es1-{encoder_sha256[:32]}"
+
+
+def load_calibration(folder: Path, manifest: Manifest) -> dict[str, NDArray[np.float32]]:
+    """The sorted calibration scores of every detector, proven against the manifest.
+
+    Raises:
+        BundleError: an array is missing, not sorted and finite, or not the one the manifest names.
+    """
+    if not manifest.detectors:
+        return {}
+    path = folder / CALIBRATION
+    arrays = load_arrays(path)
+    for detector in manifest.detectors:
+        scores = arrays.get(detector.name)
+        if scores is None:
+            raise BundleError(f"{path}: array {detector.name!r} is missing")
+        if scores.dtype != np.float32 or scores.shape != (detector.num_calibration_rows,):
+            raise BundleError(
+                f"{path}: {detector.name}: got {scores.dtype} {list(scores.shape)},"
+                f" expected float32 [{detector.num_calibration_rows}]"
+            )
+        if not np.isfinite(scores).all() or (np.diff(scores) < 0).any():
+            raise BundleError(f"{path}: {detector.name}: expected finite scores in ascending order")
+        if sha256_of_scores(scores) != detector.calibration_sha256:
+            raise BundleError(f"{path}: {detector.name}: not the scores whose sha256 the manifest holds")
+    return {detector.name: arrays[detector.name] for detector in manifest.detectors}
+
+
+def load_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of an .npz file, pickles refused.
+
+    Raises:
+        BundleError: the file cannot be read or holds a pickle.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path}: {error}") from error

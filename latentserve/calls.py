@@ -1,0 +1,217 @@
+"""What the clients say and hear, without a wire: arrays to requests, responses to arrays.
+
+Each function makes a `Call`: the method's name, the requests it takes (large inputs are cut into
+several), and how to join their responses. `Client` and `AsyncClient` only carry calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any, Generic, TypeVar, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentserve.errors import InvalidInput, Unavailable
+from latentserve.tensors import from_tensor, to_tensor
+from latentserve.v1 import embedding_pb2 as pb
+
+Items = NDArray[Any] | Sequence["bytes | str | PathLike[str]"]
+"""Rows: a uint8 array [n, height, width, channels], or JPEG/PNG files as bytes or paths."""
+
+ROWS_PER_REQUEST = 64
+BYTES_PER_REQUEST = 2**21
+"""Larger inputs are cut here: big enough to fill a batch, small enough to keep latency and memory flat."""
+
+OUTPUTS = {
+    "embedding": pb.OUTPUT_EMBEDDING,
+    "latent": pb.OUTPUT_LATENT,
+    "reconstruction": pb.OUTPUT_RECONSTRUCTION,
+    "score": pb.OUTPUT_SCORE,
+}
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Call(Generic[R]):
+    """One call of a client: `requests` go to `method`, `join` makes the result of the responses."""
+
+    method: str
+    requests: Iterator[Any]
+    join: Callable[[list[Any]], R]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Out-of-distribution answers for n rows.
+
+    Attributes:
+        detectors: names of the K detectors.
+        scores: float32 [n, K], larger is stranger.
+        p_values: float64 [n], of the deciding detector.
+        flagged: bool [n], p_values <= alpha.
+        alpha: level of the decision.
+        deciding_detector: name of the detector that decides.
+    """
+
+    detectors: tuple[str, ...]
+    scores: NDArray[np.float32]
+    p_values: NDArray[np.float64]
+    flagged: NDArray[np.bool_]
+    alpha: float
+    deciding_detector: str
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What `analyze` was asked for; the rest is None.
+
+    Attributes:
+        model: the version that answered.
+        embeddings: float32 [n, D].
+        latents: float32 [n, L].
+        reconstructions: float32 [n, height, width, channels], 0 to 1.
+        scores: out-of-distribution answers.
+    """
+
+    model: pb.ModelVersion
+    embeddings: NDArray[np.float32] | None = None
+    latents: NDArray[np.float32] | None = None
+    reconstructions: NDArray[np.float32] | None = None
+    scores: Scores | None = None
+
+
+def embed(items: Items, model: str, version: int) -> Call[NDArray[np.float32]]:
+    """float32 [n, D]."""
+    requests = (pb.EmbedRequest(model=_selector(model, version), input=part) for part in _inputs(items))
+    return Call("Embed", requests, lambda responses: _rows(responses, "embeddings"))
+
+
+def reconstruct(items: Items, model: str, version: int) -> Call[NDArray[np.float32]]:
+    """float32 [n, height, width, channels], 0 to 1."""
+    requests = (pb.ReconstructRequest(model=_selector(model, version), input=part) for part in _inputs(items))
+    return Call("Reconstruct", requests, lambda responses: _rows(responses, "reconstructions"))
+
+
+def score(items: Items, alpha: float | None, model: str, version: int) -> Call[Scores]:
+    """Out-of-distribution answers."""
+    requests = (
+        pb.ScoreRequest(model=_selector(model, version), input=part, alpha=alpha) for part in _inputs(items)
+    )
+    return Call("Score", requests, _scores)
+
+
+def analyze(
+    items: Items, outputs: Iterable[str], alpha: float | None, model: str, version: int
+) -> Call[Analysis]:
+    """Any mix of outputs from one pass of the encoder."""
+    wanted = list(outputs)
+    if unknown := [name for name in wanted if name not in OUTPUTS]:
+        raise InvalidInput.at("outputs", got=repr(unknown[0]), expected=f"among {list(OUTPUTS)}")
+    codes = [OUTPUTS[name] for name in wanted]
+    requests = (
+        pb.AnalyzeRequest(model=_selector(model, version), input=part, outputs=codes, alpha=alpha)
+        for part in _inputs(items)
+    )
+    return Call("Analyze", requests, _analysis)
+
+
+def decode(latents: NDArray[Any], model: str, version: int) -> Call[NDArray[np.float32]]:
+    """float32 [n, height, width, channels], 0 to 1."""
+    requests = (
+        pb.DecodeRequest(model=_selector(model, version), latents=to_tensor(part)) for part in _cut(latents)
+    )
+    return Call("Decode", requests, lambda responses: _rows(responses, "reconstructions"))
+
+
+def get_model(model: str, version: int) -> Call[pb.GetModelResponse]:
+    """What goes in, what comes out, what it runs on, where it came from."""
+    requests = iter([pb.GetModelRequest(model=_selector(model, version))])
+    return Call("GetModel", requests, lambda responses: cast(pb.GetModelResponse, responses[0]))
+
+
+def list_models() -> Call[pb.ListModelsResponse]:
+    """Every model served and every bundle refused."""
+    requests = iter([pb.ListModelsRequest()])
+    return Call("ListModels", requests, lambda responses: cast(pb.ListModelsResponse, responses[0]))
+
+
+def _selector(model: str, version: int) -> pb.ModelSelector:
+    return pb.ModelSelector(name=model, version=version)
+
+
+def _inputs(items: Items) -> Iterator[pb.Input]:
+    if len(items) == 0:
+        raise InvalidInput.at("items", got="no rows", expected="at least one")
+    if isinstance(items, np.ndarray):
+        return (pb.Input(tensor=to_tensor(part)) for part in _cut(items))
+    if isinstance(items, (bytes, str)):
+        raise InvalidInput.at("items", got=f"one {type(items).__name__}", expected="a list of files or an array")
+    return (pb.Input(encoded=pb.EncodedItems(items=part)) for part in _cut_files(items))
+
+
+def _cut(rows: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    if rows.ndim < 2 or len(rows) == 0:
+        raise InvalidInput.at("rows", got=f"shape {list(rows.shape)}", expected="[n, ...] with n of 1 or more")
+    row_bytes = max(rows.nbytes // len(rows), 1)
+    step = max(1, min(ROWS_PER_REQUEST, BYTES_PER_REQUEST // row_bytes))
+    return (rows[start : start + step] for start in range(0, len(rows), step))
+
+
+def _cut_files(files: Sequence[bytes | str | PathLike[str]]) -> Iterator[list[bytes]]:
+    part: list[bytes] = []
+    for file in files:
+        data = file if isinstance(file, bytes) else Path(file).read_bytes()
+        if part and (len(part) == ROWS_PER_REQUEST or sum(map(len, part)) + len(data) > BYTES_PER_REQUEST):
+            yield part
+            part = []
+        part.append(data)
+    yield part
+
+
+def _rows(responses: list[Any], name: str) -> NDArray[np.float32]:
+    _one_model(responses)
+    return np.concatenate([from_tensor(getattr(response, name), name) for response in responses])
+
+
+def _analysis(responses: list[pb.AnalyzeResponse]) -> Analysis:
+    def rows(name: str) -> NDArray[np.float32] | None:
+        return _rows(responses, name) if responses[0].HasField(cast(Any, name)) else None
+
+    scored = responses[0].HasField("out_of_distribution")
+    return Analysis(
+        model=_one_model(responses),
+        embeddings=rows("embeddings"),
+        latents=rows("latents"),
+        reconstructions=rows("reconstructions"),
+        scores=_scores(responses) if scored else None,
+    )
+
+
+def _scores(responses: Sequence[pb.AnalyzeResponse | pb.ScoreResponse]) -> Scores:
+    _one_model(responses)
+    parts = [response.out_of_distribution for response in responses]
+    return Scores(
+        detectors=tuple(parts[0].detectors),
+        scores=np.concatenate([from_tensor(part.scores, "scores") for part in parts]),
+        p_values=np.concatenate([np.array(part.p_values) for part in parts]),
+        flagged=np.concatenate([np.array(part.flagged, dtype=np.bool_) for part in parts]),
+        alpha=parts[0].alpha,
+        deciding_detector=parts[0].deciding_detector,
+    )
+
+
+def _one_model(responses: Sequence[Any]) -> pb.ModelVersion:
+    """A long input goes out in parts: rows of two versions must never be joined to one array."""
+    first = responses[0].model
+    for response in responses:
+        if response.model != first:
+            raise Unavailable(
+                f"model {first.name} changed from version {first.version} to {response.model.version}"
+                " during the call: ask again, or name the version"
+            )
+    return cast(pb.ModelVersion, first)

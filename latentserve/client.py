@@ -1,0 +1,265 @@
+"""Clients: numpy arrays, file paths or file bytes in, numpy arrays out.
+
+    with Client("localhost:50051") as client:
+        embeddings = client.embed(images)                  # float32 [n, D]
+        scores = client.score(["a.jpg", "b.png"], alpha=0.01)
+
+Inputs of any length: they are cut into requests, several of which are under way at once. Every error is
+one of `latentserve.errors`. Both clients carry the same calls (`latentserve.calls`); only waiting differs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import grpc
+import grpc.aio
+import numpy as np
+from numpy.typing import NDArray
+
+from latentserve import calls
+from latentserve.calls import Analysis, Call, Items, Scores
+from latentserve.errors import BY_CODE, Code, LatentserveError, Overloaded
+from latentserve.v1 import embedding_pb2 as pb
+
+REQUESTS_IN_FLIGHT = 4
+"""Requests of one call under way at once: the server batches one while the next travels."""
+
+_SERVICE = pb.DESCRIPTOR.services_by_name["EmbeddingService"]
+_RETRY_UNAVAILABLE = {
+    "methodConfig": [
+        {
+            "name": [{"service": _SERVICE.full_name}],
+            "retryPolicy": {
+                "maxAttempts": 4,
+                "initialBackoff": "0.1s",
+                "maxBackoff": "2s",
+                "backoffMultiplier": 2,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ]
+}
+_OPTIONS: Sequence[tuple[str, Any]] = (
+    ("grpc.service_config", json.dumps(_RETRY_UNAVAILABLE)),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+)
+
+R = TypeVar("R")
+
+
+class Client:
+    """A blocking client. Safe to share between threads.
+
+    Args:
+        target: gRPC target of the server, for instance `localhost:50051`.
+        timeout_seconds: for a whole call, all its requests together; the server gives up with you.
+        credentials: for TLS; plain text without.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        timeout_seconds: float = 30.0,
+        credentials: grpc.ChannelCredentials | None = None,
+    ) -> None:
+        if credentials is None:
+            self._channel = grpc.insecure_channel(target, _OPTIONS)
+        else:
+            self._channel = grpc.secure_channel(target, credentials, _OPTIONS)
+        self._methods = _stubs(self._channel)
+        self._timeout_seconds = timeout_seconds
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the channel."""
+        self._channel.close()
+
+    def embed(self, items: Items, model: str = "", version: int = 0) -> NDArray[np.float32]:
+        """Embeddings, float32 [n, D]."""
+        return self._run(calls.embed(items, model, version))
+
+    def reconstruct(self, items: Items, model: str = "", version: int = 0) -> NDArray[np.float32]:
+        """What the model kept of each row, float32 [n, height, width, channels], 0 to 1."""
+        return self._run(calls.reconstruct(items, model, version))
+
+    def score(self, items: Items, alpha: float | None = None, model: str = "", version: int = 0) -> Scores:
+        """Out-of-distribution scores, p-values and decisions at level alpha (default: the bundle's)."""
+        return self._run(calls.score(items, alpha, model, version))
+
+    def analyze(
+        self,
+        items: Items,
+        outputs: Iterable[str],
+        alpha: float | None = None,
+        model: str = "",
+        version: int = 0,
+    ) -> Analysis:
+        """Any of `embedding`, `latent`, `reconstruction`, `score` from one pass of the encoder."""
+        return self._run(calls.analyze(items, outputs, alpha, model, version))
+
+    def decode(self, latents: NDArray[Any], model: str = "", version: int = 0) -> NDArray[np.float32]:
+        """Images from latents [n, L], float32 [n, height, width, channels], 0 to 1."""
+        return self._run(calls.decode(latents, model, version))
+
+    def get_model(self, model: str = "", version: int = 0) -> pb.GetModelResponse:
+        """Describes a model and the server's limits."""
+        return self._run(calls.get_model(model, version))
+
+    def list_models(self) -> pb.ListModelsResponse:
+        """Every model served and every bundle refused."""
+        return self._run(calls.list_models())
+
+    def _run(self, call: Call[R]) -> R:
+        deadline = time.monotonic() + self._timeout_seconds
+        under_way: deque[Any] = deque()
+        responses: list[Any] = []
+        try:
+            for request in call.requests:
+                if len(under_way) == REQUESTS_IN_FLIGHT:
+                    responses.append(under_way.popleft().result())
+                timeout = max(deadline - time.monotonic(), 0.0)
+                under_way.append(self._methods[call.method].future(request, timeout=timeout))
+            while under_way:
+                responses.append(under_way.popleft().result())
+        except grpc.RpcError as error:
+            raise _error(error) from error
+        finally:
+            for request in under_way:
+                request.cancel()
+        return call.join(responses)
+
+
+class AsyncClient:
+    """As `Client`, for asyncio: every method is awaited. Make it where the event loop runs."""
+
+    def __init__(
+        self,
+        target: str,
+        timeout_seconds: float = 30.0,
+        credentials: grpc.ChannelCredentials | None = None,
+    ) -> None:
+        if credentials is None:
+            self._channel = grpc.aio.insecure_channel(target, _OPTIONS)
+        else:
+            self._channel = grpc.aio.secure_channel(target, credentials, _OPTIONS)
+        self._methods = _stubs(self._channel)
+        self._timeout_seconds = timeout_seconds
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Closes the channel."""
+        await self._channel.close()
+
+    async def embed(self, items: Items, model: str = "", version: int = 0) -> NDArray[np.float32]:
+        """As `Client.embed`."""
+        return await self._run(calls.embed(items, model, version))
+
+    async def reconstruct(self, items: Items, model: str = "", version: int = 0) -> NDArray[np.float32]:
+        """As `Client.reconstruct`."""
+        return await self._run(calls.reconstruct(items, model, version))
+
+    async def score(
+        self, items: Items, alpha: float | None = None, model: str = "", version: int = 0
+    ) -> Scores:
+        """As `Client.score`."""
+        return await self._run(calls.score(items, alpha, model, version))
+
+    async def analyze(
+        self,
+        items: Items,
+        outputs: Iterable[str],
+        alpha: float | None = None,
+        model: str = "",
+        version: int = 0,
+    ) -> Analysis:
+        """As `Client.analyze`."""
+        return await self._run(calls.analyze(items, outputs, alpha, model, version))
+
+    async def decode(self, latents: NDArray[Any], model: str = "", version: int = 0) -> NDArray[np.float32]:
+        """As `Client.decode`."""
+        return await self._run(calls.decode(latents, model, version))
+
+    async def get_model(self, model: str = "", version: int = 0) -> pb.GetModelResponse:
+        """As `Client.get_model`."""
+        return await self._run(calls.get_model(model, version))
+
+    async def list_models(self) -> pb.ListModelsResponse:
+        """As `Client.list_models`."""
+        return await self._run(calls.list_models())
+
+    async def _run(self, call: Call[R]) -> R:
+        deadline = time.monotonic() + self._timeout_seconds
+        under_way: deque[Any] = deque()
+        responses: list[Any] = []
+        try:
+            for request in call.requests:
+                if len(under_way) == REQUESTS_IN_FLIGHT:
+                    responses.append(await under_way.popleft())
+                timeout = max(deadline - time.monotonic(), 0.0)
+                under_way.append(self._methods[call.method](request, timeout=timeout))
+                await asyncio.sleep(0)  # let the request leave before the next is built
+            while under_way:
+                responses.append(await under_way.popleft())
+        except grpc.RpcError as error:
+            raise _error(error) from error
+        finally:
+            for request in under_way:
+                request.cancel()
+        return call.join(responses)
+
+
+def _stubs(channel: grpc.Channel | grpc.aio.Channel) -> dict[str, Any]:
+    """A callable per method of the service, made from its descriptor."""
+    return {
+        method.name: channel.unary_unary(
+            f"/{_SERVICE.full_name}/{method.name}",
+            request_serializer=_message(method.input_type).SerializeToString,
+            response_deserializer=_message(method.output_type).FromString,
+        )
+        for method in _SERVICE.methods
+    }
+
+
+def _message(descriptor: Any) -> Any:
+    return getattr(pb, descriptor.name)
+
+
+def _error(error: grpc.RpcError) -> LatentserveError:
+    """The error of our own tree for a gRPC error."""
+    call: Any = error
+    number = call.code().value[0]
+    details = call.details() or call.code().name
+    if number == Code.RESOURCE_EXHAUSTED:
+        metadata = dict(call.trailing_metadata() or ())
+        return Overloaded(details, int(metadata.get("retry-after-ms", 0)) / 1000)
+    if number in BY_CODE:
+        return BY_CODE[Code(number)](details)
+    return LatentserveError(f"{call.code().name}: {details}")

@@ -1,0 +1,119 @@
+"""Every error latentserve raises on purpose, and the gRPC status code each one becomes.
+
+    LatentserveError
+    ├── InvalidInput         INVALID_ARGUMENT     names field, got and expected
+    ├── ModelNotFound        NOT_FOUND            no such model or version
+    ├── Unsupported          FAILED_PRECONDITION  this model cannot do that
+    ├── BundleError          FAILED_PRECONDITION  the bundle is broken or too new
+    ├── Overloaded           RESOURCE_EXHAUSTED   the queue is full; says when to come again
+    ├── DeadlineExceeded     DEADLINE_EXCEEDED    the caller's deadline passed
+    ├── Cancelled            CANCELLED            the caller went away
+    ├── Unavailable          UNAVAILABLE          draining, or not reachable
+    └── InternalError        INTERNAL             our fault; nothing of the inside is told
+
+The service raises these, the transport turns them into codes, the client turns the codes back
+into these: both ends speak of one thing by one name.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Code(IntEnum):
+    """The gRPC status codes in use, by their numbers on the wire."""
+
+    CANCELLED = 1
+    INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
+    NOT_FOUND = 5
+    RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
+    INTERNAL = 13
+    UNAVAILABLE = 14
+
+
+class LatentserveError(Exception):
+    """Root of the tree. `code` is the gRPC status code it becomes."""
+
+    code: Code = Code.INTERNAL
+
+
+class InvalidInput(LatentserveError):
+    """The input is malformed. The message names the field, what was got and what was expected."""
+
+    code = Code.INVALID_ARGUMENT
+
+    @classmethod
+    def at(cls, field: str, *, got: object, expected: object) -> InvalidInput:
+        """The usual sentence, so that every such error reads alike."""
+        return cls(f"{field}: got {got}, expected {expected}")
+
+
+class ModelNotFound(LatentserveError):
+    """No such model, or no such version of it."""
+
+    code = Code.NOT_FOUND
+
+
+class Unsupported(LatentserveError):
+    """The model exists but cannot do what was asked, for instance reconstruct without a decoder."""
+
+    code = Code.FAILED_PRECONDITION
+
+
+class BundleError(LatentserveError):
+    """A bundle cannot be served: a file is missing or changed, or the schema is not ours."""
+
+    code = Code.FAILED_PRECONDITION
+
+
+class Overloaded(LatentserveError):
+    """The queue is full.
+
+    Attributes:
+        retry_after_seconds: when to come again, an estimate from the rows that wait.
+    """
+
+    code = Code.RESOURCE_EXHAUSTED
+
+    def __init__(self, message: str, retry_after_seconds: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class DeadlineExceeded(LatentserveError):
+    """The caller's deadline passed before the answer was ready."""
+
+    code = Code.DEADLINE_EXCEEDED
+
+
+class Cancelled(LatentserveError):
+    """The caller went away."""
+
+    code = Code.CANCELLED
+
+
+class Unavailable(LatentserveError):
+    """The server is draining or cannot be reached; another replica may answer."""
+
+    code = Code.UNAVAILABLE
+
+
+class InternalError(LatentserveError):
+    """A fault of the server. The message holds an id to find it in the server's log, no more."""
+
+    code = Code.INTERNAL
+
+
+BY_CODE: dict[Code, type[LatentserveError]] = {
+    Code.INVALID_ARGUMENT: InvalidInput,
+    Code.NOT_FOUND: ModelNotFound,
+    Code.FAILED_PRECONDITION: Unsupported,
+    Code.RESOURCE_EXHAUSTED: Overloaded,
+    Code.DEADLINE_EXCEEDED: DeadlineExceeded,
+    Code.CANCELLED: Cancelled,
+    Code.UNAVAILABLE: Unavailable,
+    Code.INTERNAL: InternalError,
+}
+"""What a client raises for a status code."""

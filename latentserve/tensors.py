@@ -1,0 +1,74 @@
+"""numpy arrays to protobuf tensors and back.
+
+Raw little-endian bytes, never lists of floats: reading is a view of the message, writing is one copy.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentserve.errors import InvalidInput
+from latentserve.v1 import embedding_pb2 as pb
+
+DTYPES: dict[int, np.dtype[Any]] = {
+    pb.DATA_TYPE_UINT8: np.dtype("u1"),
+    pb.DATA_TYPE_FLOAT32: np.dtype("<f4"),
+}
+_CODES = {dtype: code for code, dtype in DTYPES.items()}
+
+
+def data_type(dtype: np.dtype[Any]) -> pb.DataType:
+    """The wire name of a numpy dtype.
+
+    Raises:
+        InvalidInput: the wire has no such type.
+    """
+    try:
+        return pb.DataType.ValueType(_CODES[dtype.newbyteorder("<")])
+    except KeyError:
+        names = ", ".join(str(known) for known in _CODES)
+        raise InvalidInput.at("dtype", got=dtype, expected=f"one of {names}") from None
+
+
+def to_tensor(array: NDArray[Any]) -> pb.Tensor:
+    """Copies an array into a message."""
+    little = array.astype(array.dtype.newbyteorder("<"), copy=False)
+    return pb.Tensor(dtype=data_type(array.dtype), shape=array.shape, data=little.tobytes())
+
+
+def from_tensor(tensor: pb.Tensor, field: str) -> NDArray[Any]:
+    """A read-only view of a message's bytes.
+
+    Args:
+        tensor: the message.
+        field: its name in the request, for the error.
+
+    Raises:
+        InvalidInput: unknown dtype, an axis of size 0 or below, or bytes that do not fit the shape.
+    """
+    dtype = DTYPES.get(tensor.dtype)
+    if dtype is None:
+        known = ", ".join(pb.DataType.Name(code) for code in DTYPES)  # type: ignore[arg-type]
+        raise InvalidInput.at(f"{field}.dtype", got=_dtype_name(tensor.dtype), expected=f"one of {known}")
+    shape = tuple(tensor.shape)
+    if not shape or min(shape) < 1:
+        raise InvalidInput.at(f"{field}.shape", got=list(shape), expected="axes of size 1 or more, rows first")
+    expected = math.prod(shape) * dtype.itemsize
+    if len(tensor.data) != expected:
+        raise InvalidInput.at(
+            f"{field}.data",
+            got=f"{len(tensor.data)} bytes",
+            expected=f"{expected} bytes for {dtype} {list(shape)}",
+        )
+    return np.frombuffer(tensor.data, dtype=dtype).reshape(shape)
+
+
+def _dtype_name(code: int) -> str:
+    try:
+        return pb.DataType.Name(code)  # type: ignore[arg-type]
+    except ValueError:
+        return str(code)

@@ -1,0 +1,295 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class DataType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    DATA_TYPE_UNSPECIFIED: _ClassVar[DataType]
+    DATA_TYPE_UINT8: _ClassVar[DataType]
+    DATA_TYPE_FLOAT32: _ClassVar[DataType]
+
+class Output(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    OUTPUT_UNSPECIFIED: _ClassVar[Output]
+    OUTPUT_EMBEDDING: _ClassVar[Output]
+    OUTPUT_LATENT: _ClassVar[Output]
+    OUTPUT_RECONSTRUCTION: _ClassVar[Output]
+    OUTPUT_SCORE: _ClassVar[Output]
+
+class Modality(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    MODALITY_UNSPECIFIED: _ClassVar[Modality]
+    MODALITY_IMAGE: _ClassVar[Modality]
+DATA_TYPE_UNSPECIFIED: DataType
+DATA_TYPE_UINT8: DataType
+DATA_TYPE_FLOAT32: DataType
+OUTPUT_UNSPECIFIED: Output
+OUTPUT_EMBEDDING: Output
+OUTPUT_LATENT: Output
+OUTPUT_RECONSTRUCTION: Output
+OUTPUT_SCORE: Output
+MODALITY_UNSPECIFIED: Modality
+MODALITY_IMAGE: Modality
+
+class Tensor(_message.Message):
+    __slots__ = ("dtype", "shape", "data")
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    SHAPE_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    dtype: DataType
+    shape: _containers.RepeatedScalarFieldContainer[int]
+    data: bytes
+    def __init__(self, dtype: _Optional[_Union[DataType, str]] = ..., shape: _Optional[_Iterable[int]] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class EncodedItems(_message.Message):
+    __slots__ = ("items",)
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    items: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, items: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class Input(_message.Message):
+    __slots__ = ("tensor", "encoded")
+    TENSOR_FIELD_NUMBER: _ClassVar[int]
+    ENCODED_FIELD_NUMBER: _ClassVar[int]
+    tensor: Tensor
+    encoded: EncodedItems
+    def __init__(self, tensor: _Optional[_Union[Tensor, _Mapping]] = ..., encoded: _Optional[_Union[EncodedItems, _Mapping]] = ...) -> None: ...
+
+class ModelSelector(_message.Message):
+    __slots__ = ("name", "version")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    version: int
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ...) -> None: ...
+
+class ModelVersion(_message.Message):
+    __slots__ = ("name", "version", "embedding_space")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    EMBEDDING_SPACE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    version: int
+    embedding_space: str
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., embedding_space: _Optional[str] = ...) -> None: ...
+
+class EmbedRequest(_message.Message):
+    __slots__ = ("model", "input")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    INPUT_FIELD_NUMBER: _ClassVar[int]
+    model: ModelSelector
+    input: Input
+    def __init__(self, model: _Optional[_Union[ModelSelector, _Mapping]] = ..., input: _Optional[_Union[Input, _Mapping]] = ...) -> None: ...
+
+class EmbedResponse(_message.Message):
+    __slots__ = ("model", "embeddings")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    EMBEDDINGS_FIELD_NUMBER: _ClassVar[int]
+    model: ModelVersion
+    embeddings: Tensor
+    def __init__(self, model: _Optional[_Union[ModelVersion, _Mapping]] = ..., embeddings: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...
+
+class ReconstructRequest(_message.Message):
+    __slots__ = ("model", "input")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    INPUT_FIELD_NUMBER: _ClassVar[int]
+    model: ModelSelector
+    input: Input
+    def __init__(self, model: _Optional[_Union[ModelSelector, _Mapping]] = ..., input: _Optional[_Union[Input, _Mapping]] = ...) -> None: ...
+
+class ReconstructResponse(_message.Message):
+    __slots__ = ("model", "reconstructions")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    RECONSTRUCTIONS_FIELD_NUMBER: _ClassVar[int]
+    model: ModelVersion
+    reconstructions: Tensor
+    def __init__(self, model: _Optional[_Union[ModelVersion, _Mapping]] = ..., reconstructions: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...
+
+class ScoreRequest(_message.Message):
+    __slots__ = ("model", "input", "alpha")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    INPUT_FIELD_NUMBER: _ClassVar[int]
+    ALPHA_FIELD_NUMBER: _ClassVar[int]
+    model: ModelSelector
+    input: Input
+    alpha: float
+    def __init__(self, model: _Optional[_Union[ModelSelector, _Mapping]] = ..., input: _Optional[_Union[Input, _Mapping]] = ..., alpha: _Optional[float] = ...) -> None: ...
+
+class ScoreResponse(_message.Message):
+    __slots__ = ("model", "out_of_distribution")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    OUT_OF_DISTRIBUTION_FIELD_NUMBER: _ClassVar[int]
+    model: ModelVersion
+    out_of_distribution: OutOfDistribution
+    def __init__(self, model: _Optional[_Union[ModelVersion, _Mapping]] = ..., out_of_distribution: _Optional[_Union[OutOfDistribution, _Mapping]] = ...) -> None: ...
+
+class OutOfDistribution(_message.Message):
+    __slots__ = ("detectors", "scores", "p_values", "flagged", "alpha", "deciding_detector")
+    DETECTORS_FIELD_NUMBER: _ClassVar[int]
+    SCORES_FIELD_NUMBER: _ClassVar[int]
+    P_VALUES_FIELD_NUMBER: _ClassVar[int]
+    FLAGGED_FIELD_NUMBER: _ClassVar[int]
+    ALPHA_FIELD_NUMBER: _ClassVar[int]
+    DECIDING_DETECTOR_FIELD_NUMBER: _ClassVar[int]
+    detectors: _containers.RepeatedScalarFieldContainer[str]
+    scores: Tensor
+    p_values: _containers.RepeatedScalarFieldContainer[float]
+    flagged: _containers.RepeatedScalarFieldContainer[bool]
+    alpha: float
+    deciding_detector: str
+    def __init__(self, detectors: _Optional[_Iterable[str]] = ..., scores: _Optional[_Union[Tensor, _Mapping]] = ..., p_values: _Optional[_Iterable[float]] = ..., flagged: _Optional[_Iterable[bool]] = ..., alpha: _Optional[float] = ..., deciding_detector: _Optional[str] = ...) -> None: ...
+
+class AnalyzeRequest(_message.Message):
+    __slots__ = ("model", "input", "outputs", "alpha")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    INPUT_FIELD_NUMBER: _ClassVar[int]
+    OUTPUTS_FIELD_NUMBER: _ClassVar[int]
+    ALPHA_FIELD_NUMBER: _ClassVar[int]
+    model: ModelSelector
+    input: Input
+    outputs: _containers.RepeatedScalarFieldContainer[Output]
+    alpha: float
+    def __init__(self, model: _Optional[_Union[ModelSelector, _Mapping]] = ..., input: _Optional[_Union[Input, _Mapping]] = ..., outputs: _Optional[_Iterable[_Union[Output, str]]] = ..., alpha: _Optional[float] = ...) -> None: ...
+
+class AnalyzeResponse(_message.Message):
+    __slots__ = ("model", "embeddings", "latents", "reconstructions", "out_of_distribution")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    EMBEDDINGS_FIELD_NUMBER: _ClassVar[int]
+    LATENTS_FIELD_NUMBER: _ClassVar[int]
+    RECONSTRUCTIONS_FIELD_NUMBER: _ClassVar[int]
+    OUT_OF_DISTRIBUTION_FIELD_NUMBER: _ClassVar[int]
+    model: ModelVersion
+    embeddings: Tensor
+    latents: Tensor
+    reconstructions: Tensor
+    out_of_distribution: OutOfDistribution
+    def __init__(self, model: _Optional[_Union[ModelVersion, _Mapping]] = ..., embeddings: _Optional[_Union[Tensor, _Mapping]] = ..., latents: _Optional[_Union[Tensor, _Mapping]] = ..., reconstructions: _Optional[_Union[Tensor, _Mapping]] = ..., out_of_distribution: _Optional[_Union[OutOfDistribution, _Mapping]] = ...) -> None: ...
+
+class DecodeRequest(_message.Message):
+    __slots__ = ("model", "latents")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    LATENTS_FIELD_NUMBER: _ClassVar[int]
+    model: ModelSelector
+    latents: Tensor
+    def __init__(self, model: _Optional[_Union[ModelSelector, _Mapping]] = ..., latents: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...
+
+class DecodeResponse(_message.Message):
+    __slots__ = ("model", "reconstructions")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    RECONSTRUCTIONS_FIELD_NUMBER: _ClassVar[int]
+    model: ModelVersion
+    reconstructions: Tensor
+    def __init__(self, model: _Optional[_Union[ModelVersion, _Mapping]] = ..., reconstructions: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...
+
+class GetModelRequest(_message.Message):
+    __slots__ = ("model",)
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    model: ModelSelector
+    def __init__(self, model: _Optional[_Union[ModelSelector, _Mapping]] = ...) -> None: ...
+
+class GetModelResponse(_message.Message):
+    __slots__ = ("model", "limits")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    LIMITS_FIELD_NUMBER: _ClassVar[int]
+    model: Model
+    limits: Limits
+    def __init__(self, model: _Optional[_Union[Model, _Mapping]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ...) -> None: ...
+
+class ListModelsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListModelsResponse(_message.Message):
+    __slots__ = ("models", "refused")
+    MODELS_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
+    models: _containers.RepeatedCompositeFieldContainer[Model]
+    refused: _containers.RepeatedCompositeFieldContainer[RefusedBundle]
+    def __init__(self, models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ..., refused: _Optional[_Iterable[_Union[RefusedBundle, _Mapping]]] = ...) -> None: ...
+
+class RefusedBundle(_message.Message):
+    __slots__ = ("name", "version", "reason")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    version: int
+    reason: str
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class TensorSpec(_message.Message):
+    __slots__ = ("name", "dtype", "shape")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    SHAPE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    dtype: DataType
+    shape: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, name: _Optional[str] = ..., dtype: _Optional[_Union[DataType, str]] = ..., shape: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class Detector(_message.Message):
+    __slots__ = ("name", "num_calibration_rows", "smallest_p_value")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    NUM_CALIBRATION_ROWS_FIELD_NUMBER: _ClassVar[int]
+    SMALLEST_P_VALUE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    num_calibration_rows: int
+    smallest_p_value: float
+    def __init__(self, name: _Optional[str] = ..., num_calibration_rows: _Optional[int] = ..., smallest_p_value: _Optional[float] = ...) -> None: ...
+
+class Evaluation(_message.Message):
+    __slots__ = ("name", "value", "data")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    value: float
+    data: str
+    def __init__(self, name: _Optional[str] = ..., value: _Optional[float] = ..., data: _Optional[str] = ...) -> None: ...
+
+class Model(_message.Message):
+    __slots__ = ("name", "version", "embedding_space", "modality", "input", "outputs", "detectors", "default_alpha", "execution_provider", "method", "data", "created_at", "evaluations")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    EMBEDDING_SPACE_FIELD_NUMBER: _ClassVar[int]
+    MODALITY_FIELD_NUMBER: _ClassVar[int]
+    INPUT_FIELD_NUMBER: _ClassVar[int]
+    OUTPUTS_FIELD_NUMBER: _ClassVar[int]
+    DETECTORS_FIELD_NUMBER: _ClassVar[int]
+    DEFAULT_ALPHA_FIELD_NUMBER: _ClassVar[int]
+    EXECUTION_PROVIDER_FIELD_NUMBER: _ClassVar[int]
+    METHOD_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    CREATED_AT_FIELD_NUMBER: _ClassVar[int]
+    EVALUATIONS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    version: int
+    embedding_space: str
+    modality: Modality
+    input: TensorSpec
+    outputs: _containers.RepeatedCompositeFieldContainer[TensorSpec]
+    detectors: _containers.RepeatedCompositeFieldContainer[Detector]
+    default_alpha: float
+    execution_provider: str
+    method: str
+    data: str
+    created_at: str
+    evaluations: _containers.RepeatedCompositeFieldContainer[Evaluation]
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., embedding_space: _Optional[str] = ..., modality: _Optional[_Union[Modality, str]] = ..., input: _Optional[_Union[TensorSpec, _Mapping]] = ..., outputs: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., detectors: _Optional[_Iterable[_Union[Detector, _Mapping]]] = ..., default_alpha: _Optional[float] = ..., execution_provider: _Optional[str] = ..., method: _Optional[str] = ..., data: _Optional[str] = ..., created_at: _Optional[str] = ..., evaluations: _Optional[_Iterable[_Union[Evaluation, _Mapping]]] = ...) -> None: ...
+
+class Limits(_message.Message):
+    __slots__ = ("max_rows_per_request", "max_bytes_per_request", "max_bytes_per_item", "max_pixels_per_item")
+    MAX_ROWS_PER_REQUEST_FIELD_NUMBER: _ClassVar[int]
+    MAX_BYTES_PER_REQUEST_FIELD_NUMBER: _ClassVar[int]
+    MAX_BYTES_PER_ITEM_FIELD_NUMBER: _ClassVar[int]
+    MAX_PIXELS_PER_ITEM_FIELD_NUMBER: _ClassVar[int]
+    max_rows_per_request: int
+    max_bytes_per_request: int
+    max_bytes_per_item: int
+    max_pixels_per_item: int
+    def __init__(self, max_rows_per_request: _Optional[int] = ..., max_bytes_per_request: _Optional[int] = ..., max_bytes_per_item: _Optional[int] = ..., max_pixels_per_item: _Optional[int] = ...) -> None: ...

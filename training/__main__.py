@@ -1,0 +1,130 @@
+"""`python -m training METHOD --data SPEC`: trains a method on a data set and leaves a run folder."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from dataclasses import dataclass, field, make_dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import tyro
+
+from latentserve import records
+from training.checkpoint import CheckpointError
+from training.data import DataError, load_data
+from training.loop import LoopConfig, TrainingDiverged, train
+from training.methods import METHODS
+from training.run import CHECKPOINT, RESULT, RUN, Run, RunError, git_revision
+
+SMOKE_ROWS = 512
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to train on, and where the run goes.
+
+    Attributes:
+        data: digits, mnist, shapes or folder:PATH.
+        image_size: height and width; default: the data set's own (folder: 64).
+        run: folder of the run; default: runs/<method>-<data>-seed<seed>.
+        resume: go on with a run that was interrupted.
+        smoke: two epochs on 512 rows, to see that everything works.
+    """
+
+    data: str = "digits"
+    image_size: int | None = None
+    run: Path | None = None
+    resume: bool = False
+    smoke: bool = False
+    loop: Annotated[LoopConfig, tyro.conf.arg(name="")] = field(default_factory=LoopConfig)
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the command line; returns the exit status."""
+    if not arguments or arguments[0] not in METHODS:
+        got = f"got {arguments[0]!r}, " if arguments and not arguments[0].startswith("-") else ""
+        print(f"usage: python -m training METHOD [OPTIONS]\nMETHOD: {got}expected one of {', '.join(METHODS)}")
+        return 0 if arguments in (["-h"], ["--help"]) else 2
+    name = arguments[0]
+    options, config = _parse(name, arguments[1:])
+    try:
+        folder = run_training(name, config, options)
+    except (DataError, RunError, CheckpointError, TrainingDiverged, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nstopped; go on with --resume", file=sys.stderr)
+        return 130
+    print(f"{folder}")
+    return 0
+
+
+def _parse(name: str, arguments: list[str]) -> tuple[Options, Any]:
+    kind = METHODS[name].config
+    command = make_dataclass(
+        "Command", [("options", Options, field(default_factory=Options)), ("method", kind, field(default_factory=kind))]
+    )
+    parsed: Any = tyro.cli(
+        command, args=arguments, prog=f"python -m training {name}", config=(tyro.conf.OmitArgPrefixes,)
+    )
+    return parsed.options, parsed.method
+
+
+def run_training(name: str, config: Any, options: Options) -> Path:
+    """Trains and writes the run's folder, which it returns.
+
+    Raises:
+        RunError: the folder holds another run, or one that is there already.
+        DataError: the data cannot be loaded.
+        TrainingDiverged: the loss became NaN or infinite.
+    """
+    _quiet()
+    loop = replace(options.loop, epochs=2) if options.smoke else options.loop
+    data = load_data(options.data, options.image_size, loop.seed)
+    if options.smoke:
+        data = replace(data, train=data.train.take(slice(0, SMOKE_ROWS)))
+    _, height, _, channels = data.train.images_NHWC.shape
+    run = Run(
+        method=name,
+        data=data.spec,
+        image_size=height,
+        channels=channels,
+        data_sha256=data.fingerprint,
+        git_revision=git_revision(),
+        loop=loop,
+        config=records.to_json(config),
+    )
+    plain = "".join(letter if letter.isalnum() else "-" for letter in data.spec)
+    folder = options.run or Path("runs") / f"{name}-{plain}-seed{loop.seed}"
+    _claim(folder, run, options.resume)
+    torch.manual_seed(loop.seed)
+    trained = train(run.build(), data, loop, folder / CHECKPOINT)
+    records.write(trained, folder / RESULT)
+    return folder
+
+
+def _claim(folder: Path, run: Run, resume: bool) -> None:
+    """Writes run.json, or proves that the folder holds this very run."""
+    if not (folder / RUN).exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        records.write(run, folder / RUN)
+        return
+    if not resume:
+        raise RunError(f"{folder}: there is a run already; pass --resume to go on with it, or another --run")
+    try:
+        before = records.read(Run, folder / RUN)
+    except records.RecordError as error:
+        raise RunError(f"{folder / RUN}: {error}") from error
+    if replace(before, git_revision="") != replace(run, git_revision=""):
+        raise RunError(f"{folder}: the run there has another config:\n  got      {run}\n  expected {before}")
+
+
+def _quiet() -> None:
+    """Lightning gives advice that does not fit batches cut from memory."""
+    warnings.filterwarnings("ignore", module="lightning")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,42 @@
+"""MNIST: 60,000 + 10,000 grey images of 28 x 28.
+
+Read from `$LATENTSERVE_DATA/MNIST/raw` if LATENTSERVE_DATA is set, else downloaded once to
+`~/.cache/latentserve`. Source: LeCun, Cortes, Burges, http://yann.lecun.com/exdb/mnist.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+from torchvision.datasets import MNIST
+
+from training.data.image_data import DataError, ImageData, Images, resized, split_off
+
+NUM_CALIBRATION = 5000
+CACHE = Path.home() / ".cache" / "latentserve"
+
+
+def load(image_size: int | None, seed: int) -> ImageData:
+    """55,000 training rows, 5,000 of the official training set for calibration, the official test set."""
+    train, calibration = split_off(_read(True, image_size), NUM_CALIBRATION, seed)
+    return ImageData("mnist", train, calibration, _read(False, image_size))
+
+
+def _read(train: bool, image_size: int | None) -> Images:
+    given = os.environ.get("LATENTSERVE_DATA")
+    root = Path(given) if given else CACHE
+    try:
+        dataset = MNIST(str(root), train=train, download=not given)
+    except (RuntimeError, OSError) as error:
+        if given:
+            raise DataError(
+                f"mnist: LATENTSERVE_DATA is {given}, expected the IDX files under {root / 'MNIST' / 'raw'}"
+            ) from error
+        raise DataError(
+            f"mnist: the download to {root} failed ({error}); set LATENTSERVE_DATA to a folder that holds"
+            " MNIST/raw with the four IDX files"
+        ) from error
+    images_NHWC = dataset.data.numpy()[..., None]
+    return Images(resized(images_NHWC, image_size), dataset.targets.numpy().astype(np.int64))

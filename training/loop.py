@@ -1,0 +1,209 @@
+"""The training loop: Lightning, with batches cut from memory, checkpoints without pickles, and resume.
+
+Every epoch draws its order and its noise from (seed, epoch) alone. So a run that was interrupted and
+resumed ends with the same weights as one that was not, and Ctrl-C loses at most one epoch.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader
+
+from training.checkpoint import SUFFIX, SafetensorsIO
+from training.data import ImageData
+
+TEST_BATCH_ROWS = 1000
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss is not a number any more. The checkpoint of the last whole epoch is kept."""
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """How long and in what steps to train.
+
+    Attributes:
+        epochs: passes over the training split.
+        batch_rows: rows a step.
+        warmup_steps: steps over which the learning rate rises from 0.
+        seed: of the weights, the order, the noise and the splits.
+    """
+
+    epochs: int = 20
+    batch_rows: int = 256
+    warmup_steps: int = 200
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch_rows < 2 or self.warmup_steps < 0 or self.seed < 0:
+            raise ValueError(
+                f"got epochs {self.epochs}, batch_rows {self.batch_rows}, warmup_steps {self.warmup_steps}, seed"
+                f" {self.seed}; expected epochs of 1, batch_rows of 2, warmup_steps and seed of 0 or more"
+            )
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a finished run tells about itself.
+
+    Attributes:
+        epochs: trained.
+        seconds: wall-clock of the training, pauses between resumes left out.
+        device: what it ran on.
+        history: per epoch, the means of what the method logged.
+        test: what the method logged on the test split, after the last epoch.
+    """
+
+    epochs: int
+    seconds: float
+    device: str
+    history: tuple[dict[str, float], ...]
+    test: dict[str, float]
+
+
+class Batches:
+    """Minibatches of rows that lie in memory as uint8, in an order drawn by (seed, epoch).
+
+    The last batch is dropped when it is not full: BatchNorm must not meet a batch of one.
+    """
+
+    def __init__(self, rows: Tensor, batch_rows: int, seed: int, epoch: int) -> None:
+        self.rows = rows
+        self.batch_rows = min(batch_rows, len(rows))
+        self.generator_seed = seed * 1_000_003 + epoch
+
+    def __len__(self) -> int:
+        return len(self.rows) // self.batch_rows
+
+    def __iter__(self) -> Iterator[Tensor]:
+        generator = torch.Generator().manual_seed(self.generator_seed)
+        order = torch.randperm(len(self.rows), generator=generator).to(self.rows.device)
+        for start in range(0, len(self) * self.batch_rows, self.batch_rows):
+            yield self.rows[order[start : start + self.batch_rows]]
+
+
+def warmup_then_cosine(optimizer: Optimizer, loop: LoopConfig, num_steps: int) -> dict[str, Any]:
+    """What `configure_optimizers` returns: the learning rate rises linearly, then falls to 0 along a cosine."""
+    warmup = min(loop.warmup_steps, num_steps // 10)
+
+    def scale(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, num_steps - warmup)))
+
+    return {
+        "optimizer": optimizer,
+        "lr_scheduler": {"scheduler": LambdaLR(optimizer, scale), "interval": "step"},
+    }
+
+
+def train(module: LightningModule, data: ImageData, loop: LoopConfig, checkpoint: Path) -> Trained:
+    """Trains from `checkpoint` if it exists, else from scratch, saving there after every epoch.
+
+    Raises:
+        TrainingDiverged: the loss became NaN or infinite.
+        KeyboardInterrupt: Ctrl-C; what is saved can be resumed.
+    """
+    diary = Diary(loop.seed)
+    trainer = Trainer(
+        max_epochs=loop.epochs,
+        accelerator="auto",
+        devices=1,
+        logger=False,
+        enable_model_summary=False,
+        reload_dataloaders_every_n_epochs=1,
+        plugins=[SafetensorsIO()],
+        callbacks=[diary, _save_every_epoch(checkpoint), TQDMProgressBar(refresh_rate=10)],
+        num_sanity_val_steps=0,
+    )
+    rows = torch.from_numpy(data.train.images_NHWC).to(trainer.strategy.root_device)
+
+    def batches() -> Batches:
+        return Batches(rows, loop.batch_rows, loop.seed, trainer.current_epoch)
+
+    module.train_dataloader = batches  # type: ignore[method-assign]
+    try:
+        trainer.fit(module, ckpt_path=checkpoint if checkpoint.exists() else None)
+    except SystemExit as interrupted:  # Lightning turns Ctrl-C into an exit
+        raise KeyboardInterrupt from interrupted
+    torch.manual_seed(loop.seed)
+    test_batches: Any = torch.from_numpy(data.test.images_NHWC).split(TEST_BATCH_ROWS)
+    (test,) = trainer.test(module, DataLoader(test_batches, batch_size=None), verbose=False)
+    return Trained(
+        epochs=loop.epochs,
+        seconds=round(diary.seconds, 1),
+        device=_device_name(trainer.strategy.root_device),
+        history=tuple(diary.history),
+        test={name: float(value) for name, value in test.items()},
+    )
+
+
+class Diary(Callback):
+    """Seeds each epoch, keeps its figures and its time in the checkpoint, and stops on a loss that is no number."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.history: list[dict[str, float]] = []
+        self.seconds = 0.0
+        self._started = 0.0
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The noise of an epoch depends on (seed, epoch), not on what ran before."""
+        torch.manual_seed(self.seed * 1_000_003 + trainer.current_epoch)
+        self._started = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """A loss that is no number ends the run before it can be saved."""
+        loss = outputs["loss"] if isinstance(outputs, dict) else outputs
+        if not torch.isfinite(loss):
+            raise TrainingDiverged(
+                f"the loss is {float(loss)} at step {trainer.global_step} (epoch {trainer.current_epoch});"
+                " the checkpoint of the last whole epoch is kept: try a lower learning rate"
+            )
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Runs before the checkpoint of this epoch is saved."""
+        self.seconds += time.monotonic() - self._started
+        figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        self.history.append({"epoch": float(trainer.current_epoch), **figures})
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {"history": self.history, "seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """What a resumed run goes on with."""
+        self.history = list(state_dict["history"])
+        self.seconds = float(state_dict["seconds"])
+
+
+def _save_every_epoch(checkpoint: Path) -> ModelCheckpoint:
+    saver = ModelCheckpoint(
+        dirpath=checkpoint.parent,
+        filename=checkpoint.stem,
+        enable_version_counter=False,
+        save_on_train_epoch_end=True,
+    )
+    saver.FILE_EXTENSION = SUFFIX
+    return saver
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{torch.get_num_threads()} CPU threads"

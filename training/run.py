@@ -1,0 +1,112 @@
+"""A run: the folder a training leaves behind, and what export reads.
+
+    runs/<name>/
+        run.json           the whole config, a `Run`
+        last.safetensors   weights and optimizer after the last whole epoch
+        result.json        a `Trained`, written when the training is finished
+"""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning import LightningModule
+
+from latentserve import records
+from training import checkpoint
+from training.loop import LoopConfig, Trained
+from training.methods import METHODS
+
+RUN = "run.json"
+RESULT = "result.json"
+CHECKPOINT = "last.safetensors"
+
+
+class RunError(ValueError):
+    """The folder is not a run, or not one that fits what was asked."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """The whole config of a training.
+
+    Attributes:
+        method: key of `training.methods.METHODS`.
+        data: data spec.
+        image_size: height and width of the images.
+        channels: of the images.
+        data_sha256: fingerprint of the training rows.
+        git_revision: of the code that trains.
+        loop: how long and in what steps.
+        config: of the method.
+    """
+
+    method: str
+    data: str
+    image_size: int
+    channels: int
+    data_sha256: str
+    git_revision: str
+    loop: LoopConfig
+    config: dict[str, Any]
+
+    def build(self) -> LightningModule:
+        """The untrained model.
+
+        Raises:
+            RunError: unknown method, or a config that is not its config.
+        """
+        if self.method not in METHODS:
+            raise RunError(f"method: got {self.method!r}, expected one of {sorted(METHODS)}")
+        method = METHODS[self.method]
+        try:
+            config = records.from_json(method.config, self.config)
+        except records.RecordError as error:
+            raise RunError(str(error)) from error
+        module: LightningModule = method.module(config, self.loop, self.channels, self.image_size)
+        return module
+
+
+def open_run(folder: Path) -> tuple[Run, Trained]:
+    """Reads a finished run.
+
+    Raises:
+        RunError: not a run, or not finished.
+    """
+    try:
+        run = records.read(Run, folder / RUN)
+    except FileNotFoundError:
+        raise RunError(f"{folder}: got no {RUN} there, expected the folder of a training run") from None
+    except records.RecordError as error:
+        raise RunError(f"{folder / RUN}: {error}") from error
+    try:
+        return run, records.read(Trained, folder / RESULT)
+    except FileNotFoundError:
+        raise RunError(f"{folder}: the training is not finished; go on with --resume") from None
+    except records.RecordError as error:
+        raise RunError(f"{folder / RESULT}: {error}") from error
+
+
+def load_model(folder: Path, run: Run) -> LightningModule:
+    """The trained model in eval mode, on the CPU."""
+    module = run.build()
+    module.load_state_dict(checkpoint.state_dict(folder / CHECKPOINT))
+    return module.eval()
+
+
+def git_revision() -> str:
+    """The revision of this checkout, with `+dirty` if it was changed, or `unknown`."""
+    here = Path(__file__).resolve().parent
+    try:
+        revision = _git(here, "rev-parse", "--short=12", "HEAD")
+        return revision + ("+dirty" if _git(here, "status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", "-C", folder, *arguments], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
