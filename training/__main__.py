@@ -91,6 +91,7 @@ def run_training(name: str, config: Any, options: Options) -> Path:
         data=data.spec,
         image_size=height,
         channels=channels,
+        num_train_rows=len(data.train),
         data_sha256=data.fingerprint,
         git_revision=git_revision(),
         loop=loop,

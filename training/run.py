@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from lightning import LightningModule
 
 from latentserve import records
 from training import checkpoint
+from training.data import ImageData, load_data
 from training.loop import LoopConfig, Trained
 from training.methods import METHODS
 
@@ -38,7 +39,8 @@ class Run:
         data: data spec.
         image_size: height and width of the images.
         channels: of the images.
-        data_sha256: fingerprint of the training rows.
+        num_train_rows: the first rows of the training split, all unless --smoke.
+        data_sha256: fingerprint of those rows.
         git_revision: of the code that trains.
         loop: how long and in what steps.
         config: of the method.
@@ -48,10 +50,24 @@ class Run:
     data: str
     image_size: int
     channels: int
+    num_train_rows: int
     data_sha256: str
     git_revision: str
     loop: LoopConfig
     config: dict[str, Any]
+
+    def load_data(self) -> ImageData:
+        """The data of the run, with the very rows it trained on.
+
+        Raises:
+            DataError: it cannot be loaded.
+            RunError: the rows are not those of the run any more.
+        """
+        data = load_data(self.data, self.image_size, self.loop.seed)
+        data = replace(data, train=data.train.take(slice(0, self.num_train_rows)))
+        if data.fingerprint != self.data_sha256:
+            raise RunError(f"{self.data}: the training rows are not those of the run any more; train again")
+        return data
 
     def build(self) -> LightningModule:
         """The untrained model.

@@ -1,0 +1,47 @@
+"""`python -m export RUN --to models/`: writes a training run as the next version of a bundle."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from export.exporter import export_run
+from export.graphs import ExportError
+from training.checkpoint import CheckpointError
+from training.data import DataError
+from training.run import RunError
+
+
+@dataclass(frozen=True)
+class Options:
+    """Exports a finished training run.
+
+    Attributes:
+        run: folder that `python -m training` left behind.
+        to: the model repository; the bundle goes to <to>/<name>/<version>.
+        name: of the model; default: <data>-<method>.
+    """
+
+    run: Annotated[Path, tyro.conf.Positional]
+    to: Path
+    name: str | None = None
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the command line; returns the exit status."""
+    options = tyro.cli(Options, args=arguments, prog="python -m export")
+    try:
+        folder = export_run(options.run, options.to, options.name)
+    except (RunError, DataError, CheckpointError, ExportError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(folder)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,82 @@
+"""The figures that count: measured through the exported graphs, on rows that were not trained on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.graphs import GraphRunner
+from latentserve.bundle import Evaluation
+from latentserve.conformal import p_values
+from training.data import ImageData
+from training.evaluation.probes import knn_accuracy, linear_probe_accuracy
+from training.evaluation.strange import auroc, strange_images
+
+Tensors = dict[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Figures for the manifest, and the arrays a report draws.
+
+    Attributes:
+        evaluations: one figure each.
+        test: what the graphs gave for the test rows.
+        p_values: of the test rows, or empty without a detector.
+        strange: scores of each strange set, by name.
+    """
+
+    evaluations: tuple[Evaluation, ...]
+    test: Tensors
+    p_values: NDArray[np.float64]
+    strange: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+
+
+def evaluate(
+    runner: GraphRunner,
+    data: ImageData,
+    train: Tensors,
+    calibration: NDArray[np.float32] | None,
+    alpha: float,
+) -> Measured:
+    """Probes where there are labels, reconstruction error where there is a decoder, scores where there are detectors.
+
+    Args:
+        runner: of all graphs.
+        data: with its test split.
+        train: what the graphs gave for the training rows.
+        calibration: sorted scores of the deciding detector, or None.
+        alpha: level at which false alarms are counted.
+    """
+    test = runner.run(data.test.images_NHWC)
+    where = f"{data.spec} test"
+    found = [Evaluation(name, value, where) for name, value in _probes(data, train, test).items()]
+    if "reconstruction" in test:
+        error = np.square(data.test.images_NHWC / np.float32(255) - test["reconstruction"]).mean()
+        found.append(Evaluation("reconstruction_mean_squared_error", float(error), where))
+    if calibration is None:
+        return Measured(tuple(found), test, np.empty(0))
+    usual = test["scores"][:, 0]
+    p = p_values(usual, calibration)
+    found.append(Evaluation(f"share_flagged_at_alpha_{alpha:g}", float((p <= alpha).mean()), where))
+    strange = {
+        name: runner.run(images)["scores"][:, 0] for name, images in strange_images(data.test.images_NHWC).items()
+    }
+    for name, scores in strange.items():
+        found.append(Evaluation(f"auroc_against_{name}", auroc(usual, scores), where))
+    return Measured(tuple(found), test, p, strange)
+
+
+def _probes(data: ImageData, train: Tensors, test: Tensors) -> dict[str, float]:
+    labels: Any = data.train.labels_N
+    test_labels: Any = data.test.labels_N
+    if labels is None or test_labels is None:
+        return {}
+    arguments = (train["embedding"], labels, test["embedding"], test_labels)
+    return {
+        "linear_probe_accuracy": linear_probe_accuracy(*arguments),
+        "knn_20_accuracy": knn_accuracy(*arguments),
+    }

@@ -1,0 +1,211 @@
+"""Writes a bundle: graphs, parity, calibration, golden rows, figures, report, manifest.
+
+Everything is written to a hidden folder beside the target, which is renamed when all of it is there: a service
+that watches the repository never meets half a bundle, and a failed export leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import version as library_version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from export.evaluate import Measured, evaluate
+from export.graphs import (
+    EXAMPLE_ROWS,
+    DecoderGraph,
+    EncoderGraph,
+    GraphRunner,
+    encoder_outputs,
+    export_graph,
+)
+from export.ood import STATISTICS_INPUTS, STATISTICS_METHOD, STATISTICS_NAME, StatisticsMahalanobis, calibrate
+from export.parity import check_parity, trained_tensors
+from export.report import bundle_report
+from latentserve import bundle, records
+from latentserve.bundle import INPUT, Detector, Graph, ImageInput, Manifest, Parity, Provenance
+from training.data import ImageData
+from training.loop import Trained
+from training.run import Run, load_model, open_run
+
+DEFAULT_ALPHA = 0.05
+GOLDEN_ROWS = 8
+PARITY_ROWS = 256
+LIBRARIES = ("torch", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime", "numpy", "scikit-learn")
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A bundle in the making: its folder, the model, and what has been written so far."""
+
+    folder: Path
+    model: Any
+    graphs: dict[str, Graph]
+    scorer: StatisticsMahalanobis | None = None
+    detectors: tuple[Detector, ...] = ()
+
+
+def export_run(run_folder: Path, repository: Path, name: str | None = None) -> Path:
+    """Exports a finished training run as the next version of a model.
+
+    Args:
+        run_folder: of the run.
+        repository: where models lie, as <name>/<version>.
+        name: of the model; default: <data>-<method>.
+
+    Returns:
+        The bundle's folder.
+
+    Raises:
+        RunError: the folder is not a finished run, or its data changed since.
+        DataError: its data cannot be loaded.
+        ExportError: an ONNX output differs from the trained model's.
+    """
+    run, trained = open_run(run_folder)
+    data = run.load_data()
+    name = name or f"{run.data.split(':')[0]}-{run.method}"
+    version = _next_version(repository / name)
+    folder = repository / name / f".{version}.tmp"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        _write(folder, run, trained, load_model(run_folder, run), data, name, version)
+        final = repository / name / str(version)
+        folder.rename(final)
+        return final
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _next_version(folder: Path) -> int:
+    versions = [int(child.name) for child in folder.glob("*") if child.name.isdigit()]
+    return max(versions, default=0) + 1
+
+
+def _write(folder: Path, run: Run, trained: Trained, model: Any, data: ImageData, name: str, version: int) -> None:
+    _say("graphs")
+    draft = _export_model(folder, model, data)
+    _say("detector and calibration")
+    train = GraphRunner(folder, draft.graphs.values()).run(data.train.images_NHWC)
+    draft, calibration = _export_scorer(draft, data, train)
+    runner = GraphRunner(folder, draft.graphs.values())
+    _say("parity")
+    parity = check_parity(runner, model, draft.scorer, data.test.images_NHWC[:PARITY_ROWS])
+    _write_golden(draft, data.test.images_NHWC[:GOLDEN_ROWS])
+    _say("evaluation through ONNX")
+    measured = evaluate(runner, data, train, calibration, DEFAULT_ALPHA)
+    manifest = _manifest(draft, run, trained, data, name, version, parity, measured)
+    page = bundle_report(manifest, trained, data, measured)
+    (folder / bundle.REPORT).write_text(page, encoding="utf-8")
+    files = {path.name: bundle.sha256_of_file(path) for path in sorted(folder.iterdir())}
+    records.write(replace(manifest, files=files), folder / bundle.MANIFEST)
+
+
+def _export_model(folder: Path, model: Any, data: ImageData) -> Draft:
+    example = torch.from_numpy(data.test.images_NHWC[:EXAMPLE_ROWS])
+    names = encoder_outputs(model, example)
+    graphs = {"encoder": export_graph(EncoderGraph(model), {INPUT: example}, names, folder / "encoder.onnx")}
+    if hasattr(model, "decode"):
+        (latent,) = (spec for spec in graphs["encoder"].outputs if spec.name == "latent")
+        graphs["decoder"] = export_graph(
+            DecoderGraph(model),
+            {"latent": torch.zeros(EXAMPLE_ROWS, *latent.shape)},
+            ["reconstruction"],
+            folder / "decoder.onnx",
+        )
+    return Draft(folder, model, graphs)
+
+
+def _export_scorer(
+    draft: Draft, data: ImageData, train: dict[str, NDArray[np.float32]]
+) -> tuple[Draft, NDArray[np.float32] | None]:
+    """Fits on training rows, exports, and calibrates what the exported graphs give for the calibration rows."""
+    if not train.keys() >= set(STATISTICS_INPUTS[1:]):
+        return draft, None
+    scorer = StatisticsMahalanobis.fit(data.train.images_NHWC, train)
+    example = {INPUT: torch.from_numpy(data.test.images_NHWC[:EXAMPLE_ROWS])}
+    example |= {tensor: torch.from_numpy(train[tensor][:EXAMPLE_ROWS]) for tensor in STATISTICS_INPUTS[1:]}
+    graph = export_graph(scorer, example, ["scores"], draft.folder / "scorer.onnx")
+    graphs = {**draft.graphs, "scorer": graph}
+    scores = GraphRunner(draft.folder, graphs.values()).run(data.calibration.images_NHWC)["scores"][:, 0]
+    detector, ordered = calibrate(STATISTICS_NAME, STATISTICS_METHOD, scores)
+    np.savez(draft.folder / bundle.CALIBRATION, **{detector.name: ordered})
+    return Draft(draft.folder, draft.model, graphs, scorer, (detector,)), ordered
+
+
+def _write_golden(draft: Draft, rows_NHWC: NDArray[np.uint8]) -> None:
+    tensors = trained_tensors(draft.model, draft.scorer, rows_NHWC)
+    arrays: dict[str, Any] = {INPUT: rows_NHWC, **tensors}
+    np.savez(draft.folder / bundle.GOLDEN, **arrays)
+
+
+def _manifest(
+    draft: Draft,
+    run: Run,
+    trained: Trained,
+    data: ImageData,
+    name: str,
+    version: int,
+    parity: tuple[Parity, ...],
+    measured: Measured,
+) -> Manifest:
+    _, height, width, channels = data.train.images_NHWC.shape
+    encoder_sha256 = bundle.sha256_of_file(draft.folder / draft.graphs["encoder"].file)
+    return Manifest(
+        schema_version=bundle.SCHEMA_VERSION,
+        name=name,
+        version=version,
+        input=ImageInput(height, width, channels),
+        graphs=draft.graphs,
+        embedding_space=bundle.embedding_space(encoder_sha256),
+        provenance=Provenance(
+            method=run.method,
+            data=run.data,
+            data_sha256=run.data_sha256,
+            seed=run.loop.seed,
+            epochs=trained.epochs,
+            config=records.to_json(run),
+            git_revision=run.git_revision,
+            trained_seconds=trained.seconds,
+            device=trained.device,
+            created_at=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+            versions=_versions(),
+        ),
+        files={},
+        detectors=draft.detectors,
+        default_alpha=DEFAULT_ALPHA if draft.detectors else 0.0,
+        parity=parity,
+        evaluations=measured.evaluations + _from_training(run, trained),
+    )
+
+
+def _from_training(run: Run, trained: Trained) -> tuple[bundle.Evaluation, ...]:
+    """What the method itself measured after the last epoch, in torch."""
+    where = f"{run.data} test"
+    binarise = run.config.get("binarise", "none")
+    note = where if binarise == "none" else f"{where}, {binarise} binarisation"
+    return tuple(
+        bundle.Evaluation(name.removeprefix("test_"), value, note) for name, value in trained.test.items()
+    )
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for library in LIBRARIES:
+        try:
+            found[library] = library_version(library)
+        except ModuleNotFoundError:
+            continue
+    return found
+
+
+def _say(step: str) -> None:
+    print(f"export: {step}", file=sys.stderr, flush=True)

@@ -1,0 +1,151 @@
+"""The ONNX graphs of a bundle, and how to run them.
+
+    encoder: input -> embedding, latent, latent_scale      decoder: latent -> reconstruction
+    scorer: input, reconstruction, latent, latent_scale -> scores
+
+Shape legend: B rows, H height, W width, C channels, D embedding, L latent, K detectors.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from latentserve.bundle import INPUT, Graph, TensorSpec
+from training.networks import image_from_uint8
+
+OPSET = 20
+EXAMPLE_ROWS = 2
+RUN_ROWS = 500
+
+
+class ExportError(RuntimeError):
+    """No bundle was written. The message says why."""
+
+
+class EncoderGraph(nn.Module):
+    """input -> embedding, and where the model has them latent and latent_scale."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x_BHWC: Tensor) -> tuple[Tensor, ...]:
+        """uint8 pixels in, so that the service needs no preprocessing of its own."""
+        encoding = self.model.encode(image_from_uint8(x_BHWC))
+        return tuple(tensor for tensor in encoding if tensor is not None)
+
+
+class DecoderGraph(nn.Module):
+    """latent -> reconstruction, float [B, H, W, C], 0 to 1."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, z_BL: Tensor) -> Tensor:
+        """Channels last, as the input is."""
+        reconstruction_BHWC: Tensor = self.model.decode(z_BL).permute(0, 2, 3, 1)
+        return reconstruction_BHWC.contiguous()
+
+
+def encoder_outputs(model: Any, example_BHWC: Tensor) -> list[str]:
+    """Names of what the model's encoder gives."""
+    with torch.no_grad():
+        encoding = model.encode(image_from_uint8(example_BHWC))
+    return [name for name, tensor in encoding._asdict().items() if tensor is not None]
+
+
+def export_graph(
+    module: nn.Module, example: dict[str, Tensor], outputs: Sequence[str], path: Path
+) -> Graph:
+    """Writes one graph to one file and proves that its row axis is free.
+
+    Args:
+        module: takes the examples in their order.
+        example: a tensor of EXAMPLE_ROWS rows for each input, by name.
+        outputs: names for what the module returns.
+        path: of the file.
+
+    Raises:
+        ExportError: the exporter fixed the row axis.
+    """
+    rows = torch.export.Dim("rows", min=1, max=2**20)
+    with _quiet(), torch.no_grad():
+        program = torch.onnx.export(
+            module.eval(),
+            tuple(example.values()),
+            dynamo=True,
+            opset_version=OPSET,
+            external_data=False,
+            input_names=list(example),
+            output_names=list(outputs),
+            dynamic_shapes=tuple({0: rows} for _ in example),
+        )
+        assert program is not None
+        program.save(str(path), external_data=False)
+    graph = onnx.load(path).graph
+    for value in (*graph.input, *graph.output):
+        if not value.type.tensor_type.shape.dim[0].dim_param:
+            raise ExportError(f"{path.name}: {value.name}: the exporter fixed the row axis")
+    return Graph(
+        file=path.name,
+        inputs=tuple(_spec(value) for value in graph.input),
+        outputs=tuple(_spec(value) for value in graph.output),
+    )
+
+
+def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
+    tensor = value.type.tensor_type
+    dtypes: dict[int, Any] = {onnx.TensorProto.UINT8: "uint8", onnx.TensorProto.FLOAT: "float32"}
+    shape = tuple(axis.dim_value for axis in tensor.shape.dim[1:])
+    if tensor.elem_type not in dtypes or 0 in shape:
+        raise ExportError(f"{value.name}: got element type {tensor.elem_type} and shape {shape} after the rows")
+    return TensorSpec(value.name, dtypes[tensor.elem_type], shape)
+
+
+class GraphRunner:
+    """Runs graphs of a folder one after another on the CPU, joined by tensor names."""
+
+    def __init__(self, folder: Path, graphs: Iterable[Graph]) -> None:
+        self.graphs = list(graphs)
+        self.sessions = {
+            graph.file: ort.InferenceSession(folder / graph.file, providers=["CPUExecutionProvider"])
+            for graph in self.graphs
+        }
+
+    def run(self, rows_NHWC: NDArray[np.uint8], batch_rows: int = RUN_ROWS) -> dict[str, NDArray[np.float32]]:
+        """Every tensor that every graph gives, for all rows."""
+        parts: dict[str, list[NDArray[np.float32]]] = {}
+        for start in range(0, len(rows_NHWC), batch_rows):
+            tensors: dict[str, Any] = {INPUT: rows_NHWC[start : start + batch_rows]}
+            for graph in self.graphs:
+                feed = {spec.name: tensors[spec.name] for spec in graph.inputs}
+                names = [spec.name for spec in graph.outputs]
+                tensors.update(zip(names, self.sessions[graph.file].run(names, feed), strict=True))
+            for name, tensor in tensors.items():
+                if name != INPUT:
+                    parts.setdefault(name, []).append(tensor)
+        return {name: np.concatenate(tensors) for name, tensors in parts.items()}
+
+
+@contextlib.contextmanager
+def _quiet() -> Any:
+    """The exporter prints its progress and warns of its own internals."""
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    logging.getLogger("onnxscript").setLevel(logging.ERROR)
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -1,0 +1,64 @@
+"""Served numbers equal trained numbers: every ONNX output is held against the trained model's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from export.graphs import DecoderGraph, ExportError, GraphRunner
+from export.ood import STATISTICS_INPUTS
+from latentserve.bundle import INPUT, Parity
+from training.networks import image_from_uint8
+
+RELATIVE_TOLERANCE = 1e-4
+"""Of the largest absolute value of a tensor: float32 noise of a deep graph is a tenth of it, a bug far above."""
+BATCH_SIZES = (1, 7, 64)
+
+
+def trained_tensors(
+    model: Any, scorer: nn.Module | None, rows_NHWC: NDArray[np.uint8]
+) -> dict[str, NDArray[np.float32]]:
+    """What the trained torch model gives for some rows, by tensor name."""
+    x_BHWC = torch.from_numpy(rows_NHWC)
+    with torch.no_grad():
+        encoding = model.encode(image_from_uint8(x_BHWC))._asdict()
+        tensors = {name: tensor for name, tensor in encoding.items() if tensor is not None}
+        if "latent" in tensors and hasattr(model, "decode"):
+            tensors["reconstruction"] = DecoderGraph(model)(tensors["latent"])
+        if scorer is not None:
+            tensors["scores"] = scorer(x_BHWC, *(tensors[name] for name in STATISTICS_INPUTS if name != INPUT))
+    return {name: tensor.numpy() for name, tensor in tensors.items()}
+
+
+def check_parity(
+    runner: GraphRunner, model: Any, scorer: nn.Module | None, rows_NHWC: NDArray[np.uint8]
+) -> tuple[Parity, ...]:
+    """Compares every tensor at several batch sizes.
+
+    Returns:
+        The largest error of each tensor.
+
+    Raises:
+        ExportError: a tensor is further off than its tolerance, or not finite.
+    """
+    expected = trained_tensors(model, scorer, rows_NHWC)
+    found = {name: 0.0 for name in expected}
+    for batch_rows in BATCH_SIZES:
+        tensors = runner.run(rows_NHWC, batch_rows)
+        for name, array in expected.items():
+            error = float(np.abs(tensors[name] - array).max())
+            found[name] = max(found[name], error) if np.isfinite(error) else float("inf")
+    parity = []
+    for name, array in expected.items():
+        tolerance = RELATIVE_TOLERANCE * max(1.0, float(np.abs(array).max()))
+        if not found[name] <= tolerance:
+            raise ExportError(
+                f"{name}: the exported graph is {found[name]:.3g} off the trained model,"
+                f" expected at most {tolerance:.3g}; no bundle was written"
+            )
+        parity.append(Parity(name, found[name], tolerance, len(rows_NHWC)))
+    return tuple(parity)

@@ -1,0 +1,39 @@
+"""`python -m service --models models/`: serves every bundle until SIGTERM or Ctrl-C."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import uvloop
+
+from latentserve.errors import BundleError
+from service.config import Config, ConfigError, load_config
+from service.engine import DeviceError
+from service.server import Server
+
+
+async def serve(config: Config) -> None:
+    """Runs a server until it is told to stop."""
+    async with Server(config) as server:
+        print(f"ready grpc={config.host}:{server.port} metrics={config.host}:{server.metrics_port}", flush=True)
+        await server.until_signal()
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the command line; returns the exit status."""
+    try:
+        config = load_config(arguments)
+        logging.basicConfig(
+            level=config.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+        )
+        logging.info("config: %s", config)
+        uvloop.run(serve(config))
+    except (ConfigError, BundleError, DeviceError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,94 @@
+"""What an operator may set: on the command line, or as LATENTSERVE_<NAME> in the environment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
+
+from service.batching import QueueConfig
+
+PREFIX = "LATENTSERVE_"
+OF_OTHERS = {"LATENTSERVE_DATA"}
+"""Variables with our prefix that training reads."""
+
+
+class ConfigError(ValueError):
+    """A setting is unknown or out of range. The message names it, what was got and expected."""
+
+
+class Config(BaseSettings):
+    """Serves every bundle of a model repository over gRPC."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        frozen=True,
+        extra="forbid",
+        cli_prog_name="python -m service",
+        cli_kebab_case=True,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+    )
+
+    models: Path = Field(description="model repository: <name>/<version>/bundle.json")
+    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 in a container")
+    port: int = Field(50051, ge=0, le=65535, description="gRPC port; 0 for any free one")
+    metrics_port: int = Field(9464, ge=0, le=65535, description="Prometheus port; 0 for any free one")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="cuda: CUDA or fail; auto: CUDA if it works")
+    intra_op_threads: int = Field(0, ge=0, description="threads of one operator on the CPU; 0 for the CPUs we may use")
+    max_batch_rows: int = Field(64, ge=1, le=4096, description="rows of a batch")
+    batch_window_seconds: float = Field(0.0, ge=0, le=1, description="how long a batch waits after its first arrival")
+    max_queue_rows: int = Field(4096, ge=1, description="rows that may wait for one model")
+    max_queue_bytes: int = Field(256 * 2**20, ge=1, description="bytes that may wait for one model")
+    max_request_rows: int = Field(1024, ge=1, description="rows of one request")
+    max_request_bytes: int = Field(64 * 2**20, ge=1024, description="bytes of one request")
+    max_item_bytes: int = Field(16 * 2**20, ge=1, description="bytes of one encoded image")
+    max_item_pixels: int = Field(50_000_000, ge=1, description="pixels of one encoded image, checked before decoding")
+    drain_seconds: float = Field(20.0, ge=0, description="how long accepted calls may take after SIGTERM")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe line to log")
+
+    @property
+    def queue(self) -> QueueConfig:
+        """Bounds of each model's queue."""
+        return QueueConfig(
+            max_batch_rows=self.max_batch_rows,
+            max_queue_rows=self.max_queue_rows,
+            max_queue_bytes=self.max_queue_bytes,
+            window_seconds=self.batch_window_seconds,
+        )
+
+    @property
+    def threads(self) -> int:
+        """Threads of one operator on the CPU. ONNX Runtime's own guess ignores a container's CPU set."""
+        return self.intra_op_threads or len(os.sched_getaffinity(0))
+
+
+def load_config(arguments: Sequence[str]) -> Config:
+    """Reads the command line, then the environment, then the defaults.
+
+    Raises:
+        ConfigError: unknown variable, or a value out of range.
+        SystemExit: unknown argument, or --help.
+    """
+    known = {PREFIX + name.upper() for name in Config.model_fields} | OF_OTHERS
+    unknown = sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known)
+    if unknown:
+        raise ConfigError(f"environment: got unknown variable {unknown[0]}, expected one of {', '.join(sorted(known))}")
+    try:
+        source: CliSettingsSource[object] = CliSettingsSource(Config, cli_parse_args=list(arguments))
+        return Config(_cli_settings_source=source)  # type: ignore[call-arg]
+    except ValidationError as error:
+        faults = [_sentence(fault) for fault in error.errors()]
+        raise ConfigError("; ".join(faults)) from error
+
+
+def _sentence(fault: object) -> str:
+    assert isinstance(fault, dict)
+    name = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "missing":
+        return f"{name}: missing, expected --{name.replace('_', '-')} or {PREFIX}{name.upper()}"
+    return f"{name}: got {fault['input']!r}, expected: {fault['msg']}"

@@ -1,0 +1,118 @@
+"""Everything Prometheus sees: each metric is declared here, once."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+
+import latentserve
+from service.engine import Engine
+from service.scoring import Verdicts
+
+SECONDS = (15e-6, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+P_VALUES = (0.001, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+LANE = ("model", "version", "lane")
+
+
+class Metrics:
+    """The metrics of one server. A lane is a queue of a model: `input` rows or `latent` rows."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        GCCollector(registry=registry)
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"latentserve_{name}", text, labels, registry=registry)
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(f"latentserve_{name}", text, labels, registry=registry)
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+            return Histogram(f"latentserve_{name}", text, labels, buckets=buckets, registry=registry)
+
+        self.build = Info("latentserve_build", "Version of the service.", registry=registry)
+        self.build.info({"version": latentserve.__version__})
+        self.ready = gauge("ready", "1 while calls are accepted, else 0.")
+        self.model_info = gauge(
+            "model_info", "1 for each model served.", "model", "version", "method", "execution_provider", "embedding_space"
+        )
+        self.refused_bundles = gauge("refused_bundles", "Bundles found but not served.")
+
+        self.requests = counter("requests_total", "Calls answered, by gRPC status code.", "method", "model", "code")
+        self.request_seconds = histogram(
+            "request_seconds", "From the call's arrival to its answer.", SECONDS, "method"
+        )
+        self.requests_in_flight = gauge("requests_in_flight", "Calls being answered now.")
+        self.request_rows = histogram("request_rows", "Rows of a call.", ROWS, "method", "model")
+        self.decode_seconds = histogram("decode_seconds", "Reading a call's rows, images decoded.", SECONDS, "model")
+
+        self.queue_rows = gauge("queue_rows", "Rows that wait.", *LANE)
+        self.queue_bytes = gauge("queue_bytes", "Bytes that wait.", *LANE)
+        self.queue_seconds = histogram("queue_seconds", "How long a request's rows waited for a batch.", SECONDS, *LANE)
+        self.dropped_rows = counter("dropped_rows_total", "Rows that were not run, by reason.", *LANE, "reason")
+        self.batch_rows = histogram("batch_rows", "Rows of a batch, without padding.", ROWS, *LANE)
+        self.execute_seconds = histogram("execute_seconds", "Running a batch.", SECONDS, *LANE)
+        self.padding_rows = counter("padding_rows_total", "Rows computed for nothing, to fill a known size.", *LANE)
+        self.dead_work_rows = counter(
+            "dead_work_rows_total", "Rows run although their caller had gone before. Stays 0.", *LANE
+        )
+
+        self.judged_rows = counter("judged_rows_total", "Rows scored, by decision.", "model", "version", "flagged")
+        self.p_value = histogram("p_value", "Conformal p-values of scored rows.", P_VALUES, "model", "version")
+        self.not_finite_scores = counter(
+            "not_finite_scores_total", "Rows whose score was no number.", "model", "version"
+        )
+
+    def judged(self, model: str, version: str, verdicts: Verdicts) -> None:
+        """Counts the decisions of a call."""
+        num_flagged = int(verdicts.flagged.sum())
+        self.judged_rows.labels(model, version, "true").inc(num_flagged)
+        self.judged_rows.labels(model, version, "false").inc(len(verdicts.flagged) - num_flagged)
+        self.not_finite_scores.labels(model, version).inc(verdicts.num_not_finite)
+        p_value = self.p_value.labels(model, version)
+        for p in verdicts.p_values:
+            p_value.observe(p)
+
+
+class LaneMetrics:
+    """Tells the metrics what happens in one queue. Children are looked up once, not per row."""
+
+    def __init__(self, metrics: Metrics, engine: Engine, lane: str) -> None:
+        labels = (engine.manifest.name, str(engine.manifest.version), lane)
+        self._padding = engine.padding
+        self._queue_rows = metrics.queue_rows.labels(*labels)
+        self._queue_bytes = metrics.queue_bytes.labels(*labels)
+        self._queue_seconds = metrics.queue_seconds.labels(*labels)
+        self._batch_rows = metrics.batch_rows.labels(*labels)
+        self._execute_seconds = metrics.execute_seconds.labels(*labels)
+        self._padding_rows = metrics.padding_rows.labels(*labels)
+        self._dead_work_rows = metrics.dead_work_rows.labels(*labels)
+        self._dropped = {
+            reason: metrics.dropped_rows.labels(*labels, reason)
+            for reason in ("full", "draining", "expired", "cancelled", "failed")
+        }
+
+    def queued(self, rows: int, size_bytes: int) -> None:
+        """See `batching.Observer`."""
+        self._queue_rows.set(rows)
+        self._queue_bytes.set(size_bytes)
+
+    def dropped(self, reason: str, rows: int) -> None:
+        """See `batching.Observer`."""
+        self._dropped[reason].inc(rows)
+
+    def waited(self, seconds: float, rows: int) -> None:
+        """See `batching.Observer`."""
+        self._queue_seconds.observe(seconds)
+
+    def executed(self, rows: int, dead_rows: int, seconds: float) -> None:
+        """See `batching.Observer`."""
+        self._batch_rows.observe(rows)
+        self._execute_seconds.observe(seconds)
+        self._padding_rows.inc(self._padding(rows))
+        self._dead_work_rows.inc(dead_rows)

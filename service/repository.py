@@ -1,0 +1,181 @@
+"""The model repository: bundles found, proven, opened and warmed; the broken ones refused by name."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from latentserve import bundle
+from latentserve.bundle import INPUT, Manifest
+from latentserve.errors import BundleError, InvalidInput, ModelNotFound
+from service.batching import BatchQueue, Piece, Tensors
+from service.config import Config
+from service.decoding import Decoder, Limits
+from service.engine import Engine
+from service.metrics import LaneMetrics, Metrics
+from service.scoring import Judge
+
+log = logging.getLogger(__name__)
+
+LATENT = "latent"
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """One version of a model, ready to answer.
+
+    Attributes:
+        manifest: of its bundle.
+        execution_provider: what really runs it.
+        decoder: request messages to rows.
+        judge: scores to decisions.
+        lanes: its queues: `input` rows, and `latent` rows where there is a decoder graph.
+    """
+
+    manifest: Manifest
+    execution_provider: str
+    decoder: Decoder
+    judge: Judge
+    lanes: dict[str, BatchQueue]
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A bundle that is not served, and why."""
+
+    name: str
+    version: int
+    reason: str
+
+
+@dataclass
+class Repository:
+    """Every model by name and version.
+
+    Attributes:
+        models: served, by name, then version.
+        refused: found but not served.
+    """
+
+    models: dict[str, dict[int, ServedModel]] = field(default_factory=dict)
+    refused: list[Refused] = field(default_factory=list)
+
+    def find(self, name: str, version: int) -> ServedModel:
+        """The model a request names; an empty name is fine if there is one model, version 0 is the newest.
+
+        Raises:
+            ModelNotFound: no such model or version.
+            BundleError: it was found but refused.
+            InvalidInput: the name was left out although there are several, or the version is negative.
+        """
+        if version < 0:
+            raise InvalidInput.at("model.version", got=version, expected="0 (newest) or greater")
+        if not name:
+            if len(self.models) != 1:
+                raise InvalidInput.at("model.name", got="no name", expected=f"one of {sorted(self.models)}")
+            (name,) = self.models
+        for refused in self.refused:
+            if refused.name == name and version in (refused.version, 0) and (version or name not in self.models):
+                raise BundleError(f"model {name} version {refused.version} was refused: {refused.reason}")
+        versions = self.models.get(name)
+        if versions is None:
+            raise ModelNotFound(f"model.name: got {name!r}, expected one of {sorted(self.models)}")
+        if version and version not in versions:
+            raise ModelNotFound(f"model.version: got {version} of {name!r}, expected one of {sorted(versions)}")
+        return versions[version or max(versions)]
+
+    def served(self) -> list[ServedModel]:
+        """Every model, by name, then newest first."""
+        return [
+            versions[version]
+            for _, versions in sorted(self.models.items())
+            for version in sorted(versions, reverse=True)
+        ]
+
+
+@dataclass(frozen=True)
+class Workers:
+    """What all models share: one device, one thread that feeds it, threads that decode."""
+
+    slot: asyncio.Lock
+    engine: ThreadPoolExecutor
+    decoding: ThreadPoolExecutor
+
+
+def open_repository(config: Config, metrics: Metrics, workers: Workers) -> Repository:
+    """Opens every bundle under `config.models`, one after another.
+
+    Raises:
+        BundleError: there is no bundle, or none can be served.
+        DeviceError: the required device is not there.
+    """
+    folders = find_bundles(config.models)
+    if not folders:
+        raise BundleError(f"models: got no bundle under {config.models}, expected <name>/<version>/{bundle.MANIFEST}")
+    repository = Repository()
+    for folder in folders:
+        name, version = folder.parent.name, int(folder.name)
+        try:
+            model = _open(folder, config, metrics, workers)
+        except BundleError as error:
+            log.error("refused %s version %d: %s", name, version, error)
+            repository.refused.append(Refused(name, version, str(error)))
+            continue
+        repository.models.setdefault(name, {})[version] = model
+        log.info("model %s version %d is warm on %s", name, version, model.execution_provider)
+    metrics.refused_bundles.set(len(repository.refused))
+    if not repository.models:
+        raise BundleError(f"models: none of {len(folders)} bundles under {config.models} can be served")
+    return repository
+
+
+def find_bundles(models: Path) -> list[Path]:
+    """Folders <models>/<name>/<version>, whether what is in them is whole or not."""
+    if not models.is_dir():
+        raise BundleError(f"models: got {models}, expected a folder")
+    return sorted(
+        (
+            folder
+            for folder in models.glob("*/*")
+            if folder.is_dir() and folder.name.isdigit() and not folder.parent.name.startswith(".")
+        ),
+        key=lambda folder: (folder.parent.name, int(folder.name)),
+    )
+
+
+def _open(folder: Path, config: Config, metrics: Metrics, workers: Workers) -> ServedModel:
+    manifest = bundle.load(folder)
+    calibration = bundle.load_calibration(folder, manifest)
+    engine = Engine(folder, manifest, config.max_batch_rows, config.device, config.threads)
+    engine.check_golden(bundle.load_arrays(folder / bundle.GOLDEN))
+    engine.warm_up()
+    limits = Limits(config.max_request_rows, config.max_item_bytes, config.max_item_pixels)
+    source = manifest.provenance
+    metrics.model_info.labels(
+        manifest.name, str(manifest.version), source.method, engine.execution_provider, manifest.embedding_space
+    ).set(1)
+    return ServedModel(
+        manifest=manifest,
+        execution_provider=engine.execution_provider,
+        decoder=Decoder(manifest.input, limits, workers.decoding),
+        judge=Judge(manifest, calibration),
+        lanes={
+            lane: BatchQueue(
+                partial(_execute, workers.engine, engine, lane),
+                config.queue,
+                workers.slot,
+                LaneMetrics(metrics, engine, lane),
+            )
+            for lane in ([INPUT, LATENT] if "decoder" in manifest.graphs else [INPUT])
+        },
+    )
+
+
+async def _execute(pool: Executor, engine: Engine, lane: str, pieces: Sequence[Piece]) -> Sequence[Tensors]:
+    """Off the event loop: the next batch gathers while this one runs."""
+    return await asyncio.get_running_loop().run_in_executor(pool, engine.run, lane, pieces)

@@ -1,0 +1,222 @@
+"""The calls: protobuf messages in, protobuf messages out. Translates and decides nothing; knows no transport."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentserve.bundle import INPUT, TensorSpec
+from latentserve.errors import InvalidInput, Unsupported
+from latentserve.tensors import data_type, to_tensor
+from latentserve.v1 import embedding_pb2 as pb
+from service.batching import Tensors
+from service.config import Config
+from service.decoding import Limits, checked_rows
+from service.metrics import Metrics
+from service.repository import LATENT, Repository, ServedModel
+from service.scoring import Verdicts
+
+EMBEDDING, RECONSTRUCTION, SCORES = "embedding", "reconstruction", "scores"
+TENSOR_OF_OUTPUT = {
+    pb.OUTPUT_EMBEDDING: EMBEDDING,
+    pb.OUTPUT_LATENT: LATENT,
+    pb.OUTPUT_RECONSTRUCTION: RECONSTRUCTION,
+    pb.OUTPUT_SCORE: SCORES,
+}
+
+
+@dataclass
+class Context:
+    """What a transport knows of a call.
+
+    Attributes:
+        method: name of the call.
+        deadline: the caller's, on `time.monotonic`.
+        model: name of the model that answers, once it is known; for metrics.
+    """
+
+    method: str
+    deadline: float = math.inf
+    model: str = ""
+
+
+class Servicer:
+    """One method for each call of `latentserve.v1.EmbeddingService`, named in snake case."""
+
+    def __init__(self, repository: Repository, config: Config, metrics: Metrics) -> None:
+        self._repository = repository
+        self._config = config
+        self._metrics = metrics
+
+    async def embed(self, request: pb.EmbedRequest, context: Context) -> pb.EmbedResponse:
+        """See the proto."""
+        model = self._find(request.model, context)
+        tensors = await self._run(model, request.input, {EMBEDDING}, context)
+        return pb.EmbedResponse(model=_version(model), embeddings=to_tensor(tensors[EMBEDDING]))
+
+    async def reconstruct(self, request: pb.ReconstructRequest, context: Context) -> pb.ReconstructResponse:
+        """See the proto."""
+        model = self._find(request.model, context)
+        tensors = await self._run(model, request.input, {RECONSTRUCTION}, context)
+        return pb.ReconstructResponse(model=_version(model), reconstructions=to_tensor(tensors[RECONSTRUCTION]))
+
+    async def score(self, request: pb.ScoreRequest, context: Context) -> pb.ScoreResponse:
+        """See the proto."""
+        model = self._find(request.model, context)
+        alpha = model.judge.check_alpha(request.alpha if request.HasField("alpha") else None)
+        tensors = await self._run(model, request.input, {SCORES}, context)
+        return pb.ScoreResponse(model=_version(model), out_of_distribution=self._judge(model, tensors, alpha))
+
+    async def analyze(self, request: pb.AnalyzeRequest, context: Context) -> pb.AnalyzeResponse:
+        """See the proto."""
+        model = self._find(request.model, context)
+        wants = _wanted(request)
+        alpha = 0.0
+        if SCORES in wants:
+            alpha = model.judge.check_alpha(request.alpha if request.HasField("alpha") else None)
+        elif request.HasField("alpha"):
+            raise InvalidInput.at("alpha", got=request.alpha, expected="none without OUTPUT_SCORE")
+        tensors = await self._run(model, request.input, wants, context)
+        response = pb.AnalyzeResponse(model=_version(model))
+        if EMBEDDING in wants:
+            response.embeddings.CopyFrom(to_tensor(tensors[EMBEDDING]))
+        if LATENT in wants:
+            response.latents.CopyFrom(to_tensor(tensors[LATENT]))
+        if RECONSTRUCTION in wants:
+            response.reconstructions.CopyFrom(to_tensor(tensors[RECONSTRUCTION]))
+        if SCORES in wants:
+            response.out_of_distribution.CopyFrom(self._judge(model, tensors, alpha))
+        return response
+
+    async def decode(self, request: pb.DecodeRequest, context: Context) -> pb.DecodeResponse:
+        """See the proto."""
+        model = self._find(request.model, context)
+        _require(model, {RECONSTRUCTION})
+        spec = model.manifest.outputs[LATENT]
+        rows = checked_rows(request.latents, spec, "latents", self._limits())
+        tensors = await self._submit(model, LATENT, rows, {RECONSTRUCTION}, context)
+        return pb.DecodeResponse(model=_version(model), reconstructions=to_tensor(tensors[RECONSTRUCTION]))
+
+    async def get_model(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
+        """See the proto."""
+        config = self._config
+        limits = pb.Limits(
+            max_rows_per_request=config.max_request_rows,
+            max_bytes_per_request=config.max_request_bytes,
+            max_bytes_per_item=config.max_item_bytes,
+            max_pixels_per_item=config.max_item_pixels,
+        )
+        return pb.GetModelResponse(model=_describe(self._find(request.model, context)), limits=limits)
+
+    async def list_models(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
+        """See the proto."""
+        return pb.ListModelsResponse(
+            models=[_describe(model) for model in self._repository.served()],
+            refused=[
+                pb.RefusedBundle(name=refused.name, version=refused.version, reason=refused.reason)
+                for refused in self._repository.refused
+            ],
+        )
+
+    def _find(self, selector: pb.ModelSelector, context: Context) -> ServedModel:
+        model = self._repository.find(selector.name, selector.version)
+        context.model = model.manifest.name
+        return model
+
+    def _limits(self) -> Limits:
+        config = self._config
+        return Limits(config.max_request_rows, config.max_item_bytes, config.max_item_pixels)
+
+    async def _run(self, model: ServedModel, message: pb.Input, wants: set[str], context: Context) -> Tensors:
+        _require(model, wants)
+        started = time.monotonic()
+        rows = await model.decoder.rows(message)
+        self._metrics.decode_seconds.labels(context.model).observe(time.monotonic() - started)
+        return await self._submit(model, INPUT, rows, wants, context)
+
+    async def _submit(
+        self, model: ServedModel, lane: str, rows: NDArray[Any], wants: set[str], context: Context
+    ) -> Tensors:
+        self._metrics.request_rows.labels(context.method, context.model).observe(len(rows))
+        return await model.lanes[lane].submit(rows, frozenset(wants), context.deadline)
+
+    def _judge(self, model: ServedModel, tensors: Tensors, alpha: float) -> pb.OutOfDistribution:
+        verdicts = model.judge.judge(tensors[SCORES], alpha)
+        self._metrics.judged(model.manifest.name, str(model.manifest.version), verdicts)
+        return _out_of_distribution(model, verdicts)
+
+
+def _wanted(request: pb.AnalyzeRequest) -> set[str]:
+    if not request.outputs:
+        raise InvalidInput.at("outputs", got="none", expected="at least one")
+    for output in request.outputs:
+        if output not in TENSOR_OF_OUTPUT:
+            known = ", ".join(pb.Output.Name(code) for code in TENSOR_OF_OUTPUT)
+            raise InvalidInput.at("outputs", got=output, expected=f"among {known}")
+    return {TENSOR_OF_OUTPUT[output] for output in request.outputs}
+
+
+def _require(model: ServedModel, wants: set[str]) -> None:
+    """A model that cannot give a tensor says so before any row is read."""
+    missing = sorted(wants - model.manifest.outputs.keys())
+    if missing:
+        raise Unsupported(
+            f"model {model.manifest.name} version {model.manifest.version} gives no {missing[0]};"
+            f" it gives {', '.join(sorted(model.manifest.outputs))}"
+        )
+
+
+def _version(model: ServedModel) -> pb.ModelVersion:
+    manifest = model.manifest
+    return pb.ModelVersion(
+        name=manifest.name, version=manifest.version, embedding_space=manifest.embedding_space
+    )
+
+
+def _out_of_distribution(model: ServedModel, verdicts: Verdicts) -> pb.OutOfDistribution:
+    detectors = [detector.name for detector in model.manifest.detectors]
+    return pb.OutOfDistribution(
+        detectors=detectors,
+        scores=to_tensor(verdicts.scores),
+        p_values=verdicts.p_values.tolist(),
+        flagged=verdicts.flagged.tolist(),
+        alpha=verdicts.alpha,
+        deciding_detector=detectors[0],
+    )
+
+
+def _describe(model: ServedModel) -> pb.Model:
+    manifest = model.manifest
+    return pb.Model(
+        name=manifest.name,
+        version=manifest.version,
+        embedding_space=manifest.embedding_space,
+        modality=pb.MODALITY_IMAGE,
+        input=_spec(manifest.input.spec),
+        outputs=[_spec(spec) for spec in manifest.outputs.values()],
+        detectors=[
+            pb.Detector(
+                name=detector.name,
+                num_calibration_rows=detector.num_calibration_rows,
+                smallest_p_value=detector.smallest_p_value,
+            )
+            for detector in manifest.detectors
+        ],
+        default_alpha=manifest.default_alpha,
+        execution_provider=model.execution_provider,
+        method=manifest.provenance.method,
+        data=manifest.provenance.data,
+        created_at=manifest.provenance.created_at,
+        evaluations=[
+            pb.Evaluation(name=figure.name, value=figure.value, data=figure.data) for figure in manifest.evaluations
+        ],
+    )
+
+
+def _spec(spec: TensorSpec) -> pb.TensorSpec:
+    return pb.TensorSpec(name=spec.name, dtype=data_type(np.dtype(spec.dtype)), shape=spec.shape)

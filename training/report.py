@@ -1,0 +1,147 @@
+"""A report for people: one HTML file with its pictures inside, no network needed to read it."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+import numpy as np
+from numpy.typing import NDArray
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+INK, ACCENT, STRANGE = "#22313f", "#1f77b4", ("#d62728", "#ff7f0e", "#9467bd", "#8c564b")
+
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; color: #22313f; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
+h1 { font-size: 1.6rem } h2 { font-size: 1.2rem; margin-top: 2.2rem }
+table { border-collapse: collapse } td, th { padding: .25rem .9rem .25rem 0; text-align: left; vertical-align: top }
+td.figure { font-variant-numeric: tabular-nums; text-align: right } tr { border-bottom: 1px solid #e3e7ea }
+img { max-width: 100% } p.note { color: #5d6d7e }
+"""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading, a sentence, and a table, a picture or both."""
+
+    title: str
+    note: str = ""
+    rows: tuple[tuple[str, str], ...] = ()
+    figure: Figure | None = None
+
+
+def render_report(title: str, sections: Iterable[Section]) -> str:
+    """The page. Figures are closed afterwards."""
+    parts = [f"<h1>{html.escape(title)}</h1>"]
+    for section in sections:
+        parts.append(f"<h2>{html.escape(section.title)}</h2>")
+        if section.note:
+            parts.append(f'<p class="note">{html.escape(section.note)}</p>')
+        if section.rows:
+            parts.append(_table(section.rows))
+        if section.figure is not None:
+            parts.append(f'<img alt="{html.escape(section.title)}" src="{_data_uri(section.figure)}">')
+    head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style>'
+    return f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(parts)}</body></html>\n'
+
+
+def _table(rows: Sequence[tuple[str, str]]) -> str:
+    cells = (
+        f'<tr><td>{html.escape(name)}</td><td class="figure">{html.escape(value)}</td></tr>' for name, value in rows
+    )
+    return f"<table>{''.join(cells)}</table>"
+
+
+def _data_uri(figure: Figure) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
+    plt.close(figure)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def plot_history(history: Sequence[dict[str, float]]) -> Figure:
+    """One small plot for each thing that was logged per epoch."""
+    names = [name for name in history[0] if name != "epoch"]
+    figure, axes = plt.subplots(1, len(names), figsize=(3.4 * len(names), 2.6), squeeze=False)
+    for axis, name in zip(axes[0], names, strict=True):
+        axis.plot([row["epoch"] + 1 for row in history], [row[name] for row in history], color=ACCENT)
+        axis.set(title=name, xlabel="epoch")
+        _plain(axis)
+    figure.tight_layout()
+    return figure
+
+
+def plot_images(rows: Sequence[tuple[str, NDArray[Any]]], captions: Sequence[str] = ()) -> Figure:
+    """Rows of images under each other.
+
+    Args:
+        rows: a name and images [n, H, W, C], uint8 or 0 to 1, for each row.
+        captions: one for each column, under the last row.
+    """
+    columns = max(len(images) for _, images in rows)
+    figure, axes = plt.subplots(len(rows), columns, figsize=(0.75 * columns, 0.85 * len(rows)), squeeze=False)
+    for row, (name, images) in enumerate(rows):
+        for column in range(columns):
+            axis = axes[row, column]
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set_visible(False)
+            if column < len(images):
+                _show(axis, images[column])
+            if column < len(captions) and row == len(rows) - 1:
+                axis.set_xlabel(captions[column], fontsize=7)
+        axes[row, 0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
+    return figure
+
+
+def _show(axis: Any, image_HWC: NDArray[Any]) -> None:
+    image = image_HWC / 255 if image_HWC.dtype == np.uint8 else np.clip(image_HWC, 0, 1)
+    axis.imshow(image[..., 0] if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=1)
+
+
+def plot_scores(usual: NDArray[Any], strange: dict[str, NDArray[Any]]) -> Figure:
+    """Histograms of scores, usual against strange, on a logarithmic axis."""
+    figure, axis = plt.subplots(figsize=(8, 3))
+    everything = np.concatenate([usual, *strange.values()])
+    bins = np.geomspace(max(everything.min(), 1e-2), max(everything.max(), 2e-2), 80)
+    axis.hist(usual, bins, density=False, color=ACCENT, alpha=0.8, label="test")
+    for color, (name, scores) in zip(STRANGE, strange.items(), strict=False):
+        axis.hist(scores, bins, histtype="step", linewidth=1.6, color=color, label=name)
+    axis.set(xscale="log", xlabel="score (larger is stranger)", ylabel="rows")
+    axis.legend(frameon=False)
+    _plain(axis)
+    return figure
+
+
+def plot_false_alarms(p_values: NDArray[Any]) -> Figure:
+    """Share of test rows flagged at every level alpha: calibrated scores lie on the diagonal."""
+    figure, axis = plt.subplots(figsize=(4, 3.4))
+    levels = np.linspace(0, 1, 201)
+    axis.plot([0, 1], [0, 1], color="#b0b8bf", linewidth=1)
+    axis.plot(levels, [(p_values <= level).mean() for level in levels], color=ACCENT)
+    axis.set(xlabel="alpha asked for", ylabel="share of test rows flagged", xlim=(0, 1), ylim=(0, 1))
+    _plain(axis)
+    return figure
+
+
+def plot_map(points_N2: NDArray[Any], labels_N: NDArray[Any] | None) -> Figure:
+    """A 2-D map of embeddings, coloured by label where there are any."""
+    figure, axis = plt.subplots(figsize=(6, 5))
+    dots = axis.scatter(*points_N2.T, c=labels_N, cmap="tab10" if labels_N is not None else None, s=6, alpha=0.7)
+    if labels_N is not None:
+        figure.colorbar(dots, ax=axis, label="label")
+    axis.set(xticks=[], yticks=[], xlabel="first principal component", ylabel="second")
+    _plain(axis)
+    return figure
+
+
+def _plain(axis: Any) -> None:
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.tick_params(colors=INK)
