@@ -137,7 +137,8 @@ def _export_scorer(
     graphs = {**draft.graphs, "scorer": graph}
     scores = GraphRunner(draft.folder, graphs.values()).run(data.calibration.images_NHWC)["scores"][:, 0]
     detector, ordered = calibrate(STATISTICS_NAME, STATISTICS_METHOD, scores)
-    np.savez(draft.folder / bundle.CALIBRATION, **{detector.name: ordered})
+    arrays: dict[str, Any] = {detector.name: ordered}
+    np.savez(draft.folder / bundle.CALIBRATION, **arrays)
     return Draft(draft.folder, draft.model, graphs, scorer, (detector,)), ordered
 
 
@@ -191,10 +192,8 @@ def _from_training(run: Run, trained: Trained) -> tuple[bundle.Evaluation, ...]:
     """What the method itself measured after the last epoch, in torch."""
     where = f"{run.data} test"
     binarise = run.config.get("binarise", "none")
-    note = where if binarise == "none" else f"{where}, {binarise} binarisation"
-    return tuple(
-        bundle.Evaluation(name.removeprefix("test_"), value, note) for name, value in trained.test.items()
-    )
+    note = f"{where}, in torch" + ("" if binarise == "none" else f", {binarise} binarisation")
+    return tuple(bundle.Evaluation(name.removeprefix("test_"), value, note) for name, value in trained.test.items())
 
 
 def _versions() -> dict[str, str]:

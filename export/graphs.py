@@ -68,9 +68,7 @@ def encoder_outputs(model: Any, example_BHWC: Tensor) -> list[str]:
     return [name for name, tensor in encoding._asdict().items() if tensor is not None]
 
 
-def export_graph(
-    module: nn.Module, example: dict[str, Tensor], outputs: Sequence[str], path: Path
-) -> Graph:
+def export_graph(module: nn.Module, example: dict[str, Tensor], outputs: Sequence[str], path: Path) -> Graph:
     """Writes one graph to one file and proves that its row axis is free.
 
     Args:

@@ -46,7 +46,7 @@ def check_parity(
         ExportError: a tensor is further off than its tolerance, or not finite.
     """
     expected = trained_tensors(model, scorer, rows_NHWC)
-    found = {name: 0.0 for name in expected}
+    found = dict.fromkeys(expected, 0.0)
     for batch_rows in BATCH_SIZES:
         tensors = runner.run(rows_NHWC, batch_rows)
         for name, array in expected.items():

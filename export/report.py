@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 
 from export.evaluate import Measured
@@ -50,7 +53,8 @@ def _training(trained: Trained) -> Section:
 
 def _reconstructions(data: ImageData, measured: Measured) -> Section:
     images = data.test.images_NHWC[:NUM_IMAGES]
-    rows = [("input", images), ("reconstruction", measured.test["reconstruction"][:NUM_IMAGES])]
+    reconstructions = measured.test["reconstruction"][:NUM_IMAGES]
+    rows: list[tuple[str, NDArray[Any]]] = [("input", images), ("reconstruction", reconstructions)]
     return Section("Reconstructions", "Test rows above, what the model kept of them below.", figure=plot_images(rows))
 
 

@@ -99,15 +99,11 @@ def reconstruct(items: Items, model: str, version: int) -> Call[NDArray[np.float
 
 def score(items: Items, alpha: float | None, model: str, version: int) -> Call[Scores]:
     """Out-of-distribution answers."""
-    requests = (
-        pb.ScoreRequest(model=_selector(model, version), input=part, alpha=alpha) for part in _inputs(items)
-    )
+    requests = (pb.ScoreRequest(model=_selector(model, version), input=part, alpha=alpha) for part in _inputs(items))
     return Call("Score", requests, _scores)
 
 
-def analyze(
-    items: Items, outputs: Iterable[str], alpha: float | None, model: str, version: int
-) -> Call[Analysis]:
+def analyze(items: Items, outputs: Iterable[str], alpha: float | None, model: str, version: int) -> Call[Analysis]:
     """Any mix of outputs from one pass of the encoder."""
     wanted = list(outputs)
     if unknown := [name for name in wanted if name not in OUTPUTS]:
@@ -122,9 +118,7 @@ def analyze(
 
 def decode(latents: NDArray[Any], model: str, version: int) -> Call[NDArray[np.float32]]:
     """float32 [n, height, width, channels], 0 to 1."""
-    requests = (
-        pb.DecodeRequest(model=_selector(model, version), latents=to_tensor(part)) for part in _cut(latents)
-    )
+    requests = (pb.DecodeRequest(model=_selector(model, version), latents=to_tensor(part)) for part in _cut(latents))
     return Call("Decode", requests, lambda responses: _rows(responses, "reconstructions"))
 
 

@@ -186,9 +186,7 @@ class AsyncClient:
         """As `Client.reconstruct`."""
         return await self._run(calls.reconstruct(items, model, version))
 
-    async def score(
-        self, items: Items, alpha: float | None = None, model: str = "", version: int = 0
-    ) -> Scores:
+    async def score(self, items: Items, alpha: float | None = None, model: str = "", version: int = 0) -> Scores:
         """As `Client.score`."""
         return await self._run(calls.score(items, alpha, model, version))
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 
 def p_values(scores_N: NDArray[Any], sorted_calibration: NDArray[Any]) -> NDArray[np.float64]:
-    """p = (1 + #{calibration scores >= score}) / (n + 1), float64 [N].
+    """P = (1 + #{calibration scores >= score}) / (n + 1), float64 [N].
 
     Args:
         scores_N: larger is stranger. NaN gets the smallest p-value: it must never pass as usual.

@@ -23,9 +23,7 @@ class ImageError(ValueError):
     """The bytes are not an image we take. The message says what was got and expected."""
 
 
-def decode_image(
-    data: bytes, height: int, width: int, channels: int, max_pixels: int
-) -> NDArray[np.uint8]:
+def decode_image(data: bytes, height: int, width: int, channels: int, max_pixels: int) -> NDArray[np.uint8]:
     """Decodes one JPEG or PNG to uint8 [height, width, channels].
 
     The size is read from the header and held against `max_pixels` before a pixel is decoded.
@@ -45,9 +43,7 @@ def decode_image(
     image = _open(data)
     got = image.width * image.height
     if got > max_pixels:
-        raise ImageError(
-            f"got {image.width} x {image.height} = {got} pixels, expected at most {max_pixels}"
-        )
+        raise ImageError(f"got {image.width} x {image.height} = {got} pixels, expected at most {max_pixels}")
     try:
         upright = ImageOps.exif_transpose(image)
         return _fit(upright, height, width, channels)
@@ -62,9 +58,7 @@ def _open(data: bytes) -> Image.Image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             return Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
-        raise ImageError(
-            f"got {len(data)} bytes beginning {data[:8]!r}, expected a JPEG or PNG file"
-        ) from None
+        raise ImageError(f"got {len(data)} bytes beginning {data[:8]!r}, expected a JPEG or PNG file") from None
     except (Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
         raise ImageError(f"got an unreadable header: {error}") from error
 
@@ -92,9 +86,7 @@ def _crop_and_resize(image: Image.Image, height: int, width: int) -> Image.Image
     return image.resize((width, height), Image.Resampling.BILINEAR, box=box)
 
 
-def center_crop(
-    got_width: int, got_height: int, height: int, width: int
-) -> tuple[float, float, float, float]:
+def center_crop(got_width: int, got_height: int, height: int, width: int) -> tuple[float, float, float, float]:
     """The largest centred box (left, upper, right, lower) of aspect ratio width / height."""
     scale = min(got_width / width, got_height / height)
     left = (got_width - width * scale) / 2

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from latentserve.errors import InvalidInput
 from latentserve.v1 import embedding_pb2 as pb
 
-DTYPES: dict[int, np.dtype[Any]] = {
+DTYPES: dict[pb.DataType, np.dtype[Any]] = {
     pb.DATA_TYPE_UINT8: np.dtype("u1"),
     pb.DATA_TYPE_FLOAT32: np.dtype("<f4"),
 }
@@ -28,7 +28,7 @@ def data_type(dtype: np.dtype[Any]) -> pb.DataType:
         InvalidInput: the wire has no such type.
     """
     try:
-        return pb.DataType.ValueType(_CODES[dtype.newbyteorder("<")])
+        return _CODES[dtype.newbyteorder("<")]
     except KeyError:
         names = ", ".join(str(known) for known in _CODES)
         raise InvalidInput.at("dtype", got=dtype, expected=f"one of {names}") from None
@@ -52,7 +52,7 @@ def from_tensor(tensor: pb.Tensor, field: str) -> NDArray[Any]:
     """
     dtype = DTYPES.get(tensor.dtype)
     if dtype is None:
-        known = ", ".join(pb.DataType.Name(code) for code in DTYPES)  # type: ignore[arg-type]
+        known = ", ".join(pb.DataType.Name(code) for code in DTYPES)
         raise InvalidInput.at(f"{field}.dtype", got=_dtype_name(tensor.dtype), expected=f"one of {known}")
     shape = tuple(tensor.shape)
     if not shape or min(shape) < 1:
@@ -69,6 +69,6 @@ def from_tensor(tensor: pb.Tensor, field: str) -> NDArray[Any]:
 
 def _dtype_name(code: int) -> str:
     try:
-        return pb.DataType.Name(code)  # type: ignore[arg-type]
+        return str(pb.DataType.Name(code))
     except ValueError:
         return str(code)

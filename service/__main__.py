@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
-
-import uvloop
+from collections.abc import Callable
 
 from latentserve.errors import BundleError
 from service.config import Config, ConfigError, load_config
@@ -20,15 +20,22 @@ async def serve(config: Config) -> None:
         await server.until_signal()
 
 
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:  # not made for Windows
+        return None
+    return uvloop.new_event_loop
+
+
 def main(arguments: list[str]) -> int:
     """Runs the command line; returns the exit status."""
     try:
         config = load_config(arguments)
-        logging.basicConfig(
-            level=config.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-        )
+        logging.basicConfig(level=config.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
         logging.info("config: %s", config)
-        uvloop.run(serve(config))
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(serve(config))
     except (ConfigError, BundleError, DeviceError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import logging
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -166,7 +166,7 @@ def choose_provider(device: Device, graph: Path) -> str:
     return CPU
 
 
-@lru_cache(maxsize=None)
+@cache
 def _why_no_cuda(graph: Path) -> str | None:
     if CUDA not in ort.get_available_providers():
         return "this onnxruntime has no CUDA provider"

@@ -173,9 +173,7 @@ def _require(model: ServedModel, wants: set[str]) -> None:
 
 def _version(model: ServedModel) -> pb.ModelVersion:
     manifest = model.manifest
-    return pb.ModelVersion(
-        name=manifest.name, version=manifest.version, embedding_space=manifest.embedding_space
-    )
+    return pb.ModelVersion(name=manifest.name, version=manifest.version, embedding_space=manifest.embedding_space)
 
 
 def _out_of_distribution(model: ServedModel, verdicts: Verdicts) -> pb.OutOfDistribution:

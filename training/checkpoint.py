@@ -91,9 +91,7 @@ def _unpack(value: Any, file: Any) -> Any:
 class SafetensorsIO(CheckpointIO):
     """Makes Lightning write and read its checkpoints through this file."""
 
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
-    ) -> None:
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """See `save`."""
         save(checkpoint, Path(path))
 

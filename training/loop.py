@@ -140,7 +140,7 @@ def train(module: LightningModule, data: ImageData, loop: LoopConfig, checkpoint
     except SystemExit as interrupted:  # Lightning turns Ctrl-C into an exit
         raise KeyboardInterrupt from interrupted
     torch.manual_seed(loop.seed)
-    test_batches: Any = torch.from_numpy(data.test.images_NHWC).split(TEST_BATCH_ROWS)
+    test_batches: Any = torch.split(torch.from_numpy(data.test.images_NHWC), TEST_BATCH_ROWS)
     (test,) = trainer.test(module, DataLoader(test_batches, batch_size=None), verbose=False)
     return Trained(
         epochs=loop.epochs,

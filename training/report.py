@@ -110,8 +110,8 @@ def plot_scores(usual: NDArray[Any], strange: dict[str, NDArray[Any]]) -> Figure
     """Histograms of scores, usual against strange, on a logarithmic axis."""
     figure, axis = plt.subplots(figsize=(8, 3))
     everything = np.concatenate([usual, *strange.values()])
-    bins = np.geomspace(max(everything.min(), 1e-2), max(everything.max(), 2e-2), 80)
-    axis.hist(usual, bins, density=False, color=ACCENT, alpha=0.8, label="test")
+    bins = np.geomspace(max(everything.min(), 1e-2), max(everything.max(), 2e-2), 80).tolist()
+    axis.hist(usual, bins, color=ACCENT, alpha=0.8, label="test")
     for color, (name, scores) in zip(STRANGE, strange.items(), strict=False):
         axis.hist(scores, bins, histtype="step", linewidth=1.6, color=color, label=name)
     axis.set(xscale="log", xlabel="score (larger is stranger)", ylabel="rows")
@@ -134,7 +134,9 @@ def plot_false_alarms(p_values: NDArray[Any]) -> Figure:
 def plot_map(points_N2: NDArray[Any], labels_N: NDArray[Any] | None) -> Figure:
     """A 2-D map of embeddings, coloured by label where there are any."""
     figure, axis = plt.subplots(figsize=(6, 5))
-    dots = axis.scatter(*points_N2.T, c=labels_N, cmap="tab10" if labels_N is not None else None, s=6, alpha=0.7)
+    dots = axis.scatter(
+        points_N2[:, 0], points_N2[:, 1], c=labels_N, cmap="tab10" if labels_N is not None else None, s=6, alpha=0.7
+    )
     if labels_N is not None:
         figure.colorbar(dots, ax=axis, label="label")
     axis.set(xticks=[], yticks=[], xlabel="first principal component", ylabel="second")

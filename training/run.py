@@ -1,9 +1,9 @@
 """A run: the folder a training leaves behind, and what export reads.
 
-    runs/<name>/
-        run.json           the whole config, a `Run`
-        last.safetensors   weights and optimizer after the last whole epoch
-        result.json        a `Trained`, written when the training is finished
+runs/<name>/
+run.json           the whole config, a `Run`
+last.safetensors   weights and optimizer after the last whole epoch
+result.json        a `Trained`, written when the training is finished
 """
 
 from __future__ import annotations

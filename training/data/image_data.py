@@ -49,7 +49,7 @@ class ImageData:
     @property
     def fingerprint(self) -> str:
         """sha256 of the training rows in their order, in hex."""
-        return hashlib.sha256(np.ascontiguousarray(self.train.images_NHWC)).hexdigest()
+        return hashlib.sha256(np.ascontiguousarray(self.train.images_NHWC).data).hexdigest()
 
 
 def load_data(spec: str, image_size: int | None = None, seed: int = 0) -> ImageData:
