@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import warnings
 from dataclasses import dataclass, field, make_dataclass, replace
@@ -125,6 +126,8 @@ def _claim(folder: Path, run: Run, resume: bool) -> None:
 def _quiet() -> None:
     """Lightning gives advice that does not fit batches cut from memory."""
     warnings.filterwarnings("ignore", module="lightning")
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 if __name__ == "__main__":

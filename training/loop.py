@@ -7,6 +7,7 @@ resumed ends with the same weights as one that was not, and Ctrl-C loses at most
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from training.checkpoint import SUFFIX, SafetensorsIO
 from training.data import ImageData
 
 TEST_BATCH_ROWS = 1000
+SECONDS_BETWEEN_LINES = 5.0
 
 
 class TrainingDiverged(RuntimeError):
@@ -118,6 +120,7 @@ def train(module: LightningModule, data: ImageData, loop: LoopConfig, checkpoint
         KeyboardInterrupt: Ctrl-C; what is saved can be resumed.
     """
     diary = Diary(loop.seed)
+    progress = [TQDMProgressBar(refresh_rate=10)] if sys.stderr.isatty() else []
     trainer = Trainer(
         max_epochs=loop.epochs,
         accelerator="auto",
@@ -126,7 +129,8 @@ def train(module: LightningModule, data: ImageData, loop: LoopConfig, checkpoint
         enable_model_summary=False,
         reload_dataloaders_every_n_epochs=1,
         plugins=[SafetensorsIO()],
-        callbacks=[diary, _save_every_epoch(checkpoint), TQDMProgressBar(refresh_rate=10)],
+        callbacks=[diary, _save_every_epoch(checkpoint), *progress],
+        enable_progress_bar=bool(progress),
         num_sanity_val_steps=0,
     )
     rows = torch.from_numpy(data.train.images_NHWC).to(trainer.strategy.root_device)
@@ -159,6 +163,7 @@ class Diary(Callback):
         self.history: list[dict[str, float]] = []
         self.seconds = 0.0
         self._started = 0.0
+        self._said = 0.0
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The noise of an epoch depends on (seed, epoch), not on what ran before."""
@@ -181,6 +186,21 @@ class Diary(Callback):
         self.seconds += time.monotonic() - self._started
         figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
         self.history.append({"epoch": float(trainer.current_epoch), **figures})
+        if not sys.stderr.isatty():
+            self._say(trainer, figures)
+
+    def _say(self, trainer: Trainer, figures: dict[str, float]) -> None:
+        """Where there is no terminal for a progress bar: a line now and then, and for the last epoch."""
+        last = trainer.current_epoch + 1 == trainer.max_epochs
+        if not last and time.monotonic() - self._said < SECONDS_BETWEEN_LINES:
+            return
+        self._said = time.monotonic()
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
+        print(
+            f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {shown}  {self.seconds:.0f} s",
+            file=sys.stderr,
+            flush=True,
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps."""

@@ -1,0 +1,80 @@
+"""The real server as a child process on free ports of the loopback."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+READY = re.compile(r"ready grpc=(\S+) metrics=(\S+)")
+STOP_SECONDS = 30
+
+
+class ServedProcess:
+    """`python -m service`, ready when entered and drained when left.
+
+    Args:
+        models: model repository.
+        log: file for the server's log.
+        arguments: more of its command line.
+        ports: of gRPC and of the metrics; 0 for any free one.
+    """
+
+    def __init__(
+        self, models: Path, log: Path, arguments: tuple[str, ...] = (), ports: tuple[int, int] = (0, 0)
+    ) -> None:
+        self._log = log
+        self._command = [
+            *(sys.executable, "-m", "service", "--models", str(models)),
+            *("--port", str(ports[0]), "--metrics-port", str(ports[1]), *arguments),
+        ]
+        self._process: subprocess.Popen[str]
+        self.target = ""
+        self.metrics_url = ""
+
+    def __enter__(self) -> Self:
+        with self._log.open("w") as log:
+            self._process = subprocess.Popen(self._command, stdout=subprocess.PIPE, stderr=log, text=True)
+        assert self._process.stdout is not None
+        ready = READY.search(self._process.stdout.readline())
+        if ready is None:
+            self._process.wait(STOP_SECONDS)
+            raise RuntimeError(f"the server did not start:\n{self._log.read_text()}")
+        self.target, metrics = ready.groups()
+        self.metrics_url = f"http://{metrics}/metrics"
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def pid(self) -> int:
+        """Of the server."""
+        return self._process.pid
+
+    def stop(self) -> int:
+        """SIGTERM, then waits; returns the exit status."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+        status = self._process.wait(STOP_SECONDS)
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+        return status
+
+    def wait(self) -> None:
+        """Until the server ends by itself."""
+        self._process.wait()
+
+    def metrics(self) -> dict[str, float]:
+        """Every sample of the metrics page, by name and labels as they stand there."""
+        with urllib.request.urlopen(self.metrics_url, timeout=10) as page:
+            lines = page.read().decode().splitlines()
+        samples = (line.rsplit(" ", 1) for line in lines if line and not line.startswith("#"))
+        return {name: float(value) for name, value in samples}
