@@ -1,0 +1,89 @@
+"""Every fake of the suite: a clock, an engine, an observer, a bundle."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from service.batching import Piece, Tensors
+
+POISON = 255
+"""A row of this value makes the fake engine fail."""
+
+
+@dataclass
+class FakeClock:
+    """Seconds that pass only when a test says so."""
+
+    now: float = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass
+class FakeEngine:
+    """Answers row + 1 under `out`. Holds each batch until `release`, unless it is open."""
+
+    open: bool = True
+    batches: list[list[int]] = field(default_factory=list)
+    _gate: asyncio.Event = field(default_factory=asyncio.Event)
+    clock: FakeClock | None = None
+    seconds_per_batch: float = 0.0
+
+    async def __call__(self, pieces: Sequence[Piece]) -> Sequence[Tensors]:
+        rows = [int(value) for piece in pieces for value in piece.rows[:, 0]]
+        self.batches.append(rows)
+        if not self.open:
+            self._gate.clear()
+            await self._gate.wait()
+        if self.clock is not None:
+            self.clock.now += self.seconds_per_batch
+        if POISON in rows:
+            raise RuntimeError("poisoned batch")
+        return [{"out": piece.rows + 1} for piece in pieces]
+
+    def release(self) -> None:
+        """Lets the batch that is held go on."""
+        self._gate.set()
+
+
+@dataclass
+class FakeObserver:
+    """Keeps a ledger of what it was told."""
+
+    rows: int = 0
+    size_bytes: int = 0
+    drops: Counter[str] = field(default_factory=Counter)
+    executed_rows: int = 0
+    dead_rows: int = 0
+    waits: list[float] = field(default_factory=list)
+
+    def queued(self, rows: int, size_bytes: int) -> None:
+        self.rows, self.size_bytes = rows, size_bytes
+        assert rows >= 0
+        assert size_bytes >= 0
+
+    def dropped(self, reason: str, rows: int) -> None:
+        self.drops[reason] += rows
+
+    def waited(self, seconds: float, rows: int) -> None:
+        self.waits.append(seconds)
+
+    def executed(self, rows: int, dead_rows: int, seconds: float) -> None:
+        self.executed_rows += rows
+        self.dead_rows += dead_rows
+
+
+def rows(*values: int) -> Any:
+    """uint16 rows [n, 2], all of a row alike."""
+    return np.repeat(np.array(values, np.uint16)[:, None], 2, axis=1)
+
+
+FOREVER = math.inf

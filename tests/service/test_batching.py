@@ -1,0 +1,372 @@
+"""The scheduler's contract, point by point (the numbers are those of service/batching.py)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from latentserve.errors import DeadlineExceeded, Overloaded, Unavailable
+from service.batching import BatchQueue, QueueConfig
+from tests.fakes import FOREVER, POISON, FakeClock, FakeEngine, FakeObserver, rows
+
+WANTS = frozenset({"out"})
+
+
+@dataclass
+class Bench:
+    """A queue with everything around it faked."""
+
+    queue: BatchQueue
+    engine: FakeEngine
+    clock: FakeClock
+    observer: FakeObserver
+    server: asyncio.Task[None]
+
+    def submit(self, *values: int, deadline: float = FOREVER, priority: int = 0) -> asyncio.Task[Any]:
+        return asyncio.create_task(self.queue.submit(rows(*values), WANTS, deadline, priority))
+
+
+@asynccontextmanager
+async def bench(config: QueueConfig | None = None, *, held: bool = False) -> AsyncIterator[Bench]:
+    """A running queue; with `held` the engine keeps each batch until it is released."""
+    clock, engine, observer = FakeClock(), FakeEngine(open=not held), FakeObserver()
+    queue = BatchQueue(engine, config or QueueConfig(max_batch_rows=4), asyncio.Lock(), observer, clock)
+    made = Bench(queue, engine, clock, observer, asyncio.create_task(queue.run()))
+    yield made
+    engine.open = True
+    engine.release()
+    queue.drain()
+    await asyncio.wait_for(made.server, 5)
+
+
+async def settle() -> None:
+    """Lets every task that can run do so."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+def run(coroutine: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(coroutine, 30))
+
+
+def test_1_a_batch_is_cut_when_the_engine_is_free_from_all_that_waits() -> None:
+    async def body() -> None:
+        async with bench(held=True) as b:
+            tasks = [b.submit(0)]
+            await settle()
+            tasks += [b.submit(1), b.submit(2, 3), b.submit(4, 5)]
+            await settle()
+            assert b.engine.batches == [[0]]  # nothing was cut ahead
+            b.engine.open = True
+            b.engine.release()
+            await asyncio.gather(*tasks)
+            assert b.engine.batches == [[0], [1, 2, 3, 4], [5]]
+
+    run(body())
+
+
+def test_1_a_request_larger_than_a_batch_comes_back_whole() -> None:
+    async def body() -> None:
+        async with bench() as b:
+            got = await b.submit(*range(11))
+            np.testing.assert_array_equal(got["out"], rows(*range(1, 12)))
+            assert [len(batch) for batch in b.engine.batches] == [4, 4, 3]
+
+    run(body())
+
+
+def test_1_a_window_starts_at_the_first_arrival_and_ends_when_the_batch_is_full() -> None:
+    async def body() -> None:
+        async with bench(QueueConfig(max_batch_rows=3, window_seconds=60)) as b:
+            first = b.submit(1)
+            await settle()
+            assert b.engine.batches == []  # it waits for company
+            await asyncio.wait_for(asyncio.gather(first, b.submit(2), b.submit(3)), 5)
+            assert b.engine.batches == [[1, 2, 3]]
+
+    run(body())
+
+
+def test_1_without_a_window_nothing_waits() -> None:
+    async def body() -> None:
+        async with bench() as b:
+            await asyncio.wait_for(b.submit(1), 5)
+            assert b.engine.batches == [[1]]
+
+    run(body())
+
+
+def test_2_priority_first_then_the_earliest_deadline_then_arrival() -> None:
+    async def body() -> None:
+        async with bench(QueueConfig(max_batch_rows=1), held=True) as b:
+            tasks = [b.submit(0)]
+            await settle()
+            tasks += [b.submit(1), b.submit(2, deadline=9), b.submit(3, deadline=5), b.submit(4, priority=1)]
+            tasks += [b.submit(5)]
+            await settle()
+            b.engine.open = True
+            b.engine.release()
+            await asyncio.gather(*tasks)
+            assert b.engine.batches == [[0], [4], [3], [2], [1], [5]]
+
+    run(body())
+
+
+def test_3_expired_and_cancelled_rows_never_run_and_are_counted() -> None:
+    async def body() -> None:
+        async with bench(held=True) as b:
+            tasks = [b.submit(0)]
+            await settle()
+            expiring, cancelled, kept = b.submit(1, 2, deadline=1.0), b.submit(3), b.submit(4)
+            await settle()
+            cancelled.cancel()
+            b.clock.now = 2.0
+            b.engine.open = True
+            b.engine.release()
+            await asyncio.gather(*tasks, kept)
+            with pytest.raises(DeadlineExceeded, match="1000 ms ago"):
+                await expiring
+            assert b.engine.batches == [[0], [4]]
+            assert b.observer.drops == {"expired": 2, "cancelled": 1}
+            assert b.observer.dead_rows == 0
+
+    run(body())
+
+
+def test_3_a_deadline_that_passed_on_arrival_is_refused() -> None:
+    async def body() -> None:
+        async with bench() as b:
+            b.clock.now = 5.0
+            with pytest.raises(DeadlineExceeded, match="on arrival"):
+                await b.submit(1, deadline=5.0)
+            assert b.engine.batches == []
+
+    run(body())
+
+
+def test_4_cancelling_one_of_four_batch_mates_leaves_three_answers() -> None:
+    async def body() -> None:
+        async with bench(held=True) as b:
+            mates = [b.submit(value) for value in (1, 2, 3, 4)]
+            await settle()
+            assert b.engine.batches == [[1, 2, 3, 4]]  # all four are running
+            mates[1].cancel()
+            await settle()
+            b.engine.release()
+            got = await asyncio.gather(*mates, return_exceptions=True)
+            assert isinstance(got[1], asyncio.CancelledError)
+            for value, answer in zip((1, 3, 4), (got[0], got[2], got[3]), strict=True):
+                assert isinstance(answer, dict)
+                np.testing.assert_array_equal(answer["out"], rows(value + 1))
+
+    run(body())
+
+
+def test_4_a_request_that_makes_the_batch_fail_fails_alone() -> None:
+    async def body() -> None:
+        async with bench(held=True) as b:
+            mates = [b.submit(value) for value in (1, POISON, 3, 4)]
+            await settle()
+            b.engine.open = True
+            b.engine.release()
+            got = await asyncio.gather(*mates, return_exceptions=True)
+            assert isinstance(got[1], RuntimeError)
+            assert [type(one) for one in got].count(dict) == 3
+            assert b.observer.drops == {"failed": 1}
+
+    run(body())
+
+
+def test_6_the_queue_is_bounded_in_rows_with_a_hint_when_to_come_again() -> None:
+    async def body() -> None:
+        async with bench(QueueConfig(max_batch_rows=2, max_queue_rows=3), held=True) as b:
+            tasks = [b.submit(0)]
+            await settle()
+            tasks += [b.submit(1, 2, 3)]
+            await settle()
+            with pytest.raises(Overloaded, match="3 of 3 rows") as refused:
+                await b.submit(4)
+            assert refused.value.retry_after_seconds > 0
+            b.engine.open = True
+            b.engine.release()
+            await asyncio.gather(*tasks)
+            assert b.observer.rows == 0
+            await b.submit(5)
+
+    run(body())
+
+
+def test_6_the_queue_is_bounded_in_bytes() -> None:
+    async def body() -> None:
+        async with bench(QueueConfig(max_batch_rows=2, max_queue_bytes=rows(1, 2).nbytes), held=True) as b:
+            tasks = [b.submit(0)]
+            await settle()
+            tasks += [b.submit(1, 2)]
+            await settle()
+            with pytest.raises(Overloaded, match="bytes wait"):
+                await b.submit(3)
+            assert b.observer.size_bytes == rows(1, 2).nbytes
+            b.engine.open = True
+            b.engine.release()
+            await asyncio.gather(*tasks)
+            assert b.observer.size_bytes == 0
+
+    run(body())
+
+
+def test_6_work_that_expired_makes_room() -> None:
+    async def body() -> None:
+        async with bench(QueueConfig(max_batch_rows=1, max_queue_rows=1), held=True) as b:
+            running = b.submit(0)
+            await settle()
+            expiring = b.submit(1, deadline=1.0)
+            await settle()
+            b.clock.now = 2.0
+            came = b.submit(2)
+            await settle()
+            b.engine.open = True
+            b.engine.release()
+            await asyncio.gather(running, came)
+            with pytest.raises(DeadlineExceeded):
+                await expiring
+
+    run(body())
+
+
+def test_6_draining_refuses_what_comes_and_answers_what_was_accepted() -> None:
+    async def body() -> None:
+        async with bench(held=True) as b:
+            accepted = [b.submit(0), b.submit(1)]
+            await settle()
+            b.queue.drain()
+            with pytest.raises(Unavailable):
+                await b.submit(2)
+            b.engine.open = True
+            b.engine.release()
+            await asyncio.gather(*accepted)
+            await asyncio.wait_for(b.server, 5)
+
+    run(body())
+
+
+def test_6_nobody_hangs_when_the_server_is_killed() -> None:
+    async def body() -> None:
+        async with bench(held=True) as b:
+            tasks = [b.submit(0), b.submit(1, 2, 3, 4, 5)]
+            await settle()
+            b.server.cancel()
+            got = await asyncio.gather(*tasks, return_exceptions=True)
+            assert [type(one) for one in got] == [Unavailable, Unavailable]
+            b.server = asyncio.create_task(asyncio.sleep(0))
+
+    run(body())
+
+
+def test_7_queues_of_one_device_take_turns() -> None:
+    async def body() -> None:
+        slot, order = asyncio.Lock(), []
+
+        def engine(name: str) -> Any:
+            async def execute(pieces: Any) -> Any:
+                order.append(name)
+                await asyncio.sleep(0)
+                return [{"out": piece.rows} for piece in pieces]
+
+            return execute
+
+        config = QueueConfig(max_batch_rows=1)
+        queues = [BatchQueue(engine(name), config, slot, FakeObserver()) for name in "ab"]
+        servers = [asyncio.create_task(queue.run()) for queue in queues]
+        await asyncio.gather(*(queue.submit(rows(i), WANTS) for queue in queues for i in range(4)))
+        for queue in queues:
+            queue.drain()
+        await asyncio.gather(*servers)
+        assert sorted(order[:4]) == ["a", "a", "b", "b"]
+        assert "aaa" not in "".join(order[:6])
+
+    run(body())
+
+
+def test_memory_of_callers_who_left_is_given_back() -> None:
+    async def body() -> None:
+        async with bench(QueueConfig(max_batch_rows=1), held=True) as b:
+            running = b.submit(0)
+            await settle()
+            for _ in range(1000):
+                gone = b.submit(1, deadline=1e9)
+                await asyncio.sleep(0)
+                gone.cancel()
+                await asyncio.sleep(0)
+            assert b.observer.rows == 0
+            assert len(b.queue._by_urgency) < 100
+            assert len(b.queue._by_deadline) < 100
+            b.engine.open = True
+            b.engine.release()
+            await running
+
+    run(body())
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("submit"), st.integers(1, 6), st.one_of(st.none(), st.integers(1, 5)), st.integers(0, 1)),
+        st.tuples(st.just("poison"), st.integers(1, 3), st.none(), st.integers(0, 1)),
+        st.tuples(st.just("cancel"), st.integers(0, 30), st.none(), st.none()),
+        st.tuples(st.just("pass"), st.integers(1, 3), st.none(), st.none()),
+        st.tuples(st.just("release"), st.none(), st.none(), st.none()),
+        st.tuples(st.just("drain"), st.none(), st.none(), st.none()),
+    ),
+    max_size=40,
+)
+
+
+@settings(deadline=None, max_examples=300)
+@given(steps=STEPS)
+def test_any_interleaving_resolves_every_future_once_and_never_mixes_rows(steps: list[Any]) -> None:
+    run(_interleave(steps))
+
+
+async def _interleave(steps: list[Any]) -> None:
+    sent: list[tuple[asyncio.Task[Any], list[int], bool]] = []
+    async with bench(QueueConfig(max_batch_rows=4, max_queue_rows=12), held=True) as b:
+        next_value = 0
+        for kind, number, deadline, priority in steps:
+            if kind in ("submit", "poison"):
+                values = list(range(next_value, next_value + number))
+                next_value = (next_value + number) % 200
+                if kind == "poison":
+                    values[-1] = POISON
+                until = FOREVER if deadline is None else b.clock.now + deadline
+                sent.append((b.submit(*values, deadline=until, priority=priority), values, kind == "poison"))
+            elif kind == "cancel" and sent:
+                sent[number % len(sent)][0].cancel()
+            elif kind == "pass":
+                b.clock.now += number
+            elif kind == "release":
+                b.engine.release()
+            elif kind == "drain":
+                b.queue.drain()
+            await settle()
+        b.engine.open = True
+        b.engine.release()
+        b.queue.drain()
+        got = await asyncio.gather(*(task for task, _, _ in sent), return_exceptions=True)
+    for answer, (_, values, poisoned) in zip(got, sent, strict=True):
+        if isinstance(answer, dict):
+            assert not poisoned
+            np.testing.assert_array_equal(answer["out"], rows(*(value + 1 for value in values)))
+        elif isinstance(answer, RuntimeError):
+            assert poisoned
+        else:
+            assert isinstance(answer, (Overloaded, DeadlineExceeded, Unavailable, asyncio.CancelledError))
+    assert b.observer.rows == 0
+    assert b.observer.size_bytes == 0
+    assert b.observer.dead_rows == 0

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from service.config import ConfigError, load_config
+
+
+def test_the_command_line_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LATENTSERVE_MODELS", "from-environment")
+    monkeypatch.setenv("LATENTSERVE_MAX_BATCH_ROWS", "16")
+    monkeypatch.setenv("LATENTSERVE_PORT", "1234")
+    config = load_config(["--models", "from-arguments", "--port", "0"])
+    assert config.models == Path("from-arguments")
+    assert config.port == 0
+    assert config.queue.max_batch_rows == 16
+
+
+def test_an_unknown_variable_is_an_error_that_lists_the_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LATENTSERVE_MAX_BATCH_SIZE", "16")
+    with pytest.raises(ConfigError, match="unknown variable LATENTSERVE_MAX_BATCH_SIZE.*LATENTSERVE_MAX_BATCH_ROWS"):
+        load_config(["--models", "m"])
+
+
+def test_trainings_variable_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LATENTSERVE_DATA", "/data")
+    load_config(["--models", "m"])
+
+
+def test_an_unknown_argument_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        load_config(["--models", "m", "--max-batch", "3"])
+    assert "--max-batch" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "models: missing, expected --models or LATENTSERVE_MODELS"),
+        (["--models", "m", "--max-batch-rows", "0"], "max_batch_rows: got '0', expected:.*greater than or equal to 1"),
+        (["--models", "m", "--device", "tpu"], "device: got 'tpu', expected:.*'auto', 'cpu' or 'cuda'"),
+        (["--models", "m", "--port", "x"], "port: got 'x'"),
+    ],
+)
+def test_a_value_out_of_range_is_named(arguments: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(arguments)
+
+
+def test_threads_default_to_the_cpus_we_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1, 2}, raising=False)
+    assert load_config(["--models", "m"]).threads == 3
+    assert load_config(["--models", "m", "--intra-op-threads", "1"]).threads == 1

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+
+from latentserve.bundle import ImageInput, TensorSpec
+from latentserve.errors import InvalidInput
+from latentserve.images import decode_image
+from latentserve.tensors import to_tensor
+from latentserve.v1 import embedding_pb2 as pb
+from service.decoding import Decoder, Limits, checked_rows
+
+LIMITS = Limits(max_request_rows=20, max_item_bytes=5000, max_item_pixels=10_000)
+
+
+def decode(message: pb.Input) -> Any:
+    with ThreadPoolExecutor(2) as pool:
+        return asyncio.run(Decoder(ImageInput(8, 6, 3), LIMITS, pool).rows(message))
+
+
+def encoded(*items: bytes) -> pb.Input:
+    return pb.Input(encoded=pb.EncodedItems(items=items))
+
+
+def tensor(shape: tuple[int, ...], dtype: Any = np.uint8) -> pb.Input:
+    return pb.Input(tensor=to_tensor(np.ones(shape, dtype)))
+
+
+def test_files_become_the_pixels_training_would_see_in_their_order(encode: Any) -> None:
+    rng = np.random.default_rng(0)
+    files = [encode(rng.integers(0, 256, (20 + i, 30, 3), dtype=np.uint8), "JPEG") for i in range(19)]
+    expected = np.stack([decode_image(file, 8, 6, 3, 10_000) for file in files])
+    np.testing.assert_array_equal(decode(encoded(*files)), expected)
+
+
+def test_a_tensor_is_a_view_of_the_message() -> None:
+    rows = decode(tensor((3, 8, 6, 3)))
+    assert rows.shape == (3, 8, 6, 3)
+    assert not rows.flags.owndata
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        (pb.Input(), "input: got no rows, expected tensor or encoded"),
+        (tensor((1, 8, 6, 1)), r"input.tensor: got uint8 \[1, 8, 6, 1\], expected uint8 \[n, 8, 6, 3\]"),
+        (tensor((8, 6, 3)), r"got uint8 \[8, 6, 3\]"),
+        (tensor((1, 8, 6, 3), np.float32), r"got float32 \[1, 8, 6, 3\], expected uint8"),
+        (tensor((21, 8, 6, 3)), "input.tensor: got 21 rows, expected at most 20"),
+        (encoded(), "input.encoded.items: got 0 items, expected 1 to 20"),
+        (encoded(*[b"x"] * 21), "got 21 items"),
+        (encoded(b"x" * 5001), r"input.encoded.items\[0\]: got 5001 bytes, expected at most 5000"),
+        (encoded(b"x"), r"input.encoded.items\[0\]: got 1 bytes beginning b'x', expected a JPEG or PNG"),
+    ],
+)
+def test_bad_input_is_refused_by_field(message: pb.Input, said: str) -> None:
+    with pytest.raises(InvalidInput, match=said):
+        decode(message)
+
+
+def test_the_bad_item_among_good_ones_is_named(encode: Any) -> None:
+    good = encode(np.zeros((4, 4, 3), np.uint8))
+    with pytest.raises(InvalidInput, match=r"items\[12\]: got 3 bytes"):
+        decode(encoded(*[good] * 12, b"bad", *[good] * 3))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_numbers_that_are_none_are_refused_by_row(value: float) -> None:
+    rows = np.zeros((4, 2), np.float32)
+    rows[2, 1] = value
+    with pytest.raises(InvalidInput, match=r"latents\[2\]: got NaN or infinity, expected finite"):
+        checked_rows(to_tensor(rows), TensorSpec("latent", "float32", (2,)), "latents", LIMITS)

@@ -1,0 +1,166 @@
+"""Runs as a user starts, stops and resumes them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning import LightningModule, Trainer
+
+from training import checkpoint
+from training.__main__ import Options, main, run_training
+from training.loop import Batches, Diary, LoopConfig, TrainingDiverged
+from training.methods.vae import Vae, VaeConfig
+from training.run import CHECKPOINT, RESULT, RUN, RunError, load_model, open_run
+
+SMALL = VaeConfig(latent_dim=4, embedding_dim=16, width=4)
+
+
+def train(folder: Path, *, epochs: int = 4, seed: int = 0, resume: bool = False, config: VaeConfig = SMALL) -> Path:
+    loop = LoopConfig(epochs=epochs, batch_rows=256, seed=seed)
+    return run_training("vae", config, Options(run=folder, resume=resume, loop=loop))
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return checkpoint.state_dict(folder / CHECKPOINT)
+
+
+def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    for name in one:
+        assert torch.equal(one[name], other[name]), name
+
+
+def interrupt_in_epoch(epoch: int, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]) -> Callable[[], None]:
+    original = Diary.on_train_batch_end
+
+    def stop(
+        self: Diary, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        original(self, trainer, pl_module, outputs, batch, batch_idx)
+        if trainer.current_epoch == epoch and batch_idx == 1:
+            raise error
+
+    monkeypatch.setattr(Diary, "on_train_batch_end", stop)
+    return lambda: monkeypatch.setattr(Diary, "on_train_batch_end", original)
+
+
+def test_ctrl_c_loses_at_most_an_epoch_and_resume_ends_with_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train(tmp_path / "whole")
+    undo = interrupt_in_epoch(2, monkeypatch, KeyboardInterrupt)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "stopped")
+    undo()
+    stopped = tmp_path / "stopped"
+    assert checkpoint.load(stopped / CHECKPOINT)["epoch"] == 1  # epochs 0 and 1 are safe
+    with pytest.raises(RunError, match="not finished; go on with --resume"):
+        open_run(stopped)
+    train(stopped, resume=True)
+    assert_equal(weights(whole), weights(stopped))
+    _, trained = open_run(stopped)
+    assert [row["epoch"] for row in trained.history] == [0, 1, 2, 3]
+    assert trained.history == open_run(whole)[1].history
+
+
+def test_the_seed_decides_everything(tmp_path: Path) -> None:
+    first, again, other = (train(tmp_path / name, epochs=1, seed=seed) for name, seed in (("a", 3), ("b", 3), ("c", 4)))
+    assert_equal(weights(first), weights(again))
+    assert not torch.equal(weights(first)["encoder.0.weight"], weights(other)["encoder.0.weight"])
+
+
+def test_training_learns(run_folder: Path) -> None:
+    history = open_run(run_folder)[1].history
+    assert history[-1]["loss"] < history[0]["loss"]
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_whole_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Vae.training_step
+
+    def poisoned(self: Vae, x_BHWC: torch.Tensor, batch_idx: int) -> torch.Tensor:
+        loss = original(self, x_BHWC, batch_idx)
+        return loss * float("nan") if self.current_epoch == 1 else loss
+
+    monkeypatch.setattr(Vae, "training_step", poisoned)
+    with pytest.raises(TrainingDiverged, match=r"the loss is nan at step \d+ \(epoch 1\)"):
+        train(tmp_path / "run")
+    assert checkpoint.load(tmp_path / "run" / CHECKPOINT)["epoch"] == 0
+    assert all(torch.isfinite(tensor).all() for tensor in weights(tmp_path / "run").values())
+
+
+def test_a_run_is_not_overwritten_nor_resumed_as_another(tmp_path: Path) -> None:
+    folder = train(tmp_path / "run", epochs=1)
+    with pytest.raises(RunError, match="there is a run already; pass --resume"):
+        train(folder, epochs=1)
+    with pytest.raises(RunError, match="has another config"):
+        train(folder, epochs=1, resume=True, config=replace(SMALL, latent_dim=5))
+    before = weights(folder)
+    train(folder, epochs=1, resume=True)  # finished: nothing to do
+    assert_equal(before, weights(folder))
+
+
+def test_no_file_of_a_run_is_a_pickle(run_folder: Path) -> None:
+    assert sorted(path.name for path in run_folder.iterdir()) == [CHECKPOINT, RESULT, RUN]
+
+
+def test_an_unknown_key_or_method_in_a_run_is_refused(run_folder: Path, tmp_path: Path) -> None:
+    run, _ = open_run(run_folder)
+    with pytest.raises(RunError, match="method: got 'gan', expected one of .*'vae'"):
+        replace(run, method="gan").build()
+    with pytest.raises(RunError, match="unknown key 'latent_dims'"):
+        replace(run, config={"latent_dims": 3}).build()
+    (tmp_path / RUN).write_text(json.dumps({"epochs": 3}))
+    with pytest.raises(RunError, match="unknown key 'epochs'"):
+        open_run(tmp_path)
+    with pytest.raises(RunError, match=r"got no run.json there"):
+        open_run(tmp_path / "nowhere")
+
+
+def test_data_that_changed_since_is_refused(run_folder: Path) -> None:
+    run, _ = open_run(run_folder)
+    with pytest.raises(RunError, match="not those of the run any more"):
+        replace(run, data_sha256="0").load_data()
+
+
+def test_the_model_is_loaded_in_eval_mode(run_folder: Path) -> None:
+    model = load_model(run_folder, open_run(run_folder)[0])
+    assert not any(module.training for module in model.modules())
+
+
+def test_every_epoch_sees_each_row_at_most_once_in_an_order_of_its_own() -> None:
+    rows = torch.arange(10)
+    epochs = [torch.cat(list(Batches(rows, 3, 0, epoch))).tolist() for epoch in (0, 0, 1)]
+    assert len(epochs[0]) == len(set(epochs[0])) == 9
+    assert epochs[0] == epochs[1] != epochs[2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        ([], 2, "expected one of vae"),
+        (["gan"], 2, "got 'gan', expected one of vae"),
+        (["vae", "--data", "cifar11"], 1, "got 'cifar11'"),
+        (["vae", "--data", "folder:/nowhere"], 1, "expected a folder"),
+    ],
+)
+def test_the_command_line_says_what_is_wrong(
+    arguments: list[str], status: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == status
+    out = capsys.readouterr()
+    assert said in out.out + out.err
+
+
+def test_an_unknown_option_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["vae", "--latent-dims", "3"])
+    assert stopped.value.code == 2
+    assert "--latent-dim" in capsys.readouterr().err
