@@ -8,7 +8,7 @@ PACKAGES := latentserve service training export
 PROTOS := protos/latentserve/v1/embedding.proto
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml
 
-.PHONY: help setup demo serve mnist test check fix protos lock bench clean
+.PHONY: help setup demo serve mnist test check fix protos lock clean
 .DEFAULT_GOAL := help
 
 help:  ## list the verbs
@@ -38,7 +38,7 @@ test: setup  ## run the tests
 check: setup  ## ruff, mypy, buf, stubs up to date
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy $(PACKAGES) benchmarks tests
+	$(BIN)/mypy $(PACKAGES) benchmarks
 	deploy/check_stubs.sh $(BIN)/python
 	if command -v npm >/dev/null; then cd protos && $(BUF) lint; else echo "buf: no npm here, the descriptor test stands in"; fi
 
@@ -52,9 +52,8 @@ protos: setup  ## generate the stubs from protos/
 lock: setup  ## pin what pyproject.toml asks for, with hashes
 	$(COMPILE) --extra serve --extra train --extra dev -o requirements/dev.txt
 	$(COMPILE) --extra serve -c requirements/dev.txt -o requirements/serve.txt
-
-bench: setup  ## performance, as ratios
-	$(BIN)/python -m benchmarks.overhead
+	$(COMPILE) --extra serve-cpu -c requirements/dev.txt -o requirements/serve-cpu.txt
+	$(COMPILE) --extra serve --extra train -c requirements/dev.txt -o requirements/train.txt
 
 clean:  ## remove what the verbs above made (runs, bundles, caches), not .venv
 	rm -rf runs models .mypy_cache .pytest_cache .ruff_cache

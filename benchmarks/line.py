@@ -116,13 +116,13 @@ def ask(client: Client, server: ServedProcess, run: Run, folder: Path) -> tuple[
         "latency_p99_ms": float(p99),
     }
     tables["out-of-distribution"] = {
-        f"{data.spec} test": f"p median {np.median(scores.p_values):.3f}  flagged {scores.flagged.mean():.2%}"
+        f"{data.spec} test": f"p median {np.median(scores.p_values):.2g}  flagged {scores.flagged.mean():.2%}"
         f" at alpha {ALPHA}  reconstruction error {error.mean():.4f}"
     }
     for name, answer in answers.items():
         figures[f"auroc_against_{name}"] = area = auroc(scores.scores[:, 0], answer.scores[:, 0])
         tables["out-of-distribution"][name] = (
-            f"p median {np.median(answer.p_values):.3f}  flagged {answer.flagged.mean():.2%}  AUROC {area:.4f}"
+            f"p median {np.median(answer.p_values):.2g}  flagged {answer.flagged.mean():.2%}  AUROC {area:.4f}"
         )
     tables["probes (test accuracy)"] = probe_rows(client, run, data, answered.embeddings, figures)
     tables["service"] = {
@@ -197,7 +197,7 @@ def draw(client: Client, data: ImageData, strange: dict[str, NDArray[Any]], path
     assert answered.reconstructions is not None
     assert answered.scores is not None
     captions = [
-        f"p={p:.3f}" + ("\nstrange" if flagged else "")
+        f"p={p:.2g}" + ("\nstrange" if flagged else "")
         for p, flagged in zip(answered.scores.p_values, answered.scores.flagged, strict=True)
     ]
     figure = plot_images([("input", images), ("reconstruction", answered.reconstructions)], captions)

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -59,10 +59,8 @@ class ImageInput:
 
     def __post_init__(self) -> None:
         if self.height < 1 or self.width < 1 or self.channels not in (1, 3):
-            raise ValueError(
-                f"input: got {self.height} x {self.width} x {self.channels},"
-                " expected height and width of 1 or more and 1 or 3 channels"
-            )
+            got = f"{self.height} x {self.width} x {self.channels}"
+            raise ValueError(f"input: got {got}, expected a height and width of 1 or more and 1 or 3 channels")
 
     @property
     def spec(self) -> TensorSpec:
@@ -87,7 +85,7 @@ class Detector:
         name: unique in the bundle; names its array in calibration.npz.
         method: how the score is computed, for people.
         num_calibration_rows: rows that neither training nor the detector saw.
-        calibration_sha256: of the sorted float32 calibration scores, little-endian.
+        calibration_sha256: of the sorted calibration scores.
     """
 
     name: str
@@ -97,7 +95,7 @@ class Detector:
 
     @property
     def smallest_p_value(self) -> float:
-        """No item, however strange, gets a smaller one: 1 / (n + 1)."""
+        """No item, however strange, gets a smaller one."""
         return 1 / (self.num_calibration_rows + 1)
 
 
@@ -181,7 +179,7 @@ class Manifest:
     detectors: tuple[Detector, ...] = ()
     default_alpha: float = 0.0
     parity: tuple[Parity, ...] = ()
-    evaluations: tuple[Evaluation, ...] = field(default=())
+    evaluations: tuple[Evaluation, ...] = ()
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -232,9 +230,9 @@ def _read_manifest(folder: Path) -> Manifest:
         if not isinstance(schema, int) or not 1 <= schema <= SCHEMA_VERSION:
             raise BundleError(f"{path}: schema_version: got {schema!r}, expected 1 to {SCHEMA_VERSION}")
         return records.from_json(Manifest, value)
-    except FileNotFoundError:
-        raise BundleError(f"{path}: missing") from None
-    except (records.RecordError, OSError) as error:
+    except OSError as error:
+        raise BundleError(f"{path}: missing or not readable ({error.strerror})") from error
+    except records.RecordError as error:
         raise BundleError(f"{path}: {error}") from error
 
 
@@ -243,10 +241,8 @@ def _check_file(folder: Path, name: str, expected: str) -> None:
         raise BundleError(f"{folder}: got file name {name!r}, expected one without folders")
     try:
         got = sha256_of_file(folder / name)
-    except FileNotFoundError:
-        raise BundleError(f"{folder / name}: missing") from None
     except OSError as error:
-        raise BundleError(f"{folder / name}: {error}") from error
+        raise BundleError(f"{folder / name}: missing or not readable ({error.strerror})") from error
     if got != expected:
         raise BundleError(f"{folder / name}: sha256: got {got}, expected {expected}")
 
@@ -258,7 +254,7 @@ def sha256_of_file(path: Path) -> str:
 
 
 def sha256_of_scores(scores: NDArray[np.float32]) -> str:
-    """sha256 of calibration scores, in hex."""
+    """sha256 of scores as little-endian float32, in hex."""
     return hashlib.sha256(scores.astype("<f4").tobytes()).hexdigest()
 
 
@@ -282,10 +278,8 @@ def load_calibration(folder: Path, manifest: Manifest) -> dict[str, NDArray[np.f
         if scores is None:
             raise BundleError(f"{path}: array {detector.name!r} is missing")
         if scores.dtype != np.float32 or scores.shape != (detector.num_calibration_rows,):
-            raise BundleError(
-                f"{path}: {detector.name}: got {scores.dtype} {list(scores.shape)},"
-                f" expected float32 [{detector.num_calibration_rows}]"
-            )
+            expected = f"float32 [{detector.num_calibration_rows}]"
+            raise BundleError(f"{path}: {detector.name}: got {scores.dtype} {list(scores.shape)}, expected {expected}")
         if not np.isfinite(scores).all() or (np.diff(scores) < 0).any():
             raise BundleError(f"{path}: {detector.name}: expected finite scores in ascending order")
         if sha256_of_scores(scores) != detector.calibration_sha256:

@@ -2,9 +2,10 @@
 
     config      what an operator may set           repository  bundles found, proven, opened
     decoding    requests to rows                    engine      rows to tensors, ONNX Runtime
-    batching    who runs when, with whom            scoring     scores to p-values and decisions
-    servicer    the calls, without a transport      transport   grpcio
-    metrics     everything Prometheus sees          server      start, serve, drain
+    waiting     the line in which rows wait         batching    who runs when, with whom
+    scoring     scores to p-values and decisions    servicer    the calls, without a transport
+    transport   grpcio                              metrics     everything Prometheus sees
+    server      start, serve, drain                 health      a container's health check
 
 Imports neither torch nor training nor export. Run it as `python -m service --models models/`.
 """

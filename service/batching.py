@@ -21,20 +21,17 @@ Knows asyncio and numpy: no gRPC, no ONNX Runtime, no Prometheus. Runs on one ev
 from __future__ import annotations
 
 import asyncio
-import heapq
-import itertools
 import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from latentserve.errors import DeadlineExceeded, Overloaded, Unavailable
-
-Tensors = dict[str, NDArray[Any]]
+from service.waiting import Job, Slice, Tensors, WaitingLine
 
 
 class Piece(NamedTuple):
@@ -88,33 +85,6 @@ class Observer(Protocol):
         """A batch ran; dead rows are those whose caller had gone before it started."""
 
 
-@dataclass(eq=False)
-class _Job:
-    """One request: its rows, how far it has come, and the future its caller waits for."""
-
-    rows: NDArray[Any] | None
-    wants: frozenset[str]
-    deadline: float
-    arrived: float
-    future: asyncio.Future[Tensors]
-    num_rows: int
-    taken: int = 0
-    parts: dict[int, Tensors] = field(default_factory=dict)
-
-    @property
-    def waiting(self) -> int:
-        """Rows that no batch has taken yet; none once the future is resolved."""
-        return 0 if self.future.done() else self.num_rows - self.taken
-
-
-class _Slice(NamedTuple):
-    """Rows [start, stop) of a job."""
-
-    job: _Job
-    start: int
-    stop: int
-
-
 class BatchQueue:
     """A queue of requests in front of one engine.
 
@@ -139,22 +109,14 @@ class BatchQueue:
         self._slot = slot
         self._observer = observer
         self._clock = clock
-        self._by_urgency: list[tuple[int, float, int, _Job]] = []  # (-priority, deadline, arrival)
-        self._by_deadline: list[tuple[float, int, _Job]] = []
-        self._jobs: set[_Job] = set()
-        self._arrivals = itertools.count()
-        self._rows = 0
-        self._bytes = 0
+        self._line = WaitingLine()
+        self._jobs: set[Job] = set()
         self._changed = asyncio.Event()
         self._draining = False
         self._rows_per_second = 0.0
 
     async def submit(
-        self,
-        rows: NDArray[Any],
-        wants: frozenset[str],
-        deadline: float = math.inf,
-        priority: int = 0,
+        self, rows: NDArray[Any], wants: frozenset[str], deadline: float = math.inf, priority: int = 0
     ) -> Tensors:
         """Waits for the wanted tensors, one row each per row given.
 
@@ -166,21 +128,36 @@ class BatchQueue:
         """
         self._admit(len(rows), rows.nbytes, deadline)
         future: asyncio.Future[Tensors] = asyncio.get_running_loop().create_future()
-        job = _Job(rows, wants, deadline, self._clock(), future, len(rows))
-        arrival = next(self._arrivals)
-        heapq.heappush(self._by_urgency, (-priority, deadline, arrival, job))
-        if deadline < math.inf:
-            heapq.heappush(self._by_deadline, (deadline, arrival, job))
-        self._count(len(rows), rows.nbytes)
+        job = Job(rows, wants, deadline, priority, self._clock(), future, len(rows))
+        self._line.add(job)
         self._jobs.add(job)
+        self._tell_queue()
         self._changed.set()
         try:
             return await future
         except asyncio.CancelledError:
-            self._leave(job, "cancelled")
+            self._drop(job, "cancelled")
             raise
         finally:
             self._jobs.discard(job)
+
+    async def run(self) -> None:
+        """Serves the queue until `drain` has emptied it. If it is cancelled, nobody is left waiting."""
+        try:
+            while not (self._draining and self._line.rows == 0):
+                await self._until(lambda: self._line.rows > 0 or self._draining)
+                await self._fill_window()
+                async with self._slot:
+                    await self._run_batch(self._gather())
+        finally:
+            self._draining = True
+            for job in list(self._jobs):
+                self._fail(job, Unavailable("the server stopped before the rows ran"))
+
+    def drain(self) -> None:
+        """Refuses what comes from now on; `run` returns when what has been accepted is answered."""
+        self._draining = True
+        self._changed.set()
 
     def _admit(self, num_rows: int, size_bytes: int, deadline: float) -> None:
         if self._draining:
@@ -190,32 +167,14 @@ class BatchQueue:
         if deadline <= self._clock():
             self._observer.dropped("expired", num_rows)
             raise DeadlineExceeded("the deadline had passed on arrival")
-        config = self._config
-        if self._rows + num_rows > config.max_queue_rows or self._bytes + size_bytes > config.max_queue_bytes:
+        line, config = self._line, self._config
+        if line.rows + num_rows > config.max_queue_rows or line.size_bytes + size_bytes > config.max_queue_bytes:
             self._observer.dropped("full", num_rows)
             raise Overloaded(
-                f"queue is full: {self._rows} of {config.max_queue_rows} rows and {self._bytes} of"
+                f"queue is full: {line.rows} of {config.max_queue_rows} rows and {line.size_bytes} of"
                 f" {config.max_queue_bytes} bytes wait, {num_rows} rows of {size_bytes} bytes came",
-                retry_after_seconds=self._rows / self._rows_per_second if self._rows_per_second else 1.0,
+                retry_after_seconds=line.rows / self._rows_per_second if self._rows_per_second else 1.0,
             )
-
-    async def run(self) -> None:
-        """Serves the queue until `drain` has emptied it. If it is cancelled, nobody is left waiting."""
-        try:
-            while not (self._draining and self._rows == 0):
-                await self._until(lambda: self._rows > 0 or self._draining)
-                await self._fill_window()
-                async with self._slot:
-                    await self._run_batch(self._gather())
-        finally:
-            self._draining = True
-            for job in list(self._jobs):
-                self._resolve(job, Unavailable("the server stopped before the rows ran"))
-
-    def drain(self) -> None:
-        """Refuses what comes from now on; `run` returns when what has been accepted is answered."""
-        self._draining = True
-        self._changed.set()
 
     async def _until(self, condition: Callable[[], bool]) -> None:
         while not condition():
@@ -226,34 +185,24 @@ class BatchQueue:
         """Waits for more rows, at most until `window_seconds` after the first arrival."""
         if not self._config.window_seconds:
             return
-        first = min((entry[-1].arrived for entry in self._by_urgency if entry[-1].waiting), default=self._clock())
-        full = self._until(lambda: self._rows >= self._config.max_batch_rows or self._draining)
-        left = first + self._config.window_seconds - self._clock()
+        full = self._until(lambda: self._line.rows >= self._config.max_batch_rows or self._draining)
+        left = self._line.first_arrival() + self._config.window_seconds - self._clock()
         try:
             await asyncio.wait_for(full, max(left, 0))
         except TimeoutError:
             return
 
-    def _gather(self) -> list[_Slice]:
-        """Cuts a batch: the most urgent rows that are still wanted."""
+    def _gather(self) -> list[Slice]:
+        """Cuts a batch, now and no earlier: the most urgent rows that are still wanted."""
         self._drop_expired()
+        batch = self._line.take(self._config.max_batch_rows)
         now = self._clock()
-        room = self._config.max_batch_rows
-        batch: list[_Slice] = []
-        while room and self._by_urgency:
-            job = self._by_urgency[0][-1]
-            num_rows = min(job.waiting, room)
-            if num_rows:
-                batch.append(_Slice(job, job.taken, job.taken + num_rows))
-                self._count(-num_rows, -_share(job, num_rows))
-                self._observer.waited(now - job.arrived, num_rows)
-                job.taken += num_rows
-                room -= num_rows
-            if not job.waiting:
-                heapq.heappop(self._by_urgency)
+        for job, start, stop in batch:
+            self._observer.waited(now - job.arrived, stop - start)
+        self._tell_queue()
         return batch
 
-    async def _run_batch(self, batch: list[_Slice]) -> None:
+    async def _run_batch(self, batch: list[Slice]) -> None:
         batch = [part for part in batch if self._still_wanted(part)]
         if not batch:
             return
@@ -273,7 +222,7 @@ class BatchQueue:
         for part, tensors in zip(batch, results, strict=True):
             _deliver(part, tensors)
 
-    async def _after_failure(self, batch: list[_Slice], error: Exception) -> None:
+    async def _after_failure(self, batch: list[Slice], error: Exception) -> None:
         """One request fails alone; several are run again in halves, so that the good ones get answers."""
         if len(batch) > 1:
             half = len(batch) // 2
@@ -282,9 +231,9 @@ class BatchQueue:
             return
         ((job, start, stop),) = batch
         self._observer.dropped("failed", stop - start)
-        self._resolve(job, error)
+        self._fail(job, error)
 
-    def _still_wanted(self, part: _Slice) -> bool:
+    def _still_wanted(self, part: Slice) -> bool:
         """False, and counted, if the caller left between the cut and now (a batch that is run again)."""
         job, start, stop = part
         expired = not job.future.done() and job.deadline <= self._clock()
@@ -295,68 +244,44 @@ class BatchQueue:
         return not job.future.done()
 
     def _drop_expired(self) -> None:
-        now = self._clock()
-        while self._by_deadline and (self._by_deadline[0][0] <= now or self._by_deadline[0][-1].future.done()):
-            job = heapq.heappop(self._by_deadline)[-1]
-            if not job.future.done() and job.waiting:
-                self._expire(job)
-        self._compact()
+        for job in self._line.pop_expired(self._clock()):
+            self._expire(job)
 
-    def _expire(self, job: _Job) -> None:
+    def _expire(self, job: Job) -> None:
         late = self._clock() - job.deadline
-        self._leave(job, "expired")
-        self._resolve(job, DeadlineExceeded(f"the deadline passed {late * 1e3:.0f} ms ago while waiting"))
+        self._drop(job, "expired")
+        self._fail(job, DeadlineExceeded(f"the deadline passed {late * 1e3:.0f} ms ago while waiting"))
 
-    def _leave(self, job: _Job, reason: str) -> None:
-        """Takes the rows that still wait out of the count. The job's place in the heaps is cleaned later."""
-        num_rows = job.num_rows - job.taken
-        self._count(-num_rows, -_share(job, num_rows))
-        job.taken = job.num_rows
-        job.rows = None  # the memory goes now, not when the heap gets there
-        if num_rows:
+    def _drop(self, job: Job, reason: str) -> None:
+        if num_rows := self._line.leave(job):
             self._observer.dropped(reason, num_rows)
+            self._tell_queue()
 
-    def _resolve(self, job: _Job, error: Exception) -> None:
-        """Fails a job; rows of it that still wait will not run."""
-        if job.waiting:
-            num_rows = job.waiting
-            self._count(-num_rows, -_share(job, num_rows))
-            job.taken = job.num_rows
+    def _fail(self, job: Job, error: Exception) -> None:
+        """Resolves a job with an error; rows of it that still wait will not run."""
+        self._line.leave(job)
+        self._tell_queue()
         if not job.future.done():
             job.future.set_exception(error)
 
-    def _count(self, num_rows: int, size_bytes: int) -> None:
-        self._rows += num_rows
-        self._bytes += size_bytes
-        self._observer.queued(self._rows, self._bytes)
-
-    def _compact(self) -> None:
-        """Places of jobs that left are dropped once they outnumber the rows that wait."""
-        if len(self._by_urgency) > 64 + 2 * self._rows:
-            self._by_urgency = [entry for entry in self._by_urgency if entry[-1].waiting]
-            self._by_deadline = [entry for entry in self._by_deadline if entry[-1].waiting]
-            heapq.heapify(self._by_urgency)
-            heapq.heapify(self._by_deadline)
+    def _tell_queue(self) -> None:
+        self._observer.queued(self._line.rows, self._line.size_bytes)
 
     def _learn_speed(self, num_rows: int, seconds: float) -> None:
         speed = num_rows / max(seconds, 1e-6)
         self._rows_per_second += 0.1 * (speed - self._rows_per_second) if self._rows_per_second else speed
 
 
-def _share(job: _Job, num_rows: int) -> int:
-    """Bytes of some rows of a job."""
-    return 0 if job.rows is None else job.rows.nbytes // job.num_rows * num_rows
-
-
-def _deliver(piece: _Slice, tensors: Tensors) -> None:
-    job = piece.job
+def _deliver(part: Slice, tensors: Tensors) -> None:
+    """Hands a part to its job; the last one resolves it, all parts joined in order."""
+    job = part.job
     if job.future.done():
         return
-    job.parts[piece.start] = tensors
-    if sum(len(next(iter(part.values()))) for part in job.parts.values()) < job.num_rows:
+    job.parts[part.start] = tensors
+    if sum(len(next(iter(one.values()))) for one in job.parts.values()) < job.num_rows:
         return
     parts = [job.parts[start] for start in sorted(job.parts)]
     if len(parts) == 1:
         job.future.set_result(parts[0])
     else:
-        job.future.set_result({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+        job.future.set_result({name: np.concatenate([one[name] for one in parts]) for name in parts[0]})

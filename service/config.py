@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDic
 from service.batching import QueueConfig
 
 PREFIX = "LATENTSERVE_"
+CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 OF_OTHERS = {"LATENTSERVE_DATA"}
 """Variables with our prefix that training reads."""
 
@@ -63,8 +65,18 @@ class Config(BaseSettings):
 
     @property
     def threads(self) -> int:
-        """Threads of one operator on the CPU. ONNX Runtime's own guess ignores a container's CPU set."""
-        return self.intra_op_threads or len(os.sched_getaffinity(0))
+        """Threads of one operator on the CPU."""
+        return self.intra_op_threads or available_cpus()
+
+
+def available_cpus() -> int:
+    """CPUs this process may use: its CPU set and its container's quota, which ONNX Runtime's own guess ignores."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = CGROUP_QUOTA.read_text().split()
+        return max(1, min(allowed, math.ceil(int(quota) / int(period))))
+    except (OSError, ValueError):  # no cgroup v2, or "max": no quota
+        return allowed
 
 
 def load_config(arguments: Sequence[str]) -> Config:

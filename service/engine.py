@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from latentserve.bundle import INPUT, Graph, Manifest, TensorSpec
 from latentserve.errors import BundleError
-from service.batching import Piece, Tensors
+from service.batching import Piece
+from service.waiting import Tensors
 
 log = logging.getLogger(__name__)
 

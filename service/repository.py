@@ -13,12 +13,13 @@ from pathlib import Path
 from latentserve import bundle
 from latentserve.bundle import INPUT, Manifest
 from latentserve.errors import BundleError, InvalidInput, ModelNotFound
-from service.batching import BatchQueue, Piece, Tensors
+from service.batching import BatchQueue, Piece
 from service.config import Config
 from service.decoding import Decoder, Limits
 from service.engine import Engine
 from service.metrics import LaneMetrics, Metrics
 from service.scoring import Judge
+from service.waiting import Tensors
 
 log = logging.getLogger(__name__)
 

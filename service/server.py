@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
@@ -15,7 +14,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 
-from service.config import Config
+from service.config import Config, available_cpus
 from service.metrics import Metrics
 from service.repository import Repository, Workers, open_repository
 from service.servicer import Servicer
@@ -49,11 +48,10 @@ class Server:
         self._health = health.aio.HealthServicer()
         self._prometheus: Any = None
         self._lanes: list[asyncio.Task[None]] = []
-        cpus = len(os.sched_getaffinity(0))
         self._workers = Workers(
             slot=asyncio.Lock(),
             engine=ThreadPoolExecutor(1, "engine"),
-            decoding=ThreadPoolExecutor(cpus, "decoding"),
+            decoding=ThreadPoolExecutor(available_cpus(), "decoding"),
         )
 
     async def __aenter__(self) -> Self:

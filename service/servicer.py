@@ -14,12 +14,12 @@ from latentserve.bundle import INPUT, TensorSpec
 from latentserve.errors import InvalidInput, Unsupported
 from latentserve.tensors import data_type, to_tensor
 from latentserve.v1 import embedding_pb2 as pb
-from service.batching import Tensors
 from service.config import Config
 from service.decoding import Limits, checked_rows
 from service.metrics import Metrics
 from service.repository import LATENT, Repository, ServedModel
 from service.scoring import Verdicts
+from service.waiting import Tensors
 
 EMBEDDING, RECONSTRUCTION, SCORES = "embedding", "reconstruction", "scores"
 TENSOR_OF_OUTPUT = {

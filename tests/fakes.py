@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from service.batching import Piece, Tensors
+from service.batching import Piece
+from service.waiting import Tensors
 
 POISON = 255
 """A row of this value makes the fake engine fail."""

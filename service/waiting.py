@@ -1,0 +1,137 @@
+"""The line in which requests wait: most urgent first, bounded by nothing, counted in rows and bytes.
+
+A data structure and no more: it neither waits nor decides. `batching` does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import math
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from numpy.typing import NDArray
+
+Tensors = dict[str, NDArray[Any]]
+
+
+@dataclass(eq=False)
+class Job:
+    """One request: its rows, how far it has come, and the future its caller waits for.
+
+    Attributes:
+        rows: [n, ...]; None once the caller has left.
+        wants: names of the tensors to answer with.
+        deadline: on the scheduler's clock.
+        priority: larger goes first.
+        arrived: on the scheduler's clock.
+        future: resolved exactly once.
+        num_rows: n.
+        taken: rows that have gone into a batch.
+        parts: answers so far, by the first row of each.
+    """
+
+    rows: NDArray[Any] | None
+    wants: frozenset[str]
+    deadline: float
+    priority: int
+    arrived: float
+    future: asyncio.Future[Tensors]
+    num_rows: int
+    taken: int = 0
+    parts: dict[int, Tensors] = field(default_factory=dict)
+
+    @property
+    def waiting(self) -> int:
+        """Rows that no batch has taken yet; none once the future is resolved."""
+        return 0 if self.future.done() else self.num_rows - self.taken
+
+
+class Slice(NamedTuple):
+    """Rows [start, stop) of a job, in a batch."""
+
+    job: Job
+    start: int
+    stop: int
+
+
+class WaitingLine:
+    """Jobs by priority, then deadline, then arrival.
+
+    Jobs that leave stay in the heaps as empty places until they reach the top or outnumber the rest.
+
+    Attributes:
+        rows: that wait.
+        size_bytes: of them.
+    """
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.size_bytes = 0
+        self._by_urgency: list[tuple[int, float, int, Job]] = []
+        self._by_deadline: list[tuple[float, int, Job]] = []
+        self._arrivals = itertools.count()
+
+    def add(self, job: Job) -> None:
+        """Puts a job in its place."""
+        arrival = next(self._arrivals)
+        heapq.heappush(self._by_urgency, (-job.priority, job.deadline, arrival, job))
+        if job.deadline < math.inf:
+            heapq.heappush(self._by_deadline, (job.deadline, arrival, job))
+        self._count(job, job.num_rows)
+
+    def leave(self, job: Job) -> int:
+        """Takes out the rows of a job that still wait; returns how many."""
+        num_rows = job.num_rows - job.taken
+        self._count(job, -num_rows)
+        job.taken = job.num_rows
+        job.rows = None  # the memory goes now, not when the heap gets there
+        self._compact()
+        return num_rows
+
+    def pop_expired(self, now: float) -> list[Job]:
+        """Jobs that still wait and whose deadline has passed. They are yet to leave."""
+        expired = []
+        while self._by_deadline and (self._by_deadline[0][0] <= now or not self._by_deadline[0][-1].waiting):
+            job = heapq.heappop(self._by_deadline)[-1]
+            if job.waiting:
+                expired.append(job)
+        return expired
+
+    def take(self, max_rows: int) -> list[Slice]:
+        """Takes out the most urgent rows, cutting the last job if it does not fit."""
+        taken: list[Slice] = []
+        while max_rows and self._by_urgency:
+            job = self._by_urgency[0][-1]
+            num_rows = min(job.waiting, max_rows)
+            if num_rows:
+                taken.append(Slice(job, job.taken, job.taken + num_rows))
+                self._count(job, -num_rows)
+                job.taken += num_rows
+                max_rows -= num_rows
+            if not job.waiting:
+                heapq.heappop(self._by_urgency)
+        return taken
+
+    def first_arrival(self) -> float:
+        """When the job arrived that has waited longest; infinity if none waits."""
+        return min((entry[-1].arrived for entry in self._by_urgency if entry[-1].waiting), default=math.inf)
+
+    def num_places(self) -> int:
+        """Places in the heaps, the empty ones included."""
+        return len(self._by_urgency) + len(self._by_deadline)
+
+    def _count(self, job: Job, num_rows: int) -> None:
+        self.rows += num_rows
+        if job.rows is not None:
+            self.size_bytes += job.rows.nbytes // job.num_rows * num_rows
+
+    def _compact(self) -> None:
+        if len(self._by_urgency) > 64 + 2 * self.rows:
+            self._by_urgency = [entry for entry in self._by_urgency if entry[-1].waiting]
+            heapq.heapify(self._by_urgency)
+        if len(self._by_deadline) > 64 + 2 * self.rows:
+            self._by_deadline = [entry for entry in self._by_deadline if entry[-1].waiting]
+            heapq.heapify(self._by_deadline)

@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from numpy.typing import NDArray
+from scipy.spatial.distance import mahalanobis
+from sklearn.covariance import LedoitWolf
+from torch.nn import functional as F
+
+from export.__main__ import main
+from export.exporter import export_run
+from export.graphs import ExportError, GraphRunner, export_graph
+from export.ood import StatisticsMahalanobis, calibrate, statistics
+from export.parity import check_parity, trained_tensors
+from latentserve import bundle
+from latentserve.conformal import p_values
+from training.data import load_data
+from training.methods.vae import bernoulli_nll, gaussian_kl
+from training.run import load_model, open_run
+
+
+@pytest.fixture(scope="module")
+def model(run_folder: Path) -> Any:
+    return load_model(run_folder, open_run(run_folder)[0])
+
+
+@pytest.fixture(scope="module")
+def runner(bundle_folder: Path) -> GraphRunner:
+    return GraphRunner(bundle_folder, bundle.load(bundle_folder).graphs.values())
+
+
+def test_the_exported_graphs_give_what_the_trained_model_gives(
+    runner: GraphRunner, model: Any, digits: NDArray[np.uint8]
+) -> None:
+    got, expected = runner.run(digits), trained_tensors(model, None, digits)
+    assert expected.keys() == {"embedding", "latent", "latent_scale", "reconstruction"}
+    for name, array in expected.items():
+        np.testing.assert_allclose(got[name], array, atol=1e-5)
+
+
+def test_pixels_go_in_as_they_are(bundle_folder: Path) -> None:
+    graph = onnx.load(bundle_folder / "encoder.onnx").graph
+    (given,) = graph.input
+    assert given.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    assert [axis.dim_value for axis in given.type.tensor_type.shape.dim[1:]] == [8, 8, 1]
+    assert given.type.tensor_type.shape.dim[0].dim_param
+
+
+def test_a_graph_that_is_off_is_refused_and_leaves_nothing(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = GraphRunner.run
+
+    def off(self: GraphRunner, rows: Any, batch_rows: int = 500) -> Any:
+        tensors = original(self, rows, batch_rows)
+        return tensors | {"latent": tensors["latent"] + 0.01}
+
+    monkeypatch.setattr(GraphRunner, "run", off)
+    with pytest.raises(ExportError, match=r"latent: the exported graph is 0.01 off .*expected at most"):
+        export_run(run_folder, tmp_path)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_a_graph_that_gives_no_numbers_is_refused(runner: GraphRunner, model: Any, digits: NDArray[np.uint8]) -> None:
+    class Broken:
+        graphs = runner.graphs
+
+        def run(self, rows: Any, batch_rows: int) -> Any:
+            tensors = runner.run(rows, batch_rows)
+            return tensors | {"embedding": tensors["embedding"] * np.nan}
+
+    with pytest.raises(ExportError, match="embedding: the exported graph is inf off"):
+        check_parity(Broken(), model, None, digits)  # type: ignore[arg-type]
+
+
+def test_a_row_axis_that_was_fixed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Fixed(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x[:1].expand(2, -1).contiguous()
+
+    with pytest.raises(ExportError, match="y: the exporter fixed the row axis"):
+        export_graph(Fixed(), {"x": torch.zeros(2, 3)}, ["y"], tmp_path / "g.onnx")
+
+
+def test_losses_exported_as_graphs_stay_finite_for_any_logit(tmp_path: Path) -> None:
+    class Loss(torch.nn.Module):
+        def forward(self, logits: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+            return bernoulli_nll(logits, x)
+
+    logits = torch.tensor([-150.0, -90.0, -10.0, 0.0, 10.0, 90.0, 150.0]).reshape(-1, 1, 1, 1)
+    for x in (torch.zeros_like(logits), torch.ones_like(logits)):
+        graph = export_graph(Loss(), {"logits": logits[:2], "x": x[:2]}, ["nll"], tmp_path / "l.onnx")
+        session = ort.InferenceSession(tmp_path / graph.file, providers=["CPUExecutionProvider"])
+        (got,) = session.run(["nll"], {"logits": logits.numpy(), "x": x.numpy()})
+        expected = F.binary_cross_entropy_with_logits(logits.double(), x.double(), reduction="none").flatten()
+        np.testing.assert_allclose(got, expected.numpy(), rtol=1e-5, atol=1e-5)
+
+
+def test_the_next_version_is_written_beside_the_last(run_folder: Path, tmp_path: Path) -> None:
+    first = export_run(run_folder, tmp_path, "mine")
+    second = export_run(run_folder, tmp_path, "mine")
+    assert (first, second) == (tmp_path / "mine" / "1", tmp_path / "mine" / "2")
+    one, two = bundle.load(first), bundle.load(second)
+    assert one.embedding_space == two.embedding_space  # the same encoder: embeddings may be compared
+    assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == ["1", "2"]
+
+
+def test_statistics_are_what_their_names_say() -> None:
+    x = torch.randint(0, 256, (5, 4, 4, 1), dtype=torch.uint8)
+    reconstruction, mu, logvar = torch.rand(5, 4, 4, 1), torch.randn(5, 3), torch.randn(5, 3)
+    got = statistics(x, reconstruction, mu, (0.5 * logvar).exp()).exp()
+    torch.testing.assert_close(got[:, 0], (x / 255 - reconstruction).square().mean(dim=(1, 2, 3)))
+    torch.testing.assert_close(got[:, 1], mu.norm(dim=1))
+    torch.testing.assert_close(got[:, 2], (0.5 * logvar).exp().norm(dim=1))
+    torch.testing.assert_close(got[:, 3], gaussian_kl(mu, logvar), rtol=1e-4, atol=1e-4)
+
+
+def test_the_score_is_the_mahalanobis_distance_of_scipy_and_scikit_learn(model: Any) -> None:
+    rows = load_data("digits").train.images_NHWC
+    tensors = trained_tensors(model, None, rows)
+    scorer = StatisticsMahalanobis.fit(rows, tensors)
+    inputs = [
+        torch.from_numpy(rows),
+        *(torch.from_numpy(tensors[n]) for n in ("reconstruction", "latent", "latent_scale")),
+    ]
+    s = statistics(*inputs).numpy().astype(np.float64)
+    z = (s - s.mean(axis=0)) / s.std(axis=0)
+    oracle = LedoitWolf().fit(z)
+    expected = [mahalanobis(row, oracle.location_, oracle.precision_) for row in z[:50]]
+    np.testing.assert_allclose(scorer(*inputs)[:50, 0].numpy(), expected, rtol=1e-3)
+    assert np.argmax(scorer(*inputs).numpy()) == np.argmax(oracle.mahalanobis(z))
+
+
+def test_an_image_without_any_light_gets_a_finite_score(runner: GraphRunner) -> None:
+    flat = np.stack([np.full((8, 8, 1), value, np.uint8) for value in (0, 255)])
+    assert np.isfinite(runner.run(flat)["scores"]).all()
+
+
+def test_calibration_is_on_rows_nobody_saw(bundle_folder: Path, runner: GraphRunner) -> None:
+    manifest = bundle.load(bundle_folder)
+    data = load_data("digits")
+    scores = np.sort(runner.run(data.calibration.images_NHWC)["scores"][:, 0])
+    stored = bundle.load_calibration(bundle_folder, manifest)["statistics_mahalanobis"]
+    np.testing.assert_array_equal(stored, scores)
+    p = p_values(scores, stored)
+    assert p.min() == pytest.approx(2 / 301)  # the strangest calibration row itself
+    assert manifest.detectors[0].smallest_p_value == 1 / 301
+
+
+def test_scores_that_are_no_numbers_are_not_calibrated() -> None:
+    with pytest.raises(ValueError, match="d: 1 calibration scores are not finite"):
+        calibrate("d", "m", np.array([1.0, np.nan], np.float32))
+
+
+def test_the_report_shows_what_the_model_is(bundle_folder: Path) -> None:
+    page = (bundle_folder / bundle.REPORT).read_text()
+    for title in ("Figures", "Training", "Reconstructions", "Map of the embedding", "False alarms", "Parity"):
+        assert f"<h2>{title}</h2>" in page
+    assert page.count("data:image/png;base64,") == 5
+    assert "http://" not in page
+    assert "https://" not in page
+
+
+@pytest.mark.parametrize(("present", "message"), [(False, "got no run.json"), (True, "not finished")])
+def test_what_is_no_finished_run_is_refused(
+    present: bool, message: str, run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if present:
+        shutil.copy(run_folder / "run.json", tmp_path)
+    assert main([str(tmp_path), "--to", str(tmp_path / "models")]) == 1
+    assert message in capsys.readouterr().err

@@ -1,0 +1,80 @@
+"""What README tells a newcomer to type works as it stands there."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.served import ServedProcess
+from latentserve.client import Client
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_every_verb_named_is_one() -> None:
+    verbs = set(re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = set(re.findall(r"`make ([a-z-]+)|^make ([a-z-]+)", README, re.MULTILINE))
+    assert {one or other for one, other in named} <= verbs
+    assert {"setup", "demo", "test", "serve", "mnist"} <= verbs
+
+
+def test_every_link_leads_somewhere() -> None:
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
+
+
+def test_the_client_example_runs(server: ServedProcess) -> None:
+    (code,) = blocks("python")
+    assert "localhost:50051" in code
+    code = code.replace("localhost:50051", server.target)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert "digits-vae" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_folder_of_photos_goes_the_whole_way(tmp_path: Path, encode: Any) -> None:
+    photos = tmp_path / "path/to/photos"
+    photos.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    files = []
+    for i in range(40):
+        files.append(photos / f"{i}.jpg")
+        files[-1].write_bytes(encode(rng.integers(0, 256, (70, 90 + i, 3), dtype=np.uint8), "JPEG"))
+    (text,) = (block for block in blocks("sh") if "folder:" in block)
+    train, export, serve = text.strip().splitlines()
+    for line in (f"{train} --smoke", export):
+        command = [sys.executable, *shlex.split(line)[1:]]
+        done = subprocess.run(
+            command, capture_output=True, text=True, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, check=False
+        )
+        assert done.returncode == 0, done.stderr
+    assert shlex.split(serve)[1:] == ["-m", "service", "--models", "models/"]
+    with ServedProcess(tmp_path / "models", tmp_path / "log") as process, Client(process.target) as client:
+        analysis = client.analyze(files[:3], ["embedding", "reconstruction"])
+        assert analysis.reconstructions is not None
+        assert analysis.reconstructions.shape == (3, 64, 64, 3)
+        manifest = json.loads((tmp_path / "models/photos/1/bundle.json").read_text())
+        assert manifest["detectors"][0]["num_calibration_rows"] == 4
+
+
+def test_figures_in_readme_are_those_that_were_measured() -> None:
+    figures = json.loads((ROOT / "docs/results/line-mnist.json").read_text())
+    for name in ("linear_probe", "knn_20", "pixels linear", "pixels knn_20", "random init linear", "PCA-16 knn_20"):
+        assert f"{figures[name] * 100:.2f}" in README, name
+    for name in ("shapes", "horizontal_flip", "noise"):
+        assert f"{figures[f'auroc_against_{name}']:.3f}" in README, name
+    assert f"{figures['share_flagged_at_alpha_0.05']:.2%}".replace("%", " %") in README

@@ -1,0 +1,188 @@
+"""Rules of the house that a person would forget to check."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from latentserve.v1 import embedding_pb2 as pb
+from service.metrics import Metrics
+
+ROOT = Path(__file__).resolve().parents[1]
+ALLOWED_IMPORTS = {
+    "latentserve": {"latentserve"},
+    "service": {"service", "latentserve"},
+    "training": {"training", "latentserve.images", "latentserve.records"},
+    "export": {"export", "training", "latentserve"},
+}
+FORBIDDEN_LIBRARIES = {
+    "latentserve": {"torch", "onnxruntime", "onnx", "prometheus_client"},
+    "service": {"torch", "onnx", "lightning", "sklearn", "matplotlib"},
+    "training": {"onnx", "onnxruntime", "grpc"},
+    "export": {"grpc"},
+}
+
+
+def sources(package: str) -> list[Path]:
+    return [path for path in sorted((ROOT / package).rglob("*.py")) if "_pb2" not in path.name]
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def within(name: str, modules: set[str]) -> bool:
+    return any(name == module or name.startswith(module + ".") for module in modules)
+
+
+@pytest.mark.parametrize("package", ALLOWED_IMPORTS)
+def test_packages_import_only_along_the_arrows(package: str) -> None:
+    for path in sources(package):
+        for name in imports(path):
+            if name.split(".")[0] in ALLOWED_IMPORTS:
+                allowed = ALLOWED_IMPORTS[package] | ({"latentserve"} if name == "latentserve.records" else set())
+                assert within(name, allowed), f"{path.relative_to(ROOT)} imports {name}"
+            assert not within(name, FORBIDDEN_LIBRARIES[package]), f"{path.relative_to(ROOT)} imports {name}"
+
+
+def test_the_scheduler_knows_neither_grpc_nor_onnxruntime_nor_prometheus() -> None:
+    named = {name.split(".")[0] for name in imports(ROOT / "service" / "batching.py")}
+    assert named <= set(sys.stdlib_module_names) | {"numpy", "latentserve", "service"}
+
+
+def test_the_servicer_knows_no_transport() -> None:
+    assert not {name for name in imports(ROOT / "service" / "servicer.py") if name.split(".")[0] == "grpc"}
+
+
+def test_the_server_loads_no_torch() -> None:
+    code = "import service.server, service.__main__, sys; print([m for m in ('torch', 'training', 'export', 'onnx', 'sklearn', 'matplotlib') if m in sys.modules])"  # noqa: E501
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_contract_loads_only_numpy_grpc_and_protobuf() -> None:
+    code = "import latentserve.client, latentserve.bundle, sys; print(*sorted({m.split('.')[0] for m in sys.modules}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    loaded = set(done.stdout.split())
+    assert not loaded & {"torch", "onnxruntime", "PIL", "pydantic", "prometheus_client"}
+
+
+def test_stubs_are_what_the_protos_say() -> None:
+    done = subprocess.run([ROOT / "deploy/check_stubs.sh", sys.executable], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_message_field_and_value_of_the_proto_has_a_comment() -> None:
+    """Stands in for `buf lint` with COMMENTS where npm is missing."""
+    lines = (ROOT / "protos/latentserve/v1/embedding.proto").read_text().splitlines()
+    declares = re.compile(r"^\s*(message|enum|service|rpc|oneof|optional|repeated|\w+ = \d+;|[\w.]+ \w+ = \d+;)")
+    for number, line in enumerate(lines):
+        if declares.match(line):
+            assert lines[number - 1].strip().startswith("//"), f"line {number + 1}: {line.strip()} has no comment"
+
+
+def test_names_of_the_contract_follow_the_style() -> None:
+    for enum in pb.DESCRIPTOR.enum_types_by_name.values():
+        prefix = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", enum.name).upper()
+        assert enum.values_by_number[0].name == f"{prefix}_UNSPECIFIED"
+        assert all(value.name.startswith(prefix) for value in enum.values)
+    (service,) = pb.DESCRIPTOR.services_by_name.values()
+    assert service.name.endswith("Service")
+    for method in service.methods:
+        assert (method.input_type.name, method.output_type.name) == (f"{method.name}Request", f"{method.name}Response")
+
+
+def test_no_file_is_too_long_to_be_read() -> None:
+    for package in (*ALLOWED_IMPORTS, "benchmarks"):
+        for path in sources(package):
+            num_lines = len(path.read_text().splitlines())
+            assert num_lines <= 300, f"{path.relative_to(ROOT)} has {num_lines} lines"
+
+
+def test_no_committed_file_names_a_package_registry() -> None:
+    tracked = subprocess.run(["git", "ls-files"], capture_output=True, text=True, cwd=ROOT).stdout.split()
+    hosts = re.compile("pypi" + r"\.org|registry\." + "npmjs|files.python" + "hosted")
+    for name in tracked or [str(path.relative_to(ROOT)) for path in (ROOT / "requirements").glob("*.txt")]:
+        path = ROOT / name
+        if path.is_file() and path.suffix not in (".png",):
+            assert not hosts.search(path.read_text(errors="ignore")), name
+
+
+def compose() -> Any:
+    return yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+
+
+def test_compose_names_files_and_ports_that_exist() -> None:
+    for service in compose()["services"].values():
+        if "build" in service:
+            assert (ROOT / service["build"]["dockerfile"]).is_file()
+        for volume in service.get("volumes", []):
+            source = volume.split(":")[0]
+            assert not source.startswith(".") or (ROOT / source).exists(), source
+    assert compose()["services"]["service"]["ports"] == ["127.0.0.1:50051:50051", "127.0.0.1:9464:9464"]
+
+
+def test_settings_in_compose_and_images_are_settings_of_the_service() -> None:
+    from service.config import Config
+
+    known = {f"LATENTSERVE_{name.upper()}" for name in Config.model_fields}
+    text = (ROOT / "docker-compose.yml").read_text() + (ROOT / "deploy/docker/serve.Dockerfile").read_text()
+    assert set(re.findall(r"LATENTSERVE_\w+", text)) <= known
+
+
+@pytest.mark.parametrize("name", ["serve", "train"])
+def test_images_copy_what_exists_and_what_the_build_context_holds(name: str) -> None:
+    text = (ROOT / f"deploy/docker/{name}.Dockerfile").read_text()
+    context = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
+    for line in re.findall(r"^COPY (?!--from)(.*)$", text, re.MULTILINE):
+        for source in shlex.split(line)[:-1]:
+            assert (ROOT / source).exists(), source
+            assert source.split("/")[0] in context, source
+
+
+@pytest.mark.parametrize("name", ["serve", "serve-cpu"])
+def test_the_serving_image_installs_no_torch(name: str) -> None:
+    pinned = re.findall(r"^([\w.-]+)==", (ROOT / f"requirements/{name}.txt").read_text(), re.MULTILINE)
+    assert {"grpcio", "protobuf", "numpy", "pillow", "prometheus-client"} <= set(pinned)
+    assert not {"torch", "lightning", "onnx", "scikit-learn"} & set(pinned)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "requirements").glob("*.txt")), ids=lambda path: path.stem)
+def test_every_requirement_is_pinned_with_a_hash(path: Path) -> None:
+    blocks = re.split(r"\n(?=[\w.-]+==)", path.read_text())
+    for block in blocks:
+        assert re.match(r"(#.*\n)*[\w.-]+==", block), block[:80]
+        assert "--hash=sha256:" in block, block[:80]
+
+
+def test_the_dashboard_asks_for_metrics_that_exist() -> None:
+    known = {sample.name for metric in Metrics().registry.collect() for sample in metric.samples}
+    for metric in Metrics().registry.collect():
+        known |= {
+            metric.name,
+            f"{metric.name}_total",
+            f"{metric.name}_bucket",
+            f"{metric.name}_sum",
+            f"{metric.name}_count",
+        }
+    dashboard = json.loads((ROOT / "deploy/grafana/dashboards/service.json").read_text())
+    expressions = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    assert len(expressions) >= 9
+    for expression in expressions:
+        for name in re.findall(r"\b(?:latentserve|process)_\w+", expression):
+            assert name in known, name
