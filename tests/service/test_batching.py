@@ -141,6 +141,25 @@ def test_3_expired_and_cancelled_rows_never_run_and_are_counted() -> None:
     run(body())
 
 
+def test_3_expired_rows_take_no_room_in_a_batch() -> None:
+    async def body() -> None:
+        async with bench(QueueConfig(max_batch_rows=2), held=True) as b:
+            running = b.submit(0)
+            await settle()
+            expiring = [b.submit(value, deadline=1.0) for value in (1, 2)]
+            kept = [b.submit(value) for value in (3, 4)]
+            await settle()
+            b.clock.now = 2.0
+            b.engine.open = True
+            b.engine.release()
+            await asyncio.gather(running, *kept)
+            assert b.engine.batches == [[0], [3, 4]]
+            got = await asyncio.gather(*expiring, return_exceptions=True)
+            assert [type(one) for one in got] == [DeadlineExceeded] * 2
+
+    run(body())
+
+
 def test_3_a_deadline_that_passed_on_arrival_is_refused() -> None:
     async def body() -> None:
         async with bench() as b:
@@ -272,12 +291,15 @@ def test_6_nobody_hangs_when_the_server_is_killed() -> None:
 
 def test_7_queues_of_one_device_take_turns() -> None:
     async def body() -> None:
-        slot, order = asyncio.Lock(), []
+        slot, order, running = asyncio.Lock(), [], []
 
         def engine(name: str) -> Any:
             async def execute(pieces: Any) -> Any:
+                assert not running, "two batches on one device at once"
                 order.append(name)
+                running.append(name)
                 await asyncio.sleep(0)
+                running.clear()
                 return [{"out": piece.rows} for piece in pieces]
 
             return execute
