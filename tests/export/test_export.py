@@ -53,6 +53,12 @@ def test_pixels_go_in_as_they_are(bundle_folder: Path) -> None:
     assert given.type.tensor_type.shape.dim[0].dim_param
 
 
+def test_a_graph_tells_nothing_of_the_machine_that_made_it(bundle_folder: Path) -> None:
+    for path in bundle_folder.glob("*.onnx"):
+        assert str(Path.home()).encode() not in path.read_bytes()
+        assert b".py" not in path.read_bytes()
+
+
 def test_a_graph_that_is_off_is_refused_and_leaves_nothing(
     run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
