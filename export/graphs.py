@@ -107,9 +107,9 @@ def export_graph(module: nn.Module, example: dict[str, Tensor], outputs: Sequenc
 
 def _without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
     """The exporter notes where in whose source each node came from: paths that would make equal encoders differ."""
-    for part in (model, model.graph, *model.graph.node, *model.graph.input, *model.graph.output):
-        del part.metadata_props[:]
-    for part in (*model.graph.value_info, *model.graph.initializer):
+    graph = model.graph
+    parts: list[Any] = [model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer]
+    for part in parts:
         del part.metadata_props[:]
     return model
 
