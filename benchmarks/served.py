@@ -43,7 +43,7 @@ class ServedProcess:
         assert self._process.stdout is not None
         ready = READY.search(self._process.stdout.readline())
         if ready is None:
-            self._process.wait(STOP_SECONDS)
+            self.stop()
             raise RuntimeError(f"the server did not start:\n{self._log.read_text()}")
         self.target, metrics = ready.groups()
         self.metrics_url = f"http://{metrics}/metrics"

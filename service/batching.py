@@ -81,6 +81,9 @@ class Observer(Protocol):
     def waited(self, seconds: float, rows: int) -> None:
         """Rows left the queue for a batch after so long."""
 
+    def cut(self, why: str) -> None:
+        """A batch was cut: `full`, `free` (the engine was) or `window` (it had waited long enough)."""
+
     def executed(self, rows: int, dead_rows: int, seconds: float) -> None:
         """A batch ran; dead rows are those whose caller had gone before it started."""
 
@@ -159,6 +162,10 @@ class BatchQueue:
         self._draining = True
         self._changed.set()
 
+    def oldest_age(self) -> float:
+        """Seconds that the oldest row has waited; 0 if none waits."""
+        return max(self._clock() - self._line.first_arrival(), 0.0)
+
     def _admit(self, num_rows: int, size_bytes: int, deadline: float) -> None:
         if self._draining:
             self._observer.dropped("draining", num_rows)
@@ -199,6 +206,9 @@ class BatchQueue:
         now = self._clock()
         for job, start, stop in batch:
             self._observer.waited(now - job.arrived, stop - start)
+        if batch:
+            full = sum(stop - start for _, start, stop in batch) == self._config.max_batch_rows
+            self._observer.cut("full" if full else "window" if self._config.window_seconds else "free")
         self._tell_queue()
         return batch
 

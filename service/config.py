@@ -40,6 +40,7 @@ class Config(BaseSettings):
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 in a container")
     port: int = Field(50051, ge=0, le=65535, description="gRPC port; 0 for any free one")
     metrics_port: int = Field(9464, ge=0, le=65535, description="Prometheus port; 0 for any free one")
+    transport: Literal["http2", "grpcio"] = Field("http2", description="our own HTTP/2, or grpcio's server")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="cuda: CUDA or fail; auto: CUDA if it works")
     intra_op_threads: int = Field(0, ge=0, description="threads of one operator on the CPU; 0 for the CPUs we may use")
     max_batch_rows: int = Field(64, ge=1, le=4096, description="rows of a batch")

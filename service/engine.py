@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import time
 from collections.abc import Sequence
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -61,7 +62,8 @@ class Engine:
         }
         for graph in manifest.graphs.values():
             _check_graph(graph, self._sessions[graph.file])
-        self.plan = lru_cache(maxsize=None)(self._plan)
+        self.plan = cache(self._plan)
+        self.pad_seconds = 0.0
 
     def _plan(self, given: str, wants: frozenset[str]) -> tuple[Graph, ...]:
         """The graphs that lead from the given tensor to the wanted ones, in the order they run."""
@@ -85,6 +87,7 @@ class Engine:
 
     def run(self, given: str, pieces: Sequence[Piece]) -> list[Tensors]:
         """Runs a batch of pieces whose rows are the tensor `given` (`input` or `latent`)."""
+        self.pad_seconds = 0.0
         plans = [self.plan(given, piece.wants) for piece in pieces]
         tensors: list[Tensors] = [{given: piece.rows} for piece in pieces]
         for graph in self.manifest.graphs.values():
@@ -98,7 +101,9 @@ class Engine:
         counts = [len(next(iter(made.values()))) for made in members]
         num_rows = sum(counts)
         bucket = next(size for size in self.buckets if size >= num_rows)
+        started = time.perf_counter()
         feed = {spec.name: _padded(spec, [made[spec.name] for made in members], bucket) for spec in graph.inputs}
+        self.pad_seconds += time.perf_counter() - started
         names = [spec.name for spec in graph.outputs]
         outputs = self._sessions[graph.file].run(names, feed)
         start = 0

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import time
+from collections.abc import Callable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, disable_created_metrics
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
@@ -57,12 +61,22 @@ class Metrics:
         self.request_rows = histogram("request_rows", "Rows of a call.", ROWS, "method", "model")
         self.decode_seconds = histogram("decode_seconds", "Reading a call's rows, images decoded.", SECONDS, "model")
 
+        self.encode_seconds = histogram("encode_seconds", "Writing a call's answer as bytes.", SECONDS)
+        self.deadline_slack = histogram(
+            "deadline_slack_seconds", "Time left to the caller's deadline when a call was answered with OK.", SECONDS
+        )
+
         self.queue_rows = gauge("queue_rows", "Rows that wait.", *LANE)
         self.queue_bytes = gauge("queue_bytes", "Bytes that wait.", *LANE)
+        self.queue_oldest_seconds = gauge("queue_oldest_seconds", "How long the oldest row has waited.", *LANE)
         self.queue_seconds = histogram("queue_seconds", "How long a request's rows waited for a batch.", SECONDS, *LANE)
         self.dropped_rows = counter("dropped_rows_total", "Rows that were not run, by reason.", *LANE, "reason")
         self.batch_rows = histogram("batch_rows", "Rows of a batch, without padding.", ROWS, *LANE)
         self.execute_seconds = histogram("execute_seconds", "Running a batch.", SECONDS, *LANE)
+        self.pad_seconds = histogram("pad_seconds", "Copying rows into batches, part of running one.", SECONDS, *LANE)
+        self.batches = counter(
+            "batches_total", "Batches cut, by why: `full`, `free` (the engine was), `window`.", *LANE, "cut"
+        )
         self.padding_rows = counter("padding_rows_total", "Rows computed for nothing, to fill a known size.", *LANE)
         self.dead_work_rows = counter(
             "dead_work_rows_total", "Rows run although their caller had gone before. Stays 0.", *LANE
@@ -73,6 +87,19 @@ class Metrics:
         self.not_finite_scores = counter(
             "not_finite_scores_total", "Rows whose score was no number.", "model", "version"
         )
+
+        self._answered: dict[tuple[str, str, str], tuple[Counter, Histogram]] = {}
+
+    def answered(self, method: str, model: str, code: str, seconds: float, deadline: float) -> None:
+        """Counts an answer. The deadline is on `time.monotonic`."""
+        children = self._answered.get((method, model, code))
+        if children is None:
+            children = self.requests.labels(method, model, code), self.request_seconds.labels(method)
+            self._answered[method, model, code] = children
+        children[0].inc()
+        children[1].observe(seconds)
+        if code == "OK" and deadline < math.inf:
+            self.deadline_slack.observe(deadline - time.monotonic())
 
     def judged(self, model: str, version: str, verdicts: Verdicts) -> None:
         """Counts the decisions of a call."""
@@ -90,7 +117,10 @@ class LaneMetrics:
 
     def __init__(self, metrics: Metrics, engine: Engine, lane: str) -> None:
         labels = (engine.manifest.name, str(engine.manifest.version), lane)
-        self._padding = engine.padding
+        self._engine = engine
+        self._oldest = metrics.queue_oldest_seconds.labels(*labels)
+        self._pad_seconds = metrics.pad_seconds.labels(*labels)
+        self._batches = {cut: metrics.batches.labels(*labels, cut) for cut in ("full", "free", "window")}
         self._queue_rows = metrics.queue_rows.labels(*labels)
         self._queue_bytes = metrics.queue_bytes.labels(*labels)
         self._queue_seconds = metrics.queue_seconds.labels(*labels)
@@ -112,6 +142,14 @@ class LaneMetrics:
         """See `batching.Observer`."""
         self._dropped[reason].inc(rows)
 
+    def cut(self, why: str) -> None:
+        """See `batching.Observer`."""
+        self._batches[why].inc()
+
+    def watch_oldest(self, age: Callable[[], float]) -> None:
+        """Asks for the age of the oldest row at every scrape."""
+        self._oldest.set_function(age)
+
     def waited(self, seconds: float, rows: int) -> None:
         """See `batching.Observer`."""
         self._queue_seconds.observe(seconds)
@@ -120,5 +158,6 @@ class LaneMetrics:
         """See `batching.Observer`."""
         self._batch_rows.observe(rows)
         self._execute_seconds.observe(seconds)
-        self._padding_rows.inc(self._padding(rows))
+        self._pad_seconds.observe(self._engine.pad_seconds)
+        self._padding_rows.inc(self._engine.padding(rows))
         self._dead_work_rows.inc(dead_rows)

@@ -160,21 +160,22 @@ def _open(folder: Path, config: Config, metrics: Metrics, workers: Workers) -> S
     metrics.model_info.labels(
         manifest.name, str(manifest.version), source.method, engine.execution_provider, manifest.embedding_space
     ).set(1)
+    lanes = [INPUT, LATENT] if "decoder" in manifest.graphs else [INPUT]
     return ServedModel(
         manifest=manifest,
         execution_provider=engine.execution_provider,
         decoder=Decoder(manifest.input, limits, workers.decoding),
         judge=Judge(manifest, calibration),
-        lanes={
-            lane: BatchQueue(
-                partial(_execute, workers.engine, engine, lane),
-                config.queue,
-                workers.slot,
-                LaneMetrics(metrics, engine, lane),
-            )
-            for lane in ([INPUT, LATENT] if "decoder" in manifest.graphs else [INPUT])
-        },
+        lanes={lane: _open_lane(lane, engine, config, metrics, workers) for lane in lanes},
     )
+
+
+def _open_lane(lane: str, engine: Engine, config: Config, metrics: Metrics, workers: Workers) -> BatchQueue:
+    observer = LaneMetrics(metrics, engine, lane)
+    execute = partial(_execute, workers.engine, engine, lane)
+    queue = BatchQueue(execute, config.queue, workers.slot, observer)
+    observer.watch_oldest(queue.oldest_age)
+    return queue
 
 
 async def _execute(pool: Executor, engine: Engine, lane: str, pieces: Sequence[Piece]) -> Sequence[Tensors]:

@@ -7,22 +7,37 @@ import logging
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
-import grpc.aio
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_health.v1 import health, health_pb2
 from prometheus_client import start_http_server
 
 from service.config import Config, available_cpus
+from service.grpcio_server import GrpcioServer
+from service.http2_server import Http2Server
 from service.metrics import Metrics
 from service.repository import Repository, Workers, open_repository
 from service.servicer import Servicer
-from service.transport import SERVICE, handlers
+from service.transport import SERVICE, Call, calls
 
 log = logging.getLogger(__name__)
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
+
+
+class Transport(Protocol):
+    """What carries the calls. Made from the calls by name, a health servicer and the bytes a request may have."""
+
+    def __init__(self, calls: dict[str, Call], health_servicer: Any, max_request_bytes: int) -> None: ...
+
+    async def listen(self, host: str, port: int) -> int:
+        """Starts to accept calls; returns the port. Raises OSError if it is taken."""
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Refuses new calls, waits for those under way, then cancels what is left."""
+
+
+TRANSPORTS: dict[str, type[Transport]] = {"http2": Http2Server, "grpcio": GrpcioServer}
 
 
 class Server:
@@ -44,7 +59,7 @@ class Server:
         self.metrics_port = 0
         self.repository = Repository()
         self.metrics = Metrics()
-        self._grpc: grpc.aio.Server
+        self._transport: Transport
         self._health = health.aio.HealthServicer()
         self._prometheus: Any = None
         self._lanes: list[asyncio.Task[None]] = []
@@ -81,7 +96,7 @@ class Server:
         log.info("draining for at most %g s", self.config.drain_seconds)
         self.metrics.ready.set(0)
         await self._health.enter_graceful_shutdown()
-        await self._grpc.stop(self.config.drain_seconds)
+        await self._transport.stop(self.config.drain_seconds)
         for model in self.repository.served():
             for lane in model.lanes.values():
                 lane.drain()
@@ -94,24 +109,11 @@ class Server:
 
     async def _listen(self) -> None:
         config = self.config
-        self._grpc = grpc.aio.server(
-            options=(
-                ("grpc.max_receive_message_length", config.max_request_bytes),
-                ("grpc.max_send_message_length", -1),
-                ("grpc.so_reuseport", 0),  # a second server on the same port is an error, not a coin toss
-            )
-        )
         servicer = Servicer(self.repository, config, self.metrics)
-        self._grpc.add_generic_rpc_handlers((handlers(servicer, self.metrics),))
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
-        reflection.enable_server_reflection(
-            (SERVICE.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME), self._grpc
+        self._transport = TRANSPORTS[config.transport](
+            calls(servicer, self.metrics), self._health, config.max_request_bytes
         )
-        try:
-            self.port = self._grpc.add_insecure_port(f"{config.host}:{config.port}")
-        except RuntimeError as error:
-            raise OSError(f"port: cannot listen on {config.host}:{config.port}: {error}") from error
-        await self._grpc.start()
+        self.port = await self._transport.listen(config.host, config.port)
         for name in ("", SERVICE.full_name):
             await self._health.set(name, SERVING)
 

@@ -1,4 +1,8 @@
-"""grpcio: carries calls to the servicer, its errors to status codes, and both to the metrics."""
+"""What every transport shares: bytes in, bytes out, and a status. Knows protobuf and the servicer, no network.
+
+A transport finds the call by its name, hands over the request's bytes and the caller's deadline, and sends what it gets
+back. If the caller goes away it cancels the task that waits here.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +12,10 @@ import re
 import time
 import uuid
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any
 
-import grpc
-import grpc.aio
+from google.protobuf.message import DecodeError
 
 from latentserve.errors import Code, LatentserveError, Overloaded
 from latentserve.v1 import embedding_pb2 as pb
@@ -21,56 +25,85 @@ from service.servicer import Context, Servicer
 log = logging.getLogger(__name__)
 
 SERVICE = pb.DESCRIPTOR.services_by_name["EmbeddingService"]
-_STATUS = {status.value[0]: status for status in grpc.StatusCode}
+OK = 0
 
 
-def handlers(servicer: Servicer, metrics: Metrics) -> grpc.GenericRpcHandler:
-    """The service's calls, made from its descriptor: `GetModel` goes to `servicer.get_model`."""
-    return grpc.method_handlers_generic_handler(
-        SERVICE.full_name,
-        {
-            method.name: grpc.unary_unary_rpc_method_handler(
-                _handler(method.name, getattr(servicer, _snake(method.name)), metrics),
-                request_deserializer=getattr(pb, method.input_type.name).FromString,
-                response_serializer=getattr(pb, method.output_type.name).SerializeToString,
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What goes back.
+
+    Attributes:
+        body: serialized response; empty unless `code` is OK.
+        code: gRPC status code.
+        message: for people, empty if OK.
+        trailing: more trailing metadata.
+    """
+
+    body: bytes
+    code: int = OK
+    message: str = ""
+    trailing: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One method of the service: `await call.answer(request_bytes, deadline)`."""
+
+    name: str
+    request: Any
+    method: Callable[[Any, Context], Awaitable[Any]]
+    metrics: Metrics
+
+    async def answer(self, body: bytes, deadline: float) -> Answer:
+        """Answers one request; never raises but for cancellation.
+
+        Args:
+            body: serialized request.
+            deadline: on `time.monotonic`.
+        """
+        started = time.monotonic()
+        context = Context(self.name, deadline)
+        code = "OK"
+        self.metrics.requests_in_flight.inc()
+        try:
+            response = await self.method(self.request.FromString(body), context)
+            encoding = time.monotonic()
+            encoded = response.SerializeToString()
+            self.metrics.encode_seconds.observe(time.monotonic() - encoding)
+            return Answer(encoded)
+        except asyncio.CancelledError:
+            code = "DEADLINE_EXCEEDED" if time.monotonic() >= deadline else "CANCELLED"
+            raise
+        except LatentserveError as error:
+            code = error.code.name
+            return Answer(b"", error.code, str(error), _trailing(error))
+        except DecodeError:
+            code = Code.INVALID_ARGUMENT.name
+            return Answer(
+                b"", Code.INVALID_ARGUMENT, f"request: got {len(body)} bytes, expected a {self.request.__name__}"
             )
-            for method in SERVICE.methods
-        },
-    )
+        except Exception:
+            code = Code.INTERNAL.name
+            fault = uuid.uuid4().hex[:12]
+            log.exception("%s failed, id %s", self.name, fault)
+            return Answer(b"", Code.INTERNAL, f"internal error, id {fault} in the server's log")
+        finally:
+            self.metrics.requests_in_flight.dec()
+            self.metrics.answered(self.name, context.model, code, time.monotonic() - started, deadline)
+
+
+def calls(servicer: Servicer, metrics: Metrics) -> dict[str, Call]:
+    """Every call by its name, made from the service's descriptor: `GetModel` goes to `servicer.get_model`."""
+    return {
+        method.name: Call(
+            method.name, getattr(pb, method.input_type.name), getattr(servicer, _snake(method.name)), metrics
+        )
+        for method in SERVICE.methods
+    }
 
 
 def _snake(name: str) -> str:
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
-
-
-def _handler(method: str, call: Callable[[Any, Context], Awaitable[Any]], metrics: Metrics) -> Any:
-    seconds = metrics.request_seconds.labels(method)
-
-    async def handle(request: Any, grpc_context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-        started = time.monotonic()
-        left = grpc_context.time_remaining()
-        context = Context(method) if left is None else Context(method, deadline=started + left)
-        code = "OK"
-        metrics.requests_in_flight.inc()
-        try:
-            return await call(request, context)
-        except asyncio.CancelledError:
-            code = "DEADLINE_EXCEEDED" if time.monotonic() >= context.deadline else "CANCELLED"
-            raise
-        except LatentserveError as error:
-            code = error.code.name
-            await grpc_context.abort(_STATUS[error.code], str(error), _trailing(error))
-        except Exception:
-            code = Code.INTERNAL.name
-            fault = uuid.uuid4().hex[:12]
-            log.exception("%s failed, id %s", method, fault)
-            await grpc_context.abort(grpc.StatusCode.INTERNAL, f"internal error, id {fault} in the server's log")
-        finally:
-            metrics.requests_in_flight.dec()
-            metrics.requests.labels(method, context.model, code).inc()
-            seconds.observe(time.monotonic() - started)
-
-    return handle
 
 
 def _trailing(error: LatentserveError) -> tuple[tuple[str, str], ...]:

@@ -65,6 +65,7 @@ class FakeObserver:
     executed_rows: int = 0
     dead_rows: int = 0
     waits: list[float] = field(default_factory=list)
+    cuts: list[str] = field(default_factory=list)
 
     def queued(self, rows: int, size_bytes: int) -> None:
         self.rows, self.size_bytes = rows, size_bytes
@@ -76,6 +77,9 @@ class FakeObserver:
 
     def waited(self, seconds: float, rows: int) -> None:
         self.waits.append(seconds)
+
+    def cut(self, why: str) -> None:
+        self.cuts.append(why)
 
     def executed(self, rows: int, dead_rows: int, seconds: float) -> None:
         self.executed_rows += rows

@@ -1,0 +1,61 @@
+"""The transport on grpcio's asyncio server."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from service.transport import OK, SERVICE, Call
+
+_STATUS = {status.value[0]: status for status in grpc.StatusCode}
+
+
+class GrpcioServer:
+    """See `server.Transport`."""
+
+    def __init__(self, calls: dict[str, Call], health_servicer: Any, max_request_bytes: int) -> None:
+        self._server = grpc.aio.server(
+            options=(
+                ("grpc.max_receive_message_length", max_request_bytes),
+                ("grpc.max_send_message_length", -1),
+                ("grpc.so_reuseport", 0),  # a second server on the same port is an error, not a coin toss
+            )
+        )
+        # No (de)serializers: bytes in, bytes out.
+        methods: dict[str, Any] = {
+            name: grpc.unary_unary_rpc_method_handler(_handler(call)) for name, call in calls.items()
+        }
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE.full_name, methods),))
+        health_pb2_grpc.add_HealthServicer_to_server(health_servicer, self._server)
+        names = (SERVICE.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self._server)
+
+    async def listen(self, host: str, port: int) -> int:
+        """Starts to accept calls; returns the port."""
+        try:
+            bound = self._server.add_insecure_port(f"{host}:{port}")
+        except RuntimeError as error:
+            raise OSError(f"port: cannot listen on {host}:{port}: {error}") from error
+        await self._server.start()
+        return bound
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Refuses new calls, waits for those under way, then cancels what is left."""
+        await self._server.stop(grace_seconds)
+
+
+def _handler(call: Call) -> Any:
+    async def handle(body: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
+        left = context.time_remaining()
+        answer = await call.answer(body, math.inf if left is None else time.monotonic() + left)
+        if answer.code != OK:
+            await context.abort(_STATUS[answer.code], answer.message, answer.trailing)
+        return answer.body
+
+    return handle
