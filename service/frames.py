@@ -1,8 +1,10 @@
-"""The wire format of HTTP/2: frames, their numbers, and header blocks that need no table. Source: RFC 9113, RFC 7541."""
+"""The wire format of HTTP/2: frames and their numbers, and header blocks. Source: RFC 9113, RFC 7541."""
 
 from __future__ import annotations
 
 import struct
+
+import hpack
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
@@ -17,6 +19,7 @@ STREAM_WINDOW_BYTES = 2**20
 CONNECTION_WINDOW_BYTES = 2**24
 MAX_HEADER_BYTES = 16 * 1024
 MAX_STREAMS = 1000
+MAX_SEEN_BLOCKS = 64
 DEFAULT_WINDOW_BYTES = 65_535
 LARGEST_WINDOW_BYTES = 2**31 - 1
 
@@ -68,3 +71,41 @@ def unpadded(flags: int, payload: bytes) -> bytes:
     if not payload or payload[0] >= len(payload):
         raise ProtocolError(PROTOCOL_ERROR, "got padding longer than its frame")
     return payload[1 : len(payload) - payload[0]]
+
+
+class HeaderDecoder:
+    """Header blocks to headers; a block that was seen before costs a look-up.
+
+    A client repeats itself: after its first request every block is mostly indices. Decoding the same bytes again gives
+    the same headers as long as the compression table has not changed; what is kept is dropped whenever it has.
+    """
+
+    def __init__(self) -> None:
+        self._decoder = hpack.Decoder(max_header_list_size=MAX_HEADER_BYTES)
+        self._seen: dict[bytes, dict[bytes, bytes]] = {}
+
+    def decode(self, block: bytes) -> dict[bytes, bytes]:
+        """Headers by name.
+
+        Raises:
+            ProtocolError: the block is malformed.
+        """
+        headers = self._seen.get(block)
+        if headers is not None:
+            return headers
+        before = self._state()
+        try:
+            headers = dict(self._decoder.decode(block, raw=True))
+        except hpack.HPACKError as error:
+            raise ProtocolError(COMPRESSION_ERROR, str(error)) from error
+        if self._state() != before or len(self._seen) == MAX_SEEN_BLOCKS:
+            self._seen.clear()
+        else:
+            self._seen[block] = headers
+        return headers
+
+    def _state(self) -> tuple[int, int, int]:
+        """Changes whenever the table does: entries come in at the front and go out at the back."""
+        table = self._decoder.header_table
+        entries = table.dynamic_entries
+        return len(entries), id(entries[0]) if entries else 0, table.maxsize

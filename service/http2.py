@@ -3,11 +3,11 @@
 Why it is here: see docs/adr/0005-transport.md. Frames, flow control and limits are ours; header compression is `hpack`.
 
     Connection   one TCP connection: frames to streams, streams to frames
-    Stream       one exchange: request headers and body in, response out
+    Stream       one exchange on it: request headers and body in, response out (`stream`)
 
-Both directions are bounded: frames and header blocks in size, streams in number, a body by the caller's limit, what waits
-to be written by the peer's windows. A peer that breaks the protocol is told why (GOAWAY) and dropped; one that cancels
-streams faster than it lets them finish is dropped too. Source: RFC 9113.
+Both directions are bounded: frames and header blocks in size, streams in number, a body by the caller's limit, what
+waits to be written by the peer's windows. A peer that breaks the protocol is told why (GOAWAY) and dropped; one that
+cancels streams faster than it lets them finish is dropped too. Source: RFC 9113.
 """
 
 from __future__ import annotations
@@ -15,86 +15,14 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections.abc import Callable
-from typing import Protocol, cast
+from typing import cast
 
-import hpack
-
-from service.frames import (
-    ACK,
-    COMPRESSION_ERROR,
-    CONNECTION_WINDOW_BYTES,
-    CONTINUATION,
-    DATA,
-    DEFAULT_WINDOW_BYTES,
-    END_HEADERS,
-    END_STREAM,
-    ENHANCE_YOUR_CALM,
-    FLOW_CONTROL_ERROR,
-    FRAME_HEAD,
-    FRAME_SIZE_ERROR,
-    GOAWAY,
-    HEADERS,
-    LARGEST_WINDOW_BYTES,
-    MAX_FRAME_BYTES,
-    MAX_HEADER_BYTES,
-    MAX_STREAMS,
-    NO_ERROR,
-    PING,
-    PREFACE,
-    PROTOCOL_ERROR,
-    PUSH_PROMISE,
-    REFUSED_STREAM,
-    RST_STREAM,
-    SETTINGS,
-    SETTINGS_PAYLOAD,
-    STREAM_WINDOW_BYTES,
-    WINDOW_UPDATE,
-    WITH_PRIORITY,
-    ProtocolError,
-    frame,
-    unpadded,
-)
+from service import frames as wire
+from service.stream import Application, Stream
 
 MAX_RESETS_AHEAD = 2000
 """Streams a client may cancel beyond those it let finish (CVE-2023-44487, rapid reset)."""
 MAX_UNREAD_CONTROL_BYTES = 2**20
-
-
-class Application(Protocol):
-    """What answers requests."""
-
-    def started(self, stream: Stream) -> None:
-        """The request's headers are there; its body may follow."""
-
-    def received(self, stream: Stream, data: bytes, ended: bool) -> None:
-        """More of the request's body."""
-
-    def reset(self, stream: Stream) -> None:
-        """The client went away; nothing can be sent any more."""
-
-
-class Stream:
-    """One exchange. `context` is the application's to use."""
-
-    __slots__ = ("connection", "context", "headers", "id", "pending", "send_window", "trailers", "unread")
-
-    def __init__(self, connection: Connection, stream_id: int, headers: dict[bytes, bytes], window: int) -> None:
-        self.connection = connection
-        self.id = stream_id
-        self.headers = headers
-        self.send_window = window
-        self.unread = 0
-        self.pending = bytearray()
-        self.trailers = b""
-        self.context: object = None
-
-    def send(self, head: bytes, body: bytes, trailers: bytes) -> None:
-        """Sends header block (if any), body and trailers (if any; they end the stream), as windows allow."""
-        self.connection.send(self, head, body, trailers)
-
-    def refuse(self, code: int) -> None:
-        """Ends the stream without an answer."""
-        self.connection.reset(self, code)
 
 
 class Connection(asyncio.Protocol):
@@ -111,23 +39,26 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport
         self._buffer = b""
         self._greeted = False
-        self._decoder = hpack.Decoder(max_header_list_size=MAX_HEADER_BYTES)
+        self._headers = wire.HeaderDecoder()
         self._header_block: tuple[int, int, bytearray] | None = None  # stream, flags, what came so far
         self.streams: dict[int, Stream] = {}
         self._last_id = 0
         self._draining = False
         self._resets_ahead = 0
-        self._send_window = DEFAULT_WINDOW_BYTES
+        self._send_window = wire.DEFAULT_WINDOW_BYTES
         self._unread = 0
-        self._peer_window = DEFAULT_WINDOW_BYTES
+        self._peer_window = wire.DEFAULT_WINDOW_BYTES
         self._peer_frame_bytes = 16_384
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Greets the client: our settings, and a wide window."""
         self._transport = cast(asyncio.Transport, transport)
         self._register(self, True)
-        more = CONNECTION_WINDOW_BYTES - DEFAULT_WINDOW_BYTES
-        self._write(frame(SETTINGS, 0, 0, SETTINGS_PAYLOAD) + frame(WINDOW_UPDATE, 0, 0, struct.pack(">I", more)))
+        more = wire.CONNECTION_WINDOW_BYTES - wire.DEFAULT_WINDOW_BYTES
+        self._write(
+            wire.frame(wire.SETTINGS, 0, 0, wire.SETTINGS_PAYLOAD)
+            + wire.frame(wire.WINDOW_UPDATE, 0, 0, struct.pack(">I", more))
+        )
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Every stream's client has gone."""
@@ -141,7 +72,7 @@ class Connection(asyncio.Protocol):
         buffer = self._buffer + data if self._buffer else data
         try:
             at = self._frames(buffer)
-        except ProtocolError as error:
+        except wire.ProtocolError as error:
             self._goaway(error.code, str(error))
             self._transport.close()
             return
@@ -151,7 +82,7 @@ class Connection(asyncio.Protocol):
         """Takes no new stream; the connection closes when the last one is answered."""
         self._draining = True
         if not self._transport.is_closing():
-            self._goaway(NO_ERROR, "")
+            self._goaway(wire.NO_ERROR, "")
             if not self.streams:
                 self._transport.close()
 
@@ -162,131 +93,127 @@ class Connection(asyncio.Protocol):
     def _frames(self, buffer: bytes) -> int:
         at = 0
         if not self._greeted:
-            if not PREFACE.startswith(buffer[: len(PREFACE)]):
-                raise ProtocolError(PROTOCOL_ERROR, "expected HTTP/2 with prior knowledge")
-            if len(buffer) < len(PREFACE):
+            if not wire.PREFACE.startswith(buffer[: len(wire.PREFACE)]):
+                raise wire.ProtocolError(wire.PROTOCOL_ERROR, "expected HTTP/2 with prior knowledge")
+            if len(buffer) < len(wire.PREFACE):
                 return 0
-            self._greeted, at = True, len(PREFACE)
+            self._greeted, at = True, len(wire.PREFACE)
         end = len(buffer)
         while end - at >= 9:
-            high, low, kind, flags, stream_id = FRAME_HEAD.unpack_from(buffer, at)
+            high, low, kind, flags, stream_id = wire.FRAME_HEAD.unpack_from(buffer, at)
             size = high << 8 | low
-            if size > MAX_FRAME_BYTES:
-                raise ProtocolError(
-                    FRAME_SIZE_ERROR, f"got a frame of {size} bytes, expected at most {MAX_FRAME_BYTES}"
+            if size > wire.MAX_FRAME_BYTES:
+                raise wire.ProtocolError(
+                    wire.FRAME_SIZE_ERROR, f"got a wire.frame of {size} bytes, expected at most {wire.MAX_FRAME_BYTES}"
                 )
             if end - at - 9 < size:
                 break
             payload = buffer[at + 9 : at + 9 + size]
             at += 9 + size
-            if self._header_block is not None and kind != CONTINUATION:
-                raise ProtocolError(PROTOCOL_ERROR, "expected CONTINUATION")
-            self._dispatch(kind, flags, stream_id & LARGEST_WINDOW_BYTES, payload)
+            if self._header_block is not None and kind != wire.CONTINUATION:
+                raise wire.ProtocolError(wire.PROTOCOL_ERROR, "expected wire.CONTINUATION")
+            self._dispatch(kind, flags, stream_id & wire.LARGEST_WINDOW_BYTES, payload)
         return at
 
     def _dispatch(self, kind: int, flags: int, stream_id: int, payload: bytes) -> None:
-        if kind == DATA:
+        if kind == wire.DATA:
             self._on_data(flags, stream_id, payload)
-        elif kind == HEADERS:
+        elif kind == wire.HEADERS:
             self._on_headers(flags, stream_id, payload)
-        elif kind == CONTINUATION:
+        elif kind == wire.CONTINUATION:
             self._on_continuation(flags, stream_id, payload)
-        elif kind == WINDOW_UPDATE:
+        elif kind == wire.WINDOW_UPDATE:
             self._on_window(stream_id, payload)
-        elif kind == RST_STREAM:
+        elif kind == wire.RST_STREAM:
             self._on_reset(stream_id, payload)
-        elif kind == SETTINGS:
+        elif kind == wire.SETTINGS:
             self._on_settings(flags, payload)
-        elif kind == PING:
+        elif kind == wire.PING:
             if len(payload) != 8:
-                raise ProtocolError(FRAME_SIZE_ERROR, "got a PING that is not 8 bytes")
-            if not flags & ACK:
-                self._control(frame(PING, ACK, 0, payload))
-        elif kind == PUSH_PROMISE:
-            raise ProtocolError(PROTOCOL_ERROR, "a client cannot push")
+                raise wire.ProtocolError(wire.FRAME_SIZE_ERROR, "got a wire.PING that is not 8 bytes")
+            if not flags & wire.ACK:
+                self._control(wire.frame(wire.PING, wire.ACK, 0, payload))
+        elif kind == wire.PUSH_PROMISE:
+            raise wire.ProtocolError(wire.PROTOCOL_ERROR, "a client cannot push")
 
     def _on_headers(self, flags: int, stream_id: int, payload: bytes) -> None:
-        payload = unpadded(flags, payload)
-        if flags & WITH_PRIORITY:
+        payload = wire.unpadded(flags, payload)
+        if flags & wire.WITH_PRIORITY:
             payload = payload[5:]
         if not stream_id % 2:
-            raise ProtocolError(PROTOCOL_ERROR, f"got stream {stream_id}, expected an odd number")
-        if flags & END_HEADERS:
+            raise wire.ProtocolError(wire.PROTOCOL_ERROR, f"got stream {stream_id}, expected an odd number")
+        if flags & wire.END_HEADERS:
             self._request(stream_id, flags, payload)
         else:
             self._header_block = (stream_id, flags, bytearray(payload))
 
     def _on_continuation(self, flags: int, stream_id: int, payload: bytes) -> None:
         if self._header_block is None or self._header_block[0] != stream_id:
-            raise ProtocolError(PROTOCOL_ERROR, "got CONTINUATION without HEADERS")
+            raise wire.ProtocolError(wire.PROTOCOL_ERROR, "got wire.CONTINUATION without wire.HEADERS")
         _, first_flags, block = self._header_block
         block += payload
-        if len(block) > MAX_HEADER_BYTES:
-            raise ProtocolError(ENHANCE_YOUR_CALM, f"got headers of more than {MAX_HEADER_BYTES} bytes")
-        if flags & END_HEADERS:
+        if len(block) > wire.MAX_HEADER_BYTES:
+            raise wire.ProtocolError(wire.ENHANCE_YOUR_CALM, f"got headers of more than {wire.MAX_HEADER_BYTES} bytes")
+        if flags & wire.END_HEADERS:
             self._header_block = None
             self._request(stream_id, first_flags, bytes(block))
 
     def _request(self, stream_id: int, flags: int, block: bytes) -> None:
-        try:
-            # Decoded even if the stream is refused: the compression table belongs to the connection.
-            headers = dict(self._decoder.decode(block, raw=True))
-        except hpack.HPACKError as error:
-            raise ProtocolError(COMPRESSION_ERROR, str(error)) from error
+        headers = self._headers.decode(block)  # even if the stream is refused: the table belongs to the connection
         stream = self.streams.get(stream_id)
         if stream is not None:  # trailers of a request: only their end matters
             self._application.received(stream, b"", True)
             return
         if stream_id <= self._last_id:
             return  # late frames of a stream that has ended
-        if self._draining or len(self.streams) >= MAX_STREAMS:
-            self._control(frame(RST_STREAM, 0, stream_id, struct.pack(">I", REFUSED_STREAM)))
+        if self._draining or len(self.streams) >= wire.MAX_STREAMS:
+            self._control(wire.frame(wire.RST_STREAM, 0, stream_id, struct.pack(">I", wire.REFUSED_STREAM)))
             return
         self._last_id = stream_id
         stream = self.streams[stream_id] = Stream(self, stream_id, headers, self._peer_window)
         self._application.started(stream)
-        if flags & END_STREAM and stream_id in self.streams:
+        if flags & wire.END_STREAM and stream_id in self.streams:
             self._application.received(stream, b"", True)
 
     def _on_data(self, flags: int, stream_id: int, payload: bytes) -> None:
         size = len(payload)
         self._unread += size
-        if self._unread > CONNECTION_WINDOW_BYTES // 2:
-            self._control(frame(WINDOW_UPDATE, 0, 0, struct.pack(">I", self._unread)))
+        if self._unread > wire.CONNECTION_WINDOW_BYTES // 2:
+            self._control(wire.frame(wire.WINDOW_UPDATE, 0, 0, struct.pack(">I", self._unread)))
             self._unread = 0
         stream = self.streams.get(stream_id)
         if stream is None:
             if stream_id > self._last_id or stream_id == 0:
-                raise ProtocolError(PROTOCOL_ERROR, f"got DATA on stream {stream_id}, which is idle")
+                raise wire.ProtocolError(wire.PROTOCOL_ERROR, f"got wire.DATA on stream {stream_id}, which is idle")
             return
         stream.unread += size
-        if stream.unread > STREAM_WINDOW_BYTES:
-            raise ProtocolError(FLOW_CONTROL_ERROR, "got more DATA than the stream's window")
-        if stream.unread > STREAM_WINDOW_BYTES // 2 and not flags & END_STREAM:
-            self._control(frame(WINDOW_UPDATE, 0, stream_id, struct.pack(">I", stream.unread)))
+        if stream.unread > wire.STREAM_WINDOW_BYTES:
+            raise wire.ProtocolError(wire.FLOW_CONTROL_ERROR, "got more wire.DATA than the stream's window")
+        if stream.unread > wire.STREAM_WINDOW_BYTES // 2 and not flags & wire.END_STREAM:
+            self._control(wire.frame(wire.WINDOW_UPDATE, 0, stream_id, struct.pack(">I", stream.unread)))
             stream.unread = 0
-        self._application.received(stream, unpadded(flags, payload), bool(flags & END_STREAM))
+        self._application.received(stream, wire.unpadded(flags, payload), bool(flags & wire.END_STREAM))
 
     def _on_reset(self, stream_id: int, payload: bytes) -> None:
         if len(payload) != 4 or stream_id > self._last_id:
-            raise ProtocolError(PROTOCOL_ERROR, "got RST_STREAM of an idle stream")
+            raise wire.ProtocolError(wire.PROTOCOL_ERROR, "got wire.RST_STREAM of an idle stream")
         stream = self.streams.pop(stream_id, None)
         if stream is None:
             return
         self._resets_ahead += 1
         if self._resets_ahead > MAX_RESETS_AHEAD:
-            raise ProtocolError(ENHANCE_YOUR_CALM, "got more cancelled streams than finished ones")
+            raise wire.ProtocolError(wire.ENHANCE_YOUR_CALM, "got more cancelled streams than finished ones")
         self._application.reset(stream)
         self._close_if_drained()
 
     def _on_window(self, stream_id: int, payload: bytes) -> None:
         if len(payload) != 4:
-            raise ProtocolError(FRAME_SIZE_ERROR, "got a WINDOW_UPDATE that is not 4 bytes")
-        more = int.from_bytes(payload) & LARGEST_WINDOW_BYTES
+            raise wire.ProtocolError(wire.FRAME_SIZE_ERROR, "got a wire.WINDOW_UPDATE that is not 4 bytes")
+        more = int.from_bytes(payload) & wire.LARGEST_WINDOW_BYTES
         if stream_id == 0:
             self._send_window += more
-            if more == 0 or self._send_window > LARGEST_WINDOW_BYTES:
-                raise ProtocolError(FLOW_CONTROL_ERROR, "got a window of 0 or above 2^31 - 1")
+            if more == 0 or self._send_window > wire.LARGEST_WINDOW_BYTES:
+                raise wire.ProtocolError(wire.FLOW_CONTROL_ERROR, "got a window of 0 or above 2^31 - 1")
             for stream in list(self.streams.values()):
                 self._flush(stream)
         elif stream_id in self.streams:
@@ -294,20 +221,20 @@ class Connection(asyncio.Protocol):
             self._flush(self.streams[stream_id])
 
     def _on_settings(self, flags: int, payload: bytes) -> None:
-        if flags & ACK:
+        if flags & wire.ACK:
             return
         if len(payload) % 6:
-            raise ProtocolError(FRAME_SIZE_ERROR, "got SETTINGS that are not 6 bytes each")
+            raise wire.ProtocolError(wire.FRAME_SIZE_ERROR, "got wire.SETTINGS that are not 6 bytes each")
         for name, value in struct.iter_unpack(">HI", payload):
             if name == 0x4:
-                if value > LARGEST_WINDOW_BYTES:
-                    raise ProtocolError(FLOW_CONTROL_ERROR, "got a window above 2^31 - 1")
+                if value > wire.LARGEST_WINDOW_BYTES:
+                    raise wire.ProtocolError(wire.FLOW_CONTROL_ERROR, "got a window above 2^31 - 1")
                 for stream in self.streams.values():
                     stream.send_window += value - self._peer_window
                 self._peer_window = value
             elif name == 0x5:
                 self._peer_frame_bytes = min(value, 2**20)
-        self._control(frame(SETTINGS, ACK, 0))
+        self._control(wire.frame(wire.SETTINGS, wire.ACK, 0))
         for stream in list(self.streams.values()):
             self._flush(stream)
 
@@ -315,12 +242,14 @@ class Connection(asyncio.Protocol):
         """See `Stream.send`."""
         if stream.id not in self.streams:
             return
-        first = frame(HEADERS, END_HEADERS, stream.id, head) if head else b""
+        first = wire.frame(wire.HEADERS, wire.END_HEADERS, stream.id, head) if head else b""
         size = len(body)
         if not stream.pending and size <= min(self._send_window, stream.send_window, self._peer_frame_bytes):
             self._send_window -= size
             stream.send_window -= size
-            self._write(first + (frame(DATA, 0, stream.id, body) if size else b"") + self._ending(stream, trailers))
+            self._write(
+                first + (wire.frame(wire.DATA, 0, stream.id, body) if size else b"") + self._ending(stream, trailers)
+            )
             return
         if first:
             self._write(first)
@@ -336,7 +265,7 @@ class Connection(asyncio.Protocol):
                 return
             self._send_window -= size
             stream.send_window -= size
-            self._write(frame(DATA, 0, stream.id, bytes(stream.pending[:size])))
+            self._write(wire.frame(wire.DATA, 0, stream.id, bytes(stream.pending[:size])))
             del stream.pending[:size]
         if stream.trailers:
             self._write(self._ending(stream, stream.trailers))
@@ -347,12 +276,12 @@ class Connection(asyncio.Protocol):
         self.streams.pop(stream.id, None)
         self._resets_ahead = max(0, self._resets_ahead - 1)
         self._close_if_drained()
-        return frame(HEADERS, END_HEADERS | END_STREAM, stream.id, trailers)
+        return wire.frame(wire.HEADERS, wire.END_HEADERS | wire.END_STREAM, stream.id, trailers)
 
     def reset(self, stream: Stream, code: int) -> None:
         """See `Stream.refuse`."""
         if self.streams.pop(stream.id, None) is not None:
-            self._control(frame(RST_STREAM, 0, stream.id, struct.pack(">I", code)))
+            self._control(wire.frame(wire.RST_STREAM, 0, stream.id, struct.pack(">I", code)))
             self._close_if_drained()
 
     def _close_if_drained(self) -> None:
@@ -360,12 +289,12 @@ class Connection(asyncio.Protocol):
             asyncio.get_running_loop().call_soon(self._transport.close)
 
     def _goaway(self, code: int, message: str) -> None:
-        self._write(frame(GOAWAY, 0, 0, struct.pack(">II", self._last_id, code) + message.encode()))
+        self._write(wire.frame(wire.GOAWAY, 0, 0, struct.pack(">II", self._last_id, code) + message.encode()))
 
     def _control(self, data: bytes) -> None:
-        """A frame the peer made us send: one who does not read them must not fill our memory."""
+        """A wire.frame the peer made us send: one who does not read them must not fill our memory."""
         if not self.streams and self._transport.get_write_buffer_size() > MAX_UNREAD_CONTROL_BYTES:
-            raise ProtocolError(ENHANCE_YOUR_CALM, "got control frames faster than their answers were read")
+            raise wire.ProtocolError(wire.ENHANCE_YOUR_CALM, "got control frames faster than their answers were read")
         self._write(data)
 
     def _write(self, data: bytes) -> None:

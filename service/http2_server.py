@@ -19,7 +19,8 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from service.frames import NO_ERROR, literal_headers
-from service.http2 import Connection, Stream
+from service.http2 import Connection
+from service.stream import Stream
 from service.transport import OK, SERVICE, Answer, Call
 
 log = logging.getLogger(__name__)
