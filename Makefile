@@ -8,7 +8,7 @@ PACKAGES := latentserve service training export
 PROTOS := protos/latentserve/v1/embedding.proto
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml
 
-.PHONY: help setup demo serve mnist test check fix protos lock clean
+.PHONY: help setup demo serve mnist test check fix protos lock bench clean
 .DEFAULT_GOAL := help
 
 help:  ## list the verbs
@@ -54,6 +54,9 @@ lock: setup  ## pin what pyproject.toml asks for, with hashes
 	$(COMPILE) --extra serve -c requirements/dev.txt -o requirements/serve.txt
 	$(COMPILE) --extra serve-cpu -c requirements/dev.txt -o requirements/serve-cpu.txt
 	$(COMPILE) --extra serve --extra train -c requirements/dev.txt -o requirements/train.txt
+
+bench: setup  ## serving beside its peers, as ratios (needs h2load)
+	$(BIN)/python -m benchmarks.serving
 
 clean:  ## remove what the verbs above made (runs, bundles, caches), not .venv
 	rm -rf runs models .mypy_cache .pytest_cache .ruff_cache

@@ -23,12 +23,19 @@ class ServedProcess:
         log: file for the server's log.
         arguments: more of its command line.
         ports: of gRPC and of the metrics; 0 for any free one.
+        own_session: start it as the leader of a session of its own.
     """
 
     def __init__(
-        self, models: Path, log: Path, arguments: tuple[str, ...] = (), ports: tuple[int, int] = (0, 0)
+        self,
+        models: Path,
+        log: Path,
+        arguments: tuple[str, ...] = (),
+        ports: tuple[int, int] = (0, 0),
+        own_session: bool = False,
     ) -> None:
         self._log = log
+        self._own_session = own_session
         self._command = [
             *(sys.executable, "-m", "service", "--models", str(models)),
             *("--port", str(ports[0]), "--metrics-port", str(ports[1]), *arguments),
@@ -39,7 +46,13 @@ class ServedProcess:
 
     def __enter__(self) -> Self:
         with self._log.open("w") as log:
-            self._process = subprocess.Popen(self._command, stdout=subprocess.PIPE, stderr=log, text=True)
+            self._process = subprocess.Popen(
+                self._command,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                start_new_session=self._own_session,
+            )
         assert self._process.stdout is not None
         ready = READY.search(self._process.stdout.readline())
         if ready is None:
