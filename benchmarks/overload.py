@@ -2,8 +2,8 @@
 
     python -m benchmarks.overload        about two minutes on two cores
 
-First the capacity: a closed loop. Then an open loop at three times that rate, latency counted from the intended send time.
-Goodput is what was answered in time. The other calls must have been refused or given up with the right code, no
+First the capacity: a closed loop. Then an open loop at three times that rate, latency counted from the intended send
+time. Goodput is what was answered in time. The other calls must have been refused or given up with the right code, no
 row may have been run for a caller who had gone, and memory must stay where it was.
 """
 

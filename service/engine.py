@@ -1,8 +1,9 @@
 """The engine: rows to tensors through a bundle's graphs on ONNX Runtime.
 
 Graphs are joined by tensor names. What a piece wants decides which graphs run for it: the encoder once per row, the
-decoder and the scorer only for the rows that asked. Batches are padded to powers of two, all of which are run once
-before the model is ready, so that no caller ever pays for a new shape.
+decoder and the scorer only for the rows that asked. On CUDA, where the first run of a shape is slow, batches are padded
+to powers of two, all of which are run once before the model is ready; a CPU runs any size at once, so padding would be
+work for nothing (docs/adr/0006-padding.md).
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ class Engine:
         max_batch_rows: largest batch.
         device: `cpu`; `cuda`, or fail; `auto`: CUDA if it really works, else the CPU.
         intra_op_threads: threads of one ONNX Runtime operator on the CPU.
+        padded: pad batches to powers of two; None: on CUDA alone.
 
     Raises:
         BundleError: ONNX Runtime cannot load a graph, or the graph is not what the manifest says.
@@ -51,10 +53,15 @@ class Engine:
     """
 
     def __init__(
-        self, folder: Path, manifest: Manifest, max_batch_rows: int, device: Device, intra_op_threads: int
+        self,
+        folder: Path,
+        manifest: Manifest,
+        max_batch_rows: int,
+        device: Device,
+        intra_op_threads: int,
+        padded: bool | None = None,
     ) -> None:
         self.manifest = manifest
-        self.buckets = bucket_sizes(max_batch_rows)
         self.execution_provider = choose_provider(device, folder / manifest.graphs["encoder"].file)
         self._sessions = {
             graph.file: _session(folder / graph.file, self.execution_provider, intra_op_threads)
@@ -62,6 +69,9 @@ class Engine:
         }
         for graph in manifest.graphs.values():
             _check_graph(graph, self._sessions[graph.file])
+        if padded is None:
+            padded = self.execution_provider == CUDA
+        self.buckets = bucket_sizes(max_batch_rows) if padded else list(range(1, max_batch_rows + 1))
         self.plan = cache(self._plan)
         self.pad_seconds = 0.0
 
@@ -117,9 +127,9 @@ class Engine:
         return next(size for size in self.buckets if size >= num_rows) - num_rows
 
     def warm_up(self) -> None:
-        """Runs every graph at every padded size."""
+        """Runs every graph at every padded size, or where nothing is padded at powers of two."""
         everything = frozenset(self.manifest.outputs)
-        for size in self.buckets:
+        for size in bucket_sizes(self.buckets[-1]):
             self.run(INPUT, [Piece(np.zeros((size, *self.manifest.input.spec.shape), np.uint8), everything)])
 
     def check_golden(self, golden: dict[str, NDArray[Any]]) -> None:
@@ -215,9 +225,12 @@ def _check_graph(graph: Graph, session: ort.InferenceSession) -> None:
 
 def _padded(spec: TensorSpec, arrays: list[NDArray[Any]], bucket: int) -> NDArray[Any]:
     """One batch from several arrays, each row copied once, zeros after the last."""
-    batch = np.zeros((bucket, *spec.shape), spec.dtype)
+    if len(arrays) == 1 and len(arrays[0]) == bucket:
+        return np.ascontiguousarray(arrays[0])
+    batch = np.empty((bucket, *spec.shape), spec.dtype)
     start = 0
     for array in arrays:
         batch[start : start + len(array)] = array
         start += len(array)
+    batch[start:] = 0
     return batch

@@ -16,9 +16,9 @@ from service.engine import CPU, DeviceError, Engine, bucket_sizes, choose_provid
 EVERYTHING = frozenset({"embedding", "latent", "latent_scale", "reconstruction", "scores"})
 
 
-@pytest.fixture(scope="module")
-def engine(bundle_folder: Path) -> Engine:
-    return Engine(bundle_folder, bundle.load(bundle_folder), 16, "cpu", 1)
+@pytest.fixture(scope="module", params=[True, False], ids=["padded", "exact"])
+def engine(bundle_folder: Path, request: pytest.FixtureRequest) -> Engine:
+    return Engine(bundle_folder, bundle.load(bundle_folder), 16, "cpu", 1, padded=request.param)
 
 
 def run(engine: Engine, images: NDArray[Any], *wants: str) -> dict[str, NDArray[Any]]:
@@ -89,7 +89,12 @@ def test_golden_rows_prove_the_served_numbers(engine: Engine, bundle_folder: Pat
 
 
 def test_padding_is_told(engine: Engine) -> None:
-    assert [engine.padding(rows) for rows in (1, 3, 8, 9)] == [0, 1, 0, 7]
+    expected = [0, 1, 0, 7] if len(engine.buckets) < 16 else [0, 0, 0, 0]
+    assert [engine.padding(rows) for rows in (1, 3, 8, 9)] == expected
+
+
+def test_a_cpu_pads_nothing(bundle_folder: Path) -> None:
+    assert Engine(bundle_folder, bundle.load(bundle_folder), 4, "cpu", 1).buckets == [1, 2, 3, 4]
 
 
 def test_a_file_that_is_no_graph_is_a_broken_bundle(copied_bundle: Path) -> None:
