@@ -6,6 +6,7 @@
     scoring     scores to p-values and decisions    servicer    the calls, without a transport
     transport   grpcio                              metrics     everything Prometheus sees
     server      start, serve, drain                 health      a container's health check
+    pace        how long a batch takes, learned     http2       our own HTTP/2 (frames, stream, http2_server)
 
 Imports neither torch nor training nor export. Run it as `python -m service --models models/`.
 """

@@ -6,7 +6,8 @@ The contract, each point of which has a test in tests/service/test_batching.py:
     `max_batch_rows`. A request larger than that is cut into pieces. With `window_seconds` a batch that is not full
     waits that long after its first arrival, no longer. Nothing polls, nothing sleeps.
  2. Highest priority first; within a priority the earliest deadline first; then the earliest arrival.
- 3. What has expired or been cancelled is dropped before it costs a forward pass, and counted.
+ 3. What has expired or been cancelled is dropped before it costs a forward pass, and counted. Under overload so is what
+    would expire inside the next batch, and batches are cut so that they fit into the deadlines they serve.
  4. Neighbours never feel each other. A caller who cancels leaves the others whole. A batch that fails is run again
     in halves, until what fails is one request alone.
  5. n rows in, n rows out, in order; each future is resolved exactly once.
@@ -21,6 +22,7 @@ Knows asyncio and numpy: no gRPC, no ONNX Runtime, no Prometheus. Runs on one ev
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -31,6 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentserve.errors import DeadlineExceeded, Overloaded, Unavailable
+from service.pace import Pace
 from service.waiting import Job, Slice, Tensors, WaitingLine
 
 
@@ -60,13 +63,6 @@ class QueueConfig:
     max_queue_rows: int = 4096
     max_queue_bytes: int = 256 * 2**20
     window_seconds: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name in ("max_batch_rows", "max_queue_rows", "max_queue_bytes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: got {getattr(self, name)}, expected 1 or more")
-        if self.window_seconds < 0:
-            raise ValueError(f"window_seconds: got {self.window_seconds}, expected 0 or more")
 
 
 class Observer(Protocol):
@@ -116,7 +112,7 @@ class BatchQueue:
         self._jobs: set[Job] = set()
         self._changed = asyncio.Event()
         self._draining = False
-        self._rows_per_second = 0.0
+        self._pace = Pace()
 
     async def submit(
         self, rows: NDArray[Any], wants: frozenset[str], deadline: float = math.inf, priority: int = 0
@@ -149,7 +145,8 @@ class BatchQueue:
         try:
             while not (self._draining and self._line.rows == 0):
                 await self._until(lambda: self._line.rows > 0 or self._draining)
-                await self._fill_window()
+                if self._config.window_seconds:
+                    await self._fill_window()
                 async with self._slot:
                     await self._run_batch(self._gather())
         finally:
@@ -180,7 +177,7 @@ class BatchQueue:
             raise Overloaded(
                 f"queue is full: {line.rows} of {config.max_queue_rows} rows and {line.size_bytes} of"
                 f" {config.max_queue_bytes} bytes wait, {num_rows} rows of {size_bytes} bytes came",
-                retry_after_seconds=line.rows / self._rows_per_second if self._rows_per_second else 1.0,
+                retry_after_seconds=self._pace.seconds(line.rows) if self._pace.known else 1.0,
             )
 
     async def _until(self, condition: Callable[[], bool]) -> None:
@@ -190,19 +187,17 @@ class BatchQueue:
 
     async def _fill_window(self) -> None:
         """Waits for more rows, at most until `window_seconds` after the first arrival."""
-        if not self._config.window_seconds:
-            return
         full = self._until(lambda: self._line.rows >= self._config.max_batch_rows or self._draining)
         left = self._line.first_arrival() + self._config.window_seconds - self._clock()
-        try:
+        with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(full, max(left, 0))
-        except TimeoutError:
-            return
 
     def _gather(self) -> list[Slice]:
         """Cuts a batch, now and no earlier: the most urgent rows that are still wanted."""
         self._drop_expired()
-        batch = self._line.take(self._config.max_batch_rows)
+        max_rows, margin = self._fitting()
+        self._drop_expired(margin)
+        batch = self._line.take(max_rows)
         now = self._clock()
         for job, start, stop in batch:
             self._observer.waited(now - job.arrived, stop - start)
@@ -211,6 +206,20 @@ class BatchQueue:
             self._observer.cut("full" if full else "window" if self._config.window_seconds else "free")
         self._tell_queue()
         return batch
+
+    def _fitting(self) -> tuple[int, float]:
+        """Rows of the next batch, and the seconds that a row must have left to go into it.
+
+        A batch may take half of what the most urgent caller gave in all: then, whatever the load, rows that arrive
+        while one batch runs are still answered by the next. If more waits than can be answered in that time, rows that
+        would expire inside the batch are not worth running: they are given up now.
+        """
+        max_rows, urgent = self._config.max_batch_rows, self._line.most_urgent()
+        if urgent is None or urgent.deadline == math.inf or not self._pace.known:
+            return max_rows, 0.0
+        in_time = self._pace.rows_within((urgent.deadline - urgent.arrived) / 2)
+        max_rows = min(max_rows, in_time)
+        return max_rows, self._pace.seconds(max_rows) if self._line.rows > in_time else 0.0
 
     async def _run_batch(self, batch: list[Slice]) -> None:
         batch = [part for part in batch if self._still_wanted(part)]
@@ -228,7 +237,7 @@ class BatchQueue:
             return
         seconds = self._clock() - started
         self._observer.executed(num_rows, dead, seconds)
-        self._learn_speed(num_rows, seconds)
+        self._pace.learn(num_rows, seconds)
         for part, tensors in zip(batch, results, strict=True):
             _deliver(part, tensors)
 
@@ -239,9 +248,8 @@ class BatchQueue:
             await self._run_batch(batch[:half])
             await self._run_batch(batch[half:])
             return
-        ((job, start, stop),) = batch
-        self._observer.dropped("failed", stop - start)
-        self._fail(job, error)
+        self._observer.dropped("failed", batch[0].stop - batch[0].start)
+        self._fail(batch[0].job, error)
 
     def _still_wanted(self, part: Slice) -> bool:
         """False, and counted, if the caller left between the cut and now (a batch that is run again)."""
@@ -253,19 +261,20 @@ class BatchQueue:
             self._observer.dropped("expired" if expired else "cancelled", stop - start)
         return not job.future.done()
 
-    def _drop_expired(self) -> None:
-        for job in self._line.pop_expired(self._clock()):
+    def _drop_expired(self, margin: float = 0.0) -> None:
+        for job in self._line.pop_expired(self._clock() + margin):
             self._expire(job)
 
     def _expire(self, job: Job) -> None:
-        late = self._clock() - job.deadline
+        left = job.deadline - self._clock()
         self._drop(job, "expired")
-        self._fail(job, DeadlineExceeded(f"the deadline passed {late * 1e3:.0f} ms ago while waiting"))
+        why = f"passed {-left * 1e3:.0f} ms ago" if left <= 0 else f"in {left * 1e3:.0f} ms could not be met"
+        self._fail(job, DeadlineExceeded(f"the deadline {why}, after waiting in the queue"))
 
     def _drop(self, job: Job, reason: str) -> None:
         if num_rows := self._line.leave(job):
             self._observer.dropped(reason, num_rows)
-            self._tell_queue()
+        self._tell_queue()
 
     def _fail(self, job: Job, error: Exception) -> None:
         """Resolves a job with an error; rows of it that still wait will not run."""
@@ -277,10 +286,6 @@ class BatchQueue:
     def _tell_queue(self) -> None:
         self._observer.queued(self._line.rows, self._line.size_bytes)
 
-    def _learn_speed(self, num_rows: int, seconds: float) -> None:
-        speed = num_rows / max(seconds, 1e-6)
-        self._rows_per_second += 0.1 * (speed - self._rows_per_second) if self._rows_per_second else speed
-
 
 def _deliver(part: Slice, tensors: Tensors) -> None:
     """Hands a part to its job; the last one resolves it, all parts joined in order."""
@@ -288,10 +293,8 @@ def _deliver(part: Slice, tensors: Tensors) -> None:
     if job.future.done():
         return
     job.parts[part.start] = tensors
-    if sum(len(next(iter(one.values()))) for one in job.parts.values()) < job.num_rows:
-        return
-    parts = [job.parts[start] for start in sorted(job.parts)]
-    if len(parts) == 1:
+    if sum(len(next(iter(one.values()))) for one in job.parts.values()) == job.num_rows:
+        parts = [job.parts[start] for start in sorted(job.parts)]
+        if len(parts) > 1:
+            parts[0] = {name: np.concatenate([one[name] for one in parts]) for name in parts[0]}
         job.future.set_result(parts[0])
-    else:
-        job.future.set_result({name: np.concatenate([one[name] for one in parts]) for name in parts[0]})

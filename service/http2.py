@@ -42,7 +42,8 @@ class Connection(asyncio.Protocol):
         self._headers = wire.HeaderDecoder()
         self._header_block: tuple[int, int, bytearray] | None = None  # stream, flags, what came so far
         self.streams: dict[int, Stream] = {}
-        self._last_id = 0
+        self._last_id = 0  # that was answered or will be
+        self._highest_id = 0  # that was begun, refused ones too
         self._draining = False
         self._resets_ahead = 0
         self._send_window = wire.DEFAULT_WINDOW_BYTES
@@ -104,14 +105,14 @@ class Connection(asyncio.Protocol):
             size = high << 8 | low
             if size > wire.MAX_FRAME_BYTES:
                 raise wire.ProtocolError(
-                    wire.FRAME_SIZE_ERROR, f"got a wire.frame of {size} bytes, expected at most {wire.MAX_FRAME_BYTES}"
+                    wire.FRAME_SIZE_ERROR, f"got a frame of {size} bytes, expected at most {wire.MAX_FRAME_BYTES}"
                 )
             if end - at - 9 < size:
                 break
             payload = buffer[at + 9 : at + 9 + size]
             at += 9 + size
             if self._header_block is not None and kind != wire.CONTINUATION:
-                raise wire.ProtocolError(wire.PROTOCOL_ERROR, "expected wire.CONTINUATION")
+                raise wire.ProtocolError(wire.PROTOCOL_ERROR, "expected CONTINUATION")
             self._dispatch(kind, flags, stream_id & wire.LARGEST_WINDOW_BYTES, payload)
         return at
 
@@ -130,7 +131,7 @@ class Connection(asyncio.Protocol):
             self._on_settings(flags, payload)
         elif kind == wire.PING:
             if len(payload) != 8:
-                raise wire.ProtocolError(wire.FRAME_SIZE_ERROR, "got a wire.PING that is not 8 bytes")
+                raise wire.ProtocolError(wire.FRAME_SIZE_ERROR, "got a PING that is not 8 bytes")
             if not flags & wire.ACK:
                 self._control(wire.frame(wire.PING, wire.ACK, 0, payload))
         elif kind == wire.PUSH_PROMISE:
@@ -149,7 +150,7 @@ class Connection(asyncio.Protocol):
 
     def _on_continuation(self, flags: int, stream_id: int, payload: bytes) -> None:
         if self._header_block is None or self._header_block[0] != stream_id:
-            raise wire.ProtocolError(wire.PROTOCOL_ERROR, "got wire.CONTINUATION without wire.HEADERS")
+            raise wire.ProtocolError(wire.PROTOCOL_ERROR, "got CONTINUATION without HEADERS")
         _, first_flags, block = self._header_block
         block += payload
         if len(block) > wire.MAX_HEADER_BYTES:
@@ -164,8 +165,9 @@ class Connection(asyncio.Protocol):
         if stream is not None:  # trailers of a request: only their end matters
             self._application.received(stream, b"", True)
             return
-        if stream_id <= self._last_id:
+        if stream_id <= self._highest_id:
             return  # late frames of a stream that has ended
+        self._highest_id = stream_id
         if self._draining or len(self.streams) >= wire.MAX_STREAMS:
             self._control(wire.frame(wire.RST_STREAM, 0, stream_id, struct.pack(">I", wire.REFUSED_STREAM)))
             return
@@ -183,20 +185,20 @@ class Connection(asyncio.Protocol):
             self._unread = 0
         stream = self.streams.get(stream_id)
         if stream is None:
-            if stream_id > self._last_id or stream_id == 0:
-                raise wire.ProtocolError(wire.PROTOCOL_ERROR, f"got wire.DATA on stream {stream_id}, which is idle")
+            if stream_id > self._highest_id or stream_id == 0:
+                raise wire.ProtocolError(wire.PROTOCOL_ERROR, f"got DATA on stream {stream_id}, which is idle")
             return
         stream.unread += size
         if stream.unread > wire.STREAM_WINDOW_BYTES:
-            raise wire.ProtocolError(wire.FLOW_CONTROL_ERROR, "got more wire.DATA than the stream's window")
+            raise wire.ProtocolError(wire.FLOW_CONTROL_ERROR, "got more DATA than the stream's window")
         if stream.unread > wire.STREAM_WINDOW_BYTES // 2 and not flags & wire.END_STREAM:
             self._control(wire.frame(wire.WINDOW_UPDATE, 0, stream_id, struct.pack(">I", stream.unread)))
             stream.unread = 0
         self._application.received(stream, wire.unpadded(flags, payload), bool(flags & wire.END_STREAM))
 
     def _on_reset(self, stream_id: int, payload: bytes) -> None:
-        if len(payload) != 4 or stream_id > self._last_id:
-            raise wire.ProtocolError(wire.PROTOCOL_ERROR, "got wire.RST_STREAM of an idle stream")
+        if len(payload) != 4 or stream_id > self._highest_id:
+            raise wire.ProtocolError(wire.PROTOCOL_ERROR, "got RST_STREAM of an idle stream")
         stream = self.streams.pop(stream_id, None)
         if stream is None:
             return
@@ -208,7 +210,7 @@ class Connection(asyncio.Protocol):
 
     def _on_window(self, stream_id: int, payload: bytes) -> None:
         if len(payload) != 4:
-            raise wire.ProtocolError(wire.FRAME_SIZE_ERROR, "got a wire.WINDOW_UPDATE that is not 4 bytes")
+            raise wire.ProtocolError(wire.FRAME_SIZE_ERROR, "got a WINDOW_UPDATE that is not 4 bytes")
         more = int.from_bytes(payload) & wire.LARGEST_WINDOW_BYTES
         if stream_id == 0:
             self._send_window += more
@@ -224,7 +226,7 @@ class Connection(asyncio.Protocol):
         if flags & wire.ACK:
             return
         if len(payload) % 6:
-            raise wire.ProtocolError(wire.FRAME_SIZE_ERROR, "got wire.SETTINGS that are not 6 bytes each")
+            raise wire.ProtocolError(wire.FRAME_SIZE_ERROR, "got SETTINGS that are not 6 bytes each")
         for name, value in struct.iter_unpack(">HI", payload):
             if name == 0x4:
                 if value > wire.LARGEST_WINDOW_BYTES:
@@ -278,12 +280,6 @@ class Connection(asyncio.Protocol):
         self._close_if_drained()
         return wire.frame(wire.HEADERS, wire.END_HEADERS | wire.END_STREAM, stream.id, trailers)
 
-    def reset(self, stream: Stream, code: int) -> None:
-        """See `Stream.refuse`."""
-        if self.streams.pop(stream.id, None) is not None:
-            self._control(wire.frame(wire.RST_STREAM, 0, stream.id, struct.pack(">I", code)))
-            self._close_if_drained()
-
     def _close_if_drained(self) -> None:
         if self._draining and not self.streams:
             asyncio.get_running_loop().call_soon(self._transport.close)
@@ -292,7 +288,7 @@ class Connection(asyncio.Protocol):
         self._write(wire.frame(wire.GOAWAY, 0, 0, struct.pack(">II", self._last_id, code) + message.encode()))
 
     def _control(self, data: bytes) -> None:
-        """A wire.frame the peer made us send: one who does not read them must not fill our memory."""
+        """A frame the peer made us send: one who does not read them must not fill our memory."""
         if not self.streams and self._transport.get_write_buffer_size() > MAX_UNREAD_CONTROL_BYTES:
             raise wire.ProtocolError(wire.ENHANCE_YOUR_CALM, "got control frames faster than their answers were read")
         self._write(data)

@@ -18,7 +18,7 @@ import grpc
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-from service.frames import NO_ERROR, literal_headers
+from service.frames import literal_headers
 from service.http2 import Connection
 from service.stream import Stream
 from service.transport import OK, SERVICE, Answer, Call
@@ -228,7 +228,6 @@ class Http2Server:
         if isinstance(stream.context, Exchange):
             _release(stream.context)
         _end(stream, answer)
-        stream.refuse(NO_ERROR)
 
 
 def _release(exchange: Exchange) -> None:

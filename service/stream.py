@@ -11,9 +11,6 @@ class Sender(Protocol):
     def send(self, stream: Stream, head: bytes, body: bytes, trailers: bytes) -> None:
         """See `Stream.send`."""
 
-    def reset(self, stream: Stream, code: int) -> None:
-        """See `Stream.refuse`."""
-
 
 class Application(Protocol):
     """What answers requests."""
@@ -46,7 +43,3 @@ class Stream:
     def send(self, head: bytes, body: bytes, trailers: bytes) -> None:
         """Sends header block (if any), body and trailers (if any; they end the stream), as windows allow."""
         self.connection.send(self, head, body, trailers)
-
-    def refuse(self, code: int) -> None:
-        """Ends the stream without an answer."""
-        self.connection.reset(self, code)

@@ -115,6 +115,12 @@ class WaitingLine:
                 heapq.heappop(self._by_urgency)
         return taken
 
+    def most_urgent(self) -> Job | None:
+        """The job whose rows would be taken first."""
+        while self._by_urgency and not self._by_urgency[0][-1].waiting:
+            heapq.heappop(self._by_urgency)
+        return self._by_urgency[0][-1] if self._by_urgency else None
+
     def first_arrival(self) -> float:
         """When the job arrived that has waited longest; infinity if none waits."""
         return min((entry[-1].arrived for entry in self._by_urgency if entry[-1].waiting), default=math.inf)

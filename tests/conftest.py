@@ -52,10 +52,13 @@ def copied_bundle(bundle_folder: Path, tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedProcess]:
-    """The real server as its own process."""
-    with ServedProcess(repository, tmp_path_factory.mktemp("server") / "log") as process:
+@pytest.fixture(scope="session", params=["http2", "grpcio"])
+def server(
+    repository: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[ServedProcess]:
+    """The real server as its own process, once on each transport."""
+    log = tmp_path_factory.mktemp("server") / "log"
+    with ServedProcess(repository, log, ("--transport", request.param)) as process:
         yield process
 
 

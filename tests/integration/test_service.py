@@ -196,8 +196,12 @@ def test_health_and_reflection_answer(server: ServedProcess) -> None:
         assert "latentserve.v1.EmbeddingService" in [one.name for one in answer.list_services_response.service]
 
 
-def test_metrics_count_what_the_client_sent(repository: Path, tmp_path: Path, digits: NDArray[np.uint8]) -> None:
-    with ServedProcess(repository, tmp_path / "log") as process, Client(process.target) as client:
+@pytest.mark.parametrize("transport", ["http2", "grpcio"])
+def test_metrics_count_what_the_client_sent(
+    repository: Path, tmp_path: Path, digits: NDArray[np.uint8], transport: str
+) -> None:
+    arguments = ("--transport", transport)
+    with ServedProcess(repository, tmp_path / "log", arguments) as process, Client(process.target) as client:
         for _ in range(3):
             client.embed(digits[:5])
         flagged = client.score(digits[:40], alpha=0.5).flagged
@@ -205,6 +209,7 @@ def test_metrics_count_what_the_client_sent(repository: Path, tmp_path: Path, di
             client.embed(digits[:1], model="nobody")
         with pytest.raises(InvalidInput):
             client.embed(digits[:1, :4])
+        client.decode(np.zeros((4, 8), np.float32))
         metrics = process.metrics()
 
     def value(name: str) -> float:
@@ -220,6 +225,22 @@ def test_metrics_count_what_the_client_sent(repository: Path, tmp_path: Path, di
     assert value('judged_rows_total{flagged="true",model="digits-vae",version="1"}') == flagged.sum()
     assert value('judged_rows_total{flagged="false",model="digits-vae",version="1"}') == 40 - flagged.sum()
     assert value('dead_work_rows_total{lane="input",model="digits-vae",version="1"}') == 0
+    lane = 'lane="input",model="digits-vae",version="1"'
+    for name in ("queue_rows", "queue_bytes", "queue_oldest_seconds"):
+        assert value(f"{name}{{{lane}}}") == 0
+    for name in ("queue_seconds", "execute_seconds", "pad_seconds", "batch_rows"):
+        assert value(f"{name}_count{{{lane}}}") == 4, name
+    assert value(f'batches_total{{cut="free",{lane}}}') == 4
+    assert value('batch_rows_sum{lane="latent",model="digits-vae",version="1"}') == 4
+    assert value('request_rows_sum{method="Embed",model="digits-vae"}') == 15
+    assert value('decode_seconds_count{model="digits-vae"}') == 4
+    assert value("encode_seconds_count") == 5  # one for each call answered with OK
+    assert value("deadline_slack_seconds_count") == 5
+    assert 5 * 29 < value("deadline_slack_seconds_sum") < 5 * 30
+    assert value("requests_in_flight") == 0
+    assert value('p_value_count{model="digits-vae",version="1"}') == 40
+    assert value('not_finite_scores_total{model="digits-vae",version="1"}') == 0
+    assert value("refused_bundles") == 0
     assert value("ready") == 1
     assert any("CPUExecutionProvider" in name or "CUDA" in name for name in metrics if "model_info" in name)
 
@@ -229,11 +250,16 @@ def test_the_callers_deadline_is_kept(server: ServedProcess, digits: NDArray[np.
         client.embed(np.repeat(digits, 10, axis=0))
 
 
+@pytest.mark.parametrize("transport", ["http2", "grpcio"])
 def test_sigterm_answers_what_was_accepted_and_exits_with_zero(
-    repository: Path, tmp_path: Path, digits: NDArray[np.uint8]
+    repository: Path, tmp_path: Path, digits: NDArray[np.uint8], transport: str
 ) -> None:
     many = np.repeat(digits, 3, axis=0)
-    with ServedProcess(repository, tmp_path / "log") as process, grpc.insecure_channel(process.target) as channel:
+    arguments = ("--transport", transport)
+    with (
+        ServedProcess(repository, tmp_path / "log", arguments) as process,
+        grpc.insecure_channel(process.target) as channel,
+    ):
         stub = pb_grpc.EmbeddingServiceStub(channel)
         stub.GetModel(pb.GetModelRequest())
         call = stub.Embed.future(pb.EmbedRequest(input=pb.Input(tensor=to_tensor(many))))

@@ -1,0 +1,51 @@
+"""How long a batch takes, learned from the batches that ran."""
+
+from __future__ import annotations
+
+FORGET = 0.95
+"""Weight of the past at each new batch: about the last twenty count."""
+
+
+class Pace:
+    """A line through recent batches: seconds = overhead + per_row x rows, by least squares that forget."""
+
+    def __init__(self) -> None:
+        self._weight = self._rows = self._seconds = self._rows_squared = self._rows_seconds = 0.0
+
+    @property
+    def known(self) -> bool:
+        """True once a batch has run."""
+        return self._weight > 0
+
+    def learn(self, rows: int, seconds: float) -> None:
+        """A batch of so many rows took so long."""
+        seconds = max(seconds, 1e-6)
+        for name, value in (
+            ("_weight", 1.0),
+            ("_rows", rows),
+            ("_seconds", seconds),
+            ("_rows_squared", rows * rows),
+            ("_rows_seconds", rows * seconds),
+        ):
+            setattr(self, name, FORGET * getattr(self, name) + value)
+
+    def seconds(self, rows: float) -> float:
+        """What a batch of so many rows will take."""
+        overhead, per_row = self._line()
+        return overhead + per_row * rows
+
+    def rows_within(self, seconds: float) -> int:
+        """Rows of the largest batch that takes no longer; 1 at least."""
+        overhead, per_row = self._line()
+        return max(1, int((seconds - overhead) / per_row + 1e-6))
+
+    def _line(self) -> tuple[float, float]:
+        mean_rows, mean_seconds = self._rows / self._weight, self._seconds / self._weight
+        variance = self._rows_squared / self._weight - mean_rows**2
+        covariance = self._rows_seconds / self._weight - mean_rows * mean_seconds
+        through_origin = mean_seconds / mean_rows
+        # Batches all alike tell no slope, and noise may tell a silly one: then rows alone are what costs.
+        if variance < 1e-9 * mean_rows**2 or not 0 < covariance / variance <= through_origin:
+            return 0.0, through_origin
+        per_row = covariance / variance
+        return mean_seconds - per_row * mean_rows, per_row

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from latentserve import bundle
+from service.engine import Engine
+from service.metrics import LaneMetrics, Metrics
+from service.scoring import Verdicts
+
+LABELS = {"model": "digits-vae", "version": "1", "lane": "input"}
+
+
+@pytest.fixture(scope="module")
+def engine(bundle_folder: Path) -> Engine:
+    return Engine(bundle_folder, bundle.load(bundle_folder), 8, "cpu", 1, padded=True)
+
+
+def test_what_a_queue_tells_is_what_is_counted(engine: Engine) -> None:
+    metrics = Metrics()
+    lane = LaneMetrics(metrics, engine, "input")
+
+    def value(name: str, **more: str) -> float | None:
+        return metrics.registry.get_sample_value(f"latentserve_{name}", LABELS | more)
+
+    lane.queued(7, 700)
+    assert (value("queue_rows"), value("queue_bytes")) == (7, 700)
+    for number, reason in enumerate(("full", "draining", "expired", "cancelled", "failed"), start=1):
+        lane.dropped(reason, number)
+        assert value("dropped_rows_total", reason=reason) == number
+    for why in ("full", "free", "window"):
+        lane.cut(why)
+        assert value("batches_total", cut=why) == 1
+    lane.waited(0.25, 3)
+    assert (value("queue_seconds_count"), value("queue_seconds_sum")) == (1, 0.25)
+    lane.executed(5, 2, 0.5)
+    assert (value("batch_rows_sum"), value("execute_seconds_sum")) == (5, 0.5)
+    assert (value("padding_rows_total"), value("dead_work_rows_total")) == (3, 2)
+    lane.watch_oldest(lambda: 1.5)
+    assert value("queue_oldest_seconds") == 1.5
+
+
+def test_decisions_are_counted() -> None:
+    metrics = Metrics()
+    p = np.array([0.01, 0.5, 0.9])
+    metrics.judged("m", "1", Verdicts(np.zeros((3, 1), np.float32), p, p <= 0.05, 0.05, 1))
+
+    def value(name: str, **more: str) -> float | None:
+        return metrics.registry.get_sample_value(f"latentserve_{name}", {"model": "m", "version": "1"} | more)
+
+    assert value("judged_rows_total", flagged="true") == 1
+    assert value("judged_rows_total", flagged="false") == 2
+    assert value("p_value_bucket", le="0.5") == 2
+    assert value("not_finite_scores_total") == 1
+
+
+def test_answers_are_counted_by_code() -> None:
+    metrics = Metrics()
+    metrics.answered("Embed", "m", "OK", 0.1, float("inf"))
+    metrics.answered("Embed", "m", "OK", 0.2, float("inf"))
+    metrics.answered("Embed", "", "NOT_FOUND", 0.1, 0.0)
+    value = metrics.registry.get_sample_value
+    assert value("latentserve_requests_total", {"method": "Embed", "model": "m", "code": "OK"}) == 2
+    assert value("latentserve_requests_total", {"method": "Embed", "model": "", "code": "NOT_FOUND"}) == 1
+    assert value("latentserve_request_seconds_sum", {"method": "Embed"}) == pytest.approx(0.4)
+    assert value("latentserve_deadline_slack_seconds_count") == 0

@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import pytest
+
+from service.pace import Pace
+
+
+def test_overhead_and_cost_of_a_row_are_told_apart() -> None:
+    pace = Pace()
+    for rows in (1, 8, 32, 64, 3):
+        pace.learn(rows, 0.010 + 0.002 * rows)
+    assert pace.seconds(16) == pytest.approx(0.042)
+    assert pace.rows_within(0.0905) == 40
+    assert pace.rows_within(0.001) == 1
+
+
+def test_batches_all_alike_tell_a_price_per_row() -> None:
+    pace = Pace()
+    for _ in range(5):
+        pace.learn(10, 0.1)
+    assert pace.seconds(20) == pytest.approx(0.2)
+    assert pace.rows_within(0.5) == 50
+
+
+def test_the_past_is_forgotten() -> None:
+    pace = Pace()
+    assert not pace.known
+    for seconds in [1.0] * 50 + [0.1] * 200:
+        pace.learn(10, seconds)
+    assert pace.seconds(10) == pytest.approx(0.1, rel=0.01)
+
+
+def test_nonsense_of_noise_is_not_believed() -> None:
+    pace = Pace()
+    pace.learn(1, 0.5)  # the first batch was slow for a reason of its own
+    pace.learn(64, 0.2)
+    assert pace.seconds(64) > 0
+    assert pace.rows_within(10) >= 64
