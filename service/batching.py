@@ -148,7 +148,9 @@ class BatchQueue:
                 if self._config.window_seconds:
                     await self._fill_window()
                 async with self._slot:
-                    await self._run_batch(self._gather())
+                    batch = self._gather()
+                    # Nothing to run though rows wait: their callers were cancelled this very moment; let them leave.
+                    await (self._run_batch(batch) if batch else asyncio.sleep(0))
         finally:
             self._draining = True
             for job in list(self._jobs):

@@ -236,7 +236,7 @@ def test_metrics_count_what_the_client_sent(
     assert value('decode_seconds_count{model="digits-vae"}') == 4
     assert value("encode_seconds_count") == 5  # one for each call answered with OK
     assert value("deadline_slack_seconds_count") == 5
-    assert 5 * 29 < value("deadline_slack_seconds_sum") < 5 * 30
+    assert 5 * 29 < value("deadline_slack_seconds_sum") < 5 * 31  # gRPC rounds timeouts up
     assert value("requests_in_flight") == 0
     assert value('p_value_count{model="digits-vae",version="1"}') == 40
     assert value('not_finite_scores_total{model="digits-vae",version="1"}') == 0

@@ -228,6 +228,21 @@ def test_4_cancelling_one_of_four_batch_mates_leaves_three_answers() -> None:
     run(body())
 
 
+def test_4_a_caller_who_cancels_as_the_engine_becomes_free_stops_nothing() -> None:
+    async def body() -> None:
+        async with bench(held=True) as b:
+            running, cancelled = b.submit(0), b.submit(1, 2, 3, 4, 5)
+            await settle()
+            b.engine.open = True
+            b.engine.release()  # the queue runs on before the caller's own task learns that it was cancelled
+            cancelled.cancel()
+            await running
+            await b.submit(9)
+            assert b.observer.rows == 0
+
+    run(body())
+
+
 def test_4_a_request_that_makes_the_batch_fail_fails_alone() -> None:
     async def body() -> None:
         async with bench(held=True) as b:
