@@ -16,7 +16,7 @@ The contract, each point of which has a test in tests/service/test_batching.py:
     still answered.
  7. Queues that share a `slot` (one device) take turns, batch by batch.
 
-Knows asyncio and numpy: no gRPC, no ONNX Runtime, no Prometheus. Runs on one event loop; not thread-safe.
+Knows asyncio and numpy: no gRPC, no ONNX Runtime, no Prometheus. One event loop, not thread-safe.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Observer(Protocol):
         """Rows left the queue for a batch after so long."""
 
     def cut(self, why: str) -> None:
-        """A batch was cut: `full`, `free` (the engine was) or `window` (it had waited long enough)."""
+        """A batch was cut: `full`, `free` (the engine was) or `window` (it had waited)."""
 
     def executed(self, rows: int, dead_rows: int, seconds: float) -> None:
         """A batch ran; dead rows are those whose caller had gone before it started."""
@@ -90,7 +90,7 @@ class BatchQueue:
     Args:
         execute: runs a batch.
         config: bounds.
-        slot: held while a batch runs; share it between queues of one device.
+        slot: held while a batch runs; shared by the queues of one device.
         observer: is told what happens.
         clock: seconds, monotonic; deadlines are on this clock.
     """
@@ -212,9 +212,8 @@ class BatchQueue:
     def _fitting(self) -> tuple[int, float]:
         """Rows of the next batch, and the seconds that a row must have left to go into it.
 
-        A batch may take half of what the most urgent caller gave in all: then, whatever the load, rows that arrive
-        while one batch runs are still answered by the next. If more waits than can be answered in that time, rows that
-        would expire inside the batch are not worth running: they are given up now.
+        A batch may take half of what the most urgent caller gave in all: then rows that arrive while one batch runs are
+        answered by the next. If more waits than that, what would expire inside the batch is given up now.
         """
         max_rows, urgent = self._config.max_batch_rows, self._line.most_urgent()
         if urgent is None or urgent.deadline == math.inf or not self._pace.known:
@@ -246,9 +245,8 @@ class BatchQueue:
     async def _after_failure(self, batch: list[Slice], error: Exception) -> None:
         """One request fails alone; several are run again in halves, so that the good ones get answers."""
         if len(batch) > 1:
-            half = len(batch) // 2
-            await self._run_batch(batch[:half])
-            await self._run_batch(batch[half:])
+            await self._run_batch(batch[: len(batch) // 2])
+            await self._run_batch(batch[len(batch) // 2 :])
             return
         self._observer.dropped("failed", batch[0].stop - batch[0].start)
         self._fail(batch[0].job, error)
@@ -271,7 +269,7 @@ class BatchQueue:
         left = job.deadline - self._clock()
         self._drop(job, "expired")
         why = f"passed {-left * 1e3:.0f} ms ago" if left <= 0 else f"in {left * 1e3:.0f} ms could not be met"
-        self._fail(job, DeadlineExceeded(f"the deadline {why}, after waiting in the queue"))
+        self._fail(job, DeadlineExceeded(f"the deadline {why}"))
 
     def _drop(self, job: Job, reason: str) -> None:
         if num_rows := self._line.leave(job):
