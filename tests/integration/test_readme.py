@@ -71,6 +71,16 @@ def test_a_folder_of_photos_goes_the_whole_way(tmp_path: Path, encode: Any) -> N
         assert manifest["detectors"][0]["num_calibration_rows"] == 4
 
 
+def test_no_figure_was_left_out() -> None:
+    assert "@@" not in README
+    serving = json.loads((ROOT / "docs/results/serving.json").read_text())
+    for encoder in ("small", "r18"):
+        for scenario in ("1 image x 32 callers", "8 images x 8 callers"):
+            assert f"{serving[encoder]['latentserve (http2)'][scenario]['images_per_second']:,.0f}" in README
+    overload = json.loads((ROOT / "docs/results/overload.json").read_text())
+    assert f"{overload['goodput_of_capacity'] * 100:.0f} %" in README
+
+
 def test_figures_in_readme_are_those_that_were_measured() -> None:
     figures = json.loads((ROOT / "docs/results/line-mnist.json").read_text())
     for name in ("linear_probe", "knn_20", "pixels linear", "pixels knn_20", "random init linear", "PCA-16 knn_20"):
