@@ -1,6 +1,6 @@
 """The load: h2load, a native HTTP/2 client in its own process (Debian: nghttp2-client).
 
-A Python client costs as much as a server; h2load costs a tenth. It logs every request's start and duration, from which
+A Python client would take the cores that the server needs. h2load logs every request's start and duration, from which
 the percentiles are taken. At a fixed rate it sends on schedule whatever comes back, as long as a connection has room.
 """
 

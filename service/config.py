@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
 
 from service.batching import QueueConfig
+from service.decoding import Limits
 
 PREFIX = "LATENTSERVE_"
 CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
@@ -63,6 +64,11 @@ class Config(BaseSettings):
             max_queue_bytes=self.max_queue_bytes,
             window_seconds=self.batch_window_seconds,
         )
+
+    @property
+    def limits(self) -> Limits:
+        """What one request may bring."""
+        return Limits(self.max_request_rows, self.max_item_bytes, self.max_item_pixels)
 
     @property
     def threads(self) -> int:

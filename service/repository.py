@@ -15,7 +15,7 @@ from latentserve.bundle import INPUT, Manifest
 from latentserve.errors import BundleError, InvalidInput, ModelNotFound
 from service.batching import BatchQueue, Piece
 from service.config import Config
-from service.decoding import Decoder, Limits
+from service.decoding import Decoder
 from service.engine import Engine
 from service.metrics import LaneMetrics, Metrics
 from service.scoring import Judge
@@ -155,7 +155,6 @@ def _open(folder: Path, config: Config, metrics: Metrics, workers: Workers) -> S
     engine = Engine(folder, manifest, config.max_batch_rows, config.device, config.threads)
     engine.check_golden(bundle.load_arrays(folder / bundle.GOLDEN))
     engine.warm_up()
-    limits = Limits(config.max_request_rows, config.max_item_bytes, config.max_item_pixels)
     source = manifest.provenance
     metrics.model_info.labels(
         manifest.name, str(manifest.version), source.method, engine.execution_provider, manifest.embedding_space
@@ -164,7 +163,7 @@ def _open(folder: Path, config: Config, metrics: Metrics, workers: Workers) -> S
     return ServedModel(
         manifest=manifest,
         execution_provider=engine.execution_provider,
-        decoder=Decoder(manifest.input, limits, workers.decoding),
+        decoder=Decoder(manifest.input, config.limits, workers.decoding),
         judge=Judge(manifest, calibration),
         lanes={lane: _open_lane(lane, engine, config, metrics, workers) for lane in lanes},
     )

@@ -15,7 +15,7 @@ from latentserve.errors import InvalidInput, Unsupported
 from latentserve.tensors import data_type, to_tensor
 from latentserve.v1 import embedding_pb2 as pb
 from service.config import Config
-from service.decoding import Limits, checked_rows
+from service.decoding import checked_rows
 from service.metrics import Metrics
 from service.repository import LATENT, Repository, ServedModel
 from service.scoring import Verdicts
@@ -51,6 +51,7 @@ class Servicer:
     def __init__(self, repository: Repository, config: Config, metrics: Metrics) -> None:
         self._repository = repository
         self._config = config
+        self._limits = config.limits
         self._metrics = metrics
 
     async def embed(self, request: pb.EmbedRequest, context: Context) -> pb.EmbedResponse:
@@ -98,7 +99,7 @@ class Servicer:
         model = self._find(request.model, context)
         _require(model, {RECONSTRUCTION})
         spec = model.manifest.outputs[LATENT]
-        rows = checked_rows(request.latents, spec, "latents", self._limits())
+        rows = checked_rows(request.latents, spec, "latents", self._limits)
         tensors = await self._submit(model, LATENT, rows, {RECONSTRUCTION}, context)
         return pb.DecodeResponse(model=_version(model), reconstructions=to_tensor(tensors[RECONSTRUCTION]))
 
@@ -127,10 +128,6 @@ class Servicer:
         model = self._repository.find(selector.name, selector.version)
         context.model = model.manifest.name
         return model
-
-    def _limits(self) -> Limits:
-        config = self._config
-        return Limits(config.max_request_rows, config.max_item_bytes, config.max_item_pixels)
 
     async def _run(self, model: ServedModel, message: pb.Input, wants: set[str], context: Context) -> Tensors:
         _require(model, wants)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,11 +36,14 @@ class FakeEngine:
     batches: list[list[int]] = field(default_factory=list)
     _gate: asyncio.Event = field(default_factory=asyncio.Event)
     clock: FakeClock | None = None
+    gone: Callable[[], set[int]] = set
+    ran_for_nobody: list[int] = field(default_factory=list)
     seconds_per_batch: float = 0.0
 
     async def __call__(self, pieces: Sequence[Piece]) -> Sequence[Tensors]:
         rows = [int(value) for piece in pieces for value in piece.rows[:, 0]]
         self.batches.append(rows)
+        self.ran_for_nobody += self.gone() & set(rows)
         if not self.open:
             self._gate.clear()
             await self._gate.wait()
