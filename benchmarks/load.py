@@ -1,7 +1,7 @@
 """The load: h2load, a native HTTP/2 client in its own process (Debian: nghttp2-client).
 
 A Python client would take the cores that the server needs. h2load logs every request's start and duration, from which
-the percentiles are taken. At a fixed rate it sends on schedule whatever comes back, as long as a connection has room.
+the percentiles are taken. Open loops are `openloop`.
 """
 
 from __future__ import annotations
@@ -36,15 +36,6 @@ class Load:
 def closed_loop(url: str, body: bytes, headers: tuple[str, ...], callers: int, num_requests: int, http1: bool) -> Load:
     """So many callers, each of whom sends the next request when the last is answered."""
     arguments = ["-c", str(callers), "-m", "1", "-n", str(num_requests)]
-    return _run(url, body, headers, arguments, http1)
-
-
-def open_loop(url: str, body: bytes, headers: tuple[str, ...], rate: float, seconds: float, http1: bool) -> Load:
-    """Requests on a schedule of `rate` a second in all, spread over eight connections."""
-    connections = 8
-    per_connection = max(1, round(rate / connections))
-    streams = "1" if http1 else "100"
-    arguments = ["-c", str(connections), "-m", streams, f"--rps={per_connection}", "-D", str(int(seconds))]
     return _run(url, body, headers, arguments, http1)
 
 

@@ -28,7 +28,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.encoders import CHANNELS, IMAGE_SIZE, write_bundle
-from benchmarks.load import Load, closed_loop, open_loop, require_h2load
+from benchmarks.load import Load, closed_loop, require_h2load
+from benchmarks.openloop import open_loop
 from benchmarks.peers.litserve import litserve
 from benchmarks.peers.mlserver import mlserver
 from benchmarks.peers.peer import Peer, start
@@ -43,6 +44,7 @@ DIMS = {"small": 128, "r18": 512}
 SCENARIOS = {"1 image x 32 callers": (1, 32), "8 images x 8 callers": (8, 8)}
 OFFERED_SHARE = 0.5
 OPEN_LOOP = "open loop, 1 image"
+OPEN_LOOP_SECONDS = 8.0
 SECONDS_PER_MEASUREMENT = 4.0
 TICK = os.sysconf("SC_CLK_TCK")
 
@@ -132,8 +134,16 @@ def one_round(targets: list[Target], graph: Path, runs: dict[str, dict[str, list
     rate = OFFERED_SHARE * min(strong or slowest)
     for target in targets:
         if is_strong(target):
-            load = open_loop(target.peer.url, target.peer.body[1], target.peer.headers, rate, 5, target.peer.http1)
-            figures = figures_of(load, 1) | {"offered_per_second": rate}
+            tally = open_loop(target.peer.url, target.peer.body[1], target.peer.headers, rate, OPEN_LOOP_SECONDS)
+            if set(tally.codes) - {"0"}:
+                raise RuntimeError(f"{target.peer.name}: open loop: {tally.codes} of {tally.sent}")
+            figures = {
+                "images_per_second": tally.answered_per_second,
+                "p50_ms": tally.p50_ms,
+                "p99_ms": tally.p99_ms,
+                "offered_per_second": rate,
+                "sent_late_ms": tally.late_ms,
+            }
             runs[target.peer.name].setdefault(OPEN_LOOP, []).append(figures)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, Literal, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,13 @@ OUTPUTS = {
     "latent": pb.OUTPUT_LATENT,
     "reconstruction": pb.OUTPUT_RECONSTRUCTION,
     "score": pb.OUTPUT_SCORE,
+}
+
+Priority = Literal["low", "normal", "high"]
+PRIORITIES: dict[Priority, pb.Priority] = {
+    "low": pb.PRIORITY_LOW,
+    "normal": pb.PRIORITY_NORMAL,
+    "high": pb.PRIORITY_HIGH,
 }
 
 R = TypeVar("R")
@@ -83,6 +90,19 @@ class Analysis:
     latents: NDArray[np.float32] | None = None
     reconstructions: NDArray[np.float32] | None = None
     scores: Scores | None = None
+
+
+def with_priority(request: Any, priority: Priority) -> Any:
+    """The request itself, marked; requests that carry no rows have no priority.
+
+    Raises:
+        InvalidInput: no such priority.
+    """
+    if priority not in PRIORITIES:
+        raise InvalidInput.at("priority", got=repr(priority), expected=f"one of {list(PRIORITIES)}")
+    if "priority" in request.DESCRIPTOR.fields_by_name:
+        request.priority = PRIORITIES[priority]
+    return request
 
 
 def embed(items: Items, model: str, version: int) -> Call[NDArray[np.float32]]:

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentserve import calls
-from latentserve.calls import Analysis, Call, Items, Scores
+from latentserve.calls import Analysis, Call, Items, Priority, Scores
 from latentserve.errors import BY_CODE, Code, LatentserveError, Overloaded
 from latentserve.v1 import embedding_pb2 as pb
 
@@ -62,6 +62,7 @@ class Client:
         target: gRPC target of the server, for instance `localhost:50051`.
         timeout_seconds: for a whole call, all its requests together; the server gives up with you.
         credentials: for TLS; plain text without.
+        priority: of every call; `low` for bulk jobs, so that others do not wait for them.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Client:
         target: str,
         timeout_seconds: float = 30.0,
         credentials: grpc.ChannelCredentials | None = None,
+        priority: Priority = "normal",
     ) -> None:
         if credentials is None:
             self._channel = grpc.insecure_channel(target, _OPTIONS)
@@ -76,6 +78,7 @@ class Client:
             self._channel = grpc.secure_channel(target, credentials, _OPTIONS)
         self._methods = _stubs(self._channel)
         self._timeout_seconds = timeout_seconds
+        self._priority = priority
 
     def __enter__(self) -> Self:
         return self
@@ -132,7 +135,8 @@ class Client:
         under_way: deque[Any] = deque()
         responses: list[Any] = []
         try:
-            for request in call.requests:
+            for unmarked in call.requests:
+                request = calls.with_priority(unmarked, self._priority)
                 if len(under_way) == REQUESTS_IN_FLIGHT:
                     responses.append(under_way.popleft().result())
                 timeout = max(deadline - time.monotonic(), 0.0)
@@ -155,6 +159,7 @@ class AsyncClient:
         target: str,
         timeout_seconds: float = 30.0,
         credentials: grpc.ChannelCredentials | None = None,
+        priority: Priority = "normal",
     ) -> None:
         if credentials is None:
             self._channel = grpc.aio.insecure_channel(target, _OPTIONS)
@@ -162,6 +167,7 @@ class AsyncClient:
             self._channel = grpc.aio.secure_channel(target, credentials, _OPTIONS)
         self._methods = _stubs(self._channel)
         self._timeout_seconds = timeout_seconds
+        self._priority = priority
 
     async def __aenter__(self) -> Self:
         return self
@@ -218,7 +224,8 @@ class AsyncClient:
         under_way: deque[Any] = deque()
         responses: list[Any] = []
         try:
-            for request in call.requests:
+            for unmarked in call.requests:
+                request = calls.with_priority(unmarked, self._priority)
                 if len(under_way) == REQUESTS_IN_FLIGHT:
                     responses.append(await under_way.popleft())
                 timeout = max(deadline - time.monotonic(), 0.0)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from latentserve.errors import BundleError
 from service.config import Config, ConfigError, load_config
-from service.engine import DeviceError
+from service.providers import DeviceError
 from service.server import Server
 
 

@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDic
 
 from service.batching import QueueConfig
 from service.decoding import Limits
+from service.providers import Device, DeviceConfig
 
 PREFIX = "LATENTSERVE_"
 CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
@@ -42,7 +43,8 @@ class Config(BaseSettings):
     port: int = Field(50051, ge=0, le=65535, description="gRPC port; 0 for any free one")
     metrics_port: int = Field(9464, ge=0, le=65535, description="Prometheus port; 0 for any free one")
     transport: Literal["http2", "grpcio"] = Field("http2", description="our own HTTP/2, or grpcio's server")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="cuda: CUDA or fail; auto: CUDA if it works")
+    device: Device = Field("auto", description="cuda or tensorrt: that or fail; auto: CUDA if it works, else the CPU")
+    cuda_graphs: bool = Field(False, description="on CUDA: record each batch size once and replay it")
     intra_op_threads: int = Field(0, ge=0, description="threads of one operator on the CPU; 0 for the CPUs we may use")
     max_batch_rows: int = Field(64, ge=1, le=4096, description="rows of a batch")
     batch_window_seconds: float = Field(0.0, ge=0, le=1, description="how long a batch waits after its first arrival")
@@ -64,6 +66,11 @@ class Config(BaseSettings):
             max_queue_bytes=self.max_queue_bytes,
             window_seconds=self.batch_window_seconds,
         )
+
+    @property
+    def device_config(self) -> DeviceConfig:
+        """On what graphs run."""
+        return DeviceConfig(self.device, self.threads, self.max_batch_rows, self.cuda_graphs)
 
     @property
     def limits(self) -> Limits:

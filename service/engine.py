@@ -8,32 +8,45 @@ work for nothing (docs/adr/0006-padding.md).
 
 from __future__ import annotations
 
-import ctypes
-import logging
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from latentserve.bundle import INPUT, Graph, Manifest, TensorSpec
 from latentserve.errors import BundleError
 from service.batching import Piece
+from service.providers import CPU, DeviceConfig, choose_provider, open_session
+from service.runners import DeviceRunner, HostRunner, Value, on_host
 from service.waiting import Tensors
 
-log = logging.getLogger(__name__)
 
-CPU = "CPUExecutionProvider"
-CUDA = "CUDAExecutionProvider"
-Device = Literal["auto", "cpu", "cuda"]
+@dataclass
+class Made:
+    """One tensor for some pieces of a batch, their rows one after another, padded at the end.
 
+    Attributes:
+        members: numbers of the pieces, in order.
+        counts: rows of each.
+        value: on the host or on the device.
+    """
 
-class DeviceError(RuntimeError):
-    """The device that was required is not there."""
+    members: list[int]
+    counts: list[int]
+    value: Value
+
+    def rows(self, member: int) -> NDArray[Any]:
+        """The rows of one piece, on the host."""
+        self.value = on_host(self.value)
+        at = self.members.index(member)
+        start = sum(self.counts[:at])
+        rows: NDArray[Any] = self.value[start : start + self.counts[at]]
+        return rows
 
 
 class Engine:
@@ -42,36 +55,39 @@ class Engine:
     Args:
         folder: of the bundle.
         manifest: of the bundle, already proven.
-        max_batch_rows: largest batch.
-        device: `cpu`; `cuda`, or fail; `auto`: CUDA if it really works, else the CPU.
-        intra_op_threads: threads of one ONNX Runtime operator on the CPU.
-        padded: pad batches to powers of two; None: on CUDA alone.
+        config: the device and the largest batch.
+        padded: pad batches to powers of two; None: on a GPU alone.
+        bound: run between fixed buffers on the device; None: on a GPU alone.
 
     Raises:
         BundleError: ONNX Runtime cannot load a graph, or the graph is not what the manifest says.
-        DeviceError: `cuda` was required and does not work.
+        DeviceError: the device that was required does not work.
     """
 
     def __init__(
         self,
         folder: Path,
         manifest: Manifest,
-        max_batch_rows: int,
-        device: Device,
-        intra_op_threads: int,
+        config: DeviceConfig,
         padded: bool | None = None,
+        bound: bool | None = None,
     ) -> None:
         self.manifest = manifest
-        self.execution_provider = choose_provider(device, folder / manifest.graphs["encoder"].file)
-        self._sessions = {
-            graph.file: _session(folder / graph.file, self.execution_provider, intra_op_threads)
-            for graph in manifest.graphs.values()
-        }
+        self.execution_provider = choose_provider(config.device, folder / manifest.graphs["encoder"].file)
+        on_gpu = self.execution_provider != CPU
+        self._runners: dict[str, HostRunner | DeviceRunner] = {}
         for graph in manifest.graphs.values():
-            _check_graph(graph, self._sessions[graph.file])
-        if padded is None:
-            padded = self.execution_provider == CUDA
-        self.buckets = bucket_sizes(max_batch_rows) if padded else list(range(1, max_batch_rows + 1))
+            session = open_session(folder, graph, self.execution_provider, config)
+            if bound or (bound is None and on_gpu):
+                device, recorded = ("cuda", config.cuda_graphs) if on_gpu else ("cpu", False)
+                self._runners[graph.file] = DeviceRunner(session, graph, device, recorded)
+            else:
+                self._runners[graph.file] = HostRunner(session, graph)
+        max_rows = config.max_batch_rows
+        is_padded = on_gpu if padded is None else padded
+        self.buckets = bucket_sizes(max_rows) if is_padded else list(range(1, max_rows + 1))
+        specs = [manifest.input.spec, *(spec for graph in manifest.graphs.values() for spec in graph.inputs)]
+        self._batch_of = {spec.name: np.empty((max_rows, *spec.shape), spec.dtype) for spec in specs}
         self.plan = cache(self._plan)
         self.pad_seconds = 0.0
 
@@ -99,28 +115,41 @@ class Engine:
         """Runs a batch of pieces whose rows are the tensor `given` (`input` or `latent`)."""
         self.pad_seconds = 0.0
         plans = [self.plan(given, piece.wants) for piece in pieces]
-        tensors: list[Tensors] = [{given: piece.rows} for piece in pieces]
+        made: dict[str, Made] = {}
+
+        def rows(tensor: str, member: int) -> NDArray[Any]:
+            return pieces[member].rows if tensor == given else made[tensor].rows(member)
+
         for graph in self.manifest.graphs.values():
             members = [i for i, plan in enumerate(plans) if graph in plan]
-            if members:
-                self._run_graph(graph, [tensors[i] for i in members])
-        return [{name: made[name] for name in piece.wants} for piece, made in zip(pieces, tensors, strict=True)]
+            if not members:
+                continue
+            counts = [len(pieces[i].rows) for i in members]
+            bucket = next(size for size in self.buckets if size >= sum(counts))
+            started = time.perf_counter()
+            feed: dict[str, Value] = {}
+            for spec in graph.inputs:
+                before = made.get(spec.name)
+                if before and before.members == members:
+                    feed[spec.name] = before.value  # all rows of an earlier graph: as they lie, padding and all
+                else:
+                    feed[spec.name] = self._batch(spec, [rows(spec.name, i) for i in members], bucket)
+            self.pad_seconds += time.perf_counter() - started
+            outputs = self._runners[graph.file].run(bucket, feed)
+            made |= {name: Made(members, counts, value) for name, value in outputs.items()}
+        return [{name: rows(name, i) for name in piece.wants} for i, piece in enumerate(pieces)]
 
-    def _run_graph(self, graph: Graph, members: list[Tensors]) -> None:
-        """Runs one graph for the members, whose dicts it adds the outputs to."""
-        counts = [len(next(iter(made.values()))) for made in members]
-        num_rows = sum(counts)
-        bucket = next(size for size in self.buckets if size >= num_rows)
-        started = time.perf_counter()
-        feed = {spec.name: _padded(spec, [made[spec.name] for made in members], bucket) for spec in graph.inputs}
-        self.pad_seconds += time.perf_counter() - started
-        names = [spec.name for spec in graph.outputs]
-        outputs = self._sessions[graph.file].run(names, feed)
+    def _batch(self, spec: TensorSpec, arrays: list[NDArray[Any]], bucket: int) -> NDArray[Any]:
+        """One batch from several arrays in memory kept for it, each row copied once, zeros after the last."""
+        if len(arrays) == 1 and len(arrays[0]) == bucket:
+            return np.ascontiguousarray(arrays[0])
+        batch = self._batch_of[spec.name][:bucket]
         start = 0
-        for made, count in zip(members, counts, strict=True):
-            for name, output in zip(names, outputs, strict=True):
-                made[name] = output[start : start + count]
-            start += count
+        for array in arrays:
+            batch[start : start + len(array)] = array
+            start += len(array)
+        batch[start:] = 0
+        return batch
 
     def padding(self, num_rows: int) -> int:
         """Rows that are computed for nothing in a batch of so many."""
@@ -160,77 +189,3 @@ def bucket_sizes(max_batch_rows: int) -> list[int]:
     """The padded batch sizes: powers of two, and the maximum."""
     sizes = [1 << power for power in range(max_batch_rows.bit_length()) if 1 << power < max_batch_rows]
     return [*sizes, max_batch_rows]
-
-
-def choose_provider(device: Device, graph: Path) -> str:
-    """The execution provider that really runs, found by trying.
-
-    ONNX Runtime falls back to the CPU with no more than a log line; only a session that lists CUDA alone and
-    forbids the fallback tells the truth.
-
-    Raises:
-        DeviceError: `cuda` was required and does not work.
-    """
-    if device == "cpu":
-        return CPU
-    why = _why_no_cuda(graph)
-    if why is None:
-        return CUDA
-    if device == "cuda":
-        raise DeviceError(f"device: got no working CUDA ({why}), expected one, because device is 'cuda'")
-    log.info("no CUDA here (%s): running on the CPU", why)
-    return CPU
-
-
-@cache
-def _why_no_cuda(graph: Path) -> str | None:
-    if CUDA not in ort.get_available_providers():
-        return "this onnxruntime has no CUDA provider"
-    try:
-        ctypes.CDLL("libcuda.so.1")  # before preloading gigabytes of libraries that could not be used
-    except OSError:
-        return "no NVIDIA driver"
-    try:
-        ort.preload_dlls()
-        options = ort.SessionOptions()
-        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-        ort.InferenceSession(graph, options, providers=[CUDA])
-    except Exception as error:  # ONNX Runtime raises its own classes and plain RuntimeError
-        return str(error).splitlines()[0]
-    return None
-
-
-def _session(path: Path, provider: str, intra_op_threads: int) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = intra_op_threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    # TF32 would put ten bits of error into numbers that were trained and calibrated in float32.
-    providers: list[Any] = [(CUDA, {"use_tf32": "0"})] if provider == CUDA else [CPU]
-    if provider == CUDA:
-        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    try:
-        return ort.InferenceSession(path, options, providers=providers)
-    except Exception as error:  # ONNX Runtime raises its own classes and plain RuntimeError
-        raise BundleError(f"{path}: ONNX Runtime cannot load it: {error}") from error
-
-
-def _check_graph(graph: Graph, session: ort.InferenceSession) -> None:
-    for said, found in ((graph.inputs, session.get_inputs()), (graph.outputs, session.get_outputs())):
-        expected = {spec.name: list(spec.shape) for spec in said}
-        got = {tensor.name: list(tensor.shape[1:]) for tensor in found}
-        if got != expected:
-            raise BundleError(f"{graph.file}: got tensors {got}, the manifest says {expected}")
-
-
-def _padded(spec: TensorSpec, arrays: list[NDArray[Any]], bucket: int) -> NDArray[Any]:
-    """One batch from several arrays, each row copied once, zeros after the last."""
-    if len(arrays) == 1 and len(arrays[0]) == bucket:
-        return np.ascontiguousarray(arrays[0])
-    batch = np.empty((bucket, *spec.shape), spec.dtype)
-    start = 0
-    for array in arrays:
-        batch[start : start + len(array)] = array
-        start += len(array)
-    batch[start:] = 0
-    return batch

@@ -152,7 +152,7 @@ def find_bundles(models: Path) -> list[Path]:
 def _open(folder: Path, config: Config, metrics: Metrics, workers: Workers) -> ServedModel:
     manifest = bundle.load(folder)
     calibration = bundle.load_calibration(folder, manifest)
-    engine = Engine(folder, manifest, config.max_batch_rows, config.device, config.threads)
+    engine = Engine(folder, manifest, config.device_config)
     engine.check_golden(bundle.load_arrays(folder / bundle.GOLDEN))
     engine.warm_up()
     source = manifest.provenance

@@ -28,6 +28,7 @@ TENSOR_OF_OUTPUT = {
     pb.OUTPUT_RECONSTRUCTION: RECONSTRUCTION,
     pb.OUTPUT_SCORE: SCORES,
 }
+PRIORITIES = {pb.PRIORITY_UNSPECIFIED: 0, pb.PRIORITY_LOW: -1, pb.PRIORITY_NORMAL: 0, pb.PRIORITY_HIGH: 1}
 
 
 @dataclass
@@ -57,20 +58,20 @@ class Servicer:
     async def embed(self, request: pb.EmbedRequest, context: Context) -> pb.EmbedResponse:
         """See the proto."""
         model = self._find(request.model, context)
-        tensors = await self._run(model, request.input, {EMBEDDING}, context)
+        tensors = await self._run(model, request, {EMBEDDING}, context)
         return pb.EmbedResponse(model=_version(model), embeddings=to_tensor(tensors[EMBEDDING]))
 
     async def reconstruct(self, request: pb.ReconstructRequest, context: Context) -> pb.ReconstructResponse:
         """See the proto."""
         model = self._find(request.model, context)
-        tensors = await self._run(model, request.input, {RECONSTRUCTION}, context)
+        tensors = await self._run(model, request, {RECONSTRUCTION}, context)
         return pb.ReconstructResponse(model=_version(model), reconstructions=to_tensor(tensors[RECONSTRUCTION]))
 
     async def score(self, request: pb.ScoreRequest, context: Context) -> pb.ScoreResponse:
         """See the proto."""
         model = self._find(request.model, context)
         alpha = model.judge.check_alpha(request.alpha if request.HasField("alpha") else None)
-        tensors = await self._run(model, request.input, {SCORES}, context)
+        tensors = await self._run(model, request, {SCORES}, context)
         return pb.ScoreResponse(model=_version(model), out_of_distribution=self._judge(model, tensors, alpha))
 
     async def analyze(self, request: pb.AnalyzeRequest, context: Context) -> pb.AnalyzeResponse:
@@ -82,7 +83,7 @@ class Servicer:
             alpha = model.judge.check_alpha(request.alpha if request.HasField("alpha") else None)
         elif request.HasField("alpha"):
             raise InvalidInput.at("alpha", got=request.alpha, expected="none without OUTPUT_SCORE")
-        tensors = await self._run(model, request.input, wants, context)
+        tensors = await self._run(model, request, wants, context)
         response = pb.AnalyzeResponse(model=_version(model))
         if EMBEDDING in wants:
             response.embeddings.CopyFrom(to_tensor(tensors[EMBEDDING]))
@@ -100,7 +101,7 @@ class Servicer:
         _require(model, {RECONSTRUCTION})
         spec = model.manifest.outputs[LATENT]
         rows = checked_rows(request.latents, spec, "latents", self._limits)
-        tensors = await self._submit(model, LATENT, rows, {RECONSTRUCTION}, context)
+        tensors = await self._submit(model, LATENT, rows, {RECONSTRUCTION}, request, context)
         return pb.DecodeResponse(model=_version(model), reconstructions=to_tensor(tensors[RECONSTRUCTION]))
 
     async def get_model(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
@@ -129,18 +130,21 @@ class Servicer:
         context.model = model.manifest.name
         return model
 
-    async def _run(self, model: ServedModel, message: pb.Input, wants: set[str], context: Context) -> Tensors:
+    async def _run(self, model: ServedModel, request: Any, wants: set[str], context: Context) -> Tensors:
         _require(model, wants)
         started = time.monotonic()
-        rows = await model.decoder.rows(message)
+        rows = await model.decoder.rows(request.input)
         self._metrics.decode_seconds.labels(context.model).observe(time.monotonic() - started)
-        return await self._submit(model, INPUT, rows, wants, context)
+        return await self._submit(model, INPUT, rows, wants, request, context)
 
     async def _submit(
-        self, model: ServedModel, lane: str, rows: NDArray[Any], wants: set[str], context: Context
+        self, model: ServedModel, lane: str, rows: NDArray[Any], wants: set[str], request: Any, context: Context
     ) -> Tensors:
+        if request.priority not in PRIORITIES:
+            known = ", ".join(pb.Priority.Name(code) for code in PRIORITIES)
+            raise InvalidInput.at("priority", got=request.priority, expected=f"among {known}")
         self._metrics.request_rows.labels(context.method, context.model).observe(len(rows))
-        return await model.lanes[lane].submit(rows, frozenset(wants), context.deadline)
+        return await model.lanes[lane].submit(rows, frozenset(wants), context.deadline, PRIORITIES[request.priority])
 
     def _judge(self, model: ServedModel, tensors: Tensors, alpha: float) -> pb.OutOfDistribution:
         verdicts = model.judge.judge(tensors[SCORES], alpha)

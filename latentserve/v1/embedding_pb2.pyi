@@ -13,6 +13,13 @@ class DataType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     DATA_TYPE_UINT8: _ClassVar[DataType]
     DATA_TYPE_FLOAT32: _ClassVar[DataType]
 
+class Priority(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PRIORITY_UNSPECIFIED: _ClassVar[Priority]
+    PRIORITY_LOW: _ClassVar[Priority]
+    PRIORITY_NORMAL: _ClassVar[Priority]
+    PRIORITY_HIGH: _ClassVar[Priority]
+
 class Output(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     OUTPUT_UNSPECIFIED: _ClassVar[Output]
@@ -28,6 +35,10 @@ class Modality(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
 DATA_TYPE_UNSPECIFIED: DataType
 DATA_TYPE_UINT8: DataType
 DATA_TYPE_FLOAT32: DataType
+PRIORITY_UNSPECIFIED: Priority
+PRIORITY_LOW: Priority
+PRIORITY_NORMAL: Priority
+PRIORITY_HIGH: Priority
 OUTPUT_UNSPECIFIED: Output
 OUTPUT_EMBEDDING: Output
 OUTPUT_LATENT: Output
@@ -79,12 +90,14 @@ class ModelVersion(_message.Message):
     def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., embedding_space: _Optional[str] = ...) -> None: ...
 
 class EmbedRequest(_message.Message):
-    __slots__ = ("model", "input")
+    __slots__ = ("model", "input", "priority")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     INPUT_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
     model: ModelSelector
     input: Input
-    def __init__(self, model: _Optional[_Union[ModelSelector, _Mapping]] = ..., input: _Optional[_Union[Input, _Mapping]] = ...) -> None: ...
+    priority: Priority
+    def __init__(self, model: _Optional[_Union[ModelSelector, _Mapping]] = ..., input: _Optional[_Union[Input, _Mapping]] = ..., priority: _Optional[_Union[Priority, str]] = ...) -> None: ...
 
 class EmbedResponse(_message.Message):
     __slots__ = ("model", "embeddings")
@@ -95,12 +108,14 @@ class EmbedResponse(_message.Message):
     def __init__(self, model: _Optional[_Union[ModelVersion, _Mapping]] = ..., embeddings: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...
 
 class ReconstructRequest(_message.Message):
-    __slots__ = ("model", "input")
+    __slots__ = ("model", "input", "priority")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     INPUT_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
     model: ModelSelector
     input: Input
-    def __init__(self, model: _Optional[_Union[ModelSelector, _Mapping]] = ..., input: _Optional[_Union[Input, _Mapping]] = ...) -> None: ...
+    priority: Priority
+    def __init__(self, model: _Optional[_Union[ModelSelector, _Mapping]] = ..., input: _Optional[_Union[Input, _Mapping]] = ..., priority: _Optional[_Union[Priority, str]] = ...) -> None: ...
 
 class ReconstructResponse(_message.Message):
     __slots__ = ("model", "reconstructions")
@@ -111,14 +126,16 @@ class ReconstructResponse(_message.Message):
     def __init__(self, model: _Optional[_Union[ModelVersion, _Mapping]] = ..., reconstructions: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...
 
 class ScoreRequest(_message.Message):
-    __slots__ = ("model", "input", "alpha")
+    __slots__ = ("model", "input", "alpha", "priority")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     INPUT_FIELD_NUMBER: _ClassVar[int]
     ALPHA_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
     model: ModelSelector
     input: Input
     alpha: float
-    def __init__(self, model: _Optional[_Union[ModelSelector, _Mapping]] = ..., input: _Optional[_Union[Input, _Mapping]] = ..., alpha: _Optional[float] = ...) -> None: ...
+    priority: Priority
+    def __init__(self, model: _Optional[_Union[ModelSelector, _Mapping]] = ..., input: _Optional[_Union[Input, _Mapping]] = ..., alpha: _Optional[float] = ..., priority: _Optional[_Union[Priority, str]] = ...) -> None: ...
 
 class ScoreResponse(_message.Message):
     __slots__ = ("model", "out_of_distribution")
@@ -145,16 +162,18 @@ class OutOfDistribution(_message.Message):
     def __init__(self, detectors: _Optional[_Iterable[str]] = ..., scores: _Optional[_Union[Tensor, _Mapping]] = ..., p_values: _Optional[_Iterable[float]] = ..., flagged: _Optional[_Iterable[bool]] = ..., alpha: _Optional[float] = ..., deciding_detector: _Optional[str] = ...) -> None: ...
 
 class AnalyzeRequest(_message.Message):
-    __slots__ = ("model", "input", "outputs", "alpha")
+    __slots__ = ("model", "input", "outputs", "alpha", "priority")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     INPUT_FIELD_NUMBER: _ClassVar[int]
     OUTPUTS_FIELD_NUMBER: _ClassVar[int]
     ALPHA_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
     model: ModelSelector
     input: Input
     outputs: _containers.RepeatedScalarFieldContainer[Output]
     alpha: float
-    def __init__(self, model: _Optional[_Union[ModelSelector, _Mapping]] = ..., input: _Optional[_Union[Input, _Mapping]] = ..., outputs: _Optional[_Iterable[_Union[Output, str]]] = ..., alpha: _Optional[float] = ...) -> None: ...
+    priority: Priority
+    def __init__(self, model: _Optional[_Union[ModelSelector, _Mapping]] = ..., input: _Optional[_Union[Input, _Mapping]] = ..., outputs: _Optional[_Iterable[_Union[Output, str]]] = ..., alpha: _Optional[float] = ..., priority: _Optional[_Union[Priority, str]] = ...) -> None: ...
 
 class AnalyzeResponse(_message.Message):
     __slots__ = ("model", "embeddings", "latents", "reconstructions", "out_of_distribution")
@@ -171,12 +190,14 @@ class AnalyzeResponse(_message.Message):
     def __init__(self, model: _Optional[_Union[ModelVersion, _Mapping]] = ..., embeddings: _Optional[_Union[Tensor, _Mapping]] = ..., latents: _Optional[_Union[Tensor, _Mapping]] = ..., reconstructions: _Optional[_Union[Tensor, _Mapping]] = ..., out_of_distribution: _Optional[_Union[OutOfDistribution, _Mapping]] = ...) -> None: ...
 
 class DecodeRequest(_message.Message):
-    __slots__ = ("model", "latents")
+    __slots__ = ("model", "latents", "priority")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     LATENTS_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
     model: ModelSelector
     latents: Tensor
-    def __init__(self, model: _Optional[_Union[ModelSelector, _Mapping]] = ..., latents: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...
+    priority: Priority
+    def __init__(self, model: _Optional[_Union[ModelSelector, _Mapping]] = ..., latents: _Optional[_Union[Tensor, _Mapping]] = ..., priority: _Optional[_Union[Priority, str]] = ...) -> None: ...
 
 class DecodeResponse(_message.Message):
     __slots__ = ("model", "reconstructions")

@@ -50,3 +50,11 @@ def test_rows_of_two_versions_are_never_joined() -> None:
     assert call.join([response(1), response(1)]).shape == (2, 2)
     with pytest.raises(Unavailable, match="changed from version 1 to 2"):
         call.join([response(1), response(2)])
+
+
+def test_a_priority_marks_what_carries_rows_and_nothing_else() -> None:
+    low = calls.with_priority(pb.EmbedRequest(), "low")
+    assert low.priority == pb.PRIORITY_LOW
+    assert calls.with_priority(pb.GetModelRequest(), "low") == pb.GetModelRequest()
+    with pytest.raises(InvalidInput, match="priority: got 'urgent', expected one of"):
+        calls.with_priority(pb.EmbedRequest(), "urgent")  # type: ignore[arg-type]

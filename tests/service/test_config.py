@@ -39,7 +39,7 @@ def test_an_unknown_argument_is_an_error(capsys: pytest.CaptureFixture[str]) -> 
     [
         ([], "models: missing, expected --models or LATENTSERVE_MODELS"),
         (["--models", "m", "--max-batch-rows", "0"], "max_batch_rows: got '0', expected:.*greater than or equal to 1"),
-        (["--models", "m", "--device", "tpu"], "device: got 'tpu', expected:.*'auto', 'cpu' or 'cuda'"),
+        (["--models", "m", "--device", "tpu"], "device: got 'tpu', expected:.*'auto', 'cpu', 'cuda' or 'tensorrt'"),
         (["--models", "m", "--port", "x"], "port: got 'x'"),
     ],
 )

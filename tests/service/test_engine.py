@@ -9,16 +9,24 @@ from numpy.typing import NDArray
 
 from latentserve import bundle
 from latentserve.errors import BundleError
-from service import engine as engine_module
+from service import providers as providers_module
 from service.batching import Piece
-from service.engine import CPU, DeviceError, Engine, bucket_sizes, choose_provider
+from service.engine import Engine, bucket_sizes
+from service.providers import CPU, CUDA, TENSORRT, DeviceConfig, DeviceError, choose_provider, node_counts, providers
+from service.runners import DeviceRunner, HostRunner
 
 EVERYTHING = frozenset({"embedding", "latent", "latent_scale", "reconstruction", "scores"})
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["padded", "exact"])
+def on_cpu(max_batch_rows: int) -> DeviceConfig:
+    return DeviceConfig("cpu", 1, max_batch_rows)
+
+
+@pytest.fixture(scope="module", params=[(True, False), (False, False), (True, True)], ids=["padded", "exact", "bound"])
 def engine(bundle_folder: Path, request: pytest.FixtureRequest) -> Engine:
-    return Engine(bundle_folder, bundle.load(bundle_folder), 16, "cpu", 1, padded=request.param)
+    """On the CPU in three ways; `bound` is the path that a GPU takes, between fixed buffers."""
+    padded, bound = request.param
+    return Engine(bundle_folder, bundle.load(bundle_folder), on_cpu(16), padded=padded, bound=bound)
 
 
 def run(engine: Engine, images: NDArray[Any], *wants: str) -> dict[str, NDArray[Any]]:
@@ -47,20 +55,22 @@ def test_the_encoder_runs_once_and_the_decoder_for_the_rows_that_asked(
     engine: Engine, digits: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran = []
-    original = Engine._run_graph
+    for file, runner in engine._runners.items():
 
-    def spy(self: Engine, graph: bundle.Graph, members: list[Any]) -> None:
-        ran.append((graph.file, sum(len(member["input"]) for member in members)))
-        original(self, graph, members)
+        def spy(size: int, feed: dict[str, Any], file: str = file, run: Any = runner.run) -> dict[str, Any]:
+            ran.append((file, size))
+            outputs: dict[str, Any] = run(size, feed)
+            return outputs
 
-    monkeypatch.setattr(Engine, "_run_graph", spy)
+        monkeypatch.setattr(runner, "run", spy)
     pieces = [
         Piece(digits[:3], frozenset({"embedding"})),
         Piece(digits[3:5], frozenset({"scores"})),
         Piece(digits[5:6], frozenset({"reconstruction", "embedding"})),
     ]
     got = engine.run("input", pieces)
-    assert ran == [("encoder.onnx", 6), ("decoder.onnx", 3), ("scorer.onnx", 2)]
+    sizes = [next(size for size in engine.buckets if size >= rows) for rows in (6, 3, 2)]
+    assert ran == list(zip(("encoder.onnx", "decoder.onnx", "scorer.onnx"), sizes, strict=True))
     assert [set(tensors) for tensors in got] == [set(piece.wants) for piece in pieces]
     for piece, tensors in zip(pieces, got, strict=True):
         alone = run(engine, piece.rows, *piece.wants)
@@ -94,47 +104,98 @@ def test_padding_is_told(engine: Engine) -> None:
 
 
 def test_a_cpu_pads_nothing(bundle_folder: Path) -> None:
-    assert Engine(bundle_folder, bundle.load(bundle_folder), 4, "cpu", 1).buckets == [1, 2, 3, 4]
+    assert Engine(bundle_folder, bundle.load(bundle_folder), on_cpu(4)).buckets == [1, 2, 3, 4]
 
 
 def test_a_file_that_is_no_graph_is_a_broken_bundle(copied_bundle: Path) -> None:
     (copied_bundle / "encoder.onnx").write_bytes(b"not a graph")
     manifest = bundle._read_manifest(copied_bundle)
     with pytest.raises(BundleError, match="encoder.onnx: ONNX Runtime cannot load it"):
-        Engine(copied_bundle, manifest, 4, "cpu", 1)
+        Engine(copied_bundle, manifest, on_cpu(4))
 
 
 def test_a_graph_that_is_not_what_the_manifest_says_is_a_broken_bundle(copied_bundle: Path) -> None:
     (copied_bundle / "decoder.onnx").write_bytes((copied_bundle / "scorer.onnx").read_bytes())
     manifest = bundle._read_manifest(copied_bundle)
     with pytest.raises(BundleError, match="decoder.onnx: got tensors .*the manifest says"):
-        Engine(copied_bundle, manifest, 4, "cpu", 1)
+        Engine(copied_bundle, manifest, on_cpu(4))
 
 
 def test_without_cuda_auto_runs_on_the_cpu_and_cuda_fails(bundle_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_module, "_why_no_cuda", lambda graph: "no NVIDIA driver")
+    monkeypatch.setattr(providers_module, "why_not", lambda provider, graph: "no NVIDIA driver")
     graph = bundle_folder / "encoder.onnx"
     assert choose_provider("auto", graph) == CPU
     assert choose_provider("cpu", graph) == CPU
-    with pytest.raises(DeviceError, match="got no working CUDA .no NVIDIA driver., expected one"):
+    with pytest.raises(DeviceError, match="got no working CUDAExecutionProvider .no NVIDIA driver., expected"):
         choose_provider("cuda", graph)
+    with pytest.raises(DeviceError, match="got no working TensorrtExecutionProvider"):
+        choose_provider("tensorrt", graph)
 
 
 def test_with_cuda_auto_takes_it_unless_the_cpu_is_asked_for(
     bundle_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_module, "_why_no_cuda", lambda graph: None)
+    monkeypatch.setattr(providers_module, "why_not", lambda provider, graph: None)
     graph = bundle_folder / "encoder.onnx"
-    assert choose_provider("auto", graph) == "CUDAExecutionProvider"
-    assert choose_provider("cuda", graph) == "CUDAExecutionProvider"
+    assert choose_provider("auto", graph) == CUDA
+    assert choose_provider("cuda", graph) == CUDA
+    assert choose_provider("tensorrt", graph) == TENSORRT
     assert choose_provider("cpu", graph) == CPU
 
 
+def test_without_the_provider_in_onnxruntime_the_reason_says_so(bundle_folder: Path) -> None:
+    reason = providers_module.why_not("QNNExecutionProvider", bundle_folder / "encoder.onnx")
+    assert reason == "this onnxruntime has no QNNExecutionProvider"
+
+
+def test_every_node_is_asked_where_it_runs(engine: Engine) -> None:
+    for runner in engine._runners.values():
+        counts = node_counts(runner._session)
+        assert set(counts) == {CPU}
+        assert counts[CPU] > 1
+
+
+def test_provider_options_keep_float32_and_name_every_batch_size(bundle_folder: Path) -> None:
+    graph = bundle.load(bundle_folder).graphs["decoder"]
+    ((name, options),) = providers(CUDA, graph, DeviceConfig("cuda", 1, 32))
+    assert (name, options) == (CUDA, {"use_tf32": "0"})
+    ((_, options),) = providers(CUDA, graph, DeviceConfig("cuda", 1, 32, cuda_graphs=True))
+    assert options["enable_cuda_graph"] == "1"
+    (name, options), (second, _) = providers(TENSORRT, graph, DeviceConfig("tensorrt", 1, 32))
+    assert (name, second) == (TENSORRT, CUDA)
+    assert options["trt_profile_min_shapes"] == "latent:1x8"
+    assert options["trt_profile_max_shapes"] == options["trt_profile_opt_shapes"] == "latent:32x8"
+
+
+def test_on_a_device_no_buffer_is_made_twice_and_what_another_graph_left_is_read_where_it_lies(
+    bundle_folder: Path, digits: NDArray[np.uint8]
+) -> None:
+    engine = Engine(bundle_folder, bundle.load(bundle_folder), on_cpu(8), padded=True, bound=True)
+    before = run(engine, digits[:3], "reconstruction")["reconstruction"].copy()
+    decoder = engine._runners["decoder.onnx"]
+    assert isinstance(decoder, DeviceRunner)
+    ((size, resident),) = decoder._buffers
+    assert (size, len(resident)) == (4, 1)
+    run(engine, digits[4:7], "reconstruction")
+    assert len(decoder._buffers) == 1
+    np.testing.assert_array_equal(run(engine, digits[:3], "reconstruction")["reconstruction"], before)
+    # One of two pieces wants it: its latents are cut out on the host and sent again.
+    pieces = [Piece(digits[:1], frozenset({"embedding"})), Piece(digits[:3], frozenset({"reconstruction"}))]
+    np.testing.assert_array_equal(engine.run("input", pieces)[1]["reconstruction"], before)
+    assert sorted((size, len(resident)) for size, resident in decoder._buffers) == [(4, 0), (4, 1)]
+
+
+def test_a_cpu_binds_nothing(bundle_folder: Path) -> None:
+    engine = Engine(bundle_folder, bundle.load(bundle_folder), on_cpu(4))
+    assert all(isinstance(runner, HostRunner) for runner in engine._runners.values())
+
+
 @pytest.mark.gpu
-def test_on_a_gpu_the_golden_rows_hold(bundle_folder: Path) -> None:
+@pytest.mark.parametrize("recorded", [False, True])
+def test_on_a_gpu_the_golden_rows_hold(bundle_folder: Path, recorded: bool) -> None:
     graph = bundle_folder / "encoder.onnx"
     if choose_provider("auto", graph) == CPU:
         pytest.skip("no working CUDA here")
-    on_gpu = Engine(bundle_folder, bundle.load(bundle_folder), 16, "cuda", 1)
+    on_gpu = Engine(bundle_folder, bundle.load(bundle_folder), DeviceConfig("cuda", 1, 16, cuda_graphs=recorded))
     on_gpu.warm_up()
     on_gpu.check_golden(bundle.load_arrays(bundle_folder / bundle.GOLDEN))

@@ -8,6 +8,7 @@ import pytest
 from latentserve import bundle
 from service.engine import Engine
 from service.metrics import LaneMetrics, Metrics
+from service.providers import DeviceConfig
 from service.scoring import Verdicts
 
 LABELS = {"model": "digits-vae", "version": "1", "lane": "input"}
@@ -15,7 +16,7 @@ LABELS = {"model": "digits-vae", "version": "1", "lane": "input"}
 
 @pytest.fixture(scope="module")
 def engine(bundle_folder: Path) -> Engine:
-    return Engine(bundle_folder, bundle.load(bundle_folder), 8, "cpu", 1, padded=True)
+    return Engine(bundle_folder, bundle.load(bundle_folder), DeviceConfig("cpu", 1, 8), padded=True)
 
 
 def test_what_a_queue_tells_is_what_is_counted(engine: Engine) -> None:

@@ -1,0 +1,152 @@
+"""What runs a graph: ONNX Runtime's execution providers, found by trying, and sessions on them.
+
+ONNX Runtime falls back to the CPU with no more than a log line. Here CUDA is tried with the fallback forbidden, and
+every session is asked afterwards where its nodes went.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+from collections import Counter
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import onnxruntime as ort
+
+from latentserve.bundle import Graph
+from latentserve.errors import BundleError
+
+log = logging.getLogger(__name__)
+
+CPU = "CPUExecutionProvider"
+CUDA = "CUDAExecutionProvider"
+TENSORRT = "TensorrtExecutionProvider"
+Device = Literal["auto", "cpu", "cuda", "tensorrt"]
+ENGINE_CACHE = Path.home() / ".cache" / "latentserve" / "tensorrt"
+
+
+class DeviceError(RuntimeError):
+    """The device that was required is not there."""
+
+
+@dataclass(frozen=True)
+class DeviceConfig:
+    """On what graphs run.
+
+    Attributes:
+        device: `cpu`; `cuda` or `tensorrt`, or fail; `auto`: CUDA if it really works, else the CPU.
+        intra_op_threads: threads of one operator on the CPU.
+        cuda_graphs: on CUDA, record the kernels of each batch size once and replay them.
+        max_batch_rows: largest batch; TensorRT builds its engines for 1 to so many rows.
+    """
+
+    device: Device
+    intra_op_threads: int
+    max_batch_rows: int
+    cuda_graphs: bool = False
+
+
+def choose_provider(device: Device, graph: Path) -> str:
+    """The execution provider that really runs, found by trying.
+
+    Raises:
+        DeviceError: a device was required and does not work.
+    """
+    if device == "cpu":
+        return CPU
+    wanted = TENSORRT if device == "tensorrt" else CUDA
+    why = why_not(wanted, graph)
+    if why is None:
+        return wanted
+    if device != "auto":
+        raise DeviceError(f"device: got no working {wanted} ({why}), expected one, because device is {device!r}")
+    log.info("no CUDA here (%s): running on the CPU", why)
+    return CPU
+
+
+@cache
+def why_not(provider: str, graph: Path) -> str | None:
+    """Why a GPU provider does not run this graph, or None if it does."""
+    if provider not in ort.get_available_providers():
+        return f"this onnxruntime has no {provider}"
+    try:
+        ctypes.CDLL("libcuda.so.1")  # before preloading gigabytes of libraries that could not be used
+    except OSError:
+        return "no NVIDIA driver"
+    try:
+        ort.preload_dlls()
+        options = ort.SessionOptions()
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        ort.InferenceSession(graph, options, providers=[provider] if provider == CUDA else [provider, CUDA])
+    except Exception as error:  # ONNX Runtime raises its own classes and plain RuntimeError
+        return str(error).splitlines()[0]
+    return None
+
+
+def open_session(folder: Path, graph: Graph, provider: str, config: DeviceConfig) -> ort.InferenceSession:
+    """A session for one graph of a bundle.
+
+    Raises:
+        BundleError: ONNX Runtime cannot load the graph, or it is not what the manifest says.
+    """
+    path = folder / graph.file
+    options = ort.SessionOptions()
+    for name, value in session_entries(provider).items():
+        options.add_session_config_entry(name, value)
+    options.intra_op_num_threads = config.intra_op_threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    try:
+        session = ort.InferenceSession(path, options, providers=providers(provider, graph, config))
+    except Exception as error:  # ONNX Runtime raises its own classes and plain RuntimeError
+        raise BundleError(f"{path}: ONNX Runtime cannot load it: {error}") from error
+    _check_graph(graph, session)
+    log.info("%s: nodes by provider: %s", path, dict(node_counts(session)))
+    return session
+
+
+def session_entries(provider: str) -> dict[str, str]:
+    """Session options by name."""
+    entries = {"session.record_ep_graph_assignment_info": "1"}
+    if provider == CPU:
+        # Threads may spin inside a run, where the next operator comes in microseconds, but not between runs: there they
+        # would take the cores from the threads that read, decode and write.
+        return entries | {"session.force_spinning_stop": "1"}
+    return entries | {"session.disable_cpu_ep_fallback": "1"}
+
+
+def providers(provider: str, graph: Graph, config: DeviceConfig) -> list[Any]:
+    """What `InferenceSession` takes as providers."""
+    if provider == CPU:
+        return [CPU]
+    # TF32 would put ten bits of error into numbers that were trained and calibrated in float32.
+    cuda: dict[str, str] = {"use_tf32": "0"}
+    if config.cuda_graphs and provider == CUDA:
+        cuda["enable_cuda_graph"] = "1"
+    if provider == CUDA:
+        return [(CUDA, cuda)]
+    tensorrt = {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(ENGINE_CACHE)}
+    # One profile for all batch sizes: without it TensorRT builds an engine anew whenever a batch is larger than before.
+    for bound, rows in (("min", 1), ("opt", config.max_batch_rows), ("max", config.max_batch_rows)):
+        shapes = [f"{spec.name}:{'x'.join(str(size) for size in (rows, *spec.shape))}" for spec in graph.inputs]
+        tensorrt[f"trt_profile_{bound}_shapes"] = ",".join(shapes)
+    return [(TENSORRT, tensorrt), (CUDA, cuda)]
+
+
+def node_counts(session: ort.InferenceSession) -> Counter[str]:
+    """How many nodes run on each provider, as ONNX Runtime assigned them."""
+    counts: Counter[str] = Counter()
+    for part in session.get_provider_graph_assignment_info():
+        counts[part.ep_name] += len(part.get_nodes())
+    return counts
+
+
+def _check_graph(graph: Graph, session: ort.InferenceSession) -> None:
+    for said, found in ((graph.inputs, session.get_inputs()), (graph.outputs, session.get_outputs())):
+        expected = {spec.name: list(spec.shape) for spec in said}
+        got = {tensor.name: list(tensor.shape[1:]) for tensor in found}
+        if got != expected:
+            raise BundleError(f"{graph.file}: got tensors {got}, the manifest says {expected}")
