@@ -82,6 +82,7 @@ def main(options: Options) -> int:
         "codes": seen,
         "other_codes": sum(count for name, count in seen.items() if name not in RIGHT_CODES),
         "counted_otherwise_by_the_server": {n: served[n] - seen[n] for n in seen if served[n] != seen[n]},
+        "rows_answered_too_late": grew("latentserve_batch_rows_sum") - seen.get("OK", 0),
         "dead_work_rows": grew("latentserve_dead_work_rows_total"),
         "memory_grew_mib": (after["process_resident_memory_bytes"] - before["process_resident_memory_bytes"]) / 2**20,
     }

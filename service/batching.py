@@ -213,14 +213,14 @@ class BatchQueue:
         """Rows of the next batch, and the seconds that a row must have left to go into it.
 
         A batch may take half of what the most urgent caller gave in all: then rows that arrive while one batch runs are
-        answered by the next. If more waits than that, what would expire inside the batch is given up now.
+        answered by the next. If more waits than that, what would expire inside a slow batch is given up now.
         """
         max_rows, urgent = self._config.max_batch_rows, self._line.most_urgent()
         if urgent is None or urgent.deadline == math.inf or not self._pace.known:
             return max_rows, 0.0
         in_time = self._pace.rows_within((urgent.deadline - urgent.arrived) / 2)
         max_rows = min(max_rows, in_time)
-        return max_rows, self._pace.seconds(max_rows) if self._line.rows > in_time else 0.0
+        return max_rows, self._pace.slow_seconds(max_rows) if self._line.rows > in_time else 0.0
 
     async def _run_batch(self, batch: list[Slice]) -> None:
         batch = [part for part in batch if self._still_wanted(part)]

@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 UNKNOWN, RESOURCE_EXHAUSTED, UNIMPLEMENTED, INTERNAL = 2, 8, 12, 13
 DEADLINE_EXCEEDED, UNAVAILABLE = 4, 14
 PREFIX = struct.Struct(">BI")  # compressed?, bytes of the message
+TIMER_SECONDS = 1e-3  # uvloop rounds to these: a call must not end before its deadline
 UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 
 _HEAD = literal_headers(((b":status", b"200"), (b"content-type", b"application/grpc")))
@@ -146,7 +147,7 @@ class Http2Server:
             return
         exchange = stream.context = Exchange(handler, time.monotonic() + left)
         if left < math.inf:
-            exchange.timer = asyncio.get_running_loop().call_later(left, self._expired, stream)
+            exchange.timer = asyncio.get_running_loop().call_later(left + TIMER_SECONDS, self._expired, stream)
         if isinstance(handler, StreamCall):
             exchange.messages = asyncio.Queue()
             exchange.task = asyncio.create_task(self._stream(stream, handler, exchange.messages))

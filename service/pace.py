@@ -5,6 +5,9 @@ from __future__ import annotations
 FORGET = 0.95
 """Weight of the past at each new batch: about the last twenty count."""
 
+SLOW = 1.25
+"""A slow batch, in usual ones: with 1.0 a twentieth of all rows were answered too late (`benchmarks.overload`)."""
+
 
 class Pace:
     """A line through recent batches: seconds = overhead + per_row x rows, by least squares that forget."""
@@ -33,6 +36,10 @@ class Pace:
         """What a batch of so many rows will take."""
         overhead, per_row = self._line()
         return overhead + per_row * rows
+
+    def slow_seconds(self, rows: float) -> float:
+        """What a batch of so many rows will hardly ever exceed."""
+        return SLOW * self.seconds(rows)
 
     def rows_within(self, seconds: float) -> int:
         """Rows of the largest batch that takes no longer; 1 at least."""

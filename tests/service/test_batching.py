@@ -184,6 +184,25 @@ def test_3_under_overload_what_would_expire_inside_the_batch_is_given_up() -> No
     run(body())
 
 
+def test_3_under_overload_what_a_slow_batch_would_answer_too_late_is_given_up() -> None:
+    async def body() -> None:
+        async with bench(QueueConfig(max_batch_rows=8)) as b:
+            b.engine.clock, b.engine.seconds_per_batch = b.clock, 1.0
+            await b.submit(*range(8))  # it learns: 8 rows a second
+            b.engine.open = False
+            running = b.submit(*range(50, 58))
+            await settle()
+            doomed = [b.submit(value, deadline=b.clock.now + 2.1) for value in range(12)]
+            await settle()
+            b.engine.open = True
+            b.engine.release()
+            got = await asyncio.gather(running, *doomed, return_exceptions=True)
+            assert [type(one) for one in got[1:]] == [DeadlineExceeded] * 12  # 1.1 s were left for a batch of 1.0 s
+            assert len(b.engine.batches) == 2
+
+    run(body())
+
+
 def test_3_a_batch_fits_into_the_deadlines_it_serves() -> None:
     async def body() -> None:
         async with bench(QueueConfig(max_batch_rows=8)) as b:

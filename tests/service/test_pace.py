@@ -10,6 +10,7 @@ def test_overhead_and_cost_of_a_row_are_told_apart() -> None:
     for rows in (1, 8, 32, 64, 3):
         pace.learn(rows, 0.010 + 0.002 * rows)
     assert pace.seconds(16) == pytest.approx(0.042)
+    assert pace.slow_seconds(16) == pytest.approx(1.25 * 0.042)
     assert pace.rows_within(0.0905) == 40
     assert pace.rows_within(0.001) == 1
 
