@@ -129,9 +129,9 @@ class Engine:
 
     def warm_up(self) -> None:
         """Runs every graph at every padded size, or where nothing is padded at powers of two."""
-        everything = frozenset(self.manifest.outputs)
+        everything, spec = frozenset(self.manifest.outputs), self.manifest.input.spec
         for size in bucket_sizes(self.buckets[-1]):
-            self.run(INPUT, [Piece(np.zeros((size, *self.manifest.input.spec.shape), np.uint8), everything)])
+            self.run(INPUT, [Piece(np.zeros((size, *spec.shape), spec.dtype), everything)])
 
     def check_golden(self, golden: dict[str, NDArray[Any]]) -> None:
         """Proves that served numbers equal trained numbers, on this machine and this provider.

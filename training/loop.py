@@ -133,7 +133,7 @@ def train(module: LightningModule, data: Data, loop: LoopConfig, checkpoint: Pat
         enable_progress_bar=bool(progress),
         num_sanity_val_steps=0,
     )
-    rows = torch.from_numpy(data.train.values).to(trainer.strategy.root_device)
+    rows = torch.from_numpy(data.training_rows).to(trainer.strategy.root_device)
 
     def batches() -> Batches:
         return Batches(rows, loop.batch_rows, loop.seed, trainer.current_epoch)
@@ -144,7 +144,7 @@ def train(module: LightningModule, data: Data, loop: LoopConfig, checkpoint: Pat
     except SystemExit as interrupted:  # Lightning turns Ctrl-C into an exit
         raise KeyboardInterrupt from interrupted
     torch.manual_seed(loop.seed)
-    test_batches: Any = torch.split(torch.from_numpy(data.test.values), TEST_BATCH_ROWS)
+    test_batches: Any = torch.split(torch.from_numpy(data.test_rows), TEST_BATCH_ROWS)
     (test,) = trainer.test(module, DataLoader(test_batches, batch_size=None), verbose=False)
     return Trained(
         epochs=loop.epochs,

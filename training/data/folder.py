@@ -42,7 +42,7 @@ def load(path: str, image_size: int, seed: int) -> Data:
     images_NHWC, kept = _decode_all(files, image_size)
     if len(kept) < MIN_IMAGES:
         raise DataError(f"folder: got {len(kept)} readable images, expected at least {MIN_IMAGES}")
-    images = Rows(images_NHWC, _labels([file.relative_to(folder) for file in kept]))
+    images = Rows(images_NHWC, folder_labels([file.relative_to(folder) for file in kept]))
     rest, test = split_off(images, max(1, int(len(images) * TEST_SHARE)), seed)
     train, calibration = split_off(rest, max(1, int(len(images) * CALIBRATION_SHARE)), seed)
     return Data(f"folder:{path}", train, calibration, test)
@@ -76,7 +76,8 @@ def _decode_all(files: list[Path], image_size: int) -> tuple[NDArray[np.uint8], 
     return images_NHWC[good] if bad else images_NHWC, [files[row] for row in good]
 
 
-def _labels(files: list[Path]) -> NDArray[np.int64] | None:
+def folder_labels(files: list[Path]) -> NDArray[np.int64] | None:
+    """The first folder of each file, counted in the order of their names; None unless there are two or more."""
     if any(len(file.parts) < 2 for file in files):
         return None
     names = sorted({file.parts[0] for file in files})
