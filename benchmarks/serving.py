@@ -36,6 +36,7 @@ from benchmarks.peers.peer import Peer, start
 from benchmarks.peers.triton import grpc_message, triton
 from benchmarks.plot import plot_serving
 from benchmarks.served import ServedProcess
+from benchmarks.session import cpu_seconds, session_pids
 from latentserve.v1 import embedding_pb2 as pb
 from service.config import available_cpus
 
@@ -46,7 +47,6 @@ OFFERED_SHARE = 0.5
 OPEN_LOOP = "open loop, 1 image"
 OPEN_LOOP_SECONDS = 8.0
 SECONDS_PER_MEASUREMENT = 4.0
-TICK = os.sysconf("SC_CLK_TCK")
 
 Figures = dict[str, float]
 
@@ -256,28 +256,6 @@ def check_answers(target: Target, graph: Path, images: Any, dim: int) -> None:
         if np.allclose(np.frombuffer(answer[end - size : end], "<f4").reshape(-1, dim), expected, atol=1e-3):
             return
     raise RuntimeError(f"{target.peer.name}: the embeddings are not those of ONNX Runtime")
-
-
-def session_pids(session: int) -> list[int]:
-    """Processes of a session."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = path.read_text().rsplit(")", 1)[1].split()
-        except OSError:
-            continue
-        if int(fields[3]) == session:
-            found.append(int(path.parent.name))
-    return found
-
-
-def cpu_seconds(session: int) -> float:
-    """CPU time of all processes of a session so far."""
-    total = 0
-    for pid in session_pids(session):
-        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-        total += int(fields[11]) + int(fields[12])
-    return total / TICK
 
 
 def show(name: str, measured: dict[str, dict[str, Figures]]) -> None:

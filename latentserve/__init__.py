@@ -5,6 +5,7 @@
 * `client`   Client and AsyncClient: numpy arrays, files or bytes in, numpy arrays out
 * `bundle`   the manifest that export writes and service reads
 * `errors`   the one tree of errors, and the gRPC code of each
+* `audio`    how a WAV file becomes the samples a model was trained on
 * `images`   how an encoded image becomes the pixels a model was trained on (needs Pillow)
 * `tensors`  numpy arrays to protobuf tensors and back
 * `records`  frozen dataclasses to JSON and back, strictly

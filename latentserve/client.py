@@ -3,6 +3,7 @@
     with Client("localhost:50051") as client:
         embeddings = client.embed(images)                  # float32 [n, D]
         scores = client.score(["a.jpg", "b.png"], alpha=0.01)
+        embeddings = client.embed(["clip.wav"], model="fsdd-cpc_audio")
 
 Inputs of any length: they are cut into requests, several of which are under way at once. Every error is
 one of `latentserve.errors`. Both clients carry the same calls (`latentserve.calls`); only waiting differs.

@@ -16,6 +16,7 @@ from latentserve.v1 import embedding_pb2 as pb
 
 DTYPES: dict[pb.DataType, np.dtype[Any]] = {
     pb.DATA_TYPE_UINT8: np.dtype("u1"),
+    pb.DATA_TYPE_INT16: np.dtype("<i2"),
     pb.DATA_TYPE_FLOAT32: np.dtype("<f4"),
 }
 _CODES = {dtype: code for code, dtype in DTYPES.items()}

@@ -52,7 +52,7 @@ class Config(BaseSettings):
     max_queue_bytes: int = Field(256 * 2**20, ge=1, description="bytes that may wait for one model")
     max_request_rows: int = Field(1024, ge=1, description="rows of one request")
     max_request_bytes: int = Field(64 * 2**20, ge=1024, description="bytes of one request")
-    max_item_bytes: int = Field(16 * 2**20, ge=1, description="bytes of one encoded image")
+    max_item_bytes: int = Field(16 * 2**20, ge=1, description="bytes of one encoded item")
     max_item_pixels: int = Field(50_000_000, ge=1, description="pixels of one encoded image, checked before decoding")
     drain_seconds: float = Field(20.0, ge=0, description="how long accepted calls may take after SIGTERM")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe line to log")

@@ -1,8 +1,9 @@
-"""Requests to rows: raw tensors are views of the message, JPEG and PNG are decoded off the event loop."""
+"""Requests to rows: raw tensors are views of the message, JPEG, PNG and WAV are decoded off the event loop."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
@@ -10,9 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from latentserve.bundle import ImageInput, TensorSpec
+from latentserve.audio import AudioError, decode_audio
 from latentserve.errors import InvalidInput
 from latentserve.images import ImageError, decode_image
+from latentserve.inputs import AudioInput, ImageInput, TensorSpec
 from latentserve.tensors import from_tensor
 from latentserve.v1 import embedding_pb2 as pb
 
@@ -33,18 +35,19 @@ class Decoder:
     """Turns the input messages of one model into rows.
 
     Args:
-        expected: what one row is.
-        limits: held against a request before its pixels are touched.
-        pool: threads for decoding images; Pillow lets go of the interpreter lock.
+        expected: what one row is; its modality says how files are decoded.
+        limits: held against a request before its items are touched.
+        pool: threads for decoding; Pillow lets go of the interpreter lock.
     """
 
-    def __init__(self, expected: ImageInput, limits: Limits, pool: Executor) -> None:
+    def __init__(self, expected: ImageInput | AudioInput, limits: Limits, pool: Executor) -> None:
         self._expected = expected
         self._limits = limits
+        self._decode_item = item_decoder(expected, limits)
         self._pool = pool
 
     async def rows(self, message: pb.Input) -> NDArray[Any]:
-        """The rows of a request, [n, height, width, channels], uint8.
+        """The rows of a request, n of the model's own input type and shape.
 
         Raises:
             InvalidInput: whatever is wrong with them: field, got, expected.
@@ -56,7 +59,7 @@ class Decoder:
             return await self._decode(list(message.encoded.items))
         raise InvalidInput.at("input", got="no rows", expected="tensor or encoded")
 
-    async def _decode(self, items: list[bytes]) -> NDArray[np.uint8]:
+    async def _decode(self, items: list[bytes]) -> NDArray[Any]:
         limits = self._limits
         if not 1 <= len(items) <= limits.max_request_rows:
             raise InvalidInput.at(
@@ -69,22 +72,27 @@ class Decoder:
                     got=f"{len(item)} bytes",
                     expected=f"at most {limits.max_item_bytes}",
                 )
-        rows = np.empty((len(items), *self._expected.spec.shape), np.uint8)
+        rows = np.empty((len(items), *self._expected.spec.shape), self._expected.spec.dtype)
         loop = asyncio.get_running_loop()
         starts = range(0, len(items), ITEMS_PER_TASK)
         tasks = [loop.run_in_executor(self._pool, self._decode_some, items, rows, start) for start in starts]
         await asyncio.gather(*tasks)
         return rows
 
-    def _decode_some(self, items: list[bytes], rows: NDArray[np.uint8], start: int) -> None:
-        shape = self._expected
+    def _decode_some(self, items: list[bytes], rows: NDArray[Any], start: int) -> None:
         for i in range(start, min(start + ITEMS_PER_TASK, len(items))):
             try:
-                rows[i] = decode_image(
-                    items[i], shape.height, shape.width, shape.channels, self._limits.max_item_pixels
-                )
-            except ImageError as error:
+                rows[i] = self._decode_item(items[i])
+            except (ImageError, AudioError) as error:
                 raise InvalidInput(f"input.encoded.items[{i}]: {error}") from error
+
+
+def item_decoder(expected: ImageInput | AudioInput, limits: Limits) -> Callable[[bytes], NDArray[Any]]:
+    """What turns one file into one row. A clip needs no limit of its own: only its window is read."""
+    if isinstance(expected, AudioInput):
+        return lambda item: decode_audio(item, expected.sample_rate_hz, expected.num_samples)
+    height, width, channels = expected.spec.shape
+    return lambda item: decode_image(item, height, width, channels, limits.max_item_pixels)
 
 
 def checked_rows(message: pb.Tensor, spec: TensorSpec, field: str, limits: Limits) -> NDArray[Any]:

@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from latentserve.bundle import INPUT, Graph, Manifest, TensorSpec
+from latentserve.bundle import Graph, Manifest
 from latentserve.errors import BundleError
+from latentserve.inputs import INPUT, TensorSpec
 from service.batching import Piece
 from service.providers import CPU, DeviceConfig, choose_provider, open_session
 from service.runners import DeviceRunner, HostRunner, Value, on_host
@@ -157,9 +158,9 @@ class Engine:
 
     def warm_up(self) -> None:
         """Runs every graph at every padded size, or where nothing is padded at powers of two."""
-        everything = frozenset(self.manifest.outputs)
+        everything, spec = frozenset(self.manifest.outputs), self.manifest.input.spec
         for size in bucket_sizes(self.buckets[-1]):
-            self.run(INPUT, [Piece(np.zeros((size, *self.manifest.input.spec.shape), np.uint8), everything)])
+            self.run(INPUT, [Piece(np.zeros((size, *spec.shape), spec.dtype), everything)])
 
     def check_golden(self, golden: dict[str, NDArray[Any]]) -> None:
         """Proves that served numbers equal trained numbers, on this machine and this provider.

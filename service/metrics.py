@@ -59,7 +59,7 @@ class Metrics:
         self.request_seconds = histogram("request_seconds", "From the call's arrival to its answer.", SECONDS, "method")
         self.requests_in_flight = gauge("requests_in_flight", "Calls being answered now.")
         self.request_rows = histogram("request_rows", "Rows of a call.", ROWS, "method", "model")
-        self.decode_seconds = histogram("decode_seconds", "Reading a call's rows, images decoded.", SECONDS, "model")
+        self.decode_seconds = histogram("decode_seconds", "Reading a call's rows, files decoded.", SECONDS, "model")
 
         self.encode_seconds = histogram("encode_seconds", "Writing a call's answer as bytes.", SECONDS)
         self.deadline_slack = histogram(

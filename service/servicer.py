@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from latentserve.bundle import INPUT, TensorSpec
 from latentserve.errors import InvalidInput, Unsupported
+from latentserve.inputs import INPUT, AudioInput, ImageInput, TensorSpec
 from latentserve.tensors import data_type, to_tensor
 from latentserve.v1 import embedding_pb2 as pb
 from service.config import Config
@@ -29,6 +29,9 @@ TENSOR_OF_OUTPUT = {
     pb.OUTPUT_SCORE: SCORES,
 }
 PRIORITIES = {pb.PRIORITY_UNSPECIFIED: 0, pb.PRIORITY_LOW: -1, pb.PRIORITY_NORMAL: 0, pb.PRIORITY_HIGH: 1}
+
+
+MODALITIES = {"image": pb.MODALITY_IMAGE, "audio": pb.MODALITY_AUDIO}
 
 
 @dataclass
@@ -195,7 +198,7 @@ def _describe(model: ServedModel) -> pb.Model:
         name=manifest.name,
         version=manifest.version,
         embedding_space=manifest.embedding_space,
-        modality=pb.MODALITY_IMAGE,
+        modality=MODALITIES[manifest.input.modality],
         input=_spec(manifest.input.spec),
         outputs=[_spec(spec) for spec in manifest.outputs.values()],
         detectors=[
@@ -214,7 +217,14 @@ def _describe(model: ServedModel) -> pb.Model:
         evaluations=[
             pb.Evaluation(name=figure.name, value=figure.value, data=figure.data) for figure in manifest.evaluations
         ],
+        audio=_audio(manifest.input),
     )
+
+
+def _audio(given: ImageInput | AudioInput) -> pb.AudioFormat | None:
+    if isinstance(given, AudioInput):
+        return pb.AudioFormat(sample_rate_hz=given.sample_rate_hz, num_samples=given.num_samples)
+    return None
 
 
 def _spec(spec: TensorSpec) -> pb.TensorSpec:

@@ -27,8 +27,10 @@ class Options:
     """What to train on, and where the run goes.
 
     Attributes:
-        data: digits, mnist, shapes or folder:PATH.
+        data: digits, mnist, shapes, folder:PATH, fsdd or audio:PATH.
         image_size: height and width; default: the data set's own (folder: 64).
+        sample_rate_hz: of audio:PATH, take only clips of this rate; default: the one rate that all have.
+        num_samples: of a row of audio; longer clips are cut, shorter ones padded; default: one second.
         run: folder of the run; default: runs/<method>-<data>-seed<seed>.
         resume: go on with a run that was interrupted.
         smoke: two epochs on 512 rows, to see that everything works.
@@ -36,6 +38,8 @@ class Options:
 
     data: str = "digits"
     image_size: int | None = None
+    sample_rate_hz: int | None = None
+    num_samples: int | None = None
     run: Path | None = None
     resume: bool = False
     smoke: bool = False
@@ -83,15 +87,13 @@ def run_training(name: str, config: Any, options: Options) -> Path:
     """
     _quiet()
     loop = replace(options.loop, epochs=2) if options.smoke else options.loop
-    data = load_data(options.data, options.image_size, loop.seed)
+    data = load_data(options.data, options.image_size, loop.seed, options.sample_rate_hz, options.num_samples)
     if options.smoke:
         data = replace(data, train=data.train.take(slice(0, SMOKE_ROWS)))
-    _, height, _, channels = data.train.images_NHWC.shape
     run = Run(
         method=name,
         data=data.spec,
-        image_size=height,
-        channels=channels,
+        shape=data.shape,
         num_train_rows=len(data.train),
         data_sha256=data.fingerprint,
         git_revision=git_revision(),
@@ -100,9 +102,10 @@ def run_training(name: str, config: Any, options: Options) -> Path:
     )
     plain = "".join(letter if letter.isalnum() else "-" for letter in data.spec)
     folder = options.run or Path("runs") / f"{name}-{plain}-seed{loop.seed}"
-    _claim(folder, run, options.resume)
     torch.manual_seed(loop.seed)
-    trained = train(run.build(), data, loop, folder / CHECKPOINT)
+    module = run.build()
+    _claim(folder, run, options.resume)
+    trained = train(module, data, loop, folder / CHECKPOINT)
     records.write(trained, folder / RESULT)
     return folder
 

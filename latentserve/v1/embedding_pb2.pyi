@@ -12,6 +12,7 @@ class DataType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     DATA_TYPE_UNSPECIFIED: _ClassVar[DataType]
     DATA_TYPE_UINT8: _ClassVar[DataType]
     DATA_TYPE_FLOAT32: _ClassVar[DataType]
+    DATA_TYPE_INT16: _ClassVar[DataType]
 
 class Priority(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -32,9 +33,11 @@ class Modality(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     MODALITY_UNSPECIFIED: _ClassVar[Modality]
     MODALITY_IMAGE: _ClassVar[Modality]
+    MODALITY_AUDIO: _ClassVar[Modality]
 DATA_TYPE_UNSPECIFIED: DataType
 DATA_TYPE_UINT8: DataType
 DATA_TYPE_FLOAT32: DataType
+DATA_TYPE_INT16: DataType
 PRIORITY_UNSPECIFIED: Priority
 PRIORITY_LOW: Priority
 PRIORITY_NORMAL: Priority
@@ -46,6 +49,7 @@ OUTPUT_RECONSTRUCTION: Output
 OUTPUT_SCORE: Output
 MODALITY_UNSPECIFIED: Modality
 MODALITY_IMAGE: Modality
+MODALITY_AUDIO: Modality
 
 class Tensor(_message.Message):
     __slots__ = ("dtype", "shape", "data")
@@ -243,6 +247,14 @@ class RefusedBundle(_message.Message):
     reason: str
     def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
 
+class AudioFormat(_message.Message):
+    __slots__ = ("sample_rate_hz", "num_samples")
+    SAMPLE_RATE_HZ_FIELD_NUMBER: _ClassVar[int]
+    NUM_SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    sample_rate_hz: int
+    num_samples: int
+    def __init__(self, sample_rate_hz: _Optional[int] = ..., num_samples: _Optional[int] = ...) -> None: ...
+
 class TensorSpec(_message.Message):
     __slots__ = ("name", "dtype", "shape")
     NAME_FIELD_NUMBER: _ClassVar[int]
@@ -274,7 +286,7 @@ class Evaluation(_message.Message):
     def __init__(self, name: _Optional[str] = ..., value: _Optional[float] = ..., data: _Optional[str] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("name", "version", "embedding_space", "modality", "input", "outputs", "detectors", "default_alpha", "execution_provider", "method", "data", "created_at", "evaluations")
+    __slots__ = ("name", "version", "embedding_space", "modality", "input", "outputs", "detectors", "default_alpha", "execution_provider", "method", "data", "created_at", "evaluations", "audio")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     EMBEDDING_SPACE_FIELD_NUMBER: _ClassVar[int]
@@ -288,6 +300,7 @@ class Model(_message.Message):
     DATA_FIELD_NUMBER: _ClassVar[int]
     CREATED_AT_FIELD_NUMBER: _ClassVar[int]
     EVALUATIONS_FIELD_NUMBER: _ClassVar[int]
+    AUDIO_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: int
     embedding_space: str
@@ -301,7 +314,8 @@ class Model(_message.Message):
     data: str
     created_at: str
     evaluations: _containers.RepeatedCompositeFieldContainer[Evaluation]
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., embedding_space: _Optional[str] = ..., modality: _Optional[_Union[Modality, str]] = ..., input: _Optional[_Union[TensorSpec, _Mapping]] = ..., outputs: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., detectors: _Optional[_Iterable[_Union[Detector, _Mapping]]] = ..., default_alpha: _Optional[float] = ..., execution_provider: _Optional[str] = ..., method: _Optional[str] = ..., data: _Optional[str] = ..., created_at: _Optional[str] = ..., evaluations: _Optional[_Iterable[_Union[Evaluation, _Mapping]]] = ...) -> None: ...
+    audio: AudioFormat
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., embedding_space: _Optional[str] = ..., modality: _Optional[_Union[Modality, str]] = ..., input: _Optional[_Union[TensorSpec, _Mapping]] = ..., outputs: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., detectors: _Optional[_Iterable[_Union[Detector, _Mapping]]] = ..., default_alpha: _Optional[float] = ..., execution_provider: _Optional[str] = ..., method: _Optional[str] = ..., data: _Optional[str] = ..., created_at: _Optional[str] = ..., evaluations: _Optional[_Iterable[_Union[Evaluation, _Mapping]]] = ..., audio: _Optional[_Union[AudioFormat, _Mapping]] = ...) -> None: ...
 
 class Limits(_message.Message):
     __slots__ = ("max_rows_per_request", "max_bytes_per_request", "max_bytes_per_item", "max_pixels_per_item")

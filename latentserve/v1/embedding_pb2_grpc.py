@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class EmbeddingServiceStub(object):
-    """Turns images (later: sounds, sensor windows) into embeddings, reconstructions and
+    """Turns images and sounds (later: sensor windows) into embeddings, reconstructions and
     out-of-distribution scores.
     """
 
@@ -74,7 +74,7 @@ class EmbeddingServiceStub(object):
 
 
 class EmbeddingServiceServicer(object):
-    """Turns images (later: sounds, sensor windows) into embeddings, reconstructions and
+    """Turns images and sounds (later: sensor windows) into embeddings, reconstructions and
     out-of-distribution scores.
     """
 
@@ -177,7 +177,7 @@ def add_EmbeddingServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class EmbeddingService(object):
-    """Turns images (later: sounds, sensor windows) into embeddings, reconstructions and
+    """Turns images and sounds (later: sensor windows) into embeddings, reconstructions and
     out-of-distribution scores.
     """
 

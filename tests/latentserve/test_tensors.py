@@ -13,7 +13,7 @@ from latentserve.v1 import embedding_pb2 as pb
 
 @given(
     hnp.arrays(
-        st.sampled_from([np.dtype("u1"), np.dtype("<f4"), np.dtype(">f4")]),
+        st.sampled_from([np.dtype("u1"), np.dtype("<i2"), np.dtype("<f4"), np.dtype(">f4")]),
         hnp.array_shapes(min_dims=1, max_dims=4, min_side=1, max_side=4),
     )
 )
@@ -50,5 +50,5 @@ def test_what_does_not_fit_is_refused_by_field(tensor: pb.Tensor, message: str) 
 
 
 def test_a_type_the_wire_does_not_know_is_refused() -> None:
-    with pytest.raises(InvalidInput, match="got float64, expected one of uint8, float32"):
+    with pytest.raises(InvalidInput, match="got float64, expected one of uint8, int16, float32"):
         to_tensor(np.zeros(3))

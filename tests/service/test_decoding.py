@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import asyncio
+import io
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 
-from latentserve.bundle import ImageInput, TensorSpec
+from latentserve.audio import decode_audio
 from latentserve.errors import InvalidInput
 from latentserve.images import decode_image
+from latentserve.inputs import AudioInput, ImageInput, TensorSpec
 from latentserve.tensors import to_tensor
 from latentserve.v1 import embedding_pb2 as pb
 from service.decoding import Decoder, Limits, checked_rows
@@ -17,9 +20,12 @@ from service.decoding import Decoder, Limits, checked_rows
 LIMITS = Limits(max_request_rows=20, max_item_bytes=5000, max_item_pixels=10_000)
 
 
-def decode(message: pb.Input) -> Any:
+IMAGE, CLIP = ImageInput(8, 6, 3), AudioInput(8000, 100)
+
+
+def decode(message: pb.Input, expected: ImageInput | AudioInput = IMAGE) -> Any:
     with ThreadPoolExecutor(2) as pool:
-        return asyncio.run(Decoder(ImageInput(8, 6, 3), LIMITS, pool).rows(message))
+        return asyncio.run(Decoder(expected, LIMITS, pool).rows(message))
 
 
 def encoded(*items: bytes) -> pb.Input:
@@ -35,6 +41,38 @@ def test_files_become_the_pixels_training_would_see_in_their_order(encode: Any) 
     files = [encode(rng.integers(0, 256, (20 + i, 30, 3), dtype=np.uint8), "JPEG") for i in range(19)]
     expected = np.stack([decode_image(file, 8, 6, 3, 10_000) for file in files])
     np.testing.assert_array_equal(decode(encoded(*files)), expected)
+
+
+def wav(samples: Any, rate: int = 8000) -> bytes:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.asarray(samples, np.int16), rate, format="WAV")
+    return buffer.getvalue()
+
+
+def test_clips_become_the_samples_training_would_see_in_their_order() -> None:
+    rng = np.random.default_rng(0)
+    files = [wav(rng.integers(-999, 999, 50 + 10 * i)) for i in range(19)]
+    expected = np.stack([decode_audio(file, 8000, 100) for file in files])
+    got = decode(encoded(*files), CLIP)
+    assert got.dtype == np.int16
+    np.testing.assert_array_equal(got, expected)
+    np.testing.assert_array_equal(decode(pb.Input(tensor=to_tensor(expected)), CLIP), expected)
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        (encoded(wav([1]), wav([1], 16000)), r"input.encoded.items\[1\]: sample rate: got 16000 Hz, expected 8000 Hz"),
+        (encoded(wav([])), r"input.encoded.items\[0\]: got no samples, expected at least one"),
+        (encoded(wav([0] * 5000)), r"input.encoded.items\[0\]: got 10044 bytes, expected at most 5000"),
+        (encoded(b"x"), r"input.encoded.items\[0\]: got 1 bytes beginning b'x', expected a WAV file"),
+        (tensor((2, 99), np.int16), r"input.tensor: got int16 \[2, 99\], expected int16 \[n, 100\]"),
+        (tensor((2, 100), np.float32), r"input.tensor: got float32 \[2, 100\], expected int16"),
+    ],
+)
+def test_bad_clips_are_refused_by_field(message: pb.Input, said: str) -> None:
+    with pytest.raises(InvalidInput, match=said):
+        decode(message, CLIP)
 
 
 def test_a_tensor_is_a_view_of_the_message() -> None:

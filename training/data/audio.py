@@ -1,0 +1,89 @@
+"""A user's own folder of WAV and FLAC files, read at any depth.
+
+If all clips lie in subfolders, the first folder's name is the label (only ever used to report figures). A file that
+cannot be decoded, or holds no sample, is skipped, counted and named. WAV goes through `latentserve.audio`, the same
+as in the service, so that a file sent there gives the samples that were trained on.
+
+A file of another sample rate than the rest is an error: nothing is resampled. With --sample-rate-hz the files of
+that rate are taken and the others skipped.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+from latentserve.audio import AudioError, decode_audio, fit_clip
+from training.data.folder import CALIBRATION_SHARE, LARGEST_SET_BYTES, TEST_SHARE, folder_labels
+from training.data.rows import Data, DataError, Rows, split_off
+
+SUFFIXES = {".wav", ".flac"}
+MIN_CLIPS = 20
+
+
+def load(path: str, sample_rate_hz: int | None, num_samples: int | None, seed: int) -> Data:
+    """80 % training rows, 10 % for calibration, 10 % for test, drawn by the seed.
+
+    Args:
+        path: of the folder.
+        sample_rate_hz: of the clips to take; None for the one rate that all of them have.
+        num_samples: of a row; None for one second.
+        seed: draws the splits and the order.
+
+    Raises:
+        DataError: no such folder, too few clips in it, clips of several rates, or more than memory should hold.
+    """
+    folder = Path(path).expanduser()
+    if not path or not folder.is_dir():
+        raise DataError(f"audio: got {path!r}, expected a folder of WAV or FLAC files (audio:PATH)")
+    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
+    rows, kept, rate = _decode_all(files, sample_rate_hz, num_samples)
+    if len(kept) < MIN_CLIPS:
+        raise DataError(f"audio: got {len(kept)} readable clips under {folder}, expected at least {MIN_CLIPS}")
+    order = np.random.default_rng([seed, len(kept)]).permutation(len(kept))
+    clips = Rows(rows, folder_labels([file.relative_to(folder) for file in kept])).take(order)
+    rest, test = split_off(clips, max(1, int(len(clips) * TEST_SHARE)), seed)
+    train, calibration = split_off(rest, max(1, int(len(clips) * CALIBRATION_SHARE)), seed)
+    return Data(f"audio:{path}", train, calibration, test, rate)
+
+
+def _decode_all(
+    files: list[Path], wanted_hz: int | None, num_samples: int | None
+) -> tuple[NDArray[np.int16], list[Path], int]:
+    """The rows, the files they came from, and their sample rate."""
+    rows: list[NDArray[np.int16]] = []
+    kept: list[Path] = []
+    rate = wanted_hz
+    for file in files:
+        try:
+            got = soundfile.info(file).samplerate
+            if wanted_hz is None and rate not in (None, got):
+                raise DataError(
+                    f"{file}: sample rate: got {got} Hz, expected {rate} Hz as in {kept[0]};"
+                    " resample it, or name the rate of the clips to take with --sample-rate-hz"
+                )
+            row = _decode(file, rate or got, num_samples or rate or got)
+        except (AudioError, soundfile.LibsndfileError, OSError) as error:
+            print(f"skipped {file}: {error}", file=sys.stderr)
+            continue
+        rate = rate or got
+        rows.append(row)
+        kept.append(file)
+        if (size := len(files) * row.nbytes) > LARGEST_SET_BYTES:
+            raise DataError(f"audio: {len(files)} rows are {size} bytes, expected at most {LARGEST_SET_BYTES}")
+    if len(kept) < len(files):
+        print(f"skipped {len(files) - len(kept)} of {len(files)} clips", file=sys.stderr)
+    return np.stack(rows) if rows else np.zeros((0, 0), np.int16), kept, rate or 0
+
+
+def _decode(file: Path, rate: int, num_samples: int) -> NDArray[np.int16]:
+    if file.suffix.lower() == ".wav":
+        return decode_audio(file.read_bytes(), rate, num_samples)
+    frames_TC, got = soundfile.read(file, dtype="int16", always_2d=True)
+    if got != rate:
+        raise AudioError(f"sample rate: got {got} Hz, expected {rate} Hz")
+    return fit_clip(frames_TC, num_samples)

@@ -1,0 +1,54 @@
+"""Free Spoken Digit Dataset: 3,000 clips of ten digits by six speakers, 8 kHz.
+
+Read from `$LATENTSERVE_DATA/fsdd/recordings`. A file is called {digit}_{speaker}_{index}.wav; labels are digits,
+groups are speakers, and index 0 to 4 is the official test split. Twenty clips are longer than the second that a row
+holds by default and are cut around their centre.
+Source: Jackson et al., https://github.com/Jakobovski/free-spoken-digit-dataset, CC BY-SA 4.0.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+
+from latentserve.audio import AudioError, decode_audio
+from training.data.rows import Data, DataError, Rows, split_off
+
+SAMPLE_RATE_HZ = 8000
+NUM_SAMPLES = 8000
+NUM_CALIBRATION = 300
+NUM_TEST_PER_DIGIT = 5
+NAME = re.compile(r"(\d)_([a-z]+)_(\d+)\.wav")
+ADVICE = "clone https://github.com/Jakobovski/free-spoken-digit-dataset to X/fsdd and set LATENTSERVE_DATA to X"
+
+
+def load(sample_rate_hz: int | None, num_samples: int | None, seed: int) -> Data:
+    """2,400 training rows, 300 of the official training split for calibration, the official 300 for test.
+
+    Raises:
+        DataError: the clips are not there, one cannot be decoded, or another rate is asked for.
+    """
+    if sample_rate_hz not in (None, SAMPLE_RATE_HZ):
+        raise DataError(f"sample_rate_hz: got {sample_rate_hz}, expected {SAMPLE_RATE_HZ}: fsdd has no other")
+    folder = Path(os.environ.get("LATENTSERVE_DATA", "")) / "fsdd" / "recordings"
+    if "LATENTSERVE_DATA" not in os.environ or not folder.is_dir():
+        raise DataError(f"fsdd: got no folder {folder}, expected the clips there: {ADVICE}")
+    named = [(file, found) for file in sorted(folder.glob("*.wav")) if (found := NAME.fullmatch(file.name))]
+    if not named:
+        raise DataError(f"fsdd: got no {{digit}}_{{speaker}}_{{index}}.wav in {folder}: {ADVICE}")
+    values = np.empty((len(named), num_samples or NUM_SAMPLES), np.int16)
+    for row, (file, _) in enumerate(named):
+        try:
+            values[row] = decode_audio(file.read_bytes(), SAMPLE_RATE_HZ, values.shape[1])
+        except AudioError as error:
+            raise DataError(f"{file}: {error}") from error
+    digits, speakers, indices = zip(*(found.groups() for _, found in named), strict=True)
+    order = np.random.default_rng([seed, len(named)]).permutation(len(named))
+    groups_N = np.unique(speakers, return_inverse=True)[1].astype(np.int64)
+    clips = Rows(values, np.array(digits, np.int64), groups_N).take(order)
+    is_test_N = np.array(indices, np.int64)[order] < NUM_TEST_PER_DIGIT
+    train, calibration = split_off(clips.take(~is_test_N), min(NUM_CALIBRATION, int((~is_test_N).sum()) // 2), seed)
+    return Data("fsdd", train, calibration, clips.take(is_test_N), SAMPLE_RATE_HZ)

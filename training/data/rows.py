@@ -1,0 +1,186 @@
+"""Rows with their splits, and the one function that loads them by name.
+
+A row is what the model takes: an image, uint8 [H, W, C], or a clip of sound, int16 [T].
+
+Shape legend: N rows, H height, W width, C channels, T samples.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+LONG_ROW_SECONDS = 2.56
+"""20,480 samples at 8 kHz: as many as a row of van den Oord et al., section 3.1, https://arxiv.org/abs/1807.03748."""
+
+
+class DataError(ValueError):
+    """Data cannot be loaded. The message says what was got, what was expected and what to do."""
+
+
+@dataclass(frozen=True)
+class ImageShape:
+    """Images of height and width `image_size`: uint8, 0 (black) to 255 (white)."""
+
+    image_size: int
+    channels: int
+    modality: Literal["image"] = "image"
+
+
+@dataclass(frozen=True)
+class AudioShape:
+    """Clips of `num_samples` samples, one channel: int16."""
+
+    sample_rate_hz: int
+    num_samples: int
+    modality: Literal["audio"] = "audio"
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of one split.
+
+    Attributes:
+        values: uint8 [N, H, W, C] or int16 [N, T].
+        labels_N: int64 class of each row, or None where there are none. Never trained on.
+        groups_N: int64 source of each row (its speaker), or None where it is not known.
+    """
+
+    values: NDArray[Any]
+    labels_N: NDArray[np.int64] | None = None
+    groups_N: NDArray[np.int64] | None = None
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def take(self, rows: NDArray[Any] | slice) -> Rows:
+        """Some of the rows."""
+        labels_N = None if self.labels_N is None else self.labels_N[rows]
+        return Rows(self.values[rows], labels_N, None if self.groups_N is None else self.groups_N[rows])
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set in three splits that share no row.
+
+    Attributes:
+        spec: what it was loaded by.
+        train: the only split that is trained on.
+        calibration: for out-of-distribution scores.
+        test: for figures.
+        sample_rate_hz: of audio, else None.
+    """
+
+    spec: str
+    train: Rows
+    calibration: Rows
+    test: Rows
+    sample_rate_hz: int | None = None
+
+    @property
+    def shape(self) -> ImageShape | AudioShape:
+        """What one row is."""
+        if self.sample_rate_hz is not None:
+            return AudioShape(self.sample_rate_hz, self.train.values.shape[1])
+        _, height, _, channels = self.train.values.shape
+        return ImageShape(height, channels)
+
+    @property
+    def training_rows(self) -> NDArray[Any]:
+        """What the training loop cuts batches from: the training split, or of audio its long rows."""
+        return self._long_rows(self.train)
+
+    @property
+    def test_rows(self) -> NDArray[Any]:
+        """As `training_rows`, of the test split; there may be none."""
+        return self._long_rows(self.test)
+
+    def _long_rows(self, split: Rows) -> NDArray[Any]:
+        if self.sample_rate_hz is None:
+            return split.values
+        return joined(split, int(LONG_ROW_SECONDS * self.sample_rate_hz))
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of the training rows in their order, in hex."""
+        return hashlib.sha256(np.ascontiguousarray(self.train.values).data).hexdigest()
+
+
+def load_data(
+    spec: str,
+    image_size: int | None = None,
+    seed: int = 0,
+    sample_rate_hz: int | None = None,
+    num_samples: int | None = None,
+) -> Data:
+    """Loads a data set by its spec.
+
+    Args:
+        spec: `digits`, `mnist`, `shapes`, `folder:PATH`, `fsdd` or `audio:PATH`.
+        image_size: height and width; None for the set's own.
+        seed: draws the splits where the set brings none, and the order of audio.
+        sample_rate_hz: of the clips to take; None for the set's own.
+        num_samples: of a row of audio; None for one second.
+
+    Raises:
+        DataError: unknown spec, missing or empty folder, failed download, or an option the data does not have.
+    """
+    # Imported here: torchvision alone takes seconds, and digits does not need it.
+    from training.data import audio, digits, folder, fsdd, mnist, shapes
+
+    name, _, argument = spec.partition(":")
+    if name in ("audio", "fsdd"):
+        _refuse(spec, image_size=image_size)
+        if name == "audio":
+            return audio.load(argument, sample_rate_hz, num_samples, seed)
+        return fsdd.load(sample_rate_hz, num_samples, seed)
+    _refuse(spec, sample_rate_hz=sample_rate_hz, num_samples=num_samples)
+    if name == "folder":
+        return folder.load(argument, image_size or folder.IMAGE_SIZE, seed)
+    loaders = {"digits": digits.load, "mnist": mnist.load, "shapes": shapes.load}
+    if name not in loaders or argument:
+        raise DataError(f"data: got {spec!r}, expected one of {', '.join(loaders)}, fsdd, folder:PATH or audio:PATH")
+    return loaders[name](image_size, seed)
+
+
+def _refuse(spec: str, **options: int | None) -> None:
+    for name, value in options.items():
+        if value is not None:
+            raise DataError(f"{name}: got {value}, expected none: {spec} has no such option")
+
+
+def split_off(rows: Rows, num_rows: int, seed: int) -> tuple[Rows, Rows]:
+    """Two disjoint parts of a set, drawn by the seed: the rest, and `num_rows` rows."""
+    order = np.random.default_rng([seed, len(rows)]).permutation(len(rows))
+    return rows.take(np.sort(order[num_rows:])), rows.take(np.sort(order[:num_rows]))
+
+
+def joined(clips: Rows, num_samples: int) -> NDArray[np.int16]:
+    """Long rows of sound, int16 [M, num_samples]: clips of one group after another, without their padding.
+
+    Each sample is used at most once; what is left of a group at its end and fills no row is dropped.
+    """
+    groups_N = np.zeros(len(clips), np.int64) if clips.groups_N is None else clips.groups_N
+    parts = []
+    for group in np.unique(groups_N):
+        sound_T = np.concatenate([np.trim_zeros(clip_T, "b") for clip_T in clips.values[groups_N == group]])
+        num_rows = len(sound_T) // num_samples
+        parts.append(sound_T[: num_rows * num_samples].reshape(num_rows, num_samples))
+    return np.concatenate(parts)
+
+
+def resized(images_NHWC: NDArray[np.uint8], image_size: int | None) -> NDArray[np.uint8]:
+    """Every image at another size, as `latentserve.images` would resize it."""
+    if image_size is None or images_NHWC.shape[1:3] == (image_size, image_size):
+        return images_NHWC
+    from latentserve.images import fit_image
+
+    num, _, _, channels = images_NHWC.shape
+    out = np.empty((num, image_size, image_size, channels), np.uint8)
+    for row, image_HWC in enumerate(images_NHWC):
+        out[row] = fit_image(image_HWC, image_size, image_size)
+    return out
