@@ -1,6 +1,6 @@
 """Images with their splits, and the one function that loads them by name.
 
-Shape legend: N rows, H height, W width, C channels.
+Shape legend: N rows, H height, W width, C channels, F factors.
 """
 
 from __future__ import annotations
@@ -24,17 +24,24 @@ class Images:
     Attributes:
         images_NHWC: uint8.
         labels_N: int64 class of each row, or None where there are none. Never trained on.
+        factors_NF: int64 value of each generative factor, 0 and up, or None where they are not known. Never
+            trained on.
     """
 
     images_NHWC: NDArray[np.uint8]
     labels_N: NDArray[np.int64] | None = None
+    factors_NF: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.images_NHWC)
 
     def take(self, rows: NDArray[Any] | slice) -> Images:
         """Some of the rows."""
-        return Images(self.images_NHWC[rows], None if self.labels_N is None else self.labels_N[rows])
+        return Images(
+            self.images_NHWC[rows],
+            None if self.labels_N is None else self.labels_N[rows],
+            None if self.factors_NF is None else self.factors_NF[rows],
+        )
 
 
 @dataclass(frozen=True)
