@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from export.graphs import EncoderGraph, GraphRunner, export_graph
 from latentserve import bundle, records
-from latentserve.bundle import INPUT, ImageInput, Manifest, Parity, Provenance
+from latentserve.bundle import Manifest, Parity, Provenance
+from latentserve.inputs import INPUT, ImageInput
 from training.methods.encoding import Encoding
 
 IMAGE_SIZE, CHANNELS = 32, 3

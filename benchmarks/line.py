@@ -29,7 +29,7 @@ from benchmarks.served import ServedProcess
 from latentserve import records
 from latentserve.client import Client
 from latentserve.v1 import embedding_pb2 as pb
-from training.data import ImageData
+from training.data import Data
 from training.evaluation.strange import auroc, strange_images
 from training.report import plot_images
 from training.run import RUN, Run
@@ -97,15 +97,15 @@ def ask(client: Client, server: ServedProcess, run: Run, folder: Path) -> tuple[
     """Asks the server for everything; returns tables to show and figures to keep."""
     data = run.load_data()
     described = client.get_model().model
-    answered = client.analyze(data.test.images_NHWC, ["embedding", "reconstruction", "score"], alpha=ALPHA)
+    answered = client.analyze(data.test.values, ["embedding", "reconstruction", "score"], alpha=ALPHA)
     assert answered.embeddings is not None
     assert answered.reconstructions is not None
     assert answered.scores is not None
     scores = answered.scores
-    error = np.square(data.test.images_NHWC / np.float32(255) - answered.reconstructions).mean(axis=(1, 2, 3))
-    strange = strange_images(data.test.images_NHWC)
+    error = np.square(data.test.values / np.float32(255) - answered.reconstructions).mean(axis=(1, 2, 3))
+    strange = strange_images(data.test.values)
     answers = {name: client.score(images, alpha=ALPHA) for name, images in strange.items()}
-    seconds = latencies(client, data.test.images_NHWC)
+    seconds = latencies(client, data.test.values)
     p50, p99 = np.percentile(seconds, [50, 99]) * 1e3
 
     tables: dict[str, Rows] = {"model": model_rows(described, answered.embeddings)}
@@ -144,12 +144,10 @@ def model_rows(model: pb.Model, embeddings: NDArray[Any]) -> Rows:
     }
 
 
-def probe_rows(
-    client: Client, run: Run, data: ImageData, test_embeddings: NDArray[Any], figures: dict[str, float]
-) -> Rows:
+def probe_rows(client: Client, run: Run, data: Data, test_embeddings: NDArray[Any], figures: dict[str, float]) -> Rows:
     """Probes of embeddings fetched through the server, and the floors that a method must beat."""
     started = time.monotonic()
-    train_embeddings = client.embed(data.train.images_NHWC)
+    train_embeddings = client.embed(data.train.values)
     rate = len(train_embeddings) / (time.monotonic() - started)
     linear, knn = probes(data, train_embeddings, test_embeddings)
     figures |= {"linear_probe": linear, "knn_20": knn, "images_per_second_one_client": rate}
@@ -189,9 +187,9 @@ def metric_rows(metrics: dict[str, float], figures: dict[str, float]) -> Rows:
     }
 
 
-def draw(client: Client, data: ImageData, strange: dict[str, NDArray[Any]], path: Path) -> None:
+def draw(client: Client, data: Data, strange: dict[str, NDArray[Any]], path: Path) -> None:
     """Inputs, what the model kept of them, and how strange it finds them."""
-    sets = {"test": data.test.images_NHWC[:NUM_PICTURED], **{k: v[:NUM_PICTURED] for k, v in strange.items()}}
+    sets = {"test": data.test.values[:NUM_PICTURED], **{k: v[:NUM_PICTURED] for k, v in strange.items()}}
     images = np.concatenate([sets[name][: NUM_PICTURED // 2] for name in sets])
     answered = client.analyze(images, ["reconstruction", "score"], alpha=ALPHA)
     assert answered.reconstructions is not None

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from export.graphs import GraphRunner
 from latentserve.bundle import Evaluation
 from latentserve.conformal import p_values
-from training.data import ImageData
+from training.data import Data
 from training.evaluation.probes import knn_accuracy, linear_probe_accuracy
 from training.evaluation.strange import auroc, strange_images
 
@@ -37,7 +37,7 @@ class Measured:
 
 def evaluate(
     runner: GraphRunner,
-    data: ImageData,
+    data: Data,
     train: Tensors,
     calibration: NDArray[np.float32] | None,
     alpha: float,
@@ -51,26 +51,24 @@ def evaluate(
         calibration: sorted scores of the deciding detector, or None.
         alpha: level at which false alarms are counted.
     """
-    test = runner.run(data.test.images_NHWC)
+    test = runner.run(data.test.values)
     where = f"{data.spec} test"
     found = [Evaluation(name, value, where) for name, value in _probes(data, train, test).items()]
     if "reconstruction" in test:
-        error = np.square(data.test.images_NHWC / np.float32(255) - test["reconstruction"]).mean()
+        error = np.square(data.test.values / np.float32(255) - test["reconstruction"]).mean()
         found.append(Evaluation("reconstruction_mean_squared_error", float(error), where))
     if calibration is None:
         return Measured(tuple(found), test, np.empty(0))
     usual = test["scores"][:, 0]
     p = p_values(usual, calibration)
     found.append(Evaluation(f"share_flagged_at_alpha_{alpha:g}", float((p <= alpha).mean()), where))
-    strange = {
-        name: runner.run(images)["scores"][:, 0] for name, images in strange_images(data.test.images_NHWC).items()
-    }
+    strange = {name: runner.run(images)["scores"][:, 0] for name, images in strange_images(data.test.values).items()}
     for name, scores in strange.items():
         found.append(Evaluation(f"auroc_against_{name}", auroc(usual, scores), where))
     return Measured(tuple(found), test, p, strange)
 
 
-def _probes(data: ImageData, train: Tensors, test: Tensors) -> dict[str, float]:
+def _probes(data: Data, train: Tensors, test: Tensors) -> dict[str, float]:
     labels: Any = data.train.labels_N
     test_labels: Any = data.test.labels_N
     if labels is None or test_labels is None:

@@ -31,8 +31,9 @@ from export.ood import STATISTICS_INPUTS, STATISTICS_METHOD, STATISTICS_NAME, St
 from export.parity import check_parity, trained_tensors
 from export.report import bundle_report
 from latentserve import bundle, records
-from latentserve.bundle import INPUT, Detector, Graph, ImageInput, Manifest, Parity, Provenance
-from training.data import ImageData
+from latentserve.bundle import Detector, Graph, Manifest, Parity, Provenance
+from latentserve.inputs import INPUT, AudioInput, ImageInput
+from training.data import AudioShape, Data, ImageShape
 from training.loop import Trained
 from training.run import Run, load_model, open_run
 
@@ -90,16 +91,16 @@ def _next_version(folder: Path) -> int:
     return max(versions, default=0) + 1
 
 
-def _write(folder: Path, run: Run, trained: Trained, model: Any, data: ImageData, name: str, version: int) -> None:
+def _write(folder: Path, run: Run, trained: Trained, model: Any, data: Data, name: str, version: int) -> None:
     _say("graphs")
     draft = _export_model(folder, model, data)
     _say("detector and calibration")
-    train = GraphRunner(folder, draft.graphs.values()).run(data.train.images_NHWC)
+    train = GraphRunner(folder, draft.graphs.values()).run(data.train.values)
     draft, calibration = _export_scorer(draft, data, train)
     runner = GraphRunner(folder, draft.graphs.values())
     _say("parity")
-    parity = check_parity(runner, model, draft.scorer, data.test.images_NHWC[:PARITY_ROWS])
-    _write_golden(draft, data.test.images_NHWC[:GOLDEN_ROWS])
+    parity = check_parity(runner, model, draft.scorer, data.test.values[:PARITY_ROWS])
+    _write_golden(draft, data.test.values[:GOLDEN_ROWS])
     _say("evaluation through ONNX")
     measured = evaluate(runner, data, train, calibration, DEFAULT_ALPHA)
     manifest = _manifest(draft, run, trained, data, name, version, parity, measured)
@@ -109,8 +110,8 @@ def _write(folder: Path, run: Run, trained: Trained, model: Any, data: ImageData
     records.write(replace(manifest, files=files), folder / bundle.MANIFEST)
 
 
-def _export_model(folder: Path, model: Any, data: ImageData) -> Draft:
-    example = torch.from_numpy(data.test.images_NHWC[:EXAMPLE_ROWS])
+def _export_model(folder: Path, model: Any, data: Data) -> Draft:
+    example = torch.from_numpy(data.test.values[:EXAMPLE_ROWS])
     names = encoder_outputs(model, example)
     graphs = {"encoder": export_graph(EncoderGraph(model), {INPUT: example}, names, folder / "encoder.onnx")}
     if hasattr(model, "decode"):
@@ -125,26 +126,26 @@ def _export_model(folder: Path, model: Any, data: ImageData) -> Draft:
 
 
 def _export_scorer(
-    draft: Draft, data: ImageData, train: dict[str, NDArray[np.float32]]
+    draft: Draft, data: Data, train: dict[str, NDArray[np.float32]]
 ) -> tuple[Draft, NDArray[np.float32] | None]:
     """Fits on training rows, exports, and calibrates what the exported graphs give for the calibration rows."""
     if not train.keys() >= set(STATISTICS_INPUTS[1:]):
         return draft, None
-    scorer = StatisticsMahalanobis.fit(data.train.images_NHWC, train)
-    example = {INPUT: torch.from_numpy(data.test.images_NHWC[:EXAMPLE_ROWS])}
+    scorer = StatisticsMahalanobis.fit(data.train.values, train)
+    example = {INPUT: torch.from_numpy(data.test.values[:EXAMPLE_ROWS])}
     example |= {tensor: torch.from_numpy(train[tensor][:EXAMPLE_ROWS]) for tensor in STATISTICS_INPUTS[1:]}
     graph = export_graph(scorer, example, ["scores"], draft.folder / "scorer.onnx")
     graphs = {**draft.graphs, "scorer": graph}
-    scores = GraphRunner(draft.folder, graphs.values()).run(data.calibration.images_NHWC)["scores"][:, 0]
+    scores = GraphRunner(draft.folder, graphs.values()).run(data.calibration.values)["scores"][:, 0]
     detector, ordered = calibrate(STATISTICS_NAME, STATISTICS_METHOD, scores)
     arrays: dict[str, Any] = {detector.name: ordered}
     np.savez(draft.folder / bundle.CALIBRATION, **arrays)
     return Draft(draft.folder, draft.model, graphs, scorer, (detector,)), ordered
 
 
-def _write_golden(draft: Draft, rows_NHWC: NDArray[np.uint8]) -> None:
-    tensors = trained_tensors(draft.model, draft.scorer, rows_NHWC)
-    arrays: dict[str, Any] = {INPUT: rows_NHWC, **tensors}
+def _write_golden(draft: Draft, rows: NDArray[Any]) -> None:
+    tensors = trained_tensors(draft.model, draft.scorer, rows)
+    arrays: dict[str, Any] = {INPUT: rows, **tensors}
     np.savez(draft.folder / bundle.GOLDEN, **arrays)
 
 
@@ -152,19 +153,18 @@ def _manifest(
     draft: Draft,
     run: Run,
     trained: Trained,
-    data: ImageData,
+    data: Data,
     name: str,
     version: int,
     parity: tuple[Parity, ...],
     measured: Measured,
 ) -> Manifest:
-    _, height, width, channels = data.train.images_NHWC.shape
     encoder_sha256 = bundle.sha256_of_file(draft.folder / draft.graphs["encoder"].file)
     return Manifest(
         schema_version=bundle.SCHEMA_VERSION,
         name=name,
         version=version,
-        input=ImageInput(height, width, channels),
+        input=_input(data.shape),
         graphs=draft.graphs,
         embedding_space=bundle.embedding_space(encoder_sha256),
         provenance=Provenance(
@@ -186,6 +186,12 @@ def _manifest(
         parity=parity,
         evaluations=measured.evaluations + _from_training(run, trained),
     )
+
+
+def _input(shape: ImageShape | AudioShape) -> ImageInput | AudioInput:
+    if isinstance(shape, ImageShape):
+        return ImageInput(shape.image_size, shape.image_size, shape.channels)
+    return AudioInput(shape.sample_rate_hz, shape.num_samples)
 
 
 def _from_training(run: Run, trained: Trained) -> tuple[bundle.Evaluation, ...]:

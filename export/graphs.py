@@ -23,8 +23,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from latentserve.bundle import INPUT, Graph, TensorSpec
-from training.networks import image_from_uint8
+from latentserve.bundle import Graph
+from latentserve.inputs import INPUT, TensorSpec
+from training.networks import floats_from_rows
 
 OPSET = 20
 EXAMPLE_ROWS = 2
@@ -42,9 +43,9 @@ class EncoderGraph(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, x_BHWC: Tensor) -> tuple[Tensor, ...]:
-        """uint8 pixels in, so that the service needs no preprocessing of its own."""
-        encoding = self.model.encode(image_from_uint8(x_BHWC))
+    def forward(self, rows: Tensor) -> tuple[Tensor, ...]:
+        """Rows in as clients send them, so that the service needs no preprocessing of its own."""
+        encoding = self.model.encode(floats_from_rows(rows))
         return tuple(tensor for tensor in encoding if tensor is not None)
 
 
@@ -61,10 +62,10 @@ class DecoderGraph(nn.Module):
         return reconstruction_BHWC.contiguous()
 
 
-def encoder_outputs(model: Any, example_BHWC: Tensor) -> list[str]:
+def encoder_outputs(model: Any, example: Tensor) -> list[str]:
     """Names of what the model's encoder gives."""
     with torch.no_grad():
-        encoding = model.encode(image_from_uint8(example_BHWC))
+        encoding = model.encode(floats_from_rows(example))
     return [name for name, tensor in encoding._asdict().items() if tensor is not None]
 
 
@@ -116,7 +117,11 @@ def _without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
     tensor = value.type.tensor_type
-    dtypes: dict[int, Any] = {onnx.TensorProto.UINT8: "uint8", onnx.TensorProto.FLOAT: "float32"}
+    dtypes: dict[int, Any] = {
+        onnx.TensorProto.UINT8: "uint8",
+        onnx.TensorProto.INT16: "int16",
+        onnx.TensorProto.FLOAT: "float32",
+    }
     shape = tuple(axis.dim_value for axis in tensor.shape.dim[1:])
     if tensor.elem_type not in dtypes or 0 in shape:
         raise ExportError(f"{value.name}: got element type {tensor.elem_type} and shape {shape} after the rows")
@@ -133,11 +138,11 @@ class GraphRunner:
             for graph in self.graphs
         }
 
-    def run(self, rows_NHWC: NDArray[np.uint8], batch_rows: int = RUN_ROWS) -> dict[str, NDArray[np.float32]]:
+    def run(self, rows: NDArray[Any], batch_rows: int = RUN_ROWS) -> dict[str, NDArray[np.float32]]:
         """Every tensor that every graph gives, for all rows."""
         parts: dict[str, list[NDArray[np.float32]]] = {}
-        for start in range(0, len(rows_NHWC), batch_rows):
-            tensors: dict[str, Any] = {INPUT: rows_NHWC[start : start + batch_rows]}
+        for start in range(0, len(rows), batch_rows):
+            tensors: dict[str, Any] = {INPUT: rows[start : start + batch_rows]}
             for graph in self.graphs:
                 feed = {spec.name: tensors[spec.name] for spec in graph.inputs}
                 names = [spec.name for spec in graph.outputs]

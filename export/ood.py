@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 from sklearn.covariance import LedoitWolf
 from torch import Tensor, nn
 
-from latentserve.bundle import INPUT, Detector, sha256_of_scores
+from latentserve.bundle import Detector, sha256_of_scores
+from latentserve.inputs import INPUT
 
 STATISTICS_INPUTS = (INPUT, "reconstruction", "latent", "latent_scale")
 STATISTICS_NAME = "statistics_mahalanobis"

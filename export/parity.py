@@ -11,21 +11,20 @@ from torch import nn
 
 from export.graphs import DecoderGraph, ExportError, GraphRunner
 from export.ood import STATISTICS_INPUTS
-from latentserve.bundle import INPUT, Parity
-from training.networks import image_from_uint8
+from latentserve.bundle import Parity
+from latentserve.inputs import INPUT
+from training.networks import floats_from_rows
 
 RELATIVE_TOLERANCE = 1e-4
 """Of the largest absolute value of a tensor: float32 noise of a deep graph is a tenth of it, a bug far above."""
 BATCH_SIZES = (1, 7, 64)
 
 
-def trained_tensors(
-    model: Any, scorer: nn.Module | None, rows_NHWC: NDArray[np.uint8]
-) -> dict[str, NDArray[np.float32]]:
+def trained_tensors(model: Any, scorer: nn.Module | None, rows: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
     """What the trained torch model gives for some rows, by tensor name."""
-    x_BHWC = torch.from_numpy(rows_NHWC)
+    x_BHWC = torch.from_numpy(rows)
     with torch.no_grad():
-        encoding = model.encode(image_from_uint8(x_BHWC))._asdict()
+        encoding = model.encode(floats_from_rows(x_BHWC))._asdict()
         tensors = {name: tensor for name, tensor in encoding.items() if tensor is not None}
         if "latent" in tensors and hasattr(model, "decode"):
             tensors["reconstruction"] = DecoderGraph(model)(tensors["latent"])
@@ -34,9 +33,7 @@ def trained_tensors(
     return {name: tensor.numpy() for name, tensor in tensors.items()}
 
 
-def check_parity(
-    runner: GraphRunner, model: Any, scorer: nn.Module | None, rows_NHWC: NDArray[np.uint8]
-) -> tuple[Parity, ...]:
+def check_parity(runner: GraphRunner, model: Any, scorer: nn.Module | None, rows: NDArray[Any]) -> tuple[Parity, ...]:
     """Compares every tensor at several batch sizes.
 
     Returns:
@@ -45,10 +42,10 @@ def check_parity(
     Raises:
         ExportError: a tensor is further off than its tolerance, or not finite.
     """
-    expected = trained_tensors(model, scorer, rows_NHWC)
+    expected = trained_tensors(model, scorer, rows)
     found = dict.fromkeys(expected, 0.0)
     for batch_rows in BATCH_SIZES:
-        tensors = runner.run(rows_NHWC, batch_rows)
+        tensors = runner.run(rows, batch_rows)
         for name, array in expected.items():
             error = float(np.abs(tensors[name] - array).max())
             found[name] = max(found[name], error) if np.isfinite(error) else float("inf")
@@ -60,5 +57,5 @@ def check_parity(
                 f"{name}: the exported graph is {found[name]:.3g} off the trained model,"
                 f" expected at most {tolerance:.3g}; no bundle was written"
             )
-        parity.append(Parity(name, found[name], tolerance, len(rows_NHWC)))
+        parity.append(Parity(name, found[name], tolerance, len(rows)))
     return tuple(parity)

@@ -10,7 +10,7 @@ from sklearn.decomposition import PCA
 
 from export.evaluate import Measured
 from latentserve.bundle import Manifest
-from training.data import ImageData
+from training.data import Data
 from training.loop import Trained
 from training.report import (
     Section,
@@ -26,7 +26,7 @@ NUM_IMAGES = 16
 NUM_POINTS = 2000
 
 
-def bundle_report(manifest: Manifest, trained: Trained, data: ImageData, measured: Measured) -> str:
+def bundle_report(manifest: Manifest, trained: Trained, data: Data, measured: Measured) -> str:
     """The page, as HTML."""
     sections = [_figures(manifest), _training(trained)]
     if "reconstruction" in measured.test:
@@ -51,14 +51,14 @@ def _training(trained: Trained) -> Section:
     return Section("Training", note, figure=plot_history(trained.history))
 
 
-def _reconstructions(data: ImageData, measured: Measured) -> Section:
-    images = data.test.images_NHWC[:NUM_IMAGES]
+def _reconstructions(data: Data, measured: Measured) -> Section:
+    images = data.test.values[:NUM_IMAGES]
     reconstructions = measured.test["reconstruction"][:NUM_IMAGES]
     rows: list[tuple[str, NDArray[Any]]] = [("input", images), ("reconstruction", reconstructions)]
     return Section("Reconstructions", "Test rows above, what the model kept of them below.", figure=plot_images(rows))
 
 
-def _map(data: ImageData, measured: Measured) -> Section:
+def _map(data: Data, measured: Measured) -> Section:
     embeddings = measured.test["embedding"][:NUM_POINTS]
     points = PCA(2, random_state=0).fit_transform(embeddings)
     labels = None if data.test.labels_N is None else data.test.labels_N[: len(points)]

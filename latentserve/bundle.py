@@ -20,52 +20,22 @@ import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from latentserve import records
 from latentserve.errors import BundleError
+from latentserve.inputs import AudioInput, ImageInput, TensorSpec
 
 SCHEMA_VERSION = 1
 MANIFEST = "bundle.json"
 CALIBRATION = "calibration.npz"
 GOLDEN = "golden.npz"
 REPORT = "report.html"
-INPUT = "input"
-"""Name of the tensor that the caller sends."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """A named tensor, without the row axis: dtype is numpy's name, shape has no unknown axis."""
-
-    name: str
-    dtype: Literal["uint8", "float32"]
-    shape: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class ImageInput:
-    """One row of input: a uint8 image [height, width, channels], 0 (black) to 255 (white)."""
-
-    height: int
-    width: int
-    channels: int
-    modality: Literal["image"] = "image"
-
-    def __post_init__(self) -> None:
-        if self.height < 1 or self.width < 1 or self.channels not in (1, 3):
-            got = f"{self.height} x {self.width} x {self.channels}"
-            raise ValueError(f"input: got {got}, expected a height and width of 1 or more and 1 or 3 channels")
-
-    @property
-    def spec(self) -> TensorSpec:
-        """The tensor that the caller sends."""
-        return TensorSpec(INPUT, "uint8", (self.height, self.width, self.channels))
 
 
 @dataclass(frozen=True)
@@ -171,7 +141,7 @@ class Manifest:
     schema_version: int
     name: str
     version: int
-    input: ImageInput
+    input: ImageInput | AudioInput
     graphs: dict[str, Graph]
     embedding_space: str
     provenance: Provenance

@@ -1,7 +1,8 @@
 """Frozen dataclasses to JSON and back, strictly.
 
 A record is a frozen dataclass whose fields are str, int, float, bool, other records, or tuples,
-string-keyed dicts and optionals of those. Reading refuses what it does not know: an unknown key,
+string-keyed dicts and optionals of those; where several records may stand, their `modality` tells
+which. Reading refuses what it does not know: an unknown key,
 a missing key or a value of another type is an error that says where, what was got and what was
 expected. That is why a typing mistake in a config never trains the wrong model.
 """
@@ -116,8 +117,19 @@ def _value(hint: Any, value: Any, place: str) -> Any:
 def _union(hints: tuple[Any, ...], value: Any, place: str) -> Any:
     if value is None and type(None) in hints:
         return None
-    (hint,) = (one for one in hints if one is not type(None))  # only Optional is supported
-    return _value(hint, value, place)
+    kinds = [one for one in hints if one is not type(None)]
+    return _value(kinds[0] if len(kinds) == 1 else _kind_of(kinds, value, place), value, place)
+
+
+def _kind_of(kinds: list[Any], value: Any, place: str) -> Any:
+    """The one of several records whose `modality` is the value's; the first where the value names none."""
+    if not isinstance(value, dict):
+        raise RecordError(f"{place}: got {_shown(value)}, expected an object")
+    named = value.get("modality", kinds[0].modality)
+    for kind in kinds:
+        if kind.modality == named:
+            return kind
+    raise RecordError(f"{place}.modality: got {_shown(named)}, expected one of {[kind.modality for kind in kinds]}")
 
 
 def _scalar(kind: type, value: Any, place: str) -> Any:

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from latentserve.bundle import ImageInput, TensorSpec
 from latentserve.errors import InvalidInput
 from latentserve.images import ImageError, decode_image
+from latentserve.inputs import AudioInput, ImageInput, TensorSpec
 from latentserve.tensors import from_tensor
 from latentserve.v1 import embedding_pb2 as pb
 
@@ -38,7 +38,7 @@ class Decoder:
         pool: threads for decoding images; Pillow lets go of the interpreter lock.
     """
 
-    def __init__(self, expected: ImageInput, limits: Limits, pool: Executor) -> None:
+    def __init__(self, expected: ImageInput | AudioInput, limits: Limits, pool: Executor) -> None:
         self._expected = expected
         self._limits = limits
         self._pool = pool
@@ -78,6 +78,7 @@ class Decoder:
 
     def _decode_some(self, items: list[bytes], rows: NDArray[np.uint8], start: int) -> None:
         shape = self._expected
+        assert isinstance(shape, ImageInput)
         for i in range(start, min(start + ITEMS_PER_TASK, len(items))):
             try:
                 rows[i] = decode_image(

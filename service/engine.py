@@ -20,8 +20,9 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from latentserve.bundle import INPUT, Graph, Manifest, TensorSpec
+from latentserve.bundle import Graph, Manifest
 from latentserve.errors import BundleError
+from latentserve.inputs import INPUT, TensorSpec
 from service.batching import Piece
 from service.waiting import Tensors
 

@@ -11,8 +11,9 @@ from functools import partial
 from pathlib import Path
 
 from latentserve import bundle
-from latentserve.bundle import INPUT, Manifest
+from latentserve.bundle import Manifest
 from latentserve.errors import BundleError, InvalidInput, ModelNotFound
+from latentserve.inputs import INPUT
 from service.batching import BatchQueue, Piece
 from service.config import Config
 from service.decoding import Decoder

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from latentserve.bundle import INPUT, TensorSpec
 from latentserve.errors import InvalidInput, Unsupported
+from latentserve.inputs import INPUT, TensorSpec
 from latentserve.tensors import data_type, to_tensor
 from latentserve.v1 import embedding_pb2 as pb
 from service.config import Config

@@ -74,7 +74,7 @@ def digits() -> NDArray[np.uint8]:
     """The test split of digits, uint8 [300, 8, 8, 1]."""
     from training.data import load_data
 
-    return load_data("digits").test.images_NHWC
+    return load_data("digits").test.values
 
 
 @pytest.fixture(autouse=True)

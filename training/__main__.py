@@ -94,12 +94,10 @@ def run_training(name: str, config: Any, options: Options) -> Path:
     data = load_data(options.data, options.image_size, loop.seed)
     if options.smoke:
         data = replace(data, train=data.train.take(slice(0, SMOKE_ROWS)))
-    _, height, _, channels = data.train.images_NHWC.shape
     run = Run(
         method=name,
         data=data.spec,
-        image_size=height,
-        channels=channels,
+        shape=data.shape,
         num_train_rows=len(data.train),
         data_sha256=data.fingerprint,
         git_revision=git_revision(),
@@ -108,9 +106,10 @@ def run_training(name: str, config: Any, options: Options) -> Path:
     )
     plain = "".join(letter if letter.isalnum() else "-" for letter in data.spec)
     folder = options.run or Path("runs") / f"{name}-{plain}-seed{loop.seed}"
-    _claim(folder, run, options.resume)
     torch.manual_seed(loop.seed)
-    trained = train(run.build(), data, loop, folder / CHECKPOINT)
+    module = run.build()
+    _claim(folder, run, options.resume)
+    trained = train(module, data, loop, folder / CHECKPOINT)
     records.write(trained, folder / RESULT)
     return folder
 

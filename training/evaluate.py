@@ -22,16 +22,15 @@ from torch import nn
 
 from latentserve import records
 from training.checkpoint import CheckpointError
-from training.data import DataError, ImageData, Images, load_data
+from training.data import Data, DataError, ImageShape, Rows, load_data
 from training.evaluation.card import FULL, Card, CardConfig, Mark, Part, report_card, some_rows
 from training.evaluation.floors import PATCH, Encode, patch_centres, pixels, principal_components
 from training.evaluation.table import print_card
-from training.networks import image_from_uint8
+from training.networks import floats_from_rows
 from training.run import Run, RunError, load_model, open_run
 
 EVALUATION = "evaluation.json"
 FLOORS = ("pixels", "PCA-16", "PCA-64", "random init", "k-means patches")
-QUICK_FLOORS = ("pixels", "PCA-16", "random init")
 PATCH_PARTS: tuple[Part, ...] = ("probes", "labels", "clusters")  # changed images too would take minutes
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow turns RGB into grey
 _ROWS_AT_ONCE = 500
@@ -102,7 +101,7 @@ def evaluate_run(folder: Path, options: CardOptions) -> Card:
     return Card("torch", before, round(time.monotonic() - started, 1), tuple(marks))
 
 
-def make_card(encode: Encode, run: Run, data: ImageData, options: CardOptions) -> list[Mark]:
+def make_card(encode: Encode, run: Run, data: Data, options: CardOptions) -> list[Mark]:
     """The encoder's figures, then those of the floors.
 
     Args:
@@ -116,20 +115,23 @@ def make_card(encode: Encode, run: Run, data: ImageData, options: CardOptions) -
         data, transfer = _fewer(data, options.rows), transfer and _fewer(transfer, options.rows)
     say("the encoder")
     marks = report_card(encode, data, transfer=transfer)
-    for name in FLOORS if options.floors else ():
-        if name == "k-means patches" and not (options.patches and _has_room_for_patches(data)):
-            continue
+    for name in floors_of(data, options.patches) if options.floors else ():
         config = replace(FULL, parts=PATCH_PARTS) if name == "k-means patches" else FULL
         marks += floor_card(name, run, data, config, transfer)
     return marks
 
 
-def floor_card(
-    name: str, run: Run, data: ImageData, config: CardConfig, transfer: ImageData | None = None
-) -> list[Mark]:
+def floors_of(data: Data, patches: bool = True) -> tuple[str, ...]:
+    """Those of `FLOORS` that the data has: all but the untrained network are about images."""
+    if not isinstance(data.shape, ImageShape):
+        return ("random init",)
+    return FLOORS if patches and data.shape.image_size > PATCH else FLOORS[:-1]
+
+
+def floor_card(name: str, run: Run, data: Data, config: CardConfig, transfer: Data | None = None) -> list[Mark]:
     """The figures of one of `FLOORS`."""
     say(f"floor: {name}")
-    train_NHWC = data.train.images_NHWC
+    train_NHWC = data.train.values
     makers: dict[str, Callable[[], Encode]] = {
         "pixels": lambda: pixels,
         "PCA-16": lambda: principal_components(train_NHWC, 16),
@@ -141,16 +143,16 @@ def floor_card(
 
 
 def torch_encoder(model: nn.Module) -> Encode:
-    """uint8 rows to embeddings through a model in eval mode, without gradients, on the GPU if there is one."""
+    """Rows to embeddings through a model in eval mode, without gradients, on the GPU if there is one."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     encoder: Any = model.eval().requires_grad_(False).to(device)
 
-    def parts(rows: NDArray[np.uint8]) -> Iterator[NDArray[np.float32]]:
+    def parts(rows: NDArray[Any]) -> Iterator[NDArray[np.float32]]:
         for start in range(0, len(rows), _ROWS_AT_ONCE):
-            x_BHWC = torch.from_numpy(np.ascontiguousarray(rows[start : start + _ROWS_AT_ONCE])).to(device)
-            yield encoder.encode(image_from_uint8(x_BHWC)).embedding.cpu().numpy()
+            part = torch.from_numpy(np.ascontiguousarray(rows[start : start + _ROWS_AT_ONCE])).to(device)
+            yield encoder.encode(floats_from_rows(part)).embedding.cpu().numpy()
 
-    def encode(rows: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def encode(rows: NDArray[Any]) -> NDArray[np.float32]:
         with torch.inference_mode():
             return np.concatenate([*parts(rows)])
 
@@ -172,27 +174,28 @@ def weights_sha256(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _in_shape_of(run: Run, spec: str) -> ImageData:
+def _in_shape_of(run: Run, spec: str) -> Data:
     """A data set with the size and the channels that the run's encoder takes."""
-    data = load_data(spec, run.image_size, run.loop.seed)
-    splits = (_with_channels(images, run.channels) for images in (data.train, data.calibration, data.test))
-    return ImageData(data.spec, *splits)
+    if not isinstance(run.shape, ImageShape):
+        raise RunError(f"transfer: got a run on {run.shape.modality}, expected one on images")
+    data = load_data(spec, run.shape.image_size, run.loop.seed)
+    if not isinstance(data.shape, ImageShape):
+        raise RunError(f"transfer: got {spec}, which is {data.shape.modality}, expected images")
+    channels = run.shape.channels
+    splits = (_with_channels(rows, channels) for rows in (data.train, data.calibration, data.test))
+    return Data(data.spec, *splits)
 
 
-def _with_channels(images: Images, channels: int) -> Images:
-    got = images.images_NHWC.shape[-1]
-    if got == channels:
+def _with_channels(images: Rows, channels: int) -> Rows:
+    values_NHWC = images.values
+    if (got := values_NHWC.shape[-1]) == channels:
         return images
-    grey = np.rint(images.images_NHWC @ np.array(LUMA)).astype(np.uint8)[..., None] if got == 3 else images.images_NHWC
-    return replace(images, images_NHWC=np.repeat(grey, channels, axis=-1))
+    grey = np.rint(values_NHWC @ np.array(LUMA)).astype(np.uint8)[..., None] if got == 3 else values_NHWC
+    return replace(images, values=np.repeat(grey, channels, axis=-1))
 
 
-def _fewer(data: ImageData, rows: int) -> ImageData:
+def _fewer(data: Data, rows: int) -> Data:
     return replace(data, train=some_rows(data.train, rows), test=some_rows(data.test, rows))
-
-
-def _has_room_for_patches(data: ImageData) -> bool:
-    return bool(min(data.train.images_NHWC.shape[1:3]) > PATCH)
 
 
 def say(step: str) -> None:

@@ -23,7 +23,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
 from training.checkpoint import SUFFIX, SafetensorsIO
-from training.data import ImageData
+from training.data import Data
 
 TEST_BATCH_ROWS = 1000
 SECONDS_BETWEEN_LINES = 5.0
@@ -112,7 +112,7 @@ def warmup_then_cosine(optimizer: Optimizer, loop: LoopConfig, num_steps: int) -
     }
 
 
-def train(module: LightningModule, data: ImageData, loop: LoopConfig, checkpoint: Path) -> Trained:
+def train(module: LightningModule, data: Data, loop: LoopConfig, checkpoint: Path) -> Trained:
     """Trains from `checkpoint` if it exists, else from scratch, saving there after every epoch.
 
     Raises:
@@ -133,7 +133,7 @@ def train(module: LightningModule, data: ImageData, loop: LoopConfig, checkpoint
         enable_progress_bar=bool(progress),
         num_sanity_val_steps=0,
     )
-    rows = torch.from_numpy(data.train.images_NHWC).to(trainer.strategy.root_device)
+    rows = torch.from_numpy(data.train.values).to(trainer.strategy.root_device)
 
     def batches() -> Batches:
         return Batches(rows, loop.batch_rows, loop.seed, trainer.current_epoch)
@@ -144,7 +144,7 @@ def train(module: LightningModule, data: ImageData, loop: LoopConfig, checkpoint
     except SystemExit as interrupted:  # Lightning turns Ctrl-C into an exit
         raise KeyboardInterrupt from interrupted
     torch.manual_seed(loop.seed)
-    test_batches: Any = torch.split(torch.from_numpy(data.test.images_NHWC), TEST_BATCH_ROWS)
+    test_batches: Any = torch.split(torch.from_numpy(data.test.values), TEST_BATCH_ROWS)
     (test,) = trainer.test(module, DataLoader(test_batches, batch_size=None), verbose=False)
     return Trained(
         epochs=loop.epochs,

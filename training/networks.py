@@ -14,11 +14,21 @@ SMALLEST_FEATURE_MAP = 7
 
 
 def image_from_uint8(x_BHWC: Tensor) -> Tensor:
-    """What every encoder does first: uint8 [B, H, W, C] to float [B, C, H, W], 0 to 1.
+    """uint8 [B, H, W, C] to float [B, C, H, W], 0 to 1."""
+    return x_BHWC.permute(0, 3, 1, 2).to(torch.float32) / 255
+
+
+def waveform_from_int16(x_BT: Tensor) -> Tensor:
+    """int16 [B, T] to float [B, T], -1 to 1. Silence stays exactly 0."""
+    return x_BT.to(torch.float32) / 32768
+
+
+def floats_from_rows(rows: Tensor) -> Tensor:
+    """What every encoder does first, with rows as data sets hold them and clients send them.
 
     It is part of the exported graph, so the service never has a version of its own.
     """
-    return x_BHWC.permute(0, 3, 1, 2).to(torch.float32) / 255
+    return waveform_from_int16(rows) if rows.dtype == torch.int16 else image_from_uint8(rows)
 
 
 def halvings(image_size: int) -> list[int]:

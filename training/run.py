@@ -17,7 +17,7 @@ from lightning import LightningModule
 
 from latentserve import records
 from training import checkpoint
-from training.data import ImageData, load_data
+from training.data import AudioShape, Data, ImageShape, load_data
 from training.loop import LoopConfig, Trained
 from training.methods import METHODS
 
@@ -37,8 +37,7 @@ class Run:
     Attributes:
         method: key of `training.methods.METHODS`.
         data: data spec.
-        image_size: height and width of the images.
-        channels: of the images.
+        shape: of a row.
         num_train_rows: the first rows of the training split, all unless --smoke.
         data_sha256: fingerprint of those rows.
         git_revision: of the code that trains.
@@ -48,22 +47,21 @@ class Run:
 
     method: str
     data: str
-    image_size: int
-    channels: int
+    shape: ImageShape | AudioShape
     num_train_rows: int
     data_sha256: str
     git_revision: str
     loop: LoopConfig
     config: dict[str, Any]
 
-    def load_data(self) -> ImageData:
+    def load_data(self) -> Data:
         """The data of the run, with the very rows it trained on.
 
         Raises:
             DataError: it cannot be loaded.
             RunError: the rows are not those of the run any more.
         """
-        data = load_data(self.data, self.image_size, self.loop.seed)
+        data = load_data(self.data, seed=self.loop.seed, **_sizes(self.shape))
         data = replace(data, train=data.train.take(slice(0, self.num_train_rows)))
         if data.fingerprint != self.data_sha256:
             raise RunError(f"{self.data}: the training rows are not those of the run any more; train again")
@@ -73,17 +71,26 @@ class Run:
         """The untrained model.
 
         Raises:
-            RunError: unknown method, or a config that is not its config.
+            RunError: unknown method, rows it does not take, or a config that is not its config.
         """
         if self.method not in METHODS:
             raise RunError(f"method: got {self.method!r}, expected one of {sorted(METHODS)}")
         method = METHODS[self.method]
+        if self.shape.modality != method.modality:
+            raise RunError(f"data: {self.data} is {self.shape.modality}, {self.method} takes {method.modality}")
         try:
             config = records.from_json(method.config, self.config)
         except records.RecordError as error:
             raise RunError(str(error)) from error
-        module: LightningModule = method.module(config, self.loop, self.channels, self.image_size)
+        module: LightningModule = method.module(config, self.loop, self.shape)
         return module
+
+
+def _sizes(shape: ImageShape | AudioShape) -> dict[str, Any]:
+    """The arguments of `load_data` that give rows of this shape again."""
+    if isinstance(shape, ImageShape):
+        return {"image_size": shape.image_size}
+    return {"sample_rate_hz": shape.sample_rate_hz, "num_samples": shape.num_samples}
 
 
 def open_run(folder: Path) -> tuple[Run, Trained]:

@@ -129,7 +129,7 @@ def test_statistics_are_what_their_names_say() -> None:
 
 
 def test_the_score_is_the_mahalanobis_distance_of_scipy_and_scikit_learn(model: Any) -> None:
-    rows = load_data("digits").train.images_NHWC
+    rows = load_data("digits").train.values
     tensors = trained_tensors(model, None, rows)
     scorer = StatisticsMahalanobis.fit(rows, tensors)
     inputs = [
@@ -152,7 +152,7 @@ def test_an_image_without_any_light_gets_a_finite_score(runner: GraphRunner) -> 
 def test_calibration_is_on_rows_nobody_saw(bundle_folder: Path, runner: GraphRunner) -> None:
     manifest = bundle.load(bundle_folder)
     data = load_data("digits")
-    scores = np.sort(runner.run(data.calibration.images_NHWC)["scores"][:, 0])
+    scores = np.sort(runner.run(data.calibration.values)["scores"][:, 0])
     stored = bundle.load_calibration(bundle_folder, manifest)["statistics_mahalanobis"]
     np.testing.assert_array_equal(stored, scores)
     p = p_values(scores, stored)

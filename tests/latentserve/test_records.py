@@ -21,6 +21,23 @@ class Inner:
 
 
 @dataclass(frozen=True)
+class Picture:
+    size: int
+    modality: Literal["image"] = "image"
+
+
+@dataclass(frozen=True)
+class Sound:
+    rate: int
+    modality: Literal["audio"] = "audio"
+
+
+@dataclass(frozen=True)
+class Item:
+    kind: Picture | Sound
+
+
+@dataclass(frozen=True)
 class Outer:
     name: str
     rate: float
@@ -52,6 +69,26 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 def test_what_does_not_fit_is_refused_by_place(value: object, message: str) -> None:
     with pytest.raises(RecordError, match=message):
         records.from_json(Outer, value)
+
+
+@pytest.mark.parametrize("item", [Item(Picture(3)), Item(Sound(8000))])
+def test_one_of_several_records_is_told_by_its_modality(item: Item) -> None:
+    assert records.from_json(Item, records.to_json(item)) == item
+    assert records.from_json(Item, {"kind": {"size": 3}}) == Item(Picture(3))  # the first, where none is named
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ({"modality": "smell"}, r"Item.kind.modality: got str 'smell', expected one of \['image', 'audio'\]"),
+        ({"modality": ["audio"]}, "got list"),
+        ({"modality": "audio", "size": 3}, "Item.kind: got unknown key 'size'"),
+        (None, "Item.kind: got NoneType None, expected an object"),
+    ],
+)
+def test_none_of_several_records_is_refused(kind: object, message: str) -> None:
+    with pytest.raises(RecordError, match=message):
+        records.from_json(Item, {"kind": kind})
 
 
 def test_a_file_that_is_not_json_is_refused(tmp_path: Path) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from latentserve.bundle import ImageInput, TensorSpec
 from latentserve.errors import InvalidInput
 from latentserve.images import decode_image
+from latentserve.inputs import ImageInput, TensorSpec
 from latentserve.tensors import to_tensor
 from latentserve.v1 import embedding_pb2 as pb
 from service.decoding import Decoder, Limits, checked_rows

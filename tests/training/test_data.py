@@ -20,15 +20,15 @@ def test_splits_share_no_row_and_depend_on_the_seed_alone() -> None:
     sizes = [len(split) for split in (first.train, first.calibration, first.test)]
     assert sizes == [1197, 300, 300]
     assert first.fingerprint == again.fingerprint != other.fingerprint
-    train, calibration, test = (unique(s.images_NHWC) for s in (first.train, first.calibration, first.test))
+    train, calibration, test = (unique(s.values) for s in (first.train, first.calibration, first.test))
     assert len(train & calibration) + len(train & test) + len(calibration & test) < 5  # the set has a few doubles
 
 
 def test_digits_use_the_whole_grey_scale() -> None:
-    images = load_data("digits").train.images_NHWC
+    images = load_data("digits").train.values
     assert images.dtype == np.uint8
     assert images.max() == 255
-    assert load_data("digits", image_size=16).train.images_NHWC.shape == (1197, 16, 16, 1)
+    assert load_data("digits", image_size=16).train.values.shape == (1197, 16, 16, 1)
 
 
 def test_a_shape_is_a_function_of_its_index() -> None:
@@ -70,7 +70,7 @@ def test_factors_stay_with_their_rows() -> None:
     some = test.take(rows)
     assert some.factors_NF is not None
     indices = np.ravel_multi_index(tuple(some.factors_NF.T), tuple(shapes.FACTORS.values()))
-    np.testing.assert_array_equal(shapes.render(indices, 8), some.images_NHWC)
+    np.testing.assert_array_equal(shapes.render(indices, 8), some.values)
     assert load_data("digits").test.take(rows[:0]).factors_NF is None
 
 
@@ -108,7 +108,7 @@ def test_a_folder_gives_the_pixels_the_service_would_see(photos: Path) -> None:
     assert [len(split) for split in (data.train, data.calibration, data.test)] == [24, 3, 3]
     assert set(np.unique(data.train.labels_N)) == {0, 1}
     served = {decode_image(path.read_bytes(), 16, 16, 3, 10**6).tobytes() for path in photos.rglob("*.*")}
-    assert unique(data.train.images_NHWC) <= served
+    assert unique(data.train.values) <= served
 
 
 def test_a_file_that_cannot_be_read_is_skipped_counted_and_named(

@@ -71,7 +71,7 @@ def test_patches_read_more_than_pixels_where_things_move() -> None:
 
 def test_the_floors_learn_from_training_rows_alone() -> None:
     data = load_data("digits")
-    encode = principal_components(data.train.images_NHWC, 16)
-    together, alone = encode(data.test.images_NHWC), encode(data.test.images_NHWC[:1])
+    encode = principal_components(data.train.values, 16)
+    together, alone = encode(data.test.values), encode(data.test.values[:1])
     np.testing.assert_allclose(together[:1], alone, atol=1e-5)
     assert pairwise_distances(together).max() > 1

@@ -14,6 +14,7 @@ from lightning import LightningModule, Trainer
 
 from training import checkpoint
 from training.__main__ import Options, main, run_training
+from training.data import AudioShape
 from training.loop import Batches, Diary, LoopConfig, TrainingDiverged
 from training.methods.vae import Vae, VaeConfig
 from training.run import CHECKPOINT, RESULT, RUN, RunError, load_model, open_run
@@ -122,6 +123,12 @@ def test_an_unknown_key_or_method_in_a_run_is_refused(run_folder: Path, tmp_path
         open_run(tmp_path)
     with pytest.raises(RunError, match=r"got no run.json there"):
         open_run(tmp_path / "nowhere")
+
+
+def test_a_method_refuses_rows_of_another_modality(run_folder: Path) -> None:
+    run, _ = open_run(run_folder)
+    with pytest.raises(RunError, match="data: digits is audio, vae takes image"):
+        replace(run, shape=AudioShape(8000, 8000)).build()
 
 
 def test_data_that_changed_since_is_refused(run_folder: Path) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
+from training.data import ImageShape
 from training.loop import LoopConfig
 from training.methods.vae import Vae, VaeConfig, bernoulli_nll, gaussian_kl, gaussian_nll
 
@@ -40,7 +41,9 @@ def test_gaussian_nll_uses_the_variance_that_fits_best() -> None:
 
 def vae(image_size: int = 8, channels: int = 1, **config: object) -> Vae:
     torch.manual_seed(0)
-    return Vae(VaeConfig(latent_dim=4, embedding_dim=16, width=4, **config), LoopConfig(), channels, image_size)  # type: ignore[arg-type]
+    return Vae(
+        VaeConfig(latent_dim=4, embedding_dim=16, width=4, **config), LoopConfig(), ImageShape(image_size, channels)
+    )  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("image_size", [8, 9, 28, 32, 50, 64])

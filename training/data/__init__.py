@@ -1,12 +1,12 @@
 """Data sets by name: `digits`, `mnist`, `shapes`, `folder:PATH`.
 
     data = load_data("mnist", image_size=None, seed=0)
-    data.train.images_NHWC        # uint8
+    data.train.values             # uint8 [N, H, W, C]; int16 [N, T] where it is audio
 
 Every set comes in three splits that share no row. Only `train` is trained on; `calibration` is what
 out-of-distribution scores are calibrated on; `test` is what figures are reported on.
 """
 
-from training.data.image_data import DataError, ImageData, Images, load_data
+from training.data.rows import AudioShape, Data, DataError, ImageShape, Rows, load_data
 
-__all__ = ["DataError", "ImageData", "Images", "load_data"]
+__all__ = ["AudioShape", "Data", "DataError", "ImageShape", "Rows", "load_data"]

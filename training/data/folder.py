@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from latentserve.images import ImageError, decode_image
-from training.data.image_data import DataError, ImageData, Images, split_off
+from training.data.rows import Data, DataError, Rows, split_off
 
 IMAGE_SIZE = 64
 CHANNELS = 3
@@ -27,7 +27,7 @@ LARGEST_SET_BYTES = 8 * 2**30  # the set is held in memory as uint8
 CALIBRATION_SHARE = TEST_SHARE = 0.1
 
 
-def load(path: str, image_size: int, seed: int) -> ImageData:
+def load(path: str, image_size: int, seed: int) -> Data:
     """80 % training rows, 10 % for calibration, 10 % for test, drawn by the seed.
 
     Raises:
@@ -42,10 +42,10 @@ def load(path: str, image_size: int, seed: int) -> ImageData:
     images_NHWC, kept = _decode_all(files, image_size)
     if len(kept) < MIN_IMAGES:
         raise DataError(f"folder: got {len(kept)} readable images, expected at least {MIN_IMAGES}")
-    images = Images(images_NHWC, _labels([file.relative_to(folder) for file in kept]))
+    images = Rows(images_NHWC, _labels([file.relative_to(folder) for file in kept]))
     rest, test = split_off(images, max(1, int(len(images) * TEST_SHARE)), seed)
     train, calibration = split_off(rest, max(1, int(len(images) * CALIBRATION_SHARE)), seed)
-    return ImageData(f"folder:{path}", train, calibration, test)
+    return Data(f"folder:{path}", train, calibration, test)
 
 
 def _decode_all(files: list[Path], image_size: int) -> tuple[NDArray[np.uint8], list[Path]]:

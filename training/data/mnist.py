@@ -12,19 +12,19 @@ from pathlib import Path
 import numpy as np
 from torchvision.datasets import MNIST
 
-from training.data.image_data import DataError, ImageData, Images, resized, split_off
+from training.data.rows import Data, DataError, Rows, resized, split_off
 
 NUM_CALIBRATION = 5000
 CACHE = Path.home() / ".cache" / "latentserve"
 
 
-def load(image_size: int | None, seed: int) -> ImageData:
+def load(image_size: int | None, seed: int) -> Data:
     """55,000 training rows, 5,000 of the official training set for calibration, the official test set."""
     train, calibration = split_off(_read(True, image_size), NUM_CALIBRATION, seed)
-    return ImageData("mnist", train, calibration, _read(False, image_size))
+    return Data("mnist", train, calibration, _read(False, image_size))
 
 
-def _read(train: bool, image_size: int | None) -> Images:
+def _read(train: bool, image_size: int | None) -> Rows:
     given = os.environ.get("LATENTSERVE_DATA")
     root = Path(given) if given else CACHE
     try:
@@ -39,4 +39,4 @@ def _read(train: bool, image_size: int | None) -> Images:
             " MNIST/raw with the four IDX files"
         ) from error
     images_NHWC = dataset.data.numpy()[..., None]
-    return Images(resized(images_NHWC, image_size), dataset.targets.numpy().astype(np.int64))
+    return Rows(resized(images_NHWC, image_size), dataset.targets.numpy().astype(np.int64))

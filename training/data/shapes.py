@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data.image_data import ImageData, Images
+from training.data.rows import Data, Rows
 
 FACTORS = {"shape": 3, "scale": 6, "orientation": 40, "position_x": 32, "position_y": 32}
 SHAPES = ("square", "ellipse", "heart")
@@ -31,7 +31,7 @@ _LARGEST_RADIUS = 0.22  # of the image's side: the largest shape at the outermos
 _ROWS_AT_ONCE = 1000
 
 
-def load(image_size: int | None, seed: int) -> ImageData:
+def load(image_size: int | None, seed: int) -> Data:
     """60,000 images drawn from all by the seed, in three splits.
 
     Labels are the kind of shape; factors are in the order of `FACTORS`.
@@ -39,9 +39,9 @@ def load(image_size: int | None, seed: int) -> ImageData:
     num = NUM_TRAIN + NUM_CALIBRATION + NUM_TEST
     indices = np.random.default_rng(seed).permutation(NUM_SHAPES)[:num]
     values = factors(indices)
-    images = Images(render(indices, image_size or IMAGE_SIZE), values[:, 0], values)
+    images = Rows(render(indices, image_size or IMAGE_SIZE), values[:, 0], factors_NF=values)
     calibration, test = NUM_TRAIN, NUM_TRAIN + NUM_CALIBRATION
-    return ImageData(
+    return Data(
         "shapes",
         images.take(slice(0, calibration)),
         images.take(slice(calibration, test)),

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 
-from training.data import ImageData, Images
-from training.data.image_data import split_off
+from training.data import Data, ImageShape, Rows
+from training.data.rows import split_off
 from training.evaluation.clusters import cluster_agreement
 from training.evaluation.composition import composition_accuracies
 from training.evaluation.corruptions import CORRUPTIONS, corrupted
@@ -97,7 +97,7 @@ class _Splits:
     """What was encoded once, and what it was encoded from."""
 
     encode: Encode
-    data: ImageData
+    data: Data
     train_ND: NDArray[np.float32]
     test_ND: NDArray[np.float32]
 
@@ -111,34 +111,34 @@ class _Splits:
 
 def report_card(
     encode: Encode,
-    data: ImageData,
+    data: Data,
     config: CardConfig = FULL,
     features: str = METHOD,
-    transfer: ImageData | None = None,
+    transfer: Data | None = None,
 ) -> list[Mark]:
-    """Every figure that the data allows: without labels only equivariance is left.
+    """Every figure that the data allows: without labels equivariance alone is left.
 
     Args:
-        encode: uint8 rows to embeddings; must not learn from them.
+        encode: rows to embeddings; must not learn from them.
         data: with training and test split.
         config: which figures, and how much of the data they take.
         features: whose figures they are.
         transfer: another data set of the same shape, on which the encoder was not trained.
     """
-    splits = _Splits(encode, data, encode(data.train.images_NHWC), encode(data.test.images_NHWC))
+    splits = _Splits(encode, data, encode(data.train.values), encode(data.test.values))
     marks: list[Mark] = []
     if has_classes(data):
         marks += _labelled_marks(splits, config)
-    if "equivariance" in config.parts:
+    if "equivariance" in config.parts and isinstance(data.shape, ImageShape):
         marks += _moved_marks(splits, config.moved_rows)
     if transfer is not None and has_classes(transfer):
-        other = _Splits(encode, transfer, encode(transfer.train.images_NHWC), encode(transfer.test.images_NHWC))
+        other = _Splits(encode, transfer, encode(transfer.train.values), encode(transfer.test.values))
         marks.append(_mark("linear_probe_accuracy", [linear_probe_accuracy(*other.labelled)], transfer))
         marks.append(_mark("knn_20_accuracy", [knn_accuracy(*other.labelled)], transfer))
     return [Mark(mark.name, mark.value, mark.data, mark.spread, features) for mark in marks]
 
 
-def has_classes(data: ImageData) -> bool:
+def has_classes(data: Data) -> bool:
     """Whether there is something to probe for: labels, of two classes or more."""
     labels = data.train.labels_N
     return labels is not None and data.test.labels_N is not None and len(np.unique(labels)) > 1
@@ -158,7 +158,7 @@ def _labelled_marks(splits: _Splits, config: CardConfig) -> Iterator[Mark]:
         agreement = cluster_agreement(*splits.labelled[2:], config.num_draws)
         for name, values in agreement.items():
             yield _mark(f"clusters_{name}", values, data)
-    if "robustness" in config.parts and probe is not None:
+    if "robustness" in config.parts and probe is not None and isinstance(data.shape, ImageShape):
         yield from _robustness_marks(splits, probe, config.corrupted_rows)
     if "composition" in config.parts:
         yield from _composition_marks(splits)
@@ -174,7 +174,7 @@ def labels_name(per_class: int | float) -> str:
 def _robustness_marks(splits: _Splits, probe: Pipeline, num_rows: int) -> Iterator[Mark]:
     test = some_rows(splits.data.test, num_rows)
     accuracies = [
-        float(probe.score(splits.encode(corrupted(name, test.images_NHWC)), test.labels_N)) for name in CORRUPTIONS
+        float(probe.score(splits.encode(corrupted(name, test.values)), test.labels_N)) for name in CORRUPTIONS
     ]
     for name, accuracy in zip(CORRUPTIONS, accuracies, strict=True):
         yield _mark(f"accuracy_under_{name}", [accuracy], splits.data)
@@ -182,8 +182,8 @@ def _robustness_marks(splits: _Splits, probe: Pipeline, num_rows: int) -> Iterat
 
 
 def _moved_marks(splits: _Splits, num_rows: int) -> Iterator[Mark]:
-    train = some_rows(splits.data.train, num_rows).images_NHWC
-    test = some_rows(splits.data.test, max(1, num_rows // 4)).images_NHWC
+    train = some_rows(splits.data.train, num_rows).values
+    test = some_rows(splits.data.test, max(1, num_rows // 4)).values
     train_ND, test_ND = splits.encode(train), splits.encode(test)
     for name, change in GENERATORS.items():
         train_moved_ND, test_moved_ND = splits.encode(change(train)), splits.encode(change(test))
@@ -204,20 +204,20 @@ def _composition_marks(splits: _Splits) -> Iterator[Mark]:
         yield _mark("unseen_combinations_accuracy", accuracies, splits.data)
 
 
-def some_rows(images: Images, num_rows: int) -> Images:
+def some_rows(rows: Rows, num_rows: int) -> Rows:
     """So many rows drawn at random, the same ones each time; all of them if there are no more."""
-    return images if num_rows >= len(images) else split_off(images, num_rows, seed=0)[1]
+    return rows if num_rows >= len(rows) else split_off(rows, num_rows, seed=0)[1]
 
 
-def _mark(name: str, values: Sequence[float] | NDArray[Any], data: ImageData) -> Mark:
+def _mark(name: str, values: Sequence[float] | NDArray[Any], data: Data) -> Mark:
     spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
     return Mark(name, float(np.mean(values)), f"{data.spec} test", spread)
 
 
-def remembering(encode: Encode, *known: tuple[NDArray[np.uint8], NDArray[np.float32]]) -> Encode:
+def remembering(encode: Encode, *known: tuple[NDArray[Any], NDArray[np.float32]]) -> Encode:
     """An `encode` that does not compute again what is known for these very arrays."""
 
-    def encode_unless_known(rows: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def encode_unless_known(rows: NDArray[Any]) -> NDArray[np.float32]:
         for array, embeddings in known:
             if rows is array:
                 return embeddings

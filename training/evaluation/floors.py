@@ -8,6 +8,7 @@ Shape legend: N rows, H height, W width, C channels, D features, P patches of an
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -15,8 +16,8 @@ from numpy.typing import NDArray
 from sklearn.cluster import MiniBatchKMeans
 from sklearn.decomposition import PCA
 
-Encode = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
-"""uint8 rows [N, ...] to embeddings [N, D]."""
+Encode = Callable[[NDArray[Any]], NDArray[np.float32]]
+"""Rows as `training.data` holds them to embeddings [N, D]."""
 
 PATCH = 6
 NUM_CENTRES = 200

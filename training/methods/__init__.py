@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from training.methods.vae import Vae, VaeConfig
 
 
 @dataclass(frozen=True)
 class Method:
-    """A method: its config, its module (made from config, loop, channels and image size), its defaults."""
+    """A method: its config, its module (made from config, loop and the shape of a row), what rows it takes."""
 
     config: type[Any]
     module: Callable[..., Any]
+    modality: Literal["image", "audio"] = "image"
 
 
 METHODS: dict[str, Method] = {

@@ -28,6 +28,7 @@ from lightning import LightningModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from training.data import ImageShape
 from training.loop import LoopConfig, warmup_then_cosine
 from training.methods.encoding import Encoding
 from training.networks import ConvDecoder, ConvEncoder, image_from_uint8
@@ -88,16 +89,18 @@ def gaussian_nll(mean_BCHW: Tensor, x_BCHW: Tensor) -> Tensor:
 class Vae(LightningModule):
     """The model and its training step. `encode` and `decode` are what is exported."""
 
-    def __init__(self, config: VaeConfig, loop: LoopConfig, channels: int, image_size: int) -> None:
+    def __init__(self, config: VaeConfig, loop: LoopConfig, shape: ImageShape) -> None:
         super().__init__()
         self.config = config
         self.loop = loop
         auto = "gaussian" if config.binarise == "none" else "bernoulli"
         self.gaussian = (auto if config.likelihood == "auto" else config.likelihood) == "gaussian"
         self.test_mu: list[Tensor] = []
-        self.encoder = ConvEncoder(channels, image_size, config.width, config.embedding_dim)
+        self.encoder = ConvEncoder(shape.channels, shape.image_size, config.width, config.embedding_dim)
         self.posterior_head = nn.Linear(config.embedding_dim, 2 * config.latent_dim)
-        self.decoder = ConvDecoder(channels, image_size, config.width, config.embedding_dim, config.latent_dim)
+        self.decoder = ConvDecoder(
+            shape.channels, shape.image_size, config.width, config.embedding_dim, config.latent_dim
+        )
 
     def encode(self, x_BCHW: Tensor) -> Encoding:
         """Embedding [B, D], posterior mean [B, L] and standard deviation [B, L]."""

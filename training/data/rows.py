@@ -1,13 +1,15 @@
-"""Images with their splits, and the one function that loads them by name.
+"""Rows with their splits, and the one function that loads them by name.
 
-Shape legend: N rows, H height, W width, C channels, F factors.
+A row is what the model takes: an image, uint8 [H, W, C], or a clip of sound, int16 [T].
+
+Shape legend: N rows, H height, W width, C channels, T samples, F factors.
 """
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,48 +20,82 @@ class DataError(ValueError):
 
 
 @dataclass(frozen=True)
-class Images:
+class ImageShape:
+    """Images of height and width `image_size`: uint8, 0 (black) to 255 (white)."""
+
+    image_size: int
+    channels: int
+    modality: Literal["image"] = "image"
+
+
+@dataclass(frozen=True)
+class AudioShape:
+    """Clips of `num_samples` samples, one channel: int16."""
+
+    sample_rate_hz: int
+    num_samples: int
+    modality: Literal["audio"] = "audio"
+
+
+@dataclass(frozen=True)
+class Rows:
     """Rows of one split.
 
     Attributes:
-        images_NHWC: uint8.
+        values: uint8 [N, H, W, C] or int16 [N, T].
         labels_N: int64 class of each row, or None where there are none. Never trained on.
+        groups_N: int64 source of each row (its speaker), or None where it is not known.
         factors_NF: int64 value of each generative factor, 0 and up, or None where they are not known. Never
             trained on.
     """
 
-    images_NHWC: NDArray[np.uint8]
+    values: NDArray[Any]
     labels_N: NDArray[np.int64] | None = None
+    groups_N: NDArray[np.int64] | None = None
     factors_NF: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
-        return len(self.images_NHWC)
+        return len(self.values)
 
-    def take(self, rows: NDArray[Any] | slice) -> Images:
+    def take(self, rows: NDArray[Any] | slice) -> Rows:
         """Some of the rows."""
-        return Images(
-            self.images_NHWC[rows],
-            None if self.labels_N is None else self.labels_N[rows],
-            None if self.factors_NF is None else self.factors_NF[rows],
-        )
+        known = (self.labels_N, self.groups_N, self.factors_NF)
+        return Rows(self.values[rows], *(None if of_rows is None else of_rows[rows] for of_rows in known))
 
 
 @dataclass(frozen=True)
-class ImageData:
-    """A data set in three splits that share no row."""
+class Data:
+    """A data set in three splits that share no row.
+
+    Attributes:
+        spec: what it was loaded by.
+        train: the only split that is trained on.
+        calibration: for out-of-distribution scores.
+        test: for figures.
+        sample_rate_hz: of audio, else None.
+    """
 
     spec: str
-    train: Images
-    calibration: Images
-    test: Images
+    train: Rows
+    calibration: Rows
+    test: Rows
+    sample_rate_hz: int | None = None
+
+    @property
+    def shape(self) -> ImageShape | AudioShape:
+        """What one row is."""
+        if self.sample_rate_hz is not None:
+            return AudioShape(self.sample_rate_hz, self.train.values.shape[1])
+        _, height, _, channels = self.train.values.shape
+        return ImageShape(height, channels)
 
     @property
     def fingerprint(self) -> str:
         """sha256 of the training rows in their order, in hex."""
-        return hashlib.sha256(np.ascontiguousarray(self.train.images_NHWC).data).hexdigest()
+        return hashlib.sha256(np.ascontiguousarray(self.train.values).data).hexdigest()
 
 
-def load_data(spec: str, image_size: int | None = None, seed: int = 0) -> ImageData:
+def load_data(spec: str, image_size: int | None = None, seed: int = 0) -> Data:
     """Loads a data set by its spec.
 
     Args:
@@ -82,7 +118,7 @@ def load_data(spec: str, image_size: int | None = None, seed: int = 0) -> ImageD
     return loaders[name](image_size, seed)
 
 
-def split_off(images: Images, num_rows: int, seed: int) -> tuple[Images, Images]:
+def split_off(images: Rows, num_rows: int, seed: int) -> tuple[Rows, Rows]:
     """Two disjoint parts of a set, drawn by the seed: the rest, and `num_rows` rows."""
     order = np.random.default_rng([seed, len(images)]).permutation(len(images))
     return images.take(np.sort(order[num_rows:])), images.take(np.sort(order[:num_rows]))

@@ -1,0 +1,61 @@
+"""What one row of input is, by modality: part of a bundle's manifest.
+
+A row is what the encoder's graph reads. Where clients send files, `latentserve.images` and `latentserve.audio`
+turn them into rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+INPUT = "input"
+"""Name of the tensor that the caller sends."""
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A named tensor, without the row axis: dtype is numpy's name, shape has no unknown axis."""
+
+    name: str
+    dtype: Literal["uint8", "int16", "float32"]
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ImageInput:
+    """One row of input: a uint8 image [height, width, channels], 0 (black) to 255 (white)."""
+
+    height: int
+    width: int
+    channels: int
+    modality: Literal["image"] = "image"
+
+    def __post_init__(self) -> None:
+        if self.height < 1 or self.width < 1 or self.channels not in (1, 3):
+            got = f"{self.height} x {self.width} x {self.channels}"
+            raise ValueError(f"input: got {got}, expected a height and width of 1 or more and 1 or 3 channels")
+
+    @property
+    def spec(self) -> TensorSpec:
+        """The tensor that the caller sends."""
+        return TensorSpec(INPUT, "uint8", (self.height, self.width, self.channels))
+
+
+@dataclass(frozen=True)
+class AudioInput:
+    """One row of input: int16 [num_samples], one channel; shorter clips are padded with zeros at their end."""
+
+    sample_rate_hz: int
+    num_samples: int
+    modality: Literal["audio"] = "audio"
+
+    def __post_init__(self) -> None:
+        if self.sample_rate_hz < 1 or self.num_samples < 1:
+            got = f"{self.num_samples} samples at {self.sample_rate_hz} Hz"
+            raise ValueError(f"input: got {got}, expected 1 or more of each")
+
+    @property
+    def spec(self) -> TensorSpec:
+        """The tensor that the caller sends."""
+        return TensorSpec(INPUT, "int16", (self.num_samples,))
