@@ -110,7 +110,7 @@ def make_card(encode: Encode, run: Run, data: Data, options: CardOptions) -> lis
         data: of the run, or another set in its shape.
         options: what else goes on the card.
     """
-    transfer = None if options.transfer is None else _in_shape_of(run, options.transfer)
+    transfer = None if options.transfer is None else in_shape_of(run, options.transfer)
     if options.rows is not None:
         data, transfer = _fewer(data, options.rows), transfer and _fewer(transfer, options.rows)
     say("the encoder")
@@ -174,7 +174,7 @@ def weights_sha256(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _in_shape_of(run: Run, spec: str) -> Data:
+def in_shape_of(run: Run, spec: str) -> Data:
     """A data set with the size and the channels that the run's encoder takes."""
     if not isinstance(run.shape, ImageShape):
         raise RunError(f"transfer: got a run on {run.shape.modality}, expected one on images")
