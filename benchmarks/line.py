@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,12 +24,14 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.floors import floors, probes
 from benchmarks.served import ServedProcess
 from latentserve import records
 from latentserve.client import Client
 from latentserve.v1 import embedding_pb2 as pb
 from training.data import Data
+from training.evaluate import floor_card
+from training.evaluation.card import FULL
+from training.evaluation.probes import knn_accuracy, linear_probe_accuracy
 from training.evaluation.strange import auroc, strange_images
 from training.report import plot_images
 from training.run import RUN, Run
@@ -42,6 +44,7 @@ PORTS = (50051, 9464)
 NUM_LATENCIES = 500
 NUM_PICTURED = 8
 ALPHA = 0.05
+FLOORS = ("pixels", "PCA-16", "random init")
 
 Rows = dict[str, str]
 
@@ -149,10 +152,14 @@ def probe_rows(client: Client, run: Run, data: Data, test_embeddings: NDArray[An
     started = time.monotonic()
     train_embeddings = client.embed(data.train.values)
     rate = len(train_embeddings) / (time.monotonic() - started)
-    linear, knn = probes(data, train_embeddings, test_embeddings)
+    assert data.train.labels_N is not None
+    assert data.test.labels_N is not None
+    arrays = (train_embeddings, data.train.labels_N, test_embeddings, data.test.labels_N)
+    linear, knn = linear_probe_accuracy(*arrays), knn_accuracy(*arrays)
     figures |= {"linear_probe": linear, "knn_20": knn, "images_per_second_one_client": rate}
     rows = {"served embeddings": f"linear {linear:.2%}  kNN-20 {knn:.2%}"}
-    for name, (floor_linear, floor_knn) in floors(run, data).items():
+    for name in FLOORS:
+        floor_linear, floor_knn = (mark.value for mark in floor_card(name, run, data, replace(FULL, parts=("probes",))))
         figures |= {f"{name} linear": floor_linear, f"{name} knn_20": floor_knn}
         rows[f"floor: {name}"] = f"linear {floor_linear:.2%}  kNN-20 {floor_knn:.2%}"
     return rows

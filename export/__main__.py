@@ -1,4 +1,7 @@
-"""`python -m export RUN --to models/`: writes a training run as the next version of a bundle."""
+"""`python -m export RUN --to models/`: writes a training run as the next version of a bundle.
+
+`python -m export evaluate BUNDLE` measures a bundle that is there already.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,8 @@ from typing import Annotated
 
 import tyro
 
+from export import card
+from export.card import CardSize
 from export.exporter import export_run
 from export.graphs import ExportError
 from training.checkpoint import CheckpointError
@@ -18,24 +23,28 @@ from training.run import RunError
 
 @dataclass(frozen=True)
 class Options:
-    """Exports a finished training run.
+    """Exports a finished training run; `python -m export evaluate BUNDLE` measures a bundle.
 
     Attributes:
         run: folder that `python -m training` left behind.
         to: the model repository; the bundle goes to <to>/<name>/<version>.
         name: of the model; default: <data>-<method>.
+        card: how much of the report card goes into the bundle: `full` takes minutes, with every floor.
     """
 
     run: Annotated[Path, tyro.conf.Positional]
     to: Path
     name: str | None = None
+    card: CardSize = "quick"
 
 
 def main(arguments: list[str]) -> int:
     """Runs the command line; returns the exit status."""
+    if arguments[:1] == ["evaluate"]:
+        return card.main(arguments[1:])
     options = tyro.cli(Options, args=arguments, prog="python -m export")
     try:
-        folder = export_run(options.run, options.to, options.name)
+        folder = export_run(options.run, options.to, options.name, options.card)
     except (RunError, DataError, CheckpointError, ExportError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +12,14 @@ from export.graphs import GraphRunner
 from latentserve.bundle import Evaluation
 from latentserve.conformal import p_values
 from training.data import Data
-from training.evaluation.probes import knn_accuracy, linear_probe_accuracy
+from training.evaluation.card import METHOD, Mark
 from training.evaluation.strange import auroc, strange_images
 
 Tensors = dict[str, NDArray[np.float32]]
+
+NUM_TRAVERSED = 6
+TRAVERSAL_STEPS = 9
+TRAVERSAL_REACH = 2.5  # standard deviations of a latent over the test rows
 
 
 @dataclass(frozen=True)
@@ -23,13 +27,17 @@ class Measured:
     """Figures for the manifest, and the arrays a report draws.
 
     Attributes:
-        evaluations: one figure each.
+        evaluations: one figure each, the encoder's own.
+        marks: the report card, floors included.
+        train: what the graphs gave for the training rows.
         test: what the graphs gave for the test rows.
         p_values: of the test rows, or empty without a detector.
         strange: scores of each strange set, by name.
     """
 
     evaluations: tuple[Evaluation, ...]
+    marks: tuple[Mark, ...]
+    train: Tensors
     test: Tensors
     p_values: NDArray[np.float64]
     strange: dict[str, NDArray[np.float32]] = field(default_factory=dict)
@@ -39,42 +47,49 @@ def evaluate(
     runner: GraphRunner,
     data: Data,
     train: Tensors,
+    test: Tensors,
+    marks: Sequence[Mark],
     calibration: NDArray[np.float32] | None,
     alpha: float,
 ) -> Measured:
-    """Probes where there are labels, reconstruction error where there is a decoder, scores where there are detectors.
+    """Adds to the report card: reconstruction error where there is a decoder, scores where there are detectors.
 
     Args:
         runner: of all graphs.
         data: with its test split.
         train: what the graphs gave for the training rows.
+        test: and for the test rows.
+        marks: the report card.
         calibration: sorted scores of the deciding detector, or None.
         alpha: level at which false alarms are counted.
     """
-    test = runner.run(data.test.values)
     where = f"{data.spec} test"
-    found = [Evaluation(name, value, where) for name, value in _probes(data, train, test).items()]
+    found = [Evaluation(mark.name, mark.value, mark.data) for mark in marks if mark.features == METHOD]
     if "reconstruction" in test:
         error = np.square(data.test.values / np.float32(255) - test["reconstruction"]).mean()
         found.append(Evaluation("reconstruction_mean_squared_error", float(error), where))
     if calibration is None:
-        return Measured(tuple(found), test, np.empty(0))
+        return Measured(tuple(found), tuple(marks), train, test, np.empty(0))
     usual = test["scores"][:, 0]
     p = p_values(usual, calibration)
     found.append(Evaluation(f"share_flagged_at_alpha_{alpha:g}", float((p <= alpha).mean()), where))
     strange = {name: runner.run(images)["scores"][:, 0] for name, images in strange_images(data.test.values).items()}
     for name, scores in strange.items():
         found.append(Evaluation(f"auroc_against_{name}", auroc(usual, scores), where))
-    return Measured(tuple(found), test, p, strange)
+    return Measured(tuple(found), tuple(marks), train, test, p, strange)
 
 
-def _probes(data: Data, train: Tensors, test: Tensors) -> dict[str, float]:
-    labels: Any = data.train.labels_N
-    test_labels: Any = data.test.labels_N
-    if labels is None or test_labels is None:
-        return {}
-    arguments = (train["embedding"], labels, test["embedding"], test_labels)
-    return {
-        "linear_probe_accuracy": linear_probe_accuracy(*arguments),
-        "knn_20_accuracy": knn_accuracy(*arguments),
-    }
+def traversals(runner: GraphRunner, latent_NL: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    """What is decoded when one latent of the first row moves and the others stay, for the latents that vary most.
+
+    Returns:
+        For each such latent its images [steps, H, W, C], from low to high.
+    """
+    spread_L = latent_NL.std(axis=0)
+    steps = np.linspace(-TRAVERSAL_REACH, TRAVERSAL_REACH, TRAVERSAL_STEPS, dtype=np.float32)
+    decoded = []
+    for latent in np.argsort(-spread_L, kind="stable")[:NUM_TRAVERSED]:
+        moved = np.repeat(latent_NL[:1], TRAVERSAL_STEPS, axis=0)
+        moved[:, latent] = latent_NL[:, latent].mean() + steps * spread_L[latent]
+        decoded.append(runner.decode(moved))
+    return decoded

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from export.card import CardSize, exported_card
 from export.evaluate import Measured, evaluate
 from export.graphs import (
     EXAMPLE_ROWS,
@@ -34,6 +35,7 @@ from latentserve import bundle, records
 from latentserve.bundle import Detector, Graph, Manifest, Parity, Provenance
 from latentserve.inputs import INPUT, AudioInput, ImageInput
 from training.data import AudioShape, Data, ImageShape
+from training.evaluate import EVALUATION
 from training.loop import Trained
 from training.run import Run, load_model, open_run
 
@@ -54,13 +56,14 @@ class Draft:
     detectors: tuple[Detector, ...] = ()
 
 
-def export_run(run_folder: Path, repository: Path, name: str | None = None) -> Path:
+def export_run(run_folder: Path, repository: Path, name: str | None = None, card: CardSize = "quick") -> Path:
     """Exports a finished training run as the next version of a model.
 
     Args:
         run_folder: of the run.
         repository: where models lie, as <name>/<version>.
         name: of the model; default: <data>-<method>.
+        card: how much is measured: see `export.card`.
 
     Returns:
         The bundle's folder.
@@ -78,7 +81,7 @@ def export_run(run_folder: Path, repository: Path, name: str | None = None) -> P
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     try:
-        _write(folder, run, trained, load_model(run_folder, run), data, name, version)
+        _write(folder, run, trained, load_model(run_folder, run), data, name, version, card)
         final = repository / name / str(version)
         folder.rename(final)
         return final
@@ -91,7 +94,9 @@ def _next_version(folder: Path) -> int:
     return max(versions, default=0) + 1
 
 
-def _write(folder: Path, run: Run, trained: Trained, model: Any, data: Data, name: str, version: int) -> None:
+def _write(
+    folder: Path, run: Run, trained: Trained, model: Any, data: Data, name: str, version: int, size: CardSize
+) -> None:
     _say("graphs")
     draft = _export_model(folder, model, data)
     _say("detector and calibration")
@@ -102,9 +107,12 @@ def _write(folder: Path, run: Run, trained: Trained, model: Any, data: Data, nam
     parity = check_parity(runner, model, draft.scorer, data.test.values[:PARITY_ROWS])
     _write_golden(draft, data.test.values[:GOLDEN_ROWS])
     _say("evaluation through ONNX")
-    measured = evaluate(runner, data, train, calibration, DEFAULT_ALPHA)
+    test = runner.run(data.test.values)
+    card = exported_card(folder, draft.graphs["encoder"], run, data, train["embedding"], test["embedding"], size)
+    records.write(card, folder / EVALUATION)
+    measured = evaluate(runner, data, train, test, card.marks, calibration, DEFAULT_ALPHA)
     manifest = _manifest(draft, run, trained, data, name, version, parity, measured)
-    page = bundle_report(manifest, trained, data, measured)
+    page = bundle_report(manifest, trained, data, measured, runner)
     (folder / bundle.REPORT).write_text(page, encoding="utf-8")
     files = {path.name: bundle.sha256_of_file(path) for path in sorted(folder.iterdir())}
     records.write(replace(manifest, files=files), folder / bundle.MANIFEST)

@@ -152,6 +152,14 @@ class GraphRunner:
                     parts.setdefault(name, []).append(tensor)
         return {name: np.concatenate(tensors) for name, tensors in parts.items()}
 
+    def decode(self, latent_NL: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What the decoder's graph alone gives."""
+        (graph,) = (graph for graph in self.graphs if [spec.name for spec in graph.inputs] == ["latent"])
+        reconstruction: NDArray[np.float32] = self.sessions[graph.file].run(["reconstruction"], {"latent": latent_NL})[
+            0
+        ]
+        return reconstruction
+
 
 @contextlib.contextmanager
 def _quiet() -> Any:

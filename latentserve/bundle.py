@@ -7,6 +7,7 @@
         scorer.onnx       whatever it names -> scores [B, K]            (where detectors exist)
         calibration.npz   one sorted float32 array of scores per detector (where detectors exist)
         golden.npz        a few real inputs with what the trained model gave for them
+        evaluation.json   the report card: figures with their spread, floors beside them; the service does not read it
         report.html       what the model is, for people
 
 Graphs are joined by tensor names: an output of one is an input of another if they are called alike,

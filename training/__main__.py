@@ -1,4 +1,7 @@
-"""`python -m training METHOD --data SPEC`: trains a method on a data set and leaves a run folder."""
+"""`python -m training METHOD --data SPEC`: trains a method on a data set and leaves a run folder.
+
+`python -m training evaluate RUN` measures what such a run learned.
+"""
 
 from __future__ import annotations
 
@@ -48,9 +51,14 @@ class Options:
 
 def main(arguments: list[str]) -> int:
     """Runs the command line; returns the exit status."""
+    if arguments[:1] == ["evaluate"]:
+        from training import evaluate  # scikit-learn takes a second that no training needs
+
+        return evaluate.main(arguments[1:])
     if not arguments or arguments[0] not in METHODS:
         got = f"got {arguments[0]!r}, " if arguments and not arguments[0].startswith("-") else ""
-        print(f"usage: python -m training METHOD [OPTIONS]\nMETHOD: {got}expected one of {', '.join(METHODS)}")
+        print("usage: python -m training METHOD [OPTIONS]\n       python -m training evaluate RUN [OPTIONS]")
+        print(f"METHOD: {got}expected one of {', '.join(METHODS)}")
         return 0 if arguments in (["-h"], ["--help"]) else 2
     name = arguments[0]
     options, config = _parse(name, arguments[1:])

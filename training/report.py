@@ -19,22 +19,34 @@ from matplotlib.figure import Figure
 
 INK, ACCENT, STRANGE = "#22313f", "#1f77b4", ("#d62728", "#ff7f0e", "#9467bd", "#8c564b")
 
+MOST_COLORS = 20
+
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #22313f; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
 h1 { font-size: 1.6rem } h2 { font-size: 1.2rem; margin-top: 2.2rem }
 table { border-collapse: collapse } td, th { padding: .25rem .9rem .25rem 0; text-align: left; vertical-align: top }
-td.figure { font-variant-numeric: tabular-nums; text-align: right } tr { border-bottom: 1px solid #e3e7ea }
+.figure { font-variant-numeric: tabular-nums; text-align: right }
+.table { overflow-x: auto } tr { border-bottom: 1px solid #e3e7ea }
 img { max-width: 100% } p.note { color: #5d6d7e }
 """
 
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, a sentence, and a table, a picture or both."""
+    """A heading, a sentence, and a table, a picture or both.
+
+    Attributes:
+        title: of the section.
+        note: a sentence or two.
+        headings: of the table's columns, or none.
+        rows: of the table.
+        figure: closed once the page is rendered.
+    """
 
     title: str
     note: str = ""
-    rows: tuple[tuple[str, str], ...] = ()
+    headings: tuple[str, ...] = ()
+    rows: tuple[tuple[str, ...], ...] = ()
     figure: Figure | None = None
 
 
@@ -46,18 +58,23 @@ def render_report(title: str, sections: Iterable[Section]) -> str:
         if section.note:
             parts.append(f'<p class="note">{html.escape(section.note)}</p>')
         if section.rows:
-            parts.append(_table(section.rows))
+            parts.append(_table(section.headings, section.rows))
         if section.figure is not None:
             parts.append(f'<img alt="{html.escape(section.title)}" src="{_data_uri(section.figure)}">')
     head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style>'
     return f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(parts)}</body></html>\n'
 
 
-def _table(rows: Sequence[tuple[str, str]]) -> str:
-    cells = (
-        f'<tr><td>{html.escape(name)}</td><td class="figure">{html.escape(value)}</td></tr>' for name, value in rows
-    )
-    return f"<table>{''.join(cells)}</table>"
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [_row("th", headings)] if headings else []
+    return f'<div class="table"><table>{"".join([*lines, *(_row("td", row) for row in rows)])}</table></div>'
+
+
+def _row(tag: str, cells: Sequence[str]) -> str:
+    """A cell that is a figure stands to the right, and so does its heading."""
+    first, *rest = (html.escape(cell) for cell in cells)
+    others = "".join(f'<{tag} class="figure">{cell}</{tag}>' for cell in rest)
+    return f"<tr><{tag}>{first}</{tag}>{others}</tr>"
 
 
 def _data_uri(figure: Figure) -> str:
@@ -68,13 +85,17 @@ def _data_uri(figure: Figure) -> str:
 
 
 def plot_history(history: Sequence[dict[str, float]]) -> Figure:
-    """One small plot for each thing that was logged per epoch."""
+    """One small plot for each thing that was logged per epoch, four in a line."""
     names = [name for name in history[0] if name != "epoch"]
-    figure, axes = plt.subplots(1, len(names), figsize=(3.4 * len(names), 2.6), squeeze=False)
-    for axis, name in zip(axes[0], names, strict=True):
+    columns = min(len(names), 4)
+    lines = -(-len(names) // columns)
+    figure, axes = plt.subplots(lines, columns, figsize=(3.4 * columns, 2.6 * lines), squeeze=False)
+    for axis in axes.flat[len(names) :]:
+        axis.set_visible(False)
+    for axis, name in zip(axes.flat, names, strict=False):
         axis.plot([row["epoch"] + 1 for row in history], [row[name] for row in history], color=ACCENT)
-        axis.set(title=name, xlabel="epoch")
-        _plain(axis)
+        axis.set(title=name.replace("_", " "), xlabel="epoch")
+        plain(axis)
     figure.tight_layout()
     return figure
 
@@ -116,7 +137,7 @@ def plot_scores(usual: NDArray[Any], strange: dict[str, NDArray[Any]]) -> Figure
         axis.hist(scores, bins, histtype="step", linewidth=1.6, color=color, label=name)
     axis.set(xscale="log", xlabel="score (larger is stranger)", ylabel="rows")
     axis.legend(frameon=False)
-    _plain(axis)
+    plain(axis)
     return figure
 
 
@@ -127,23 +148,28 @@ def plot_false_alarms(p_values: NDArray[Any]) -> Figure:
     axis.plot([0, 1], [0, 1], color="#b0b8bf", linewidth=1)
     axis.plot(levels, [(p_values <= level).mean() for level in levels], color=ACCENT)
     axis.set(xlabel="alpha asked for", ylabel="share of test rows flagged", xlim=(0, 1), ylim=(0, 1))
-    _plain(axis)
+    plain(axis)
     return figure
 
 
 def plot_map(points_N2: NDArray[Any], labels_N: NDArray[Any] | None) -> Figure:
     """A 2-D map of embeddings, coloured by label where there are any."""
-    figure, axis = plt.subplots(figsize=(6, 5))
-    dots = axis.scatter(
-        points_N2[:, 0], points_N2[:, 1], c=labels_N, cmap="tab10" if labels_N is not None else None, s=6, alpha=0.7
-    )
-    if labels_N is not None:
-        figure.colorbar(dots, ax=axis, label="label")
-    axis.set(xticks=[], yticks=[], xlabel="first principal component", ylabel="second")
-    _plain(axis)
+    figure, axis = plt.subplots(figsize=(6.4, 5))
+    x_N, y_N = points_N2.T
+    classes = [] if labels_N is None else np.unique(labels_N).tolist()
+    if not 0 < len(classes) <= MOST_COLORS:
+        axis.scatter(x_N, y_N, c=labels_N, cmap="viridis" if classes else None, s=6, alpha=0.7)
+    else:
+        colors = plt.get_cmap("tab10" if len(classes) <= 10 else "tab20")
+        for i, label in enumerate(classes):
+            axis.scatter(x_N[labels_N == label], y_N[labels_N == label], s=6, alpha=0.7, color=colors(i), label=label)
+        axis.legend(frameon=False, title="label", markerscale=2.5, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    axis.set(xticks=[], yticks=[])
+    axis.spines[:].set_visible(False)
     return figure
 
 
-def _plain(axis: Any) -> None:
+def plain(axis: Any) -> None:
+    """Without a frame."""
     axis.spines[["top", "right"]].set_visible(False)
     axis.tick_params(colors=INK)

@@ -167,9 +167,12 @@ def test_scores_that_are_no_numbers_are_not_calibrated() -> None:
 
 def test_the_report_shows_what_the_model_is(bundle_folder: Path) -> None:
     page = (bundle_folder / bundle.REPORT).read_text()
-    for title in ("Figures", "Training", "Reconstructions", "Map of the embedding", "False alarms", "Parity"):
+    titles = ("Report card", "Other figures", "Training", "Labels curve", "Robustness", "Equivariance", "False alarms")
+    titles += ("Map of the embedding", "Nearest neighbours", "Reconstructions", "Latent traversals", "Parity")
+    for title in titles:
         assert f"<h2>{title}</h2>" in page
-    assert page.count("data:image/png;base64,") == 5
+    assert page.count("data:image/png;base64,") == 10
+    assert "floor: PCA-16" in page
     assert "http://" not in page
     assert "https://" not in page
 

@@ -61,6 +61,19 @@ def test_factors_are_what_is_drawn() -> None:
     assert shapes.factors(np.array([index(2, 4, 7, 30, 1)])).tolist() == [[2, 4, 7, 30, 1]]
 
 
+def test_factors_stay_with_their_rows() -> None:
+    test = load_data("shapes", image_size=8).test
+    assert test.factors_NF is not None
+    assert test.labels_N is not None
+    np.testing.assert_array_equal(test.factors_NF[:, 0], test.labels_N)
+    rows = np.array([4000, 7, 4999])
+    some = test.take(rows)
+    assert some.factors_NF is not None
+    indices = np.ravel_multi_index(tuple(some.factors_NF.T), tuple(shapes.FACTORS.values()))
+    np.testing.assert_array_equal(shapes.render(indices, 8), some.values)
+    assert load_data("digits").test.take(rows[:0]).factors_NF is None
+
+
 def test_no_shape_is_cut_off_by_the_edge() -> None:
     count = list(shapes.FACTORS.values())
     kinds = [(shape, 5, orientation) for shape in range(3) for orientation in range(40)]

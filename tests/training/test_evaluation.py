@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
-from training.evaluation.probes import KNN_TEMPERATURE, knn_accuracy, linear_probe_accuracy
+from training.evaluation.clusters import cluster_agreement
+from training.evaluation.composition import composition_accuracies, held_out_combinations
+from training.evaluation.probes import (
+    KNN_TEMPERATURE,
+    draw_per_class,
+    knn_accuracy,
+    labels_curve,
+    linear_probe_accuracy,
+    nearest_rows,
+)
 from training.evaluation.strange import auroc, strange_images
 
 
@@ -27,6 +36,66 @@ def test_the_linear_probe_reads_what_is_there_and_nothing_else() -> None:
     assert linear_probe_accuracy(train, labels, test, test_labels) > 0.75
     shuffled = np.random.default_rng(2).permutation(labels)
     assert linear_probe_accuracy(train, shuffled, test, test_labels) < 0.5
+
+
+def test_as_many_labels_are_drawn_of_each_class_as_asked_for() -> None:
+    labels = np.repeat([0, 1, 2], [500, 100, 3])
+    for per_class, expected in ((1, [1, 1, 1]), (10, [10, 10, 3]), (0.1, [50, 10, 1]), (0.001, [1, 1, 1])):
+        rows = draw_per_class(labels, per_class, seed=0)
+        assert np.bincount(labels[rows]).tolist() == expected
+        assert len(np.unique(rows)) == len(rows)
+    assert draw_per_class(labels, 10, seed=0).tolist() != draw_per_class(labels, 10, seed=1).tolist()
+
+
+def test_more_labels_read_more_and_vary_less() -> None:
+    (train, labels), (test, test_labels) = blobs(3000, 0), blobs(1000, 1)
+    few, some, many = (labels_curve(train, labels, test, test_labels, num, 5) for num in (1, 10, 500))
+    assert few.mean() < some.mean() < many.mean()
+    assert few.std() > some.std() > many.std()
+    assert many.mean() == pytest.approx(linear_probe_accuracy(train, labels, test, test_labels), abs=0.02)
+    np.testing.assert_array_equal(few, labels_curve(train, labels, test, test_labels, 1, 5))
+
+
+def test_nearest_rows_are_those_of_the_smallest_angle() -> None:
+    bank = np.array([[1, 0], [0, 1], [1, 1], [-1, 0]])
+    assert nearest_rows(bank, np.array([[5, 0.1], [-9, 1]]), 3).tolist() == [[0, 2, 1], [3, 1, 2]]
+
+
+def test_clusters_are_the_classes_or_have_nothing_to_do_with_them() -> None:
+    labels = np.arange(300) % 3
+    apart = np.eye(3)[labels] + np.random.default_rng(0).normal(size=(300, 3)) * 0.01
+    for name, values in cluster_agreement(apart, labels, num_seeds=2).items():
+        assert values == pytest.approx([1, 1]), name
+    for name, values in cluster_agreement(np.random.default_rng(1).normal(size=(300, 3)), labels, num_seeds=2).items():
+        assert abs(values).max() < 0.05, name
+    for values in cluster_agreement(np.ones((300, 3)), labels, num_seeds=1).values():
+        assert values == pytest.approx(0)  # one point: no clusters, no warning
+
+
+def test_what_is_held_out_is_one_level_of_the_factor_for_each_class() -> None:
+    labels, factor = np.repeat([0, 1, 2], 6), np.tile(np.arange(6), 3)
+    held_out = held_out_combinations(labels, factor, 3).reshape(3, 6)
+    assert held_out.astype(int).tolist() == [[1, 1, 0, 0, 0, 0], [0, 0, 1, 1, 0, 0], [0, 0, 0, 0, 1, 1]]
+
+
+def combinations(num: int, seed: int) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+    rng = np.random.default_rng(seed)
+    factors = np.stack([rng.integers(0, 3, num), rng.integers(0, 6, num), rng.integers(0, 2, num)], axis=1)
+    return factors[:, 0], factors
+
+
+def test_factors_read_apart_carry_over_to_unseen_combinations_and_memorised_ones_do_not() -> None:
+    (labels, factors), (test_labels, test_factors) = combinations(2000, 0), combinations(1000, 1)
+
+    def accuracies(features: object) -> np.ndarray:  # type: ignore[type-arg]
+        assert callable(features)
+        arrays = (features(factors), labels, factors, features(test_factors), test_labels, test_factors)
+        return composition_accuracies(*arrays)
+
+    apart = accuracies(lambda f: np.concatenate([np.eye(3)[f[:, 0]], np.eye(6)[f[:, 1]]], axis=1))
+    by_heart = accuracies(lambda f: np.eye(18)[f[:, 0] * 6 + f[:, 1]])
+    assert apart == pytest.approx([1.0])  # of the other factors only the one with three levels or more counts
+    assert by_heart[0] < 0.4
 
 
 def test_auroc_counts_ties_half() -> None:

@@ -2,7 +2,7 @@
 
 A row is what the model takes: an image, uint8 [H, W, C], or a clip of sound, int16 [T].
 
-Shape legend: N rows, H height, W width, C channels, T samples.
+Shape legend: N rows, H height, W width, C channels, T samples, F factors.
 """
 
 from __future__ import annotations
@@ -48,19 +48,22 @@ class Rows:
         values: uint8 [N, H, W, C] or int16 [N, T].
         labels_N: int64 class of each row, or None where there are none. Never trained on.
         groups_N: int64 source of each row (its speaker), or None where it is not known.
+        factors_NF: int64 value of each generative factor, 0 and up, or None where they are not known. Never
+            trained on.
     """
 
     values: NDArray[Any]
     labels_N: NDArray[np.int64] | None = None
     groups_N: NDArray[np.int64] | None = None
+    factors_NF: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.values)
 
     def take(self, rows: NDArray[Any] | slice) -> Rows:
         """Some of the rows."""
-        labels_N = None if self.labels_N is None else self.labels_N[rows]
-        return Rows(self.values[rows], labels_N, None if self.groups_N is None else self.groups_N[rows])
+        known = (self.labels_N, self.groups_N, self.factors_NF)
+        return Rows(self.values[rows], *(None if of_rows is None else of_rows[rows] for of_rows in known))
 
 
 @dataclass(frozen=True)

@@ -32,10 +32,14 @@ _ROWS_AT_ONCE = 1000
 
 
 def load(image_size: int | None, seed: int) -> Data:
-    """60,000 images drawn from all by the seed, in three splits; labels are the kind of shape."""
+    """60,000 images drawn from all by the seed, in three splits.
+
+    Labels are the kind of shape; factors are in the order of `FACTORS`.
+    """
     num = NUM_TRAIN + NUM_CALIBRATION + NUM_TEST
     indices = np.random.default_rng(seed).permutation(NUM_SHAPES)[:num]
-    images = Rows(render(indices, image_size or IMAGE_SIZE), factors(indices)[:, 0])
+    values = factors(indices)
+    images = Rows(render(indices, image_size or IMAGE_SIZE), values[:, 0], factors_NF=values)
     calibration, test = NUM_TRAIN, NUM_TRAIN + NUM_CALIBRATION
     return Data(
         "shapes",

@@ -1,0 +1,117 @@
+"""`python -m export evaluate BUNDLE`: the report card through the exported graph, the one that counts.
+
+A bundle is never changed once it is published, and its report card is one of its hashed files. So every export writes
+a quick card into the new bundle, `python -m export RUN --card full` the whole of it, and this command only reads: it
+prints, and writes JSON where it is told to.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import tyro
+from numpy.typing import NDArray
+
+from export.graphs import GraphRunner
+from latentserve import bundle, records
+from latentserve.bundle import Graph
+from latentserve.errors import BundleError
+from training.data import Data, DataError
+from training.evaluate import CardOptions, floor_card, floors_of, in_shape_of, make_card
+from training.evaluation.card import QUICK, Card, remembering, report_card
+from training.evaluation.floors import Encode
+from training.evaluation.table import print_card
+from training.run import Run, RunError
+
+CardSize = Literal["quick", "full"]
+QUICK_FLOORS = ("pixels", "PCA-16", "random init")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Measures a bundle through its encoder's graph.
+
+    Attributes:
+        bundle: folder of it, <repository>/<name>/<version>.
+        data: what to measure it on instead of the data it was trained on.
+        json: file for the figures; none is written by default.
+    """
+
+    bundle: Annotated[Path, tyro.conf.Positional]
+    data: str | None = None
+    json: Path | None = None
+    card: Annotated[CardOptions, tyro.conf.arg(name="")] = field(default_factory=CardOptions)
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the command line; returns the exit status."""
+    try:
+        options = tyro.cli(Options, args=arguments, prog="python -m export evaluate")
+        card = evaluate_bundle(options.bundle, options.data, options.card)
+    except (BundleError, RunError, DataError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print_card(card.marks, f"{options.bundle} (through ONNX)")
+    if options.json is not None:
+        records.write(card, options.json)
+        print(options.json)
+    return 0
+
+
+def evaluate_bundle(folder: Path, spec: str | None, options: CardOptions) -> Card:
+    """The whole card of a bundle, which is left as it is.
+
+    Raises:
+        BundleError: not a bundle, or changed since it was made.
+        RunError: its provenance is no training run of ours, or its data changed.
+        DataError: the data cannot be loaded.
+    """
+    started = time.monotonic()
+    folder = folder.resolve()
+    manifest = bundle.load(folder)
+    try:
+        run = records.from_json(Run, manifest.provenance.config)
+    except records.RecordError as error:
+        raise RunError(f"{folder}: provenance.config: {error}") from error
+    data = run.load_data() if spec is None else in_shape_of(run, spec)
+    graph = manifest.graphs["encoder"]
+    marks = make_card(graph_encoder(folder, graph), run, data, options)
+    return Card(graph.file, manifest.files[graph.file], round(time.monotonic() - started, 1), tuple(marks))
+
+
+def exported_card(
+    folder: Path,
+    graph: Graph,
+    run: Run,
+    data: Data,
+    train_ND: NDArray[np.float32],
+    test_ND: NDArray[np.float32],
+    size: CardSize,
+) -> Card:
+    """The card of a bundle in the making, whose training and test rows were encoded already."""
+    started = time.monotonic()
+    encode = remembering(graph_encoder(folder, graph), (data.train.values, train_ND), (data.test.values, test_ND))
+    if size == "full":
+        marks = make_card(encode, run, data, CardOptions(floors=True))
+    else:
+        marks = report_card(encode, data, QUICK)
+        for name in floors_of(data):
+            if name in QUICK_FLOORS:
+                marks += floor_card(name, run, data, replace(QUICK, parts=("labels",)))
+    seconds = round(time.monotonic() - started, 1)
+    return Card(graph.file, bundle.sha256_of_file(folder / graph.file), seconds, tuple(marks))
+
+
+def graph_encoder(folder: Path, graph: Graph) -> Encode:
+    """Rows to embeddings through the encoder's graph alone."""
+    runner = GraphRunner(folder, [graph])
+
+    def encode(rows: NDArray[Any]) -> NDArray[np.float32]:
+        return runner.run(rows)["embedding"]
+
+    return encode
