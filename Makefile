@@ -3,12 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 UV_VERSION := 0.13.8
+RECIPE ?= vae_digits
 BUF := npx --yes @bufbuild/buf@1.75.0
 PACKAGES := latentserve service training export
 PROTOS := protos/latentserve/v1/embedding.proto
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml
 
-.PHONY: help setup demo serve mnist test check fix protos lock bench clean
+.PHONY: help setup demo serve mnist test check fix protos lock bench reproduce clean
 .DEFAULT_GOAL := help
 
 help:  ## list the verbs
@@ -57,6 +58,9 @@ lock: setup  ## pin what pyproject.toml asks for, with hashes
 
 bench: setup  ## serving beside its peers, as ratios (needs h2load)
 	$(BIN)/python -m benchmarks.serving
+
+reproduce: setup  ## train a recipe again and check its figures (RECIPE=vae_digits, see training/recipes)
+	$(BIN)/python -m benchmarks.reproduce $(RECIPE)
 
 clean:  ## remove what the verbs above made (runs, bundles, caches), not .venv
 	rm -rf runs models .mypy_cache .pytest_cache .ruff_cache

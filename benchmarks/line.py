@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.reproduce import RECIPES, read_recipe
 from benchmarks.served import ServedProcess
 from latentserve import records
 from latentserve.client import Client
@@ -36,10 +37,6 @@ from training.evaluation.strange import auroc, strange_images
 from training.report import plot_images
 from training.run import RUN, Run
 
-RECIPES: dict[str, list[str]] = {
-    "digits": ["vae", "--data", "digits", "--epochs", "100", "--batch-rows", "64"],
-    "mnist": ["vae", "--data", "mnist", "--binarise", "dynamic", "--epochs", "20"],
-}
 PORTS = (50051, 9464)
 NUM_LATENCIES = 500
 NUM_PICTURED = 8
@@ -68,7 +65,8 @@ def main(options: Options) -> int:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     run, models = folder / "run", folder / "models"
-    command("training", *RECIPES[options.data], "--run", str(run))
+    recipe = read_recipe(RECIPES / f"vae_{options.data}.toml")
+    command("training", recipe.method, "--data", recipe.data, *recipe.arguments, "--run", str(run))
     command("export", str(run), "--to", str(models))
     with ServedProcess(models, folder / "server.log", ports=PORTS if options.serve else (0, 0)) as server:
         with Client(server.target) as client:

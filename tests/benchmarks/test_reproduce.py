@@ -1,0 +1,92 @@
+"""Recipes: readable, honest in their heads, and reproducible."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks import reproduce
+from benchmarks.reproduce import (
+    NOT_RECORDED,
+    RECIPES,
+    RECORDS,
+    Options,
+    Recipe,
+    Recorded,
+    check,
+    head,
+    main,
+    read_recipe,
+    with_head,
+)
+from latentserve import records
+from latentserve.records import RecordError
+from training.methods import METHODS
+
+NAMES = sorted(path.stem for path in RECIPES.glob("*.toml"))
+RECORDED = Recorded(
+    seeds=(0, 1, 2),
+    figures={"knn_20_accuracy": (0.97, 0.98, 0.975), "negative_elbo_nats": (90.0, 91.0, 92.0)},
+    seconds=(60.0, 60.0, 60.0),
+    device="2 CPU threads",
+    git_revision="abc",
+)
+RECIPE = Recipe("vae", "digits", (), (0, 1, 2), {"knn_20_accuracy": 0.98, "negative_elbo_nats": 95.0})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_names_a_method_and_says_what_was_recorded(name: str) -> None:
+    recipe = read_recipe(RECIPES / f"{name}.toml")
+    assert recipe.method in METHODS
+    assert name == f"{recipe.method}_{recipe.data}".replace("-", "_")
+    text = (RECIPES / f"{name}.toml").read_text()
+    if not (RECORDS / f"{name}.json").exists():
+        assert text == with_head(text, NOT_RECORDED)
+        return
+    recorded = records.read(Recorded, RECORDS / f"{name}.json")
+    assert text == with_head(text, head(name, recipe, recorded))
+    assert set(recorded.figures) == set(recipe.targets)
+    assert all(len(values) == len(recorded.seeds) for values in recorded.figures.values())
+
+
+def test_every_record_has_its_recipe() -> None:
+    assert {path.stem for path in RECORDS.glob("*.json")} <= set(NAMES)
+
+
+def test_the_head_tells_result_time_hardware_and_command() -> None:
+    assert head("vae_digits", RECIPE, RECORDED).splitlines() == [
+        "# knn_20_accuracy: 0.9750 +- 0.0050 (aimed at 0.98, missed)",
+        "# negative_elbo_nats: 91.0000 +- 1.0000 (aimed at 95)",
+        "# 3 seeds, last epoch, through ONNX; 1.0 min a run on 2 CPU threads",
+        "# make reproduce RECIPE=vae_digits",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("knn", "nats", "status"), [(0.975, 91.0, 0), (0.99, 91.0, 0), (0.993, 91.0, 1), (0.975, 97.0, 1)]
+)
+def test_a_figure_is_reproduced_within_the_spread_of_the_seeds(
+    knn: float, nats: float, status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert check({"knn_20_accuracy": knn, "negative_elbo_nats": nats}, RECORDED) == status
+    assert capsys.readouterr().out.count("NO") == status
+
+
+def test_an_unknown_recipe_names_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(Options(recipe="vae_moon")) == 2
+    assert "got 'vae_moon', expected one of" in capsys.readouterr().err
+
+
+def test_a_recipe_with_a_misspelt_key_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text('methods = "vae"\n')
+    with pytest.raises(RecordError, match="unknown key 'methods'"):
+        read_recipe(tmp_path / "r.toml")
+
+
+@pytest.mark.slow
+def test_a_recipe_gives_its_figures_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reproduce, "WORK", tmp_path)
+    assert main(Options(recipe="vae_digits")) == 0
+    assert main(Options(recipe="vae_digits")) == 0  # finished runs are found, not trained again
+    assert len(list((tmp_path / "vae_digits" / "models" / "vae-digits-seed0").iterdir())) == 1
