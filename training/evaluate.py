@@ -182,8 +182,8 @@ def in_shape_of(run: Run, spec: str) -> Data:
     if not isinstance(data.shape, ImageShape):
         raise RunError(f"transfer: got {spec}, which is {data.shape.modality}, expected images")
     channels = run.shape.channels
-    splits = (_with_channels(rows, channels) for rows in (data.train, data.calibration, data.test))
-    return Data(data.spec, *splits)
+    train, calibration, test = (_with_channels(rows, channels) for rows in (data.train, data.calibration, data.test))
+    return Data(data.spec, train, calibration, test)
 
 
 def _with_channels(images: Rows, channels: int) -> Rows:

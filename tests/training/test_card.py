@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from latentserve import records
 from training.__main__ import main
-from training.data import Data, DataError, Rows, load_data
+from training.data import Data, DataError, Rows, load_data, shapes
 from training.evaluate import (
     EVALUATION,
     CardOptions,
@@ -127,14 +127,11 @@ def test_a_class_with_one_image_and_one_that_was_never_trained_on_are_borne(data
 
 
 def test_unseen_combinations_are_measured_where_factors_are_known() -> None:
-    shapes = load_data("shapes", image_size=16)
-    assert shapes.train.factors_NF is not None
-    small = replace(shapes, train=some_rows(shapes.train, 900), test=some_rows(shapes.test, 300))
-    factors_of = {
-        image.tobytes(): row
-        for split in (small.train, small.test)
-        for image, row in zip(split.values, split.factors_NF, strict=True)  # type: ignore[arg-type]
-    }
+    indices = np.random.default_rng(0).permutation(shapes.NUM_SHAPES)[:1200]
+    factors, images = shapes.factors(indices), shapes.render(indices, 16)
+    rows = Rows(images, factors[:, 0], factors_NF=factors)
+    small = Data("shapes", rows.take(slice(0, 900)), rows, rows.take(slice(900, 1200)))
+    factors_of = {image.tobytes(): values for image, values in zip(images, factors, strict=True)}
 
     def apart(rows: Array) -> NDArray[np.float32]:
         factors = np.stack([factors_of[image.tobytes()] for image in rows])
