@@ -80,7 +80,7 @@ def evaluate_bundle(folder: Path, spec: str | None, options: CardOptions) -> Car
         raise RunError(f"{folder}: provenance.config: {error}") from error
     data = run.load_data() if spec is None else in_shape_of(run, spec)
     graph = manifest.graphs["encoder"]
-    marks = make_card(graph_encoder(folder, graph), run, data, options)
+    marks = make_card(graph_encoder(folder, graph), run, data, options, latent_encoder(folder, graph))
     return Card(graph.file, manifest.files[graph.file], round(time.monotonic() - started, 1), tuple(marks))
 
 
@@ -97,9 +97,9 @@ def exported_card(
     started = time.monotonic()
     encode = remembering(graph_encoder(folder, graph), (data.train.values, train_ND), (data.test.values, test_ND))
     if size == "full":
-        marks = make_card(encode, run, data, CardOptions(floors=True))
+        marks = make_card(encode, run, data, CardOptions(floors=True), latent_encoder(folder, graph))
     else:
-        marks = report_card(encode, data, QUICK)
+        marks = report_card(encode, data, QUICK, latent=latent_encoder(folder, graph))
         for name in floors_of(data):
             if name in QUICK_FLOORS:
                 marks += floor_card(name, run, data, replace(QUICK, parts=("labels",)))
@@ -107,11 +107,17 @@ def exported_card(
     return Card(graph.file, bundle.sha256_of_file(folder / graph.file), seconds, tuple(marks))
 
 
-def graph_encoder(folder: Path, graph: Graph) -> Encode:
-    """Rows to embeddings through the encoder's graph alone."""
+def graph_encoder(folder: Path, graph: Graph, tensor: str = "embedding") -> Encode:
+    """Rows to embeddings, or to another output, through the encoder's graph alone."""
     runner = GraphRunner(folder, [graph])
 
     def encode(rows: NDArray[Any]) -> NDArray[np.float32]:
-        return runner.run(rows)["embedding"]
+        return runner.run(rows)[tensor]
 
     return encode
+
+
+def latent_encoder(folder: Path, graph: Graph) -> Encode | None:
+    """Rows to latents, where the graph has them."""
+    has_latents = any(spec.name == "latent" for spec in graph.outputs)
+    return graph_encoder(folder, graph, "latent") if has_latents else None

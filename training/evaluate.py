@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from training.data import Data, DataError, ImageShape, Rows, load_data
 from training.evaluation.card import FULL, Card, CardConfig, Mark, Part, report_card, some_rows
 from training.evaluation.floors import PATCH, Encode, patch_centres, pixels, principal_components
 from training.evaluation.table import print_card
+from training.methods.encoding import Encoding
 from training.networks import floats_from_rows
 from training.run import Run, RunError, load_model, open_run
 
@@ -95,13 +96,14 @@ def evaluate_run(folder: Path, options: CardOptions) -> Card:
     data = run.load_data()
     model = load_model(folder, run)
     before = weights_sha256(model)
-    marks = make_card(torch_encoder(model), run, data, options)
+    latent = torch_encoder(model, "latent") if _has_latents(model, data) else None
+    marks = make_card(torch_encoder(model), run, data, options, latent)
     if weights_sha256(model) != before:
         raise RunError(f"{folder}: measuring changed the encoder's weights; the figures are worth nothing")
     return Card("torch", before, round(time.monotonic() - started, 1), tuple(marks))
 
 
-def make_card(encode: Encode, run: Run, data: Data, options: CardOptions) -> list[Mark]:
+def make_card(encode: Encode, run: Run, data: Data, options: CardOptions, latent: Encode | None = None) -> list[Mark]:
     """The encoder's figures, then those of the floors.
 
     Args:
@@ -109,12 +111,13 @@ def make_card(encode: Encode, run: Run, data: Data, options: CardOptions) -> lis
         run: the training run, for the untrained network and the shape of its images.
         data: of the run, or another set in its shape.
         options: what else goes on the card.
+        latent: of the trained model, where it has latents.
     """
     transfer = None if options.transfer is None else in_shape_of(run, options.transfer)
     if options.rows is not None:
         data, transfer = _fewer(data, options.rows), transfer and _fewer(transfer, options.rows)
     say("the encoder")
-    marks = report_card(encode, data, transfer=transfer)
+    marks = report_card(encode, data, transfer=transfer, latent=latent)
     for name in floors_of(data, options.patches) if options.floors else ():
         config = replace(FULL, parts=PATCH_PARTS) if name == "k-means patches" else FULL
         marks += floor_card(name, run, data, config, transfer)
@@ -142,21 +145,27 @@ def floor_card(name: str, run: Run, data: Data, config: CardConfig, transfer: Da
     return report_card(makers[name](), data, config, name, transfer)
 
 
-def torch_encoder(model: nn.Module) -> Encode:
-    """Rows to embeddings through a model in eval mode, without gradients, on the GPU if there is one."""
+def torch_encoder(model: nn.Module, tensor: Literal["embedding", "latent"] = "embedding") -> Encode:
+    """Rows to embeddings or latents through a model in eval mode, without gradients, on the GPU if there is one."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     encoder: Any = model.eval().requires_grad_(False).to(device)
 
     def parts(rows: NDArray[Any]) -> Iterator[NDArray[np.float32]]:
         for start in range(0, len(rows), _ROWS_AT_ONCE):
             part = torch.from_numpy(np.ascontiguousarray(rows[start : start + _ROWS_AT_ONCE])).to(device)
-            yield encoder.encode(floats_from_rows(part)).embedding.cpu().numpy()
+            yield getattr(encoder.encode(floats_from_rows(part)), tensor).cpu().numpy()
 
     def encode(rows: NDArray[Any]) -> NDArray[np.float32]:
         with torch.inference_mode():
             return np.concatenate([*parts(rows)])
 
     return encode
+
+
+def _has_latents(model: Any, data: Data) -> bool:
+    with torch.no_grad():
+        encoding: Encoding = model.encode(floats_from_rows(torch.from_numpy(data.test.values[:2])))
+    return encoding.latent is not None
 
 
 def untrained_encoder(run: Run) -> Encode:
@@ -182,8 +191,8 @@ def in_shape_of(run: Run, spec: str) -> Data:
     if not isinstance(data.shape, ImageShape):
         raise RunError(f"transfer: got {spec}, which is {data.shape.modality}, expected images")
     channels = run.shape.channels
-    splits = (_with_channels(rows, channels) for rows in (data.train, data.calibration, data.test))
-    return Data(data.spec, *splits)
+    train, calibration, test = (_with_channels(rows, channels) for rows in (data.train, data.calibration, data.test))
+    return Data(data.spec, train, calibration, test)
 
 
 def _with_channels(images: Rows, channels: int) -> Rows:

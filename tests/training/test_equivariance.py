@@ -13,8 +13,6 @@ from training.evaluation.corruptions import CORRUPTIONS, corrupted
 from training.evaluation.equivariance import RIDGE, equivariance, invariance
 from training.evaluation.transforms import GENERATORS, warped
 
-SEEDED = np.random.default_rng(0)
-
 
 def photos(num: int = 6, side: int = 28, channels: int = 1) -> NDArray[np.uint8]:
     """Smooth images, so that interpolation loses little."""
@@ -85,6 +83,9 @@ def test_corruptions_are_as_strong_as_they_say() -> None:
     np.testing.assert_allclose(corrupted("blur", photos()), oracle, atol=0.6)
 
 
+SEEDED = np.random.default_rng(0)
+
+
 def rows(num: int, dim: int = 5) -> NDArray[Any]:
     return SEEDED.normal(size=(num, dim)).astype(np.float32)
 
@@ -97,9 +98,10 @@ def test_a_linear_law_is_found_and_noise_is_not() -> None:
     assert half == pytest.approx(0.5, abs=0.1)
 
 
-def test_equivariance_is_ridge_regression() -> None:
-    train, train_moved, test, test_moved = (rows(num) for num in (60, 60, 40, 40))
-    train_moved, test_moved = train_moved + train @ (law := rows(5)), test_moved + test @ law
+@pytest.mark.parametrize("dim", [5, 90])
+def test_equivariance_is_ridge_regression(dim: int) -> None:
+    train, train_moved, test, test_moved = (rows(num, dim) for num in (60, 60, 40, 40))
+    train_moved, test_moved = train_moved + train @ (law := rows(dim, dim)), test_moved + test @ law
     oracle = Ridge(RIDGE * 60 * train.var(axis=0).mean()).fit(train, train_moved)
     expected = r2_score(test_moved, oracle.predict(test), multioutput="variance_weighted")
     assert equivariance(train, train_moved, test, test_moved) == pytest.approx(expected, rel=1e-3)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,13 +19,14 @@ from training.data.rows import split_off
 from training.evaluation.clusters import cluster_agreement
 from training.evaluation.composition import composition_accuracies
 from training.evaluation.corruptions import CORRUPTIONS, corrupted
+from training.evaluation.disentanglement import disentanglement
 from training.evaluation.equivariance import equivariance, invariance
 from training.evaluation.floors import Encode
 from training.evaluation.probes import fit_linear_probe, knn_accuracy, labels_curve, linear_probe_accuracy
 from training.evaluation.transforms import GENERATORS
 
-Part = Literal["probes", "labels", "clusters", "robustness", "equivariance", "composition"]
-PARTS: tuple[Part, ...] = ("probes", "labels", "clusters", "robustness", "equivariance", "composition")
+Part = Literal["probes", "labels", "clusters", "robustness", "equivariance", "composition", "disentanglement"]
+PARTS: tuple[Part, ...] = get_args(Part)
 METHOD = "embedding"
 """Whose figures they are, if not a floor's."""
 
@@ -115,6 +116,7 @@ def report_card(
     config: CardConfig = FULL,
     features: str = METHOD,
     transfer: Data | None = None,
+    latent: Encode | None = None,
 ) -> list[Mark]:
     """Every figure that the data allows: without labels equivariance alone is left.
 
@@ -124,6 +126,7 @@ def report_card(
         config: which figures, and how much of the data they take.
         features: whose figures they are.
         transfer: another data set of the same shape, on which the encoder was not trained.
+        latent: rows to latents [N, L], where there are any: what disentanglement is measured on.
     """
     splits = _Splits(encode, data, encode(data.train.values), encode(data.test.values))
     marks: list[Mark] = []
@@ -131,6 +134,9 @@ def report_card(
         marks += _labelled_marks(splits, config)
     if "equivariance" in config.parts and isinstance(data.shape, ImageShape):
         marks += _moved_marks(splits, config.moved_rows)
+    if "disentanglement" in config.parts and latent is not None and data.test.factors_NF is not None:
+        figures = disentanglement(latent(data.test.values), data.test.factors_NF)
+        marks += [_mark(name, [value], data) for name, value in figures.items()]
     if transfer is not None and has_classes(transfer):
         other = _Splits(encode, transfer, encode(transfer.train.values), encode(transfer.test.values))
         marks.append(_mark("linear_probe_accuracy", [linear_probe_accuracy(*other.labelled)], transfer))

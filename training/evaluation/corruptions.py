@@ -50,9 +50,9 @@ def brightness(images_NHWC: Pixels, _rng: np.random.Generator) -> Pixels:
 
 def shift_rotate(images_NHWC: Pixels, rng: np.random.Generator) -> Pixels:
     """Rotated by up to 15 degrees and shifted by up to a fourteenth of the side, each image its own way."""
-    num, height, width, _ = images_NHWC.shape
+    num = len(images_NHWC)
     degrees = rng.uniform(-DEGREES, DEGREES, size=num)
-    shift_N2 = rng.uniform(-SHIFT, SHIFT, size=(num, 2)) * (height, width)
+    shift_N2 = rng.uniform(-SHIFT, SHIFT, size=(num, 2)) * images_NHWC.shape[1:3]
     return warped(images_NHWC, degrees, np.ones(1), shift_N2)
 
 

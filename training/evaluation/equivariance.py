@@ -27,11 +27,22 @@ def equivariance(
     mean_x, mean_y = x_ND.mean(axis=0), y_ND.mean(axis=0)
     if _is_constant(x_ND):
         return r_squared(test_moved_ND, np.broadcast_to(mean_y, test_moved_ND.shape))
-    # M = (X'X + N ridge I)^-1 X'Y with X and Y centred
-    gram_DD = (x_ND - mean_x).T @ (x_ND - mean_x)
-    gram_DD[np.diag_indices_from(gram_DD)] += RIDGE * gram_DD.trace() / len(gram_DD)
-    map_DD = np.linalg.solve(gram_DD, (x_ND - mean_x).T @ (y_ND - mean_y))
-    return r_squared(test_moved_ND, (test_ND - mean_x) @ map_DD + mean_y)
+    foretold_ND = _ridge(x_ND - mean_x, y_ND - mean_y, test_ND - mean_x) + mean_y
+    return r_squared(test_moved_ND, foretold_ND)
+
+
+def _ridge(x_ND: NDArray[Any], y_ND: NDArray[Any], test_ND: NDArray[Any]) -> NDArray[Any]:
+    """What the map of x to y gives for test rows; x and y are centred."""
+    strength = RIDGE * np.square(x_ND).sum() / x_ND.shape[1]
+    if x_ND.shape[1] <= len(x_ND):
+        # M = (X'X + a I)^-1 X'Y
+        gram_DD = x_ND.T @ x_ND + strength * np.eye(x_ND.shape[1])
+        map_DD: NDArray[Any] = np.linalg.solve(gram_DD, x_ND.T @ y_ND)
+        return np.asarray(test_ND @ map_DD)
+    # more features than rows, the pixels of a photo: the same map as X'(XX' + a I)^-1 Y
+    gram_NN = x_ND @ x_ND.T + strength * np.eye(len(x_ND))
+    foretold_ND: NDArray[Any] = (test_ND @ x_ND.T) @ np.linalg.solve(gram_NN, y_ND)
+    return foretold_ND
 
 
 def invariance(test_ND: NDArray[Any], test_moved_ND: NDArray[Any]) -> float:

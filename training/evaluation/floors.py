@@ -59,7 +59,7 @@ def patch_centres(train_NHWC: NDArray[np.uint8], num_centres: int = NUM_CENTRES,
     rng = np.random.default_rng(seed)
     per_image = max(1, NUM_PATCHES // len(train_NHWC))
     some = rng.permutation(len(train_NHWC))[:NUM_PATCHES]
-    parts = (_normalised_patches(train_NHWC[some[i : i + 500]]) for i in range(0, len(some), 500))
+    parts = (_normalised_patches(train_NHWC[some[i : i + 100]]) for i in range(0, len(some), 100))
     drawn = np.concatenate([_drawn(patches_NPQ, per_image, rng) for patches_NPQ in parts])
     mean_Q = drawn.mean(axis=0)
     values, vectors_QQ = np.linalg.eigh(np.cov(drawn, rowvar=False))

@@ -26,9 +26,10 @@ def plot_labels_curve(marks: Sequence[Mark], data: str, per_class: Sequence[int]
         return None
     figure, axis = plt.subplots(figsize=(6, 3.6))
     ticks = list(names)
-    for (features, values), color in zip(found.items(), _colors(found), strict=True):
-        places = [ticks.index(name) for name in ticks if name in values]
-        shown = [values[ticks[place]] for place in places]
+    for i, ((features, values), color) in enumerate(zip(found.items(), _colors(found), strict=True)):
+        shown = [values[name] for name in ticks if name in values]
+        beside = (i - (len(found) - 1) / 2) * 0.05  # so that error bars do not hide each other
+        places = [ticks.index(mark.name) + beside for mark in shown]
         heights = [mark.value * 100 for mark in shown]
         spreads = [(mark.spread or 0) * 100 for mark in shown]
         width = 2.2 if features == METHOD else 1.3
@@ -50,7 +51,7 @@ def plot_robustness(marks: Sequence[Mark], data: str) -> Figure | None:
         return None
     figure, axis = plt.subplots(figsize=(7, 1.2 + 0.32 * len(names) * max(1, 0.6 * len(found))))
     _bars(axis, found, names, scale=100)
-    axis.set(xlabel="linear probe, % right", xlim=(0, 100))
+    axis.set(xlabel="linear probe, % right", xlim=(0, 106))
     _legend(axis, found)
     return figure
 
@@ -66,7 +67,8 @@ def plot_equivariance(marks: Sequence[Mark], data: str) -> Figure | None:
     for axis, (kind, title) in zip(axes, kinds.items(), strict=True):
         _bars(axis, found[kind], {f"{kind}_{name}": name for name in GENERATORS}, scale=1)
         lowest = min(mark.value for values in found[kind].values() for mark in values.values())
-        axis.set_xlim(max(LOWEST_SHARE, min(0.0, lowest * 1.05)), 1)
+        axis.set_xlim(-1.2 if lowest < 0 else 0, 1.1)
+        axis.set_xticks([-1, -0.5, 0, 0.5, 1] if lowest < 0 else [0, 0.25, 0.5, 0.75, 1])
         axis.set_xlabel("share of f(gx) explained")
         axis.set_title(title, fontsize=10)
         axis.axvline(0, color="#b0b8bf", linewidth=1)

@@ -9,6 +9,8 @@ from rich.table import Table
 
 from training.evaluation.card import METHOD, Mark
 
+WIDTH_OF_NAMES, WIDTH_OF_COLUMN = 60, 20
+
 
 def card_table(marks: Sequence[Mark]) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
     """Headings and rows as text. Accuracies are in percent; what was not measured is empty."""
@@ -32,11 +34,14 @@ def shown(mark: Mark) -> str:
 
 
 def print_card(marks: Sequence[Mark], title: str) -> None:
-    """To the terminal."""
+    """To the terminal, or in full width to where there is none."""
     headings, rows = card_table(marks)
     table = Table(title=title, title_justify="left")
     for heading in headings:
         table.add_column(heading, justify="left" if heading in ("", "on") else "right")
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, WIDTH_OF_NAMES + WIDTH_OF_COLUMN * len(headings))
+    console.print(table)
