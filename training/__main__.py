@@ -27,8 +27,8 @@ class Options:
     """What to train on, and where the run goes.
 
     Attributes:
-        data: digits, mnist, shapes or folder:PATH.
-        image_size: height and width; default: the data set's own (folder: 64).
+        data: digits, mnist, cifar10, shapes, folder:PATH or wds:PATTERN (WebDataset shards).
+        image_size: height and width; default: the data set's own (folder, wds: 64).
         run: folder of the run; default: runs/<method>-<data>-seed<seed>.
         resume: go on with a run that was interrupted.
         smoke: two epochs on 512 rows, to see that everything works.

@@ -1,4 +1,4 @@
-"""Data sets by name: `digits`, `mnist`, `shapes`, `folder:PATH`.
+"""Data sets by name: `digits`, `mnist`, `cifar10`, `shapes`, `folder:PATH`, `wds:PATTERN`.
 
     data = load_data("mnist", image_size=None, seed=0)
     data.train.images_NHWC        # uint8

@@ -12,6 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+OWN_IMAGE_SIZE = 64
+"""Of a user's own images, where none is asked for."""
+CALIBRATION_SHARE = TEST_SHARE = 0.1
+
 
 class DataError(ValueError):
     """Data cannot be loaded. The message says what was got, what was expected and what to do."""
@@ -56,7 +60,7 @@ def load_data(spec: str, image_size: int | None = None, seed: int = 0) -> ImageD
     """Loads a data set by its spec.
 
     Args:
-        spec: `digits`, `mnist`, `shapes` or `folder:PATH`.
+        spec: `digits`, `mnist`, `cifar10`, `shapes`, `folder:PATH` or `wds:PATTERN`.
         image_size: height and width; None for the set's own.
         seed: draws the splits where the set brings none.
 
@@ -64,15 +68,23 @@ def load_data(spec: str, image_size: int | None = None, seed: int = 0) -> ImageD
         DataError: unknown spec, missing or empty folder, failed download.
     """
     # Imported here: torchvision alone takes seconds, and digits does not need it.
-    from training.data import digits, folder, mnist, shapes
+    from training.data import cifar10, digits, folder, mnist, shapes, shards
 
     name, _, argument = spec.partition(":")
-    if name == "folder":
-        return folder.load(argument, image_size or folder.IMAGE_SIZE, seed)
-    loaders = {"digits": digits.load, "mnist": mnist.load, "shapes": shapes.load}
+    own = {"folder": folder.load, "wds": shards.load}
+    if name in own:
+        return own[name](argument, image_size or OWN_IMAGE_SIZE, seed)
+    loaders = {"digits": digits.load, "mnist": mnist.load, "cifar10": cifar10.load, "shapes": shapes.load}
     if name not in loaders or argument:
-        raise DataError(f"data: got {spec!r}, expected one of {', '.join(loaders)} or folder:PATH")
+        raise DataError(f"data: got {spec!r}, expected one of {', '.join(loaders)}, folder:PATH or wds:PATTERN")
     return loaders[name](image_size, seed)
+
+
+def three_splits(spec: str, images: Images, seed: int) -> ImageData:
+    """A set that brings no splits: 80 % training rows, 10 % for calibration, 10 % for test, drawn by the seed."""
+    rest, test = split_off(images, max(1, int(len(images) * TEST_SHARE)), seed)
+    train, calibration = split_off(rest, max(1, int(len(images) * CALIBRATION_SHARE)), seed)
+    return ImageData(spec, train, calibration, test)
 
 
 def split_off(images: Images, num_rows: int, seed: int) -> tuple[Images, Images]:
