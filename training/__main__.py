@@ -30,8 +30,8 @@ class Options:
     """What to train on, and where the run goes.
 
     Attributes:
-        data: digits, mnist, shapes, folder:PATH, fsdd or audio:PATH.
-        image_size: height and width; default: the data set's own (folder: 64).
+        data: digits, mnist, cifar10, shapes, folder:PATH, wds:PATTERN (WebDataset shards), fsdd or audio:PATH.
+        image_size: height and width; default: the data set's own (folder, wds: 64).
         sample_rate_hz: of audio:PATH, take only clips of this rate; default: the one rate that all have.
         num_samples: of a row of audio; longer clips are cut, shorter ones padded; default: one second.
         run: folder of the run; default: runs/<method>-<data>-seed<seed>.

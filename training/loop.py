@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning import Callback, LightningModule, Trainer
@@ -42,12 +42,14 @@ class LoopConfig:
         batch_rows: rows a step.
         warmup_steps: steps over which the learning rate rises from 0.
         seed: of the weights, the order, the noise and the splits.
+        precision: of the network's products: `bf16-mixed` halves the time where the hardware has bfloat16.
     """
 
     epochs: int = 20
     batch_rows: int = 256
     warmup_steps: int = 200
     seed: int = 0
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_rows < 2 or self.warmup_steps < 0 or self.seed < 0:
@@ -125,6 +127,7 @@ def train(module: LightningModule, data: Data, loop: LoopConfig, checkpoint: Pat
         max_epochs=loop.epochs,
         accelerator="auto",
         devices=1,
+        precision=loop.precision,
         logger=False,
         enable_model_summary=False,
         reload_dataloaders_every_n_epochs=1,

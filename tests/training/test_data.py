@@ -126,7 +126,7 @@ def test_a_file_that_cannot_be_read_is_skipped_counted_and_named(
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("cifar11", "got 'cifar11', expected one of digits, mnist, shapes, fsdd, folder:PATH or audio:PATH"),
+        ("cifar11", "got 'cifar11', expected one of digits, mnist, cifar10, shapes, fsdd, folder:PATH, wds:PATTERN or"),
         ("digits:8", "got 'digits:8'"),
         ("folder:", "got '', expected a folder"),
         ("folder:/nowhere", "got '/nowhere', expected a folder"),

@@ -1,4 +1,4 @@
-"""Data sets by name: `digits`, `mnist`, `shapes`, `folder:PATH`, `fsdd`, `audio:PATH`.
+"""Data sets by name: `digits`, `mnist`, `cifar10`, `shapes`, `folder:PATH`, `wds:PATTERN`, `fsdd`, `audio:PATH`.
 
     data = load_data("mnist", image_size=None, seed=0)
     data.train.values             # uint8 [N, H, W, C]; int16 [N, T] where it is audio

@@ -18,8 +18,9 @@ import soundfile
 from numpy.typing import NDArray
 
 from latentserve.audio import AudioError, decode_audio, fit_clip
-from training.data.folder import CALIBRATION_SHARE, LARGEST_SET_BYTES, TEST_SHARE, folder_labels
-from training.data.rows import Data, DataError, Rows, split_off
+from training.data.decoding import LARGEST_SET_BYTES
+from training.data.folder import folder_labels
+from training.data.rows import Data, DataError, Rows, three_splits
 
 SUFFIXES = {".wav", ".flac"}
 MIN_CLIPS = 20
@@ -46,9 +47,7 @@ def load(path: str, sample_rate_hz: int | None, num_samples: int | None, seed: i
         raise DataError(f"audio: got {len(kept)} readable clips under {folder}, expected at least {MIN_CLIPS}")
     order = np.random.default_rng([seed, len(kept)]).permutation(len(kept))
     clips = Rows(rows, folder_labels([file.relative_to(folder) for file in kept])).take(order)
-    rest, test = split_off(clips, max(1, int(len(clips) * TEST_SHARE)), seed)
-    train, calibration = split_off(rest, max(1, int(len(clips) * CALIBRATION_SHARE)), seed)
-    return Data(f"audio:{path}", train, calibration, test, rate)
+    return three_splits(f"audio:{path}", clips, seed, rate)
 
 
 def _decode_all(

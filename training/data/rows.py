@@ -14,6 +14,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+OWN_IMAGE_SIZE = 64
+"""Height and width of a user's own images, unless said otherwise."""
+CALIBRATION_SHARE = TEST_SHARE = 0.1
 LONG_ROW_SECONDS = 2.56
 """20,480 samples at 8 kHz: as many as a row of van den Oord et al., section 3.1, https://arxiv.org/abs/1807.03748."""
 
@@ -123,7 +126,7 @@ def load_data(
     """Loads a data set by its spec.
 
     Args:
-        spec: `digits`, `mnist`, `shapes`, `folder:PATH`, `fsdd` or `audio:PATH`.
+        spec: `digits`, `mnist`, `cifar10`, `shapes`, `folder:PATH`, `wds:PATTERN`, `fsdd` or `audio:PATH`.
         image_size: height and width; None for the set's own.
         seed: draws the splits where the set brings none, and the order of audio.
         sample_rate_hz: of the clips to take; None for the set's own.
@@ -133,7 +136,7 @@ def load_data(
         DataError: unknown spec, missing or empty folder, failed download, or an option the data does not have.
     """
     # Imported here: torchvision alone takes seconds, and digits does not need it.
-    from training.data import audio, digits, folder, fsdd, mnist, shapes
+    from training.data import audio, cifar10, digits, folder, fsdd, mnist, shapes, shards
 
     name, _, argument = spec.partition(":")
     if name in ("audio", "fsdd"):
@@ -142,11 +145,13 @@ def load_data(
             return audio.load(argument, sample_rate_hz, num_samples, seed)
         return fsdd.load(sample_rate_hz, num_samples, seed)
     _refuse(spec, sample_rate_hz=sample_rate_hz, num_samples=num_samples)
-    if name == "folder":
-        return folder.load(argument, image_size or folder.IMAGE_SIZE, seed)
-    loaders = {"digits": digits.load, "mnist": mnist.load, "shapes": shapes.load}
+    own = {"folder": folder.load, "wds": shards.load}
+    if name in own:
+        return own[name](argument, image_size or OWN_IMAGE_SIZE, seed)
+    loaders = {"digits": digits.load, "mnist": mnist.load, "cifar10": cifar10.load, "shapes": shapes.load}
     if name not in loaders or argument:
-        raise DataError(f"data: got {spec!r}, expected one of {', '.join(loaders)}, fsdd, folder:PATH or audio:PATH")
+        known = ", ".join(loaders)
+        raise DataError(f"data: got {spec!r}, expected one of {known}, fsdd, folder:PATH, wds:PATTERN or audio:PATH")
     return loaders[name](image_size, seed)
 
 
@@ -154,6 +159,13 @@ def _refuse(spec: str, **options: int | None) -> None:
     for name, value in options.items():
         if value is not None:
             raise DataError(f"{name}: got {value}, expected none: {spec} has no such option")
+
+
+def three_splits(spec: str, rows: Rows, seed: int, sample_rate_hz: int | None = None) -> Data:
+    """A set that brings no splits: 80 % training rows, 10 % for calibration, 10 % for test, drawn by the seed."""
+    rest, test = split_off(rows, max(1, int(len(rows) * TEST_SHARE)), seed)
+    train, calibration = split_off(rest, max(1, int(len(rows) * CALIBRATION_SHARE)), seed)
+    return Data(spec, train, calibration, test, sample_rate_hz)
 
 
 def split_off(rows: Rows, num_rows: int, seed: int) -> tuple[Rows, Rows]:

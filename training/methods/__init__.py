@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from training.methods.simclr import SimClr, SimClrConfig
 from training.methods.vae import Vae, VaeConfig
 
 
@@ -19,5 +20,6 @@ class Method:
 
 
 METHODS: dict[str, Method] = {
+    "simclr": Method(SimClrConfig, SimClr),
     "vae": Method(VaeConfig, Vae),
 }

@@ -34,5 +34,5 @@ def info_nce(
     if candidates_NM is not None:
         is_positive_NM = F.one_hot(positives_N, scores_NM.shape[-1]).bool()
         scores_NM = scores_NM.masked_fill(~(candidates_NM | is_positive_NM), -float("inf"))
-    loss = F.cross_entropy(scores_NM.flatten(0, -2), positives_N.flatten(), reduction="none")
-    return loss.unflatten(0, positives_N.shape)
+    loss_N = F.cross_entropy(scores_NM.flatten(0, -2), positives_N.flatten(), reduction="none")
+    return loss_N.view(positives_N.shape)

@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+import functools
+import http.server
+import io
+import os
+import tarfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from latentserve.images import decode_image
+from training.data import DataError, cifar10, load_data
+from training.evaluation.probes import knn_accuracy, linear_probe_accuracy
+
+Write = Callable[..., Path]
+
+
+def write_shard(path: Path, members: dict[str, bytes]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w:gz" if path.suffix == ".gz" else "w") as shard:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            shard.addfile(info, io.BytesIO(data))
+    return path
+
+
+@pytest.fixture
+def members(encode: Any) -> dict[str, bytes]:
+    """Thirty images of mixed sizes, modes and formats, with their classes; class 7 has a single image."""
+    rng = np.random.default_rng(0)
+    made = {}
+    for i in range(30):
+        channels, kind = (1 if i % 3 == 0 else 4 if i % 5 == 0 else 3), "PNG" if i % 2 or i % 5 == 0 else "JPEG"
+        image = rng.integers(0, 256, (10 + i, 20, channels), dtype=np.uint8)
+        made[f"train/{i:03d}.{'png' if kind == 'PNG' else 'jpg'}"] = encode(image, kind)
+        made[f"train/{i:03d}.cls"] = b"7" if i == 11 else str(i % 3).encode()
+    return made
+
+
+@pytest.fixture
+def pattern(members: dict[str, bytes], tmp_path: Path) -> str:
+    """Two shards, one of them compressed."""
+    items = list(members.items())
+    write_shard(tmp_path / "train-0.tar", dict(items[:30]))
+    write_shard(tmp_path / "train-1.tar", dict(items[30:]))
+    return f"{tmp_path}/train-{{0..1}}.tar"
+
+
+def rows_of(data: Any) -> dict[bytes, int | None]:
+    found: dict[bytes, int | None] = {}
+    for split in (data.train, data.calibration, data.test):
+        labels = split.labels_N if split.labels_N is not None else [None] * len(split)
+        found |= {image.tobytes(): label for image, label in zip(split.images_NHWC, labels, strict=True)}
+    return found
+
+
+def test_shards_give_the_pixels_the_service_would_see_with_their_classes(
+    pattern: str, members: dict[str, bytes]
+) -> None:
+    data = load_data(f"wds:{pattern}", image_size=16)
+    assert [len(split) for split in (data.train, data.calibration, data.test)] == [24, 3, 3]
+    images = {name[:-4]: data for name, data in members.items() if not name.endswith("cls")}
+    served = {
+        decode_image(image, 16, 16, 3, 10**6).tobytes(): int(members[f"{key}.cls"]) for key, image in images.items()
+    }
+    assert rows_of(data) == served
+
+
+def test_the_seed_draws_the_splits(pattern: str) -> None:
+    first, again, other = (load_data(f"wds:{pattern}", 16, seed) for seed in (0, 0, 1))
+    assert first.fingerprint == again.fingerprint != other.fingerprint
+    assert rows_of(first) == rows_of(other)
+
+
+def test_a_class_with_one_image_is_probed_like_any(pattern: str) -> None:
+    data = load_data(f"wds:{pattern}", image_size=16)
+    train, test = (split.images_NHWC.reshape(len(split), -1) for split in (data.train, data.test))
+    labels, test_labels = data.train.labels_N, data.test.labels_N
+    assert labels is not None
+    assert test_labels is not None
+    assert 7 in rows_of(data).values()
+    for accuracy in (knn_accuracy, linear_probe_accuracy):
+        assert 0 <= accuracy(train, labels, test, test_labels) <= 1
+
+
+def test_members_that_cannot_be_read_are_skipped_counted_and_named(
+    members: dict[str, bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = {"cut.jpg": b"\xff\xd8\xff and no more", "cut.cls": b"0", "lonely.cls": b"1", "named.cls": b"cat"}
+    bad["named.png"] = members["train/001.png"]
+    shard = write_shard(tmp_path / "train.tar.gz", members | bad)
+    data = load_data(f"wds:{shard}", image_size=16)
+    assert sum(map(len, (data.train, data.calibration, data.test))) == 30
+    assert set(rows_of(data).values()) == {0, 1, 2, 7}  # the classes of those that stayed
+    said = capsys.readouterr().err
+    for key in ("cut", "lonely", "named"):
+        assert f"skipped {key} of {shard}: " in said
+    assert "skipped 3 of 33 images" in said
+
+
+def test_classes_count_only_if_every_image_has_one(members: dict[str, bytes], tmp_path: Path) -> None:
+    del members["train/004.cls"]
+    data = load_data(f"wds:{write_shard(tmp_path / 'train.tar', members)}", image_size=16)
+    assert data.train.labels_N is None
+    assert len(rows_of(data)) == 30
+
+
+def test_a_shard_that_was_cut_is_an_error_that_names_it(pattern: str, tmp_path: Path) -> None:
+    shard = tmp_path / "train-1.tar"
+    shard.write_bytes(shard.read_bytes()[: 512 + 50])  # in the middle of the first member
+    with pytest.raises(DataError, match=rf"wds: {shard} cannot be read .*repair it or leave it out"):
+        load_data(f"wds:{pattern}", image_size=16)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("", r"got ''.* there is no file ''; expected a file or http"),
+        ("/nowhere/train-{0..3}.tar", "there is no file '/nowhere/train-0.tar'; expected"),
+        ("/nowhere/*.tar", r"there is no file '/nowhere/\*.tar'; expected"),
+        ("/nowhere/train-{0..3.tar", "got '/nowhere/train-{0..3.tar'"),
+        ("pipe:touch /tmp/proof", "got 'pipe:touch /tmp/proof', expected a file or http, https"),
+    ],
+)
+def test_a_pattern_that_fits_nothing_is_refused(pattern: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        load_data(f"wds:{pattern}")
+
+
+def test_an_empty_shard_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="wds: got 0 readable images, expected at least 20"):
+        load_data(f"wds:{write_shard(tmp_path / 'empty.tar', {})}")
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+        pass
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> Iterator[str]:
+    handler = functools.partial(Quiet, directory=tmp_path)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_remote_shards_are_read_by_url(url: str, pattern: str) -> None:
+    remote = load_data(f"wds:{url}/train-{{0..1}}.tar", image_size=16)
+    assert remote.fingerprint == load_data(f"wds:{pattern}", image_size=16).fingerprint
+
+
+@pytest.mark.usefixtures("pattern")
+def test_a_remote_shard_that_is_not_there_is_an_error_that_names_it(url: str) -> None:
+    with pytest.raises(DataError, match=r"train-2.tar cannot be read"):
+        load_data(f"wds:{url}/train-{{0..2}}.tar", image_size=16)
+
+
+def test_cifar10_is_read_from_its_shards(
+    members: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LATENTSERVE_DATA", str(tmp_path))
+    monkeypatch.setattr("training.data.cifar10.NUM_CALIBRATION", 5)
+    write_shard(tmp_path / "cifar10-jpeg" / "train-0000.tar.gz", members)
+    with pytest.raises(DataError, match=r"LATENTSERVE_DATA is .*expected WebDataset shards .*test-\*.tar.gz"):
+        load_data("cifar10")
+    write_shard(tmp_path / "cifar10-jpeg" / "test-0000.tar.gz", members)
+    data = load_data("cifar10")
+    assert data.train.images_NHWC.shape == (25, 32, 32, 3)
+    assert [len(data.calibration), len(data.test)] == [5, 30]
+    assert load_data("cifar10", image_size=16).test.images_NHWC.shape == (30, 16, 16, 3)
+
+
+def test_a_download_that_fails_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LATENTSERVE_DATA", raising=False)
+    monkeypatch.setattr("training.data.cifar10.CACHE", tmp_path)
+
+    def fails(*args: Any, **options: Any) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("training.data.cifar10.CIFAR10", fails)
+    with pytest.raises(DataError, match=r"download to .*no route to host.*set LATENTSERVE_DATA"):
+        load_data("cifar10")
+
+
+def test_the_shards_at_hand_hold_cifar10() -> None:
+    if not (Path(os.environ.get("LATENTSERVE_DATA", "")) / "cifar10-jpeg").is_dir():
+        pytest.skip("LATENTSERVE_DATA names no folder with cifar10-jpeg")
+    test = cifar10.read("test", None)
+    assert test.images_NHWC.shape == (10_000, 32, 32, 3)
+    assert test.labels_N is not None
+    assert np.bincount(test.labels_N).tolist() == [1000] * 10

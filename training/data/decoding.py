@@ -1,0 +1,80 @@
+"""Encoded images to the rows of a set, held in memory as uint8.
+
+An image that cannot be decoded is skipped, counted and named. Decoding is `latentserve.images`, the same as in the
+service, so that a file sent there gives the pixels that were trained on.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from latentserve.images import ImageError, decode_image
+from training.data.rows import DataError
+
+CHANNELS = 3
+MIN_IMAGES = 20
+MAX_PIXELS = 100_000_000
+LARGEST_SET_BYTES = 8 * 2**30
+FILES_AT_ONCE = 1000  # encoded bytes that are in memory at a time: of these
+
+
+class File(NamedTuple):
+    """An encoded image: what to call it, and how to get its bytes."""
+
+    name: str
+    read: Callable[[], bytes]
+
+
+def decode_all(kind: str, files: Iterable[File], image_size: int) -> tuple[NDArray[np.uint8], list[int]]:
+    """Decodes, resizes and crops, in several threads.
+
+    Args:
+        kind: of the data spec, for messages.
+        files: may be a stream; taken some at a time.
+        image_size: height and width of the result.
+
+    Returns:
+        uint8 [N, image_size, image_size, 3] and the indices of the files that they are.
+
+    Raises:
+        DataError: fewer than MIN_IMAGES can be read, or more than memory should hold.
+    """
+
+    def decode(file: File) -> NDArray[np.uint8] | str:
+        try:
+            return decode_image(file.read(), image_size, image_size, CHANNELS, MAX_PIXELS)
+        except (ImageError, OSError) as error:
+            return f"{file.name}: {error}"
+
+    stream, decoded, faults = iter(files), list[NDArray[np.uint8] | str](), list[str]()
+    with ThreadPoolExecutor() as pool, tqdm(desc="decoding", unit="image") as bar:
+        while some := list(islice(stream, FILES_AT_ONCE)):
+            decoded += pool.map(decode, some)
+            bar.update(len(some))
+            _check_size(kind, len(decoded), image_size)
+    faults = [fault for fault in decoded if isinstance(fault, str)]
+    for fault in faults:
+        print(f"skipped {fault}", file=sys.stderr)
+    if faults:
+        print(f"skipped {len(faults)} of {len(decoded)} images", file=sys.stderr)
+    rows = [row for row, image in enumerate(decoded) if not isinstance(image, str)]
+    if len(rows) < MIN_IMAGES:
+        raise DataError(f"{kind}: got {len(rows)} readable images, expected at least {MIN_IMAGES}")
+    return np.stack([image for image in decoded if not isinstance(image, str)]), rows
+
+
+def _check_size(kind: str, num_images: int, image_size: int) -> None:
+    size = num_images * image_size**2 * CHANNELS
+    if size > LARGEST_SET_BYTES:
+        raise DataError(
+            f"{kind}: {num_images} images of {image_size} x {image_size} are {size} bytes,"
+            f" expected at most {LARGEST_SET_BYTES}: choose a smaller --image-size"
+        )
