@@ -173,7 +173,7 @@ def _labelled_marks(splits: _Splits, config: CardConfig) -> Iterator[Mark]:
 def labels_name(per_class: int | float) -> str:
     """Name of a point of the labels curve."""
     if per_class < 1:
-        return f"labels_{per_class:.0%}_accuracy".replace("%", "_percent")
+        return f"labels_{per_class * 100:g}_percent_accuracy"
     return f"labels_{per_class}_per_class_accuracy"
 
 
