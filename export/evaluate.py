@@ -12,7 +12,7 @@ from export.graphs import GraphRunner
 from latentserve.bundle import Evaluation
 from latentserve.conformal import p_values
 from training.data import Data
-from training.evaluation.probes import knn_accuracy, linear_probe_accuracy
+from training.evaluation.probes import knn_accuracy, leave_one_group_out_accuracy, linear_probe_accuracy
 from training.evaluation.strange import auroc, strange_images
 
 Tensors = dict[str, NDArray[np.float32]]
@@ -54,6 +54,7 @@ def evaluate(
     test = runner.run(data.test.values)
     where = f"{data.spec} test"
     found = [Evaluation(name, value, where) for name, value in _probes(data, train, test).items()]
+    found += _left_out(data, train, test)
     if "reconstruction" in test:
         error = np.square(data.test.values / np.float32(255) - test["reconstruction"]).mean()
         found.append(Evaluation("reconstruction_mean_squared_error", float(error), where))
@@ -66,6 +67,18 @@ def evaluate(
     for name, scores in strange.items():
         found.append(Evaluation(f"auroc_against_{name}", auroc(usual, scores), where))
     return Measured(tuple(found), test, p, strange)
+
+
+def _left_out(data: Data, train: Tensors, test: Tensors) -> list[Evaluation]:
+    """The probe asked about groups that it was not fitted on, where the data know groups."""
+    splits = (data.train, data.test)
+    labels: list[Any] = [split.labels_N for split in splits]
+    groups: list[Any] = [split.groups_N for split in splits]
+    if any(part is None for part in labels + groups):
+        return []
+    embeddings = np.concatenate([train["embedding"], test["embedding"]])
+    value = leave_one_group_out_accuracy(embeddings, np.concatenate(labels), np.concatenate(groups))
+    return [Evaluation("leave_one_group_out_accuracy", value, f"{data.spec} train and test, each group left out once")]
 
 
 def _probes(data: Data, train: Tensors, test: Tensors) -> dict[str, float]:

@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
-from training.evaluation.probes import KNN_TEMPERATURE, knn_accuracy, linear_probe_accuracy
+from training.evaluation.probes import (
+    KNN_TEMPERATURE,
+    knn_accuracy,
+    leave_one_group_out_accuracy,
+    linear_probe_accuracy,
+)
 from training.evaluation.strange import auroc, strange_images
 
 
@@ -27,6 +32,24 @@ def test_the_linear_probe_reads_what_is_there_and_nothing_else() -> None:
     assert linear_probe_accuracy(train, labels, test, test_labels) > 0.75
     shuffled = np.random.default_rng(2).permutation(labels)
     assert linear_probe_accuracy(train, shuffled, test, test_labels) < 0.5
+
+
+def test_a_group_that_is_left_out_is_judged_by_the_others() -> None:
+    features, labels = blobs(600, 0)
+    groups = np.random.default_rng(1).integers(0, 3, 600)
+    expected = [
+        linear_probe_accuracy(features[groups != g], labels[groups != g], features[groups == g], labels[groups == g])
+        for g in range(3)
+    ]
+    assert leave_one_group_out_accuracy(features, labels, groups) == pytest.approx(np.mean(expected))
+    own_label = np.eye(9)[labels + 3 * groups]  # tells the class, but in each group by a column of its own
+    assert (
+        leave_one_group_out_accuracy(own_label, labels, groups)
+        < 0.5
+        < linear_probe_accuracy(own_label, labels, own_label, labels)
+    )
+    with pytest.raises(ValueError, match="groups_N: got 1 group, expected at least 2"):
+        leave_one_group_out_accuracy(features, labels, np.zeros(600))
 
 
 def test_auroc_counts_ties_half() -> None:

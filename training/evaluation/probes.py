@@ -22,6 +22,29 @@ def linear_probe_accuracy(
     return float(probe.score(scaler.transform(test_ND), test_labels_N))
 
 
+def leave_one_group_out_accuracy(embeddings_ND: NDArray[Any], labels_N: NDArray[Any], groups_N: NDArray[Any]) -> float:
+    """Mean over groups of the linear probe's accuracy on a group it was not fitted on, 0 to 1.
+
+    With groups = speakers: whether what is said can be read from a voice that the probe never heard.
+
+    Raises:
+        ValueError: there are fewer than two groups.
+    """
+    groups = np.unique(groups_N)
+    if len(groups) < 2:
+        raise ValueError(f"groups_N: got {len(groups)} group, expected at least 2")
+    accuracies = [
+        linear_probe_accuracy(
+            embeddings_ND[groups_N != group],
+            labels_N[groups_N != group],
+            embeddings_ND[groups_N == group],
+            labels_N[groups_N == group],
+        )
+        for group in groups
+    ]
+    return float(np.mean(accuracies))
+
+
 def knn_accuracy(
     train_ND: NDArray[Any],
     train_labels_N: NDArray[Any],

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from training.methods.cpc_audio import CpcAudio, CpcAudioConfig
 from training.methods.vae import Vae, VaeConfig
 
 
@@ -19,5 +20,6 @@ class Method:
 
 
 METHODS: dict[str, Method] = {
+    "cpc_audio": Method(CpcAudioConfig, CpcAudio, "audio"),
     "vae": Method(VaeConfig, Vae),
 }
