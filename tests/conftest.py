@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -75,6 +76,21 @@ def digits() -> NDArray[np.uint8]:
     from training.data import load_data
 
     return load_data("digits").test.values
+
+
+@pytest.fixture(scope="session")
+def tones(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 40 clips at 8 kHz: up to half a second of a low or a high tone in noise."""
+    folder = tmp_path_factory.mktemp("tones")
+    rng = np.random.default_rng(0)
+    for i in range(40):
+        kind, hertz = ("high", 1200) if i % 2 else ("low", 300)
+        num_samples = 2000 + 50 * i
+        tone = np.sin(2 * np.pi * hertz / 8000 * np.arange(num_samples)) * 8000
+        (folder / kind).mkdir(exist_ok=True)
+        clip = (tone + rng.normal(0, 500, num_samples)).astype(np.int16)
+        soundfile.write(folder / kind / f"{i}.wav", clip, 8000)
+    return folder
 
 
 @pytest.fixture(autouse=True)

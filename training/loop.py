@@ -23,7 +23,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
 from training.checkpoint import SUFFIX, SafetensorsIO
-from training.data import Data
+from training.data import Data, DataError
 
 TEST_BATCH_ROWS = 1000
 SECONDS_BETWEEN_LINES = 5.0
@@ -118,9 +118,12 @@ def train(module: LightningModule, data: Data, loop: LoopConfig, checkpoint: Pat
     """Trains from `checkpoint` if it exists, else from scratch, saving there after every epoch.
 
     Raises:
+        DataError: there is too little sound for one row.
         TrainingDiverged: the loss became NaN or infinite.
         KeyboardInterrupt: Ctrl-C; what is saved can be resumed.
     """
+    if not len(data.training_rows):
+        raise DataError(f"{data.spec}: got less than one training row of sound, expected several")
     diary = Diary(loop.seed)
     progress = [TQDMProgressBar(refresh_rate=10)] if sys.stderr.isatty() else []
     trainer = Trainer(
@@ -147,8 +150,10 @@ def train(module: LightningModule, data: Data, loop: LoopConfig, checkpoint: Pat
     except SystemExit as interrupted:  # Lightning turns Ctrl-C into an exit
         raise KeyboardInterrupt from interrupted
     torch.manual_seed(loop.seed)
-    test_batches: Any = torch.split(torch.from_numpy(data.test_rows), TEST_BATCH_ROWS)
-    (test,) = trainer.test(module, DataLoader(test_batches, batch_size=None), verbose=False)
+    test: Any = {}
+    if len(data.test_rows):
+        test_batches: Any = torch.split(torch.from_numpy(data.test_rows), TEST_BATCH_ROWS)
+        (test,) = trainer.test(module, DataLoader(test_batches, batch_size=None), verbose=False)
     return Trained(
         epochs=loop.epochs,
         seconds=round(diary.seconds, 1),

@@ -97,7 +97,7 @@ def test_data_that_is_not_there_is_said_to_be_missing(
     spec: str, options: dict[str, int], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(DataError, match=message):
-        load_data(spec.format(empty=tmp_path), **options)  # type: ignore[arg-type]
+        load_data(spec.format(empty=tmp_path), **options)
 
 
 def test_long_rows_hold_one_group_each_and_every_sample_once() -> None:

@@ -11,6 +11,7 @@ from training.evaluation.probes import (
     draw_per_class,
     knn_accuracy,
     labels_curve,
+    leave_one_group_out_accuracies,
     linear_probe_accuracy,
     nearest_rows,
 )
@@ -96,6 +97,24 @@ def test_factors_read_apart_carry_over_to_unseen_combinations_and_memorised_ones
     by_heart = accuracies(lambda f: np.eye(18)[f[:, 0] * 6 + f[:, 1]])
     assert apart == pytest.approx([1.0])  # of the other factors only the one with three levels or more counts
     assert by_heart[0] < 0.4
+
+
+def test_a_group_that_is_left_out_is_judged_by_the_others() -> None:
+    features, labels = blobs(600, 0)
+    groups = np.random.default_rng(1).integers(0, 3, 600)
+    expected = [
+        linear_probe_accuracy(features[groups != g], labels[groups != g], features[groups == g], labels[groups == g])
+        for g in range(3)
+    ]
+    assert leave_one_group_out_accuracies(features, labels, groups) == pytest.approx(expected)
+    own_label = np.eye(9)[labels + 3 * groups]  # tells the class, but in each group by a column of its own
+    assert (
+        leave_one_group_out_accuracies(own_label, labels, groups).max()
+        < 0.5
+        < linear_probe_accuracy(own_label, labels, own_label, labels)
+    )
+    with pytest.raises(ValueError, match="groups_N: got 1 group, expected at least 2"):
+        leave_one_group_out_accuracies(features, labels, np.zeros(600))
 
 
 def test_auroc_counts_ties_half() -> None:

@@ -22,10 +22,16 @@ from training.evaluation.corruptions import CORRUPTIONS, corrupted
 from training.evaluation.disentanglement import disentanglement
 from training.evaluation.equivariance import equivariance, invariance
 from training.evaluation.floors import Encode
-from training.evaluation.probes import fit_linear_probe, knn_accuracy, labels_curve, linear_probe_accuracy
+from training.evaluation.probes import (
+    fit_linear_probe,
+    knn_accuracy,
+    labels_curve,
+    leave_one_group_out_accuracies,
+    linear_probe_accuracy,
+)
 from training.evaluation.transforms import GENERATORS
 
-Part = Literal["probes", "labels", "clusters", "robustness", "equivariance", "composition", "disentanglement"]
+Part = Literal["probes", "groups", "labels", "clusters", "robustness", "equivariance", "composition", "disentanglement"]
 PARTS: tuple[Part, ...] = get_args(Part)
 METHOD = "embedding"
 """Whose figures they are, if not a floor's."""
@@ -156,6 +162,8 @@ def _labelled_marks(splits: _Splits, config: CardConfig) -> Iterator[Mark]:
     if "probes" in config.parts and probe is not None:
         yield _mark("linear_probe_accuracy", [float(probe.score(*splits.labelled[2:]))], data)
         yield _mark("knn_20_accuracy", [knn_accuracy(*splits.labelled)], data)
+    if "groups" in config.parts:
+        yield from _group_marks(splits)
     if "labels" in config.parts:
         for per_class in (*config.per_class, *config.shares):
             accuracies = labels_curve(*splits.labelled, per_class, config.num_draws)
@@ -168,6 +176,21 @@ def _labelled_marks(splits: _Splits, config: CardConfig) -> Iterator[Mark]:
         yield from _robustness_marks(splits, probe, config.corrupted_rows)
     if "composition" in config.parts:
         yield from _composition_marks(splits)
+
+
+def _group_marks(splits: _Splits) -> Iterator[Mark]:
+    """The probe asked about groups (speakers) that it was not fitted on. Labels of both splits are used."""
+    data = splits.data
+    if data.train.groups_N is None or data.test.groups_N is None:
+        return
+    groups_N = np.concatenate([data.train.groups_N, data.test.groups_N])
+    if len(np.unique(groups_N)) < 2:
+        return
+    train_ND, train_labels_N, test_ND, test_labels_N = splits.labelled
+    accuracies = leave_one_group_out_accuracies(
+        np.concatenate([train_ND, test_ND]), np.concatenate([train_labels_N, test_labels_N]), groups_N
+    )
+    yield _mark("leave_one_group_out_accuracy", accuracies, data)
 
 
 def labels_name(per_class: int | float) -> str:

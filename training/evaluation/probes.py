@@ -35,6 +35,31 @@ def linear_probe_accuracy(
     return float(fit_linear_probe(train_ND, train_labels_N).score(test_ND, test_labels_N))
 
 
+def leave_one_group_out_accuracies(
+    embeddings_ND: NDArray[Any], labels_N: NDArray[Any], groups_N: NDArray[Any]
+) -> NDArray[np.float64]:
+    """The linear probe's accuracy on each group, fitted on the others, 0 to 1.
+
+    With groups = speakers: whether what is said can be read from a voice that the probe never heard.
+
+    Raises:
+        ValueError: there are fewer than two groups.
+    """
+    groups = np.unique(groups_N)
+    if len(groups) < 2:
+        raise ValueError(f"groups_N: got {len(groups)} group, expected at least 2")
+    accuracies = [
+        linear_probe_accuracy(
+            embeddings_ND[groups_N != group],
+            labels_N[groups_N != group],
+            embeddings_ND[groups_N == group],
+            labels_N[groups_N == group],
+        )
+        for group in groups
+    ]
+    return np.array(accuracies)
+
+
 def knn_accuracy(
     train_ND: NDArray[Any],
     train_labels_N: NDArray[Any],
