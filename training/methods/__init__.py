@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from training.methods.bigbigan import BigBiGan, BigBiGanConfig
 from training.methods.vae import Vae, VaeConfig
 
 
@@ -18,5 +19,6 @@ class Method:
 
 
 METHODS: dict[str, Method] = {
+    "bigbigan": Method(BigBiGanConfig, BigBiGan),
     "vae": Method(VaeConfig, Vae),
 }
