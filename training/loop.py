@@ -184,8 +184,9 @@ class Diary(Callback):
         """A loss that is no number ends the run before it can be saved."""
         loss = outputs["loss"] if isinstance(outputs, dict) else outputs
         if not torch.isfinite(loss):
+            step = trainer.fit_loop.total_batch_idx + 1  # global_step counts every optimizer's
             raise TrainingDiverged(
-                f"the loss is {float(loss)} at step {trainer.global_step} (epoch {trainer.current_epoch});"
+                f"the loss is {float(loss)} at step {step} (epoch {trainer.current_epoch});"
                 " the checkpoint of the last whole epoch is kept: try a lower learning rate"
             )
 

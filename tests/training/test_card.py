@@ -184,8 +184,8 @@ def test_a_run_that_measuring_changes_is_refused(
 ) -> None:
     from training import evaluate
 
-    def careless(model: torch.nn.Module) -> Any:
-        encode = torch_encoder(model)
+    def careless(model: torch.nn.Module, *tensor: Any) -> Any:
+        encode = torch_encoder(model, *tensor)
         with torch.no_grad():
             next(model.parameters()).add_(1)
         return encode

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from training.methods.bigbigan import BigBiGan, BigBiGanConfig
 from training.methods.cpc_audio import CpcAudio, CpcAudioConfig
 from training.methods.simclr import SimClr, SimClrConfig
 from training.methods.vae import Vae, VaeConfig
@@ -21,6 +22,7 @@ class Method:
 
 
 METHODS: dict[str, Method] = {
+    "bigbigan": Method(BigBiGanConfig, BigBiGan),
     "cpc_audio": Method(CpcAudioConfig, CpcAudio, "audio"),
     "simclr": Method(SimClrConfig, SimClr),
     "vae": Method(VaeConfig, Vae),
