@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from training.methods.cpc import Cpc, CpcConfig
 from training.methods.vae import Vae, VaeConfig
 
 
@@ -18,5 +19,6 @@ class Method:
 
 
 METHODS: dict[str, Method] = {
+    "cpc": Method(CpcConfig, Cpc),
     "vae": Method(VaeConfig, Vae),
 }
