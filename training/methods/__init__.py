@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from training.methods.bigbigan import BigBiGan, BigBiGanConfig
+from training.methods.cpc import Cpc, CpcConfig
 from training.methods.cpc_audio import CpcAudio, CpcAudioConfig
 from training.methods.simclr import SimClr, SimClrConfig
 from training.methods.vae import Vae, VaeConfig
@@ -22,6 +23,7 @@ class Method:
 
 
 METHODS: dict[str, Method] = {
+    "cpc": Method(CpcConfig, Cpc),
     "bigbigan": Method(BigBiGanConfig, BigBiGan),
     "cpc_audio": Method(CpcAudioConfig, CpcAudio, "audio"),
     "simclr": Method(SimClrConfig, SimClr),
