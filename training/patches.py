@@ -54,7 +54,7 @@ def jittered_patches(x_BCHW: Tensor, patch_size: int, stride: int, jitter: Jitte
         [(2 * x + 1) / image_size - 1, (2 * y + 1) / image_size - 1], dim=-1
     )  # grid_sample's own units
     cut = F.grid_sample(x_BCHW, points.flatten(1, 3), padding_mode="border", align_corners=False)
-    return cut.unflatten(2, (side, side, patch_size)).permute(0, 2, 3, 1, 4, 5)
+    return cut.view(*cut.shape[:2], side, side, patch_size, patch_size).permute(0, 2, 3, 1, 4, 5)
 
 
 class ChannelNorm(nn.LayerNorm):
@@ -74,7 +74,8 @@ class ChannelBlock(nn.Module):
 
     def forward(self, x_BDHW: Tensor) -> Tensor:
         """Same shape out."""
-        return x_BDHW + self.change(x_BDHW)
+        changed_BDHW: Tensor = self.change(x_BDHW)
+        return x_BDHW + changed_BDHW
 
 
 class PatchEncoder(nn.Sequential):

@@ -281,7 +281,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train(tmp_path_factory.mktemp("runs") / "cpc")
 
 
-GOLDEN_LOSSES: list[float] = []
+GOLDEN_LOSSES = [4.15669, 4.05516]
 
 
 def test_the_loss_falls_along_the_golden_curve(run: Path) -> None:

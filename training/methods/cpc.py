@@ -184,8 +184,8 @@ class Cpc(LightningModule):
     def patch_features(self, x_BCHW: Tensor) -> Tensor:
         """Features [B, D, G, G] of jittered patches, each encoded alone."""
         patches_BGGCPP = jittered_patches(x_BCHW, self.patch_size, self.stride, self.config.jitter)
-        z_BGGD = self.encoder(patches_BGGCPP.flatten(0, 2)).view(*patches_BGGCPP.shape[:3], -1)
-        return z_BGGD.movedim(3, 1)
+        z_ND: Tensor = self.encoder(patches_BGGCPP.flatten(0, 2))
+        return z_ND.view(*patches_BGGCPP.shape[:3], -1).movedim(3, 1)
 
     def losses(self, z_BDGG: Tensor) -> tuple[Tensor, Tensor]:
         """InfoNCE among the patches of an image, and among the images at a place: means over directions and steps."""
