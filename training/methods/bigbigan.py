@@ -156,13 +156,18 @@ class BigBiGan(LightningModule):
         self.served.eval()
         return self
 
+    @property
+    def average(self) -> EncoderGenerator:
+        """Encoder and generator with averaged weights."""
+        return cast(EncoderGenerator, self.served.module)
+
     def encode(self, x_BCHW: Tensor) -> Encoding:
         """Embedding [B, D], mean [B, L] and standard deviation [B, L] of E(x), with averaged weights."""
-        return Encoding(*self.served.module.posterior(x_BCHW))
+        return Encoding(*self.average.posterior(x_BCHW))
 
     def decode(self, z_BL: Tensor) -> Tensor:
         """G(z), float [B, C, H, W], 0 to 1, with averaged weights."""
-        image_BCHW: Tensor = self.served.module.generate(z_BL)
+        image_BCHW: Tensor = self.average.generate(z_BL)
         return image_BCHW
 
     def training_step(self, x_BHWC: Tensor, batch_idx: int) -> Tensor:
