@@ -21,8 +21,9 @@ from export.ood import StatisticsMahalanobis, calibrate, statistics
 from export.parity import check_parity, trained_tensors
 from latentserve import bundle
 from latentserve.conformal import p_values
+from training.__main__ import Options, run_training
 from training.data import load_data
-from training.methods.vae import bernoulli_nll, gaussian_kl
+from training.methods.vae import VaeConfig, bernoulli_nll, gaussian_kl
 from training.run import load_model, open_run
 
 
@@ -43,6 +44,18 @@ def test_the_exported_graphs_give_what_the_trained_model_gives(
     assert expected.keys() == {"embedding", "latent", "latent_scale", "reconstruction"}
     for name, array in expected.items():
         np.testing.assert_allclose(got[name], array, atol=1e-5)
+
+
+def test_a_model_without_a_posterior_gets_no_detector(tmp_path: Path) -> None:
+    config = VaeConfig(latent_dim=4, embedding_dim=16, width=4, objective="autoencoder")
+    run = run_training("vae", config, Options(smoke=True, run=tmp_path / "run"))
+    folder = export_run(run, tmp_path / "models")
+    manifest = bundle.load(folder)
+    assert set(manifest.graphs) == {"encoder", "decoder"}
+    assert [spec.name for spec in manifest.graphs["encoder"].outputs] == ["embedding", "latent"]
+    assert manifest.detectors == ()
+    assert {"linear_probe_accuracy", "reconstruction_nats"} <= {one.name for one in manifest.evaluations}
+    assert (folder / bundle.REPORT).is_file()
 
 
 def test_pixels_go_in_as_they_are(bundle_folder: Path) -> None:

@@ -1,20 +1,26 @@
-"""Variational autoencoder (VAE) and beta-VAE.
+"""Variational autoencoder (VAE), beta-VAE, beta-TCVAE, and as smaller cases the plain and denoising autoencoder.
 
 An encoder maps an image x to a Gaussian over latents q(z|x); a decoder maps a latent to a distribution over
 images p(x|z). Both are trained to maximise a lower bound of log p(x), the ELBO: reconstruct x from a sample of
-q(z|x), and keep q(z|x) close to the prior N(0, I).
+q(z|x), and keep q(z|x) close to the prior N(0, I). beta-TCVAE splits the KL in three, to weigh what ties latents
+to each other apart from what ties them to x.
 
-    loss = -E_q(z|x)[log p(x|z)] + beta KL(q(z|x) || N(0, I))                     (beta = 1: -ELBO, eq. 3)
-    KL   = 1/2 sum_j (mu_j^2 + sigma_j^2 - log sigma_j^2 - 1)                     (appendix B)
+    vae          -E_q(z|x)[log p(x|z)] + beta KL(q(z|x) || N(0, I))          (beta = 1: -ELBO, [1] eq. 3)
+    tcvae        -E_q(z|x)[log p(x|z)] + alpha MI + beta TC + gamma DWKL     ([3] eq. 4; all 1: -ELBO in expectation)
+    autoencoder  -log p(x|z), z = mu: no sampling, no penalty, no latent_scale
 
-Sources: Kingma and Welling, Auto-Encoding Variational Bayes, https://arxiv.org/abs/1312.6114; beta: Higgins et
-al., beta-VAE, ICLR 2017; gaussian likelihood with its best variance: Rybkin, Daniilidis and Levine,
-https://arxiv.org/abs/2006.13202, eq. 5.
+Any of them denoises if `corruption` is above 0: the encoder sees an image with pixels blanked, the decoder is asked
+for the whole one [5].
+
+Sources: [1] Kingma and Welling, https://arxiv.org/abs/1312.6114; [2] beta: Higgins et al., beta-VAE, ICLR 2017;
+[3] Chen et al., beta-TCVAE, https://arxiv.org/abs/1802.04942; [4] gaussian likelihood with its best variance:
+Rybkin et al., https://arxiv.org/abs/2006.13202, eq. 5; [5] Vincent et al., Denoising Autoencoders, ICML 2008.
 
 What is ours: the *embedding* is the encoder's last hidden layer, not mu. A linear probe reads far more from it,
 while mu, the *latent*, is what the decoder needs. Sums over pixels and latents, never means: a mean rescales beta.
+The weights of minibatch-stratified sampling are those of [3] averaged over which row gets the odd one.
 
-Shape legend: B rows, C channels, H height, W width, D embedding, L latent.
+Shape legend: B rows, C channels, H height, W width, D embedding, L latent; BBL: row of z, row of q, latent.
 """
 
 from __future__ import annotations
@@ -42,7 +48,11 @@ class VaeConfig:
         latent_dim: L.
         embedding_dim: D, the encoder's last hidden layer.
         width: channels after the first convolution; doubled at each halving.
-        beta: weight of the KL; 1 is the ELBO.
+        objective: `vae`, `tcvae` or `autoencoder`, as above.
+        beta: weight of the KL, with `tcvae` of the total correlation; 1 is the ELBO.
+        alpha: weight of the mutual information of image and latent; `tcvae` only.
+        gamma: weight of the dimension-wise KL; `tcvae` only.
+        corruption: share of pixels blanked in what the encoder is trained on, 0 or greater, below 1.
         likelihood: of a pixel: `bernoulli`, `gaussian`, or `auto`: bernoulli if pixels are binarised, else gaussian.
         binarise: pixels for training and nats: `none`, `dynamic` (drawn anew each time) or `threshold` (at 0.5).
             Served images are never binarised.
@@ -52,7 +62,11 @@ class VaeConfig:
     latent_dim: int = 32
     embedding_dim: int = 256
     width: int = 32
+    objective: Literal["vae", "tcvae", "autoencoder"] = "vae"
     beta: float = 1.0
+    alpha: float = 1.0
+    gamma: float = 1.0
+    corruption: float = 0.0
     likelihood: Literal["auto", "bernoulli", "gaussian"] = "auto"
     binarise: Literal["none", "dynamic", "threshold"] = "none"
     learning_rate: float = 2e-3
@@ -61,8 +75,14 @@ class VaeConfig:
         for name in ("latent_dim", "embedding_dim", "width", "learning_rate"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected above 0")
-        if self.beta < 0:
-            raise ValueError(f"beta: got {self.beta}, expected 0 or greater")
+        used = {"vae": ("beta",), "tcvae": ("beta", "alpha", "gamma"), "autoencoder": ()}[self.objective]
+        for name in ("beta", "alpha", "gamma"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}: got {getattr(self, name)}, expected 0 or greater")
+            if getattr(self, name) != 1 and name not in used:
+                raise ValueError(f"{name}: got {getattr(self, name)}, expected 1: {self.objective} does not use it")
+        if not 0 <= self.corruption < 1:
+            raise ValueError(f"corruption: got {self.corruption}, expected 0 or greater, below 1")
         if self.likelihood == "gaussian" and self.binarise != "none":
             raise ValueError(f"binarise: got {self.binarise} with a gaussian likelihood, expected none")
 
@@ -71,6 +91,36 @@ def gaussian_kl(mu_BL: Tensor, logvar_BL: Tensor) -> Tensor:
     """KL(N(mu, sigma^2) || N(0, I)) of each row, [B], nats."""
     # 1/2 sum_j (mu_j^2 + sigma_j^2 - log sigma_j^2 - 1)
     return 0.5 * (mu_BL.square() + logvar_BL.exp() - logvar_BL - 1).sum(dim=1)
+
+
+def log_normal(z: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
+    """Log density of N(mu, sigma^2) at each element of z, nats."""
+    return -0.5 * ((z - mu).square() * (-logvar).exp() + logvar + math.log(2 * math.pi))
+
+
+def tc_decomposition(
+    z_BL: Tensor, mu_BL: Tensor, logvar_BL: Tensor, dataset_size: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Mutual information, total correlation and dimension-wise KL, each [B], nats; their sum is log q(z|x) - log p(z).
+
+    Args:
+        z_BL: one sample of each row's q(z|x) = N(mu, sigma^2).
+        mu_BL: of a minibatch drawn without replacement.
+        logvar_BL: log sigma^2.
+        dataset_size: rows that the minibatch is drawn from, B or more.
+    """
+    # z_i came from row i, one of N; the B - 1 others stand for the N - 1 others:
+    #     q(z_i) ~ 1/N q(z_i|x_i) + (N - 1) / (N (B - 1)) sum_{j != i} q(z_i|x_j)                 ([3] appendix C.2)
+    # MI = log q(z|x) / q(z),   TC = log q(z) / prod_l q(z_l),   DWKL = sum_l log q(z_l) / p(z_l)         ([3] eq. 2)
+    num_rows, num_others = len(z_BL), len(z_BL) - 1
+    weight_BB = z_BL.new_full((num_rows, num_rows), (dataset_size - 1) / (dataset_size * num_others))
+    log_weight_BB = weight_BB.fill_diagonal_(1 / dataset_size).log()
+    log_q_BBL = log_normal(z_BL[:, None], mu_BL[None], logvar_BL[None])
+    log_qzx_B = log_normal(z_BL, mu_BL, logvar_BL).sum(dim=1)
+    log_qz_B = (log_weight_BB + log_q_BBL.sum(dim=2)).logsumexp(dim=1)
+    log_product_B = (log_weight_BB[:, :, None] + log_q_BBL).logsumexp(dim=1).sum(dim=1)
+    log_pz_B = log_normal(z_BL, torch.zeros_like(z_BL), torch.zeros_like(z_BL)).sum(dim=1)
+    return log_qzx_B - log_qz_B, log_qz_B - log_product_B, log_product_B - log_pz_B
 
 
 def bernoulli_nll(logits_BCHW: Tensor, x_BCHW: Tensor) -> Tensor:
@@ -86,6 +136,18 @@ def gaussian_nll(mean_BCHW: Tensor, x_BCHW: Tensor) -> Tensor:
     return 0.5 * (error_BCHW / variance + variance.log() + math.log(2 * math.pi)).flatten(1).sum(dim=1)
 
 
+def sampled(mu_BL: Tensor, logvar_BL: Tensor | None) -> Tensor:
+    """One z of each row, [B, L]: mu + sigma epsilon ([1] eq. 10), or mu where there is no sigma."""
+    return mu_BL if logvar_BL is None else mu_BL + torch.randn_like(mu_BL) * (0.5 * logvar_BL).exp()
+
+
+def corrupted(x_BCHW: Tensor, share: float) -> Tensor:
+    """The images with that share of their pixels, all channels of each, set to 0."""
+    if share == 0:
+        return x_BCHW
+    return x_BCHW * (torch.rand_like(x_BCHW[:, :1]) >= share)
+
+
 class Vae(LightningModule):
     """The model and its training step. `encode` and `decode` are what is exported."""
 
@@ -96,33 +158,43 @@ class Vae(LightningModule):
         auto = "gaussian" if config.binarise == "none" else "bernoulli"
         self.gaussian = (auto if config.likelihood == "auto" else config.likelihood) == "gaussian"
         self.test_mu: list[Tensor] = []
-        self.encoder = ConvEncoder(shape.channels, shape.image_size, config.width, config.embedding_dim)
-        self.posterior_head = nn.Linear(config.embedding_dim, 2 * config.latent_dim)
-        self.decoder = ConvDecoder(
-            shape.channels, shape.image_size, config.width, config.embedding_dim, config.latent_dim
-        )
+        sizes = (shape.channels, shape.image_size, config.width, config.embedding_dim)
+        num_moments = 1 if config.objective == "autoencoder" else 2
+        self.encoder = ConvEncoder(*sizes)
+        self.posterior_head = nn.Linear(config.embedding_dim, num_moments * config.latent_dim)
+        self.decoder = ConvDecoder(*sizes, config.latent_dim)
 
     def encode(self, x_BCHW: Tensor) -> Encoding:
         """Embedding [B, D], posterior mean [B, L] and standard deviation [B, L]."""
         h_BD = self.encoder(x_BCHW)
-        mu_BL, logvar_BL = self.posterior_head(h_BD).chunk(2, dim=1)
-        return Encoding(embedding=h_BD, latent=mu_BL, latent_scale=(0.5 * logvar_BL).exp())
+        mu_BL, logvar_BL = self.posterior(h_BD)
+        return Encoding(h_BD, mu_BL, None if logvar_BL is None else (0.5 * logvar_BL).exp())
+
+    def posterior(self, h_BD: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Mean [B, L] and log variance [B, L], or None where z is the mean itself."""
+        mu_BL, *logvar = self.posterior_head(h_BD).split(self.config.latent_dim, dim=1)
+        return mu_BL, logvar[0] if logvar else None
 
     def decode(self, z_BL: Tensor) -> Tensor:
         """The mean of p(x|z), float [B, C, H, W], 0 to 1."""
         logits_BCHW: Tensor = self.decoder(z_BL)
         return logits_BCHW.sigmoid()
 
-    def negative_elbo(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Reconstruction term [B], KL [B] (nats, one sample of z) and mu [B, L]."""
-        mu_BL, logvar_BL = self.posterior_head(self.encoder(x_BCHW)).chunk(2, dim=1)
-        z_BL = mu_BL + torch.randn_like(mu_BL) * (0.5 * logvar_BL).exp()
+    def reconstruction(self, z_BL: Tensor, x_BCHW: Tensor) -> Tensor:
+        """-log p(x|z) of each row, [B], nats."""
         logits_BCHW = self.decoder(z_BL)
-        if self.gaussian:
-            nll_B = gaussian_nll(logits_BCHW.sigmoid(), x_BCHW)
-        else:
-            nll_B = bernoulli_nll(logits_BCHW, x_BCHW)
-        return nll_B, gaussian_kl(mu_BL, logvar_BL), mu_BL
+        return gaussian_nll(logits_BCHW.sigmoid(), x_BCHW) if self.gaussian else bernoulli_nll(logits_BCHW, x_BCHW)
+
+    def penalty(self, z_BL: Tensor, mu_BL: Tensor, logvar_BL: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """What the objective adds to the reconstruction term, [B], and its parts for the log, nats."""
+        config, kl_B = self.config, gaussian_kl(mu_BL, logvar_BL)
+        if config.objective == "vae":
+            return config.beta * kl_B, {"kl_nats": kl_B.mean()}
+        num_rows = len(z_BL) * int(self.trainer.num_training_batches)  # that an epoch goes through
+        mi_B, tc_B, dwkl_B = tc_decomposition(z_BL, mu_BL, logvar_BL, num_rows)
+        parts = {"kl": kl_B, "mutual_information": mi_B, "total_correlation": tc_B, "dimension_wise_kl": dwkl_B}
+        figures = {f"{name}_nats": part_B.mean() for name, part_B in parts.items()}
+        return config.alpha * mi_B + config.beta * tc_B + config.gamma * dwkl_B, figures
 
     def binarised(self, x_BCHW: Tensor) -> Tensor:
         """The pixels that the likelihood sees."""
@@ -134,22 +206,30 @@ class Vae(LightningModule):
 
     def training_step(self, x_BHWC: Tensor, batch_idx: int) -> Tensor:
         """One step on uint8 images."""
-        nll_B, kl_B, _ = self.negative_elbo(self.binarised(image_from_uint8(x_BHWC)))
-        loss = (nll_B + self.config.beta * kl_B).mean()
-        self.log_dict(
-            {"loss": loss, "reconstruction_nats": nll_B.mean(), "kl_nats": kl_B.mean()},
-            prog_bar=True,
-            on_step=False,
-            on_epoch=True,
-            batch_size=len(x_BHWC),
-        )
+        x_BCHW = self.binarised(image_from_uint8(x_BHWC))
+        mu_BL, logvar_BL = self.posterior(self.encoder(corrupted(x_BCHW, self.config.corruption)))
+        z_BL = sampled(mu_BL, logvar_BL)
+        loss_B = nll_B = self.reconstruction(z_BL, x_BCHW)
+        figures = {"reconstruction_nats": nll_B.mean()}
+        if logvar_BL is not None:
+            penalty_B, parts = self.penalty(z_BL, mu_BL, logvar_BL)
+            loss_B = nll_B + penalty_B
+            figures |= parts
+        loss = loss_B.mean()
+        self.log_dict({"loss": loss, **figures}, prog_bar=True, on_step=False, on_epoch=True, batch_size=len(x_BHWC))
         return loss
 
     def test_step(self, x_BHWC: Tensor, batch_idx: int) -> None:
-        """Nats on rows that were not trained on, and how many latents are in use."""
-        nll_B, kl_B, mu_BL = self.negative_elbo(self.binarised(image_from_uint8(x_BHWC)))
+        """Nats on rows that were not trained on, uncorrupted, and how many latents are in use."""
+        x_BCHW = self.binarised(image_from_uint8(x_BHWC))
+        mu_BL, logvar_BL = self.posterior(self.encoder(x_BCHW))
         self.test_mu.append(mu_BL)
-        figures = {"test_negative_elbo_nats": (nll_B + kl_B).mean(), "test_kl_nats": kl_B.mean()}
+        nll_B = self.reconstruction(sampled(mu_BL, logvar_BL), x_BCHW)
+        if logvar_BL is None:
+            figures = {"test_reconstruction_nats": nll_B.mean()}
+        else:
+            kl_B = gaussian_kl(mu_BL, logvar_BL)
+            figures = {"test_negative_elbo_nats": (nll_B + kl_B).mean(), "test_kl_nats": kl_B.mean()}
         self.log_dict(figures, batch_size=len(x_BHWC))
 
     def on_test_epoch_end(self) -> None:
