@@ -97,6 +97,11 @@ def test_the_order_of_the_latents_does_not_matter() -> None:
         assert after[name] == pytest.approx(value, abs=tolerance), name
 
 
+def test_the_unit_of_a_latent_does_not_matter() -> None:
+    before, after = disentanglement(ALIGNED, FACTORS), disentanglement(ALIGNED * [1e-4, 1e-4, 1e-4, 1, 1e4], FACTORS)
+    assert after == pytest.approx(before, abs=0.01)
+
+
 @pytest.mark.parametrize("codes", [np.zeros((1200, 3)), np.concatenate([np.ones((1200, 1)), ALIGNED], axis=1)])
 def test_constant_latents_give_numbers(codes: NDArray[Any]) -> None:
     figures = disentanglement(codes, FACTORS)
