@@ -98,7 +98,7 @@ def test_the_order_of_the_latents_does_not_matter() -> None:
 
 
 def test_the_unit_of_a_latent_does_not_matter() -> None:
-    before, after = disentanglement(ALIGNED, FACTORS), disentanglement(ALIGNED * [1e-4, 1e-5, 1e-6, 1, 1e4], FACTORS)
+    before, after = disentanglement(ALIGNED, FACTORS), disentanglement(ALIGNED * [1e-4, 1e-4, 1e-4, 1, 1e4], FACTORS)
     assert after == pytest.approx(before, abs=0.01)
 
 
