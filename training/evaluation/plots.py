@@ -53,6 +53,7 @@ def plot_robustness(marks: Sequence[Mark], data: str) -> Figure | None:
     _bars(axis, found, names, scale=100)
     axis.set(xlabel="linear probe, % right", xlim=(0, 106))
     _legend(axis, found)
+    figure.tight_layout()
     return figure
 
 
@@ -67,7 +68,7 @@ def plot_equivariance(marks: Sequence[Mark], data: str) -> Figure | None:
     for axis, (kind, title) in zip(axes, kinds.items(), strict=True):
         _bars(axis, found[kind], {f"{kind}_{name}": name for name in GENERATORS}, scale=1)
         lowest = min(mark.value for values in found[kind].values() for mark in values.values())
-        axis.set_xlim(-1.2 if lowest < 0 else 0, 1.1)
+        axis.set_xlim(-1.35 if lowest < 0 else 0, 1.12)
         axis.set_xticks([-1, -0.5, 0, 0.5, 1] if lowest < 0 else [0, 0.25, 0.5, 0.75, 1])
         axis.set_xlabel("share of f(gx) explained")
         axis.set_title(title, fontsize=10)
