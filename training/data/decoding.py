@@ -7,7 +7,7 @@ service, so that a file sent there gives the pixels that were trained on.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sized
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import NamedTuple
@@ -54,8 +54,10 @@ def decode_all(kind: str, files: Iterable[File], image_size: int) -> tuple[NDArr
         except (ImageError, OSError) as error:
             return f"{file.name}: {error}"
 
-    stream, decoded, faults = iter(files), list[NDArray[np.uint8] | str](), list[str]()
-    with ThreadPoolExecutor() as pool, tqdm(desc="decoding", unit="image") as bar:
+    num_files = len(files) if isinstance(files, Sized) else 0
+    _check_size(kind, num_files, image_size)
+    stream, decoded = iter(files), list[NDArray[np.uint8] | str]()
+    with ThreadPoolExecutor() as pool, tqdm(desc="decoding", total=num_files or None, unit="image") as bar:
         while some := list(islice(stream, FILES_AT_ONCE)):
             decoded += pool.map(decode, some)
             bar.update(len(some))
@@ -67,7 +69,9 @@ def decode_all(kind: str, files: Iterable[File], image_size: int) -> tuple[NDArr
         print(f"skipped {len(faults)} of {len(decoded)} images", file=sys.stderr)
     rows = [row for row, image in enumerate(decoded) if not isinstance(image, str)]
     if len(rows) < MIN_IMAGES:
-        raise DataError(f"{kind}: got {len(rows)} readable images, expected at least {MIN_IMAGES}")
+        raise DataError(
+            f"{kind}: got {len(rows)} readable images of {len(decoded)}, expected at least {MIN_IMAGES} JPEG or PNG"
+        )
     return np.stack([image for image in decoded if not isinstance(image, str)]), rows
 
 
