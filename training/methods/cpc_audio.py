@@ -11,13 +11,14 @@ Source: van den Oord, Li and Vinyals, https://arxiv.org/abs/1807.03748, sections
 
 What is ours, because the data are minutes and not hundreds of hours. The encoder's first layer starts as Gabor filters
 spaced like the ear's, whose log power goes on (as LEAF's, Zeghidour et al., https://arxiv.org/abs/2101.08596), where
-the paper learns five layers of filters from noise. Context and targets are heard at different speeds, which moves pitch
-and formants as another throat would; the true target is then the frame at the same moment of the original (changing
-only what is heard before the prediction: Kharitonov et al., https://arxiv.org/abs/2007.00991). Similarity is a
-cosine. The context is convolutional, or the paper's GRU. No BatchNorm: it would let one row peek at another.
+the paper learns five layers of filters from noise. The context hears features with holes (`dropout`), the targets have
+none: changing only what is heard before the prediction is from Kharitonov et al., https://arxiv.org/abs/2007.00991.
+`speed` plays context and targets at different speeds, which moves pitch and formants as another throat would; the
+true target is then the frame at the same moment of the original. Similarity is a cosine. The context is
+convolutional, or the paper's GRU. No BatchNorm: it would let one row peek at another.
 
-The embedding is the mean and the standard deviation of c over the frames that hold sound. Every layer is causal and
-frames of exact zeros are left out, so padding at the end of a clip changes nothing.
+The embedding is the mean, the standard deviation and the maximum of c over the frames that hold sound. Every layer is
+causal and frames of exact zeros are left out, so padding at the end of a clip changes nothing.
 
 Shape legend: B rows, T samples, N frames, M frames of targets, K steps, F filters, C channels, D embedding.
 """
@@ -53,11 +54,12 @@ class CpcAudioConfig:
 
     Attributes:
         num_filters: F, pairs of filters of the first layer.
-        width: C of features and contexts; the embedding has 2 C.
+        width: C of features and contexts; the embedding has 3 C.
         context: `conv`, causal dilated convolutions over 0.3 s, or `gru`, all that was heard.
         num_steps: K, how many frames of 10 ms ahead are predicted.
         temperature: T.
         negatives: other frames of the same `row` (one speaker), or of the whole `batch`.
+        dropout: share of the features that the context does not hear in training.
         speed: context and target are each played exp(-speed) to exp(speed) times as fast; 0: as they are.
         learning_rate: of AdamW, at its highest.
         weight_decay: of AdamW.
@@ -69,7 +71,8 @@ class CpcAudioConfig:
     num_steps: int = 6
     temperature: float = 0.1
     negatives: Literal["row", "batch"] = "row"
-    speed: float = 0.2
+    dropout: float = 0.3
+    speed: float = 0.0
     learning_rate: float = 2e-3
     weight_decay: float = 1e-3
 
@@ -79,6 +82,8 @@ class CpcAudioConfig:
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected above 0")
         if not 1 <= self.num_steps <= 12:
             raise ValueError(f"num_steps: got {self.num_steps}, expected 1 to 12")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout: got {self.dropout}, expected 0 or greater and below 1")
         if not 0 <= self.speed <= 0.5:
             raise ValueError(f"speed: got {self.speed}, expected 0 to 0.5")
         if self.weight_decay < 0:
@@ -219,7 +224,7 @@ class CpcAudio(LightningModule):
         return z_BCN
 
     def encode(self, x_BT: Tensor) -> Encoding:
-        """Embedding [B, D]: mean and standard deviation of c over the frames that hold sound."""
+        """Embedding [B, D]: mean, standard deviation and maximum of c over the frames that hold sound."""
         c_BCN = self.context(self.features(x_BT))
         num_frames, hop = c_BCN.shape[2], self.filters.hop
         frames_BNS = x_BT[:, : num_frames * hop].reshape(-1, num_frames, hop)
@@ -227,11 +232,14 @@ class CpcAudio(LightningModule):
         count_B1 = sound_B1N.sum(dim=2).clamp_min(1)  # nothing but zeros gives zeros, not NaN
         mean_BC = (c_BCN * sound_B1N).sum(dim=2) / count_B1
         variance_BC = ((c_BCN - mean_BC[..., None]).square() * sound_B1N).sum(dim=2) / count_B1
-        return Encoding(embedding=torch.cat([mean_BC, (variance_BC + 1e-6).sqrt()], dim=1))
+        maximum_BC = c_BCN.masked_fill(sound_B1N == 0, -torch.inf).amax(dim=2)
+        maximum_BC = torch.where(sound_B1N.any(dim=2), maximum_BC, 0.0)
+        return Encoding(embedding=torch.cat([mean_BC, (variance_BC + 1e-6).sqrt(), maximum_BC], dim=1))
 
     def loss_of(self, heard_BT: Tensor, asked_BT: Tensor, ratio_B: Tensor) -> tuple[Tensor, Tensor]:
         """Loss and accuracy; frame n of `heard` is the moment of frame n * ratio of `asked`."""
-        c_BNC = self.context(self.features(heard_BT)).mT
+        heard_BCN = F.dropout(self.features(heard_BT), self.config.dropout, self.training)
+        c_BNC = self.context(heard_BCN).mT
         targets_BMC = F.normalize(self.features(asked_BT).mT, dim=2)
         predictions = torch.stack([F.normalize(predictor(c_BNC), dim=2) for predictor in self.predictors])
         ahead_K11 = torch.arange(1, self.config.num_steps + 1, device=c_BNC.device)[:, None, None]
