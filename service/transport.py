@@ -99,6 +99,7 @@ def calls(servicer: Servicer, metrics: Metrics) -> dict[str, Call]:
             method.name, getattr(pb, method.input_type.name), getattr(servicer, _snake(method.name)), metrics
         )
         for method in SERVICE.methods
+        if not method.client_streaming
     }
 
 

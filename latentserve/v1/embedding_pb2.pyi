@@ -21,6 +21,18 @@ class Priority(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PRIORITY_NORMAL: _ClassVar[Priority]
     PRIORITY_HIGH: _ClassVar[Priority]
 
+class Guarantee(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    GUARANTEE_UNSPECIFIED: _ClassVar[Guarantee]
+    GUARANTEE_MARGINAL: _ClassVar[Guarantee]
+    GUARANTEE_CONDITIONAL: _ClassVar[Guarantee]
+
+class Decision(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    DECISION_UNSPECIFIED: _ClassVar[Decision]
+    DECISION_PER_ROW: _ClassVar[Decision]
+    DECISION_FALSE_DISCOVERY_RATE: _ClassVar[Decision]
+
 class Output(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     OUTPUT_UNSPECIFIED: _ClassVar[Output]
@@ -42,6 +54,12 @@ PRIORITY_UNSPECIFIED: Priority
 PRIORITY_LOW: Priority
 PRIORITY_NORMAL: Priority
 PRIORITY_HIGH: Priority
+GUARANTEE_UNSPECIFIED: Guarantee
+GUARANTEE_MARGINAL: Guarantee
+GUARANTEE_CONDITIONAL: Guarantee
+DECISION_UNSPECIFIED: Decision
+DECISION_PER_ROW: Decision
+DECISION_FALSE_DISCOVERY_RATE: Decision
 OUTPUT_UNSPECIFIED: Output
 OUTPUT_EMBEDDING: Output
 OUTPUT_LATENT: Output
@@ -130,16 +148,20 @@ class ReconstructResponse(_message.Message):
     def __init__(self, model: _Optional[_Union[ModelVersion, _Mapping]] = ..., reconstructions: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...
 
 class ScoreRequest(_message.Message):
-    __slots__ = ("model", "input", "alpha", "priority")
+    __slots__ = ("model", "input", "alpha", "priority", "guarantee", "decision")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     INPUT_FIELD_NUMBER: _ClassVar[int]
     ALPHA_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    GUARANTEE_FIELD_NUMBER: _ClassVar[int]
+    DECISION_FIELD_NUMBER: _ClassVar[int]
     model: ModelSelector
     input: Input
     alpha: float
     priority: Priority
-    def __init__(self, model: _Optional[_Union[ModelSelector, _Mapping]] = ..., input: _Optional[_Union[Input, _Mapping]] = ..., alpha: _Optional[float] = ..., priority: _Optional[_Union[Priority, str]] = ...) -> None: ...
+    guarantee: Guarantee
+    decision: Decision
+    def __init__(self, model: _Optional[_Union[ModelSelector, _Mapping]] = ..., input: _Optional[_Union[Input, _Mapping]] = ..., alpha: _Optional[float] = ..., priority: _Optional[_Union[Priority, str]] = ..., guarantee: _Optional[_Union[Guarantee, str]] = ..., decision: _Optional[_Union[Decision, str]] = ...) -> None: ...
 
 class ScoreResponse(_message.Message):
     __slots__ = ("model", "out_of_distribution")
@@ -149,35 +171,67 @@ class ScoreResponse(_message.Message):
     out_of_distribution: OutOfDistribution
     def __init__(self, model: _Optional[_Union[ModelVersion, _Mapping]] = ..., out_of_distribution: _Optional[_Union[OutOfDistribution, _Mapping]] = ...) -> None: ...
 
+class ScoreStreamRequest(_message.Message):
+    __slots__ = ("id", "request")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    id: int
+    request: ScoreRequest
+    def __init__(self, id: _Optional[int] = ..., request: _Optional[_Union[ScoreRequest, _Mapping]] = ...) -> None: ...
+
+class ScoreStreamResponse(_message.Message):
+    __slots__ = ("id", "code", "message", "retry_after_ms", "response")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    RETRY_AFTER_MS_FIELD_NUMBER: _ClassVar[int]
+    RESPONSE_FIELD_NUMBER: _ClassVar[int]
+    id: int
+    code: int
+    message: str
+    retry_after_ms: int
+    response: ScoreResponse
+    def __init__(self, id: _Optional[int] = ..., code: _Optional[int] = ..., message: _Optional[str] = ..., retry_after_ms: _Optional[int] = ..., response: _Optional[_Union[ScoreResponse, _Mapping]] = ...) -> None: ...
+
 class OutOfDistribution(_message.Message):
-    __slots__ = ("detectors", "scores", "p_values", "flagged", "alpha", "deciding_detector")
+    __slots__ = ("detectors", "scores", "p_values", "flagged", "alpha", "deciding_detector", "detector_p_values", "guarantee", "decision")
     DETECTORS_FIELD_NUMBER: _ClassVar[int]
     SCORES_FIELD_NUMBER: _ClassVar[int]
     P_VALUES_FIELD_NUMBER: _ClassVar[int]
     FLAGGED_FIELD_NUMBER: _ClassVar[int]
     ALPHA_FIELD_NUMBER: _ClassVar[int]
     DECIDING_DETECTOR_FIELD_NUMBER: _ClassVar[int]
+    DETECTOR_P_VALUES_FIELD_NUMBER: _ClassVar[int]
+    GUARANTEE_FIELD_NUMBER: _ClassVar[int]
+    DECISION_FIELD_NUMBER: _ClassVar[int]
     detectors: _containers.RepeatedScalarFieldContainer[str]
     scores: Tensor
     p_values: _containers.RepeatedScalarFieldContainer[float]
     flagged: _containers.RepeatedScalarFieldContainer[bool]
     alpha: float
     deciding_detector: str
-    def __init__(self, detectors: _Optional[_Iterable[str]] = ..., scores: _Optional[_Union[Tensor, _Mapping]] = ..., p_values: _Optional[_Iterable[float]] = ..., flagged: _Optional[_Iterable[bool]] = ..., alpha: _Optional[float] = ..., deciding_detector: _Optional[str] = ...) -> None: ...
+    detector_p_values: Tensor
+    guarantee: Guarantee
+    decision: Decision
+    def __init__(self, detectors: _Optional[_Iterable[str]] = ..., scores: _Optional[_Union[Tensor, _Mapping]] = ..., p_values: _Optional[_Iterable[float]] = ..., flagged: _Optional[_Iterable[bool]] = ..., alpha: _Optional[float] = ..., deciding_detector: _Optional[str] = ..., detector_p_values: _Optional[_Union[Tensor, _Mapping]] = ..., guarantee: _Optional[_Union[Guarantee, str]] = ..., decision: _Optional[_Union[Decision, str]] = ...) -> None: ...
 
 class AnalyzeRequest(_message.Message):
-    __slots__ = ("model", "input", "outputs", "alpha", "priority")
+    __slots__ = ("model", "input", "outputs", "alpha", "priority", "guarantee", "decision")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     INPUT_FIELD_NUMBER: _ClassVar[int]
     OUTPUTS_FIELD_NUMBER: _ClassVar[int]
     ALPHA_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    GUARANTEE_FIELD_NUMBER: _ClassVar[int]
+    DECISION_FIELD_NUMBER: _ClassVar[int]
     model: ModelSelector
     input: Input
     outputs: _containers.RepeatedScalarFieldContainer[Output]
     alpha: float
     priority: Priority
-    def __init__(self, model: _Optional[_Union[ModelSelector, _Mapping]] = ..., input: _Optional[_Union[Input, _Mapping]] = ..., outputs: _Optional[_Iterable[_Union[Output, str]]] = ..., alpha: _Optional[float] = ..., priority: _Optional[_Union[Priority, str]] = ...) -> None: ...
+    guarantee: Guarantee
+    decision: Decision
+    def __init__(self, model: _Optional[_Union[ModelSelector, _Mapping]] = ..., input: _Optional[_Union[Input, _Mapping]] = ..., outputs: _Optional[_Iterable[_Union[Output, str]]] = ..., alpha: _Optional[float] = ..., priority: _Optional[_Union[Priority, str]] = ..., guarantee: _Optional[_Union[Guarantee, str]] = ..., decision: _Optional[_Union[Decision, str]] = ...) -> None: ...
 
 class AnalyzeResponse(_message.Message):
     __slots__ = ("model", "embeddings", "latents", "reconstructions", "out_of_distribution")
@@ -266,14 +320,22 @@ class TensorSpec(_message.Message):
     def __init__(self, name: _Optional[str] = ..., dtype: _Optional[_Union[DataType, str]] = ..., shape: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Detector(_message.Message):
-    __slots__ = ("name", "num_calibration_rows", "smallest_p_value")
+    __slots__ = ("name", "num_calibration_rows", "smallest_p_value", "smallest_conditional_p_value", "delta", "calibration_sha256", "method")
     NAME_FIELD_NUMBER: _ClassVar[int]
     NUM_CALIBRATION_ROWS_FIELD_NUMBER: _ClassVar[int]
     SMALLEST_P_VALUE_FIELD_NUMBER: _ClassVar[int]
+    SMALLEST_CONDITIONAL_P_VALUE_FIELD_NUMBER: _ClassVar[int]
+    DELTA_FIELD_NUMBER: _ClassVar[int]
+    CALIBRATION_SHA256_FIELD_NUMBER: _ClassVar[int]
+    METHOD_FIELD_NUMBER: _ClassVar[int]
     name: str
     num_calibration_rows: int
     smallest_p_value: float
-    def __init__(self, name: _Optional[str] = ..., num_calibration_rows: _Optional[int] = ..., smallest_p_value: _Optional[float] = ...) -> None: ...
+    smallest_conditional_p_value: float
+    delta: float
+    calibration_sha256: str
+    method: str
+    def __init__(self, name: _Optional[str] = ..., num_calibration_rows: _Optional[int] = ..., smallest_p_value: _Optional[float] = ..., smallest_conditional_p_value: _Optional[float] = ..., delta: _Optional[float] = ..., calibration_sha256: _Optional[str] = ..., method: _Optional[str] = ...) -> None: ...
 
 class Evaluation(_message.Message):
     __slots__ = ("name", "value", "data")

@@ -51,6 +51,11 @@ class EmbeddingServiceStub(object):
                 request_serializer=latentserve_dot_v1_dot_embedding__pb2.ScoreRequest.SerializeToString,
                 response_deserializer=latentserve_dot_v1_dot_embedding__pb2.ScoreResponse.FromString,
                 _registered_method=True)
+        self.ScoreStream = channel.stream_stream(
+                '/latentserve.v1.EmbeddingService/ScoreStream',
+                request_serializer=latentserve_dot_v1_dot_embedding__pb2.ScoreStreamRequest.SerializeToString,
+                response_deserializer=latentserve_dot_v1_dot_embedding__pb2.ScoreStreamResponse.FromString,
+                _registered_method=True)
         self.Analyze = channel.unary_unary(
                 '/latentserve.v1.EmbeddingService/Analyze',
                 request_serializer=latentserve_dot_v1_dot_embedding__pb2.AnalyzeRequest.SerializeToString,
@@ -96,6 +101,15 @@ class EmbeddingServiceServicer(object):
     def Score(self, request, context):
         """Returns out-of-distribution scores, p-values and decisions.
         FAILED_PRECONDITION if the model has no calibrated detector.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ScoreStream(self, request_iterator, context):
+        """Score for pipelines: any number of requests over one call, answered in their order. A request that
+        fails is answered with its own status and hurts no other. The server reads ahead by only so
+        many requests; a client that does not read its answers is not read from either.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -147,6 +161,11 @@ def add_EmbeddingServiceServicer_to_server(servicer, server):
                     servicer.Score,
                     request_deserializer=latentserve_dot_v1_dot_embedding__pb2.ScoreRequest.FromString,
                     response_serializer=latentserve_dot_v1_dot_embedding__pb2.ScoreResponse.SerializeToString,
+            ),
+            'ScoreStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.ScoreStream,
+                    request_deserializer=latentserve_dot_v1_dot_embedding__pb2.ScoreStreamRequest.FromString,
+                    response_serializer=latentserve_dot_v1_dot_embedding__pb2.ScoreStreamResponse.SerializeToString,
             ),
             'Analyze': grpc.unary_unary_rpc_method_handler(
                     servicer.Analyze,
@@ -252,6 +271,33 @@ class EmbeddingService(object):
             '/latentserve.v1.EmbeddingService/Score',
             latentserve_dot_v1_dot_embedding__pb2.ScoreRequest.SerializeToString,
             latentserve_dot_v1_dot_embedding__pb2.ScoreResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ScoreStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/latentserve.v1.EmbeddingService/ScoreStream',
+            latentserve_dot_v1_dot_embedding__pb2.ScoreStreamRequest.SerializeToString,
+            latentserve_dot_v1_dot_embedding__pb2.ScoreStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,
