@@ -27,10 +27,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentserve import records
+from latentserve.conformal import Adjustment, adjustments
 from latentserve.errors import BundleError
 from latentserve.inputs import AudioInput, ImageInput, TensorSpec
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 2: detectors have delta and adjustment
 MANIFEST = "bundle.json"
 CALIBRATION = "calibration.npz"
 GOLDEN = "golden.npz"
@@ -57,17 +58,26 @@ class Detector:
         method: how the score is computed, for people.
         num_calibration_rows: rows that neither training nor the detector saw.
         calibration_sha256: of the sorted calibration scores.
+        delta: how often at most the conditional p-values break their promise, over calibration sets.
+        adjustment: how they are made of the marginal ones: see `latentserve.conformal`.
     """
 
     name: str
     method: str
     num_calibration_rows: int
     calibration_sha256: str
+    delta: float = 0.1
+    adjustment: Adjustment = "simes"
 
     @property
     def smallest_p_value(self) -> float:
         """No item, however strange, gets a smaller one."""
         return 1 / (self.num_calibration_rows + 1)
+
+    @property
+    def smallest_conditional_p_value(self) -> float:
+        """The same of the conditional p-values."""
+        return float(adjustments(self.num_calibration_rows, self.delta, self.adjustment)[0])
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from typing import Any, Generic, Literal, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from latentserve.conformal import rejected
 from latentserve.errors import InvalidInput, Unavailable
 from latentserve.tensors import from_tensor, to_tensor
 from latentserve.v1 import embedding_pb2 as pb
@@ -40,6 +41,17 @@ PRIORITIES: dict[Priority, pb.Priority] = {
     "high": pb.PRIORITY_HIGH,
 }
 
+Guarantee = Literal["marginal", "conditional"]
+GUARANTEES: dict[Guarantee, pb.Guarantee] = {
+    "marginal": pb.GUARANTEE_MARGINAL,
+    "conditional": pb.GUARANTEE_CONDITIONAL,
+}
+Decision = Literal["per_row", "false_discovery_rate"]
+DECISIONS: dict[Decision, pb.Decision] = {
+    "per_row": pb.DECISION_PER_ROW,
+    "false_discovery_rate": pb.DECISION_FALSE_DISCOVERY_RATE,
+}
+
 R = TypeVar("R")
 
 
@@ -59,14 +71,16 @@ class Scores:
     Attributes:
         detectors: names of the K detectors.
         scores: float32 [n, K], larger is stranger.
+        detector_p_values: float32 [n, K], of every detector.
         p_values: float64 [n], of the deciding detector.
-        flagged: bool [n], p_values <= alpha.
+        flagged: bool [n], p_values <= alpha, or what the false discovery rate allows over all n rows.
         alpha: level of the decision.
         deciding_detector: name of the detector that decides.
     """
 
     detectors: tuple[str, ...]
     scores: NDArray[np.float32]
+    detector_p_values: NDArray[np.float32]
     p_values: NDArray[np.float64]
     flagged: NDArray[np.bool_]
     alpha: float
@@ -117,9 +131,24 @@ def reconstruct(items: Items, model: str, version: int) -> Call[NDArray[np.float
     return Call("Reconstruct", requests, lambda responses: _rows(responses, "reconstructions"))
 
 
-def score(items: Items, alpha: float | None, model: str, version: int) -> Call[Scores]:
+def score(
+    items: Items, alpha: float | None, guarantee: Guarantee, decision: Decision, model: str, version: int
+) -> Call[Scores]:
     """Out-of-distribution answers."""
-    requests = (pb.ScoreRequest(model=_selector(model, version), input=part, alpha=alpha) for part in _inputs(items))
+    if guarantee not in GUARANTEES:
+        raise InvalidInput.at("guarantee", got=repr(guarantee), expected=f"one of {list(GUARANTEES)}")
+    if decision not in DECISIONS:
+        raise InvalidInput.at("decision", got=repr(decision), expected=f"one of {list(DECISIONS)}")
+    requests = (
+        pb.ScoreRequest(
+            model=_selector(model, version),
+            input=part,
+            alpha=alpha,
+            guarantee=GUARANTEES[guarantee],
+            decision=DECISIONS[decision],
+        )
+        for part in _inputs(items)
+    )
     return Call("Score", requests, _scores)
 
 
@@ -209,11 +238,16 @@ def _analysis(responses: list[pb.AnalyzeResponse]) -> Analysis:
 def _scores(responses: Sequence[pb.AnalyzeResponse | pb.ScoreResponse]) -> Scores:
     _one_model(responses)
     parts = [response.out_of_distribution for response in responses]
+    p_values = np.concatenate([np.array(part.p_values) for part in parts])
+    flagged = np.concatenate([np.array(part.flagged, dtype=np.bool_) for part in parts])
+    if parts[0].decision == pb.DECISION_FALSE_DISCOVERY_RATE:  # the server saw only the rows of a part
+        flagged = rejected(p_values, parts[0].alpha)
     return Scores(
         detectors=tuple(parts[0].detectors),
         scores=np.concatenate([from_tensor(part.scores, "scores") for part in parts]),
-        p_values=np.concatenate([np.array(part.p_values) for part in parts]),
-        flagged=np.concatenate([np.array(part.flagged, dtype=np.bool_) for part in parts]),
+        detector_p_values=np.concatenate([from_tensor(part.detector_p_values, "p_values") for part in parts]),
+        p_values=p_values,
+        flagged=flagged,
         alpha=parts[0].alpha,
         deciding_detector=parts[0].deciding_detector,
     )

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentserve import calls
-from latentserve.calls import Analysis, Call, Items, Priority, Scores
+from latentserve.calls import Analysis, Call, Decision, Guarantee, Items, Priority, Scores
 from latentserve.errors import BY_CODE, Code, LatentserveError, Overloaded
 from latentserve.v1 import embedding_pb2 as pb
 
@@ -104,9 +104,26 @@ class Client:
         """What the model kept of each row, float32 [n, height, width, channels], 0 to 1."""
         return self._run(calls.reconstruct(items, model, version))
 
-    def score(self, items: Items, alpha: float | None = None, model: str = "", version: int = 0) -> Scores:
-        """Out-of-distribution scores, p-values and decisions at level alpha (default: the bundle's)."""
-        return self._run(calls.score(items, alpha, model, version))
+    def score(
+        self,
+        items: Items,
+        alpha: float | None = None,
+        guarantee: Guarantee = "marginal",
+        decision: Decision = "per_row",
+        model: str = "",
+        version: int = 0,
+    ) -> Scores:
+        """Out-of-distribution scores, p-values and decisions.
+
+        Args:
+            items: the rows.
+            alpha: level of the decision; default: the bundle's.
+            guarantee: `conditional` p-values hold for the calibration at hand, not only on average.
+            decision: `false_discovery_rate` flags by Benjamini and Hochberg's procedure over all items.
+            model: name; default: the only one.
+            version: default: the newest.
+        """
+        return self._run(calls.score(items, alpha, guarantee, decision, model, version))
 
     def analyze(
         self,
@@ -193,9 +210,17 @@ class AsyncClient:
         """As `Client.reconstruct`."""
         return await self._run(calls.reconstruct(items, model, version))
 
-    async def score(self, items: Items, alpha: float | None = None, model: str = "", version: int = 0) -> Scores:
+    async def score(
+        self,
+        items: Items,
+        alpha: float | None = None,
+        guarantee: Guarantee = "marginal",
+        decision: Decision = "per_row",
+        model: str = "",
+        version: int = 0,
+    ) -> Scores:
         """As `Client.score`."""
-        return await self._run(calls.score(items, alpha, model, version))
+        return await self._run(calls.score(items, alpha, guarantee, decision, model, version))
 
     async def analyze(
         self,

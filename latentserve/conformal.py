@@ -1,27 +1,146 @@
 """Conformal p-values: what turns a raw score into an error rate that holds.
 
-If a new in-distribution row and the n calibration rows are exchangeable, its p-value is at most alpha with a
-probability of at most alpha, whatever the score is. Source: Vovk, Gammerman and Shafer, Algorithmic Learning in a
-Random World (2005), eq. 2.20; Bates et al., https://arxiv.org/abs/2104.08279, eq. 2.
+*Marginal*: if a new in-distribution row and the n calibration rows are exchangeable, its p-value is at most alpha with
+a probability of at most alpha, whatever the score is. That is an average over calibration sets: with the one at hand
+the rate is a draw of Beta(k, n + 1 - k), k = floor(alpha (n + 1)).
+
+*Conditional*: with a probability of at least 1 - delta over calibration sets, the one at hand is such that rows are
+flagged with a probability of at most alpha, for every alpha at once. It is a function of the marginal p-value:
+
+    p = b_ceil((n + 1) t), b_(n + 1) = 1,  where  P[U_(1) <= b_1, ..., U_(n) <= b_n] >= 1 - delta
+
+for the order statistics U_(i) of n uniform draws. Three such sequences b are here.
+
+Sources: Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World (2005), eq. 2.20; Bates, Candes, Lei, Romano
+and Sesia, Testing for outliers with conformal p-values, https://arxiv.org/abs/2104.08279, eq. 2, theorem 2 (the
+function of the marginal p-value), section 3.2 (Simes), 3.3 (DKWM) and 3.4 (Monte Carlo); Benjamini and Hochberg, J. Royal
+Statistical Society B 57 (1995) 289.
+
+Shape legend: N rows, n calibration rows.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from functools import lru_cache
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+Adjustment = Literal["simes", "dkwm", "monte_carlo"]
+SIMULATIONS = 4000
+"""Draws of n uniform order statistics. Their own error is paid for: see `_monte_carlo`."""
 
-def p_values(scores_N: NDArray[Any], sorted_calibration: NDArray[Any]) -> NDArray[np.float64]:
-    """P = (1 + #{calibration scores >= score}) / (n + 1), float64 [N].
+
+def p_values(
+    scores_N: NDArray[Any], sorted_calibration: NDArray[Any], rng: np.random.Generator | None = None
+) -> NDArray[np.float64]:
+    """Marginal p-values P = (1 + #{calibration scores >= score}) / (n + 1), float64 [N].
 
     Args:
-        scores_N: larger is stranger. NaN gets the smallest p-value: it must never pass as usual.
+        scores_N: larger is stranger. NaN and infinity get the smallest p-value: they must never pass as usual.
         sorted_calibration: [n], ascending, finite.
+        rng: breaks ties at random, which makes p-values uniform where many scores are equal. Without it equal scores
+            count as at least as strange: p-values are larger, and the same row gets the same one again.
+
+    Raises:
+        ValueError: no calibration scores.
     """
     num = len(sorted_calibration)
-    # "left" counts equal calibration scores as at least as strange: ties make p larger, never smaller.
-    at_least = num - np.searchsorted(sorted_calibration, scores_N, side="left")
-    p: NDArray[np.float64] = (1.0 + np.where(np.isnan(scores_N), 0, at_least)) / (num + 1.0)
+    if num == 0:
+        raise ValueError("sorted_calibration: got no scores, expected at least one")
+    strange_N = ~np.isfinite(scores_N)
+    above_N = num - np.searchsorted(sorted_calibration, scores_N, side="right")
+    at_least_N = num - np.searchsorted(sorted_calibration, scores_N, side="left")
+    if rng is not None:  # the row's place among its equals, itself included
+        at_least_N = above_N + rng.integers(0, at_least_N - above_N, endpoint=True)
+    p: NDArray[np.float64] = (1.0 + np.where(strange_N, 0, at_least_N)) / (num + 1.0)
     return p
+
+
+def conditional_p_values(
+    marginal_N: NDArray[np.float64], num_calibration_rows: int, delta: float, adjustment: Adjustment
+) -> NDArray[np.float64]:
+    """Calibration-conditional p-values [N] from marginal ones.
+
+    Raises:
+        ValueError: no calibration rows, delta not between 0 and 1, or no such adjustment.
+    """
+    b = adjustments(num_calibration_rows, delta, adjustment)
+    # 1e-9: (n + 1) t is a whole number but for rounding
+    place_N = np.ceil(marginal_N * (num_calibration_rows + 1) - 1e-9).astype(int)
+    p: NDArray[np.float64] = b[place_N - 1]
+    return p
+
+
+@lru_cache(maxsize=64)
+def adjustments(num: int, delta: float, adjustment: Adjustment) -> NDArray[np.float64]:
+    """b_1 ... b_n and b_(n + 1) = 1, ascending. See the file's docstring."""
+    if num < 1 or not 0 < delta < 1:
+        raise ValueError(f"got {num} calibration rows and delta {delta}, expected 1 or more and between 0 and 1")
+    makers = {"simes": _simes, "dkwm": _dkwm, "monte_carlo": _monte_carlo}
+    if adjustment not in makers:
+        raise ValueError(f"adjustment: got {adjustment!r}, expected one of {sorted(makers)}")
+    b = np.append(np.minimum(makers[adjustment](num, delta), 1.0), 1.0)
+    b.flags.writeable = False  # it is cached
+    return b
+
+
+def _simes(num: int, delta: float) -> NDArray[np.float64]:
+    """b_(n+1-i) = 1 - delta^(1/k) (i (i-1) ... (i-k+1) / (n (n-1) ... (n-k+1)))^(1/k), k = n / 2: tight for small p."""
+    k = max(1, num // 2)
+    i = np.arange(num, 0, -1)
+    log_ratio = np.full(num, -np.inf)
+    some = i >= k
+    # the falling factorial i! / (i - k)! by its logarithm
+    log_gamma = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, num + 1)))])  # log 0!, log 1!, ...
+    log_ratio[some] = log_gamma[i[some]] - log_gamma[i[some] - k] - (log_gamma[num] - log_gamma[num - k])
+    b: NDArray[np.float64] = 1 - np.exp((math.log(delta) + log_ratio) / k)
+    return b
+
+
+def _dkwm(num: int, delta: float) -> NDArray[np.float64]:
+    """b_i = i / n + sqrt(log(1 / delta) / (2 n)): the same width everywhere, so poor for small p.
+
+    One-sided Dvoretzky-Kiefer-Wolfowitz-Massart; Massart's constant asks for delta of at most a half.
+    """
+    return np.arange(1, num + 1) / num + math.sqrt(math.log(1 / min(delta, 0.5)) / (2 * num))
+
+
+def _monte_carlo(num: int, delta: float) -> NDArray[np.float64]:
+    """b_i is the same quantile of each U_(i), the smallest one that simulation allows: tight for every p.
+
+    The quantile is that of a normal z by Wilson and Hilferty's approximation, U_(i) = mean (1 - 1 / (9 i) + z s_i)^3,
+    which need not be exact: the promise comes from the simulation. z is so high that even the upper 99 % confidence
+    limit of its exceedances is at most delta. The seed is fixed, so that a bundle gives the same p-values everywhere.
+    """
+    i = np.arange(1, num + 1)
+    mean, shift = i / (num + 1), 1 / (9 * i)
+    deviation = np.sqrt((num + 1 - i) / (num + 1) / i) / 3
+    rng = np.random.default_rng(0)
+    worst = np.empty(SIMULATIONS)
+    for row in range(SIMULATIONS):
+        ordered = np.cumsum(rng.standard_exponential(num + 1))  # over their sum: uniform order statistics
+        worst[row] = ((np.cbrt(ordered[:-1] / ordered[-1] / mean) - 1 + shift) / deviation).max()
+    # of SIMULATIONS draws, how many at most may lie above z: binomial, by its normal approximation
+    spare = SIMULATIONS * delta - 2.33 * math.sqrt(SIMULATIONS * delta * (1 - delta))
+    if spare < 1:
+        raise ValueError(f"delta: got {delta}, expected {20 / SIMULATIONS:g} or more for monte_carlo")
+    z = np.sort(worst)[-math.floor(spare)]
+    b: NDArray[np.float64] = np.maximum.accumulate(mean * (1 - shift + z * deviation) ** 3)
+    return b
+
+
+def rejected(p_values_N: NDArray[np.float64], alpha: float) -> NDArray[np.bool_]:
+    """Benjamini and Hochberg's procedure: which rows [N] to flag so that alpha is the share of false alarms among them.
+
+    The k rows of the smallest p-values, for the largest k with p_(k) <= alpha k / N.
+    """
+    num = len(p_values_N)
+    ordered = np.sort(p_values_N)
+    passed = np.flatnonzero(ordered <= alpha * np.arange(1, num + 1) / num)
+    if len(passed) == 0:
+        return np.zeros(num, np.bool_)
+    found: NDArray[np.bool_] = p_values_N <= ordered[passed[-1]]
+    return found

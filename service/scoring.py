@@ -3,32 +3,52 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from latentserve.bundle import Manifest
-from latentserve.conformal import p_values
+from latentserve.bundle import Detector, Manifest
+from latentserve.conformal import conditional_p_values, p_values, rejected
 from latentserve.errors import InvalidInput, Unsupported
+
+Guarantee = Literal["marginal", "conditional"]
+Decision = Literal["per_row", "false_discovery_rate"]
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a caller wants to know of the scores.
+
+    Attributes:
+        alpha: level of the decision, between 0 and 1.
+        guarantee: what alpha promises: see `latentserve.conformal`.
+        decision: each row by itself, or Benjamini and Hochberg's over all rows.
+    """
+
+    alpha: float
+    guarantee: Guarantee = "marginal"
+    decision: Decision = "per_row"
 
 
 @dataclass(frozen=True)
 class Verdicts:
-    """Answers for n rows.
+    """Answers for n rows and K detectors.
 
     Attributes:
         scores: float32 [n, K].
-        p_values: float64 [n], of the deciding detector.
-        flagged: bool [n], p_values <= alpha.
-        alpha: level of the decision.
-        num_not_finite: rows whose score was no number; they got the smallest p-value.
+        detector_p_values: float64 [n, K], under the question's guarantee.
+        p_values: float64 [n], of the deciding detector, the first.
+        marginal_p_values: float64 [n], of the deciding detector, whatever was asked for.
+        flagged: bool [n].
+        num_not_finite: rows with a score that was no number; it got the smallest p-value.
     """
 
     scores: NDArray[np.float32]
+    detector_p_values: NDArray[np.float64]
     p_values: NDArray[np.float64]
+    marginal_p_values: NDArray[np.float64]
     flagged: NDArray[np.bool_]
-    alpha: float
     num_not_finite: int
 
 
@@ -44,8 +64,8 @@ class Judge:
         self._manifest = manifest
         self._calibration = calibration
 
-    def check_alpha(self, alpha: float | None) -> float:
-        """The level to decide at: the caller's, or the bundle's. To be asked before anything is computed.
+    def question(self, alpha: float | None, guarantee: Guarantee, decision: Decision) -> Question:
+        """What is asked, at the caller's level or the bundle's. To be made before anything is computed.
 
         Raises:
             Unsupported: there is no calibrated detector.
@@ -56,21 +76,32 @@ class Judge:
             raise Unsupported(
                 f"model {manifest.name} version {manifest.version} has no calibrated detector: it cannot score"
             )
-        if alpha is None:
-            return manifest.default_alpha
-        smallest = manifest.detectors[0].smallest_p_value
-        if not smallest <= alpha < 1:
+        deciding = manifest.detectors[0]
+        smallest = deciding.smallest_conditional_p_value if guarantee == "conditional" else deciding.smallest_p_value
+        level = manifest.default_alpha if alpha is None else alpha
+        if not smallest <= level < 1:
             raise InvalidInput.at(
                 "alpha",
-                got=f"{alpha:g}",
-                expected=f"{smallest:.3g} (the smallest p-value that"
-                f" {manifest.detectors[0].num_calibration_rows} calibration rows can give) or more, and below 1",
+                got=f"{level:g}" + (" (the bundle's default)" if alpha is None else ""),
+                expected=f"{smallest:.3g} (the smallest {guarantee} p-value that"
+                f" {deciding.num_calibration_rows} calibration rows can give) or more, and below 1",
             )
-        return alpha
+        return Question(level, guarantee, decision)
 
-    def judge(self, scores: NDArray[Any], alpha: float) -> Verdicts:
-        """p-values and decisions for scores [n, K] at a level that `check_alpha` gave."""
-        deciding = scores[:, 0]
-        p = p_values(deciding, self._calibration[self._manifest.detectors[0].name])
+    def judge(self, scores: NDArray[Any], question: Question) -> Verdicts:
+        """p-values and decisions for scores [n, K]."""
+        detectors = self._manifest.detectors
+        marginal = [p_values(scores[:, k], self._calibration[one.name]) for k, one in enumerate(detectors)]
+        asked = marginal
+        if question.guarantee == "conditional":
+            asked = [_conditional(p, one) for p, one in zip(marginal, detectors, strict=True)]
+        if question.decision == "false_discovery_rate":
+            flagged = rejected(asked[0], question.alpha)
+        else:
+            flagged = asked[0] <= question.alpha
         num_not_finite = int((~np.isfinite(scores)).any(axis=1).sum())
-        return Verdicts(scores, p, p <= alpha, alpha, num_not_finite)
+        return Verdicts(scores, np.stack(asked, axis=1), asked[0], marginal[0], flagged, num_not_finite)
+
+
+def _conditional(marginal_N: NDArray[np.float64], detector: Detector) -> NDArray[np.float64]:
+    return conditional_p_values(marginal_N, detector.num_calibration_rows, detector.delta, detector.adjustment)

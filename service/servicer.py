@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from service.config import Config
 from service.decoding import checked_rows
 from service.metrics import Metrics
 from service.repository import LATENT, Repository, ServedModel
-from service.scoring import Verdicts
+from service.scoring import Decision, Guarantee, Question, Verdicts
 from service.waiting import Tensors
 
 EMBEDDING, RECONSTRUCTION, SCORES = "embedding", "reconstruction", "scores"
@@ -28,10 +28,25 @@ TENSOR_OF_OUTPUT = {
     pb.OUTPUT_RECONSTRUCTION: RECONSTRUCTION,
     pb.OUTPUT_SCORE: SCORES,
 }
-PRIORITIES = {pb.PRIORITY_UNSPECIFIED: 0, pb.PRIORITY_LOW: -1, pb.PRIORITY_NORMAL: 0, pb.PRIORITY_HIGH: 1}
-
-
+PRIORITIES: dict[int, int] = {
+    pb.PRIORITY_UNSPECIFIED: 0,
+    pb.PRIORITY_LOW: -1,
+    pb.PRIORITY_NORMAL: 0,
+    pb.PRIORITY_HIGH: 1,
+}
+GUARANTEES: dict[int, Guarantee] = {
+    pb.GUARANTEE_UNSPECIFIED: "marginal",
+    pb.GUARANTEE_MARGINAL: "marginal",
+    pb.GUARANTEE_CONDITIONAL: "conditional",
+}
+DECISIONS: dict[int, Decision] = {
+    pb.DECISION_UNSPECIFIED: "per_row",
+    pb.DECISION_PER_ROW: "per_row",
+    pb.DECISION_FALSE_DISCOVERY_RATE: "false_discovery_rate",
+}
 MODALITIES = {"image": pb.MODALITY_IMAGE, "audio": pb.MODALITY_AUDIO}
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -73,19 +88,15 @@ class Servicer:
     async def score(self, request: pb.ScoreRequest, context: Context) -> pb.ScoreResponse:
         """See the proto."""
         model = self._find(request.model, context)
-        alpha = model.judge.check_alpha(request.alpha if request.HasField("alpha") else None)
+        question = _question(model, request)
         tensors = await self._run(model, request, {SCORES}, context)
-        return pb.ScoreResponse(model=_version(model), out_of_distribution=self._judge(model, tensors, alpha))
+        return pb.ScoreResponse(model=_version(model), out_of_distribution=self._judge(model, tensors, question))
 
     async def analyze(self, request: pb.AnalyzeRequest, context: Context) -> pb.AnalyzeResponse:
         """See the proto."""
         model = self._find(request.model, context)
         wants = _wanted(request)
-        alpha = 0.0
-        if SCORES in wants:
-            alpha = model.judge.check_alpha(request.alpha if request.HasField("alpha") else None)
-        elif request.HasField("alpha"):
-            raise InvalidInput.at("alpha", got=request.alpha, expected="none without OUTPUT_SCORE")
+        question = _question(model, request) if SCORES in wants else None
         tensors = await self._run(model, request, wants, context)
         response = pb.AnalyzeResponse(model=_version(model))
         if EMBEDDING in wants:
@@ -94,8 +105,8 @@ class Servicer:
             response.latents.CopyFrom(to_tensor(tensors[LATENT]))
         if RECONSTRUCTION in wants:
             response.reconstructions.CopyFrom(to_tensor(tensors[RECONSTRUCTION]))
-        if SCORES in wants:
-            response.out_of_distribution.CopyFrom(self._judge(model, tensors, alpha))
+        if question is not None:
+            response.out_of_distribution.CopyFrom(self._judge(model, tensors, question))
         return response
 
     async def decode(self, request: pb.DecodeRequest, context: Context) -> pb.DecodeResponse:
@@ -143,16 +154,14 @@ class Servicer:
     async def _submit(
         self, model: ServedModel, lane: str, rows: NDArray[Any], wants: set[str], request: Any, context: Context
     ) -> Tensors:
-        if request.priority not in PRIORITIES:
-            known = ", ".join(pb.Priority.Name(code) for code in PRIORITIES)
-            raise InvalidInput.at("priority", got=request.priority, expected=f"among {known}")
+        priority = _named(PRIORITIES, request.priority, "priority", pb.Priority)
         self._metrics.request_rows.labels(context.method, context.model).observe(len(rows))
-        return await model.lanes[lane].submit(rows, frozenset(wants), context.deadline, PRIORITIES[request.priority])
+        return await model.lanes[lane].submit(rows, frozenset(wants), context.deadline, priority)
 
-    def _judge(self, model: ServedModel, tensors: Tensors, alpha: float) -> pb.OutOfDistribution:
-        verdicts = model.judge.judge(tensors[SCORES], alpha)
+    def _judge(self, model: ServedModel, tensors: Tensors, question: Question) -> pb.OutOfDistribution:
+        verdicts = model.judge.judge(tensors[SCORES], question)
         self._metrics.judged(model.manifest.name, str(model.manifest.version), verdicts)
-        return _out_of_distribution(model, verdicts)
+        return _out_of_distribution(model, verdicts, question)
 
 
 def _wanted(request: pb.AnalyzeRequest) -> set[str]:
@@ -162,7 +171,28 @@ def _wanted(request: pb.AnalyzeRequest) -> set[str]:
         if output not in TENSOR_OF_OUTPUT:
             known = ", ".join(pb.Output.Name(code) for code in TENSOR_OF_OUTPUT)
             raise InvalidInput.at("outputs", got=output, expected=f"among {known}")
-    return {TENSOR_OF_OUTPUT[output] for output in request.outputs}
+    wants = {TENSOR_OF_OUTPUT[output] for output in request.outputs}
+    if SCORES not in wants:
+        for name, _ in request.ListFields():
+            if name.name in ("alpha", "guarantee", "decision"):
+                raise InvalidInput.at(name.name, got=getattr(request, name.name), expected="none without OUTPUT_SCORE")
+    return wants
+
+
+def _question(model: ServedModel, request: pb.ScoreRequest | pb.AnalyzeRequest) -> Question:
+    return model.judge.question(
+        request.alpha if request.HasField("alpha") else None,
+        _named(GUARANTEES, request.guarantee, "guarantee", pb.Guarantee),
+        _named(DECISIONS, request.decision, "decision", pb.Decision),
+    )
+
+
+def _named(names: dict[int, T], code: int, field: str, enum: Any) -> T:
+    """What a code of an enum means to us."""
+    if code not in names:
+        known = ", ".join(enum.Name(one) for one in names)
+        raise InvalidInput.at(field, got=code, expected=f"among {known}")
+    return names[code]
 
 
 def _require(model: ServedModel, wants: set[str]) -> None:
@@ -180,15 +210,18 @@ def _version(model: ServedModel) -> pb.ModelVersion:
     return pb.ModelVersion(name=manifest.name, version=manifest.version, embedding_space=manifest.embedding_space)
 
 
-def _out_of_distribution(model: ServedModel, verdicts: Verdicts) -> pb.OutOfDistribution:
+def _out_of_distribution(model: ServedModel, verdicts: Verdicts, question: Question) -> pb.OutOfDistribution:
     detectors = [detector.name for detector in model.manifest.detectors]
     return pb.OutOfDistribution(
         detectors=detectors,
         scores=to_tensor(verdicts.scores),
         p_values=verdicts.p_values.tolist(),
         flagged=verdicts.flagged.tolist(),
-        alpha=verdicts.alpha,
+        alpha=question.alpha,
         deciding_detector=detectors[0],
+        detector_p_values=to_tensor(verdicts.detector_p_values.astype(np.float32)),
+        guarantee=f"GUARANTEE_{question.guarantee.upper()}",
+        decision=f"DECISION_{question.decision.upper()}",
     )
 
 
@@ -206,6 +239,10 @@ def _describe(model: ServedModel) -> pb.Model:
                 name=detector.name,
                 num_calibration_rows=detector.num_calibration_rows,
                 smallest_p_value=detector.smallest_p_value,
+                smallest_conditional_p_value=detector.smallest_conditional_p_value,
+                delta=detector.delta,
+                calibration_sha256=detector.calibration_sha256,
+                method=detector.method,
             )
             for detector in manifest.detectors
         ],

@@ -47,7 +47,7 @@ def test_a_missing_manifest_is_named(copied_bundle: Path) -> None:
 
 def test_a_newer_schema_is_refused_whatever_else_it_holds(copied_bundle: Path) -> None:
     change(copied_bundle, schema_version=bundle.SCHEMA_VERSION + 1, things_of_tomorrow=[])
-    with pytest.raises(BundleError, match="schema_version: got 2, expected 1 to 1"):
+    with pytest.raises(BundleError, match="schema_version: got 3, expected 1 to 2"):
         bundle.load(copied_bundle)
 
 

@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from latentserve.conformal import p_values
+from scipy import stats
+
+from latentserve.conformal import Adjustment, adjustments, conditional_p_values, p_values, rejected
 
 SCORES = st.lists(st.floats(-10, 10, width=16), min_size=1, max_size=30)
 
@@ -17,7 +22,7 @@ def test_p_is_the_definition_counted_by_hand(calibration: list[float], scores: l
 
 def test_what_is_no_number_gets_the_smallest_p_value() -> None:
     p = p_values(np.array([np.nan, np.inf, -np.inf]), np.arange(9.0))
-    np.testing.assert_allclose(p, [0.1, 0.1, 1.0])
+    np.testing.assert_allclose(p, [0.1, 0.1, 0.1])
 
 
 def test_false_alarms_are_at_most_alpha_whatever_the_scores() -> None:
@@ -28,3 +33,82 @@ def test_false_alarms_are_at_most_alpha_whatever_the_scores() -> None:
         flagged.append(p_values(drawn[100:], np.sort(drawn[:100])) <= 0.1)
     # E = floor(0.1 * 101) / 101 = 0.099; 400 draws of Beta(10, 91) give a standard error of 0.0015
     assert 0.094 < np.mean(flagged) < 0.104
+
+
+def test_ties_broken_at_random_make_p_values_uniform() -> None:
+    rng = np.random.default_rng(0)
+    drawn = rng.integers(0, 3, (3000, 20))  # nothing but ties
+    p = np.array([p_values(row[19:], np.sort(row[:19]), rng)[0] for row in drawn])
+    counts = np.bincount(np.round(p * 20).astype(int), minlength=21)
+    assert counts[0] == 0
+    assert stats.chisquare(counts[1:]).pvalue > 0.01
+    careful = np.array([p_values(row[19:], np.sort(row[:19]))[0] for row in drawn])
+    assert (careful >= p).all()
+    assert (careful > p).any()
+
+
+def test_without_calibration_there_is_no_p_value() -> None:
+    with pytest.raises(ValueError, match="got no scores, expected at least one"):
+        p_values(np.zeros(1), np.zeros(0))
+
+
+def test_simes_is_the_formula_of_bates_multiplied_out() -> None:
+    num, delta, k = 9, 0.2, 4
+    expected = []
+    for place in range(1, num + 1):
+        i = num + 1 - place
+        ratio = np.prod([max(i - j, 0) / (num - j) for j in range(k)])
+        expected.append(1 - delta ** (1 / k) * ratio ** (1 / k))
+    np.testing.assert_allclose(adjustments(num, delta, "simes"), [*expected, 1.0])
+
+
+@pytest.mark.parametrize("adjustment", ["simes", "dkwm", "monte_carlo"])
+@pytest.mark.parametrize(("num", "delta"), [(50, 0.1), (200, 0.3)])
+def test_the_order_statistics_stay_below_b_as_often_as_promised(num: int, delta: float, adjustment: Adjustment) -> None:
+    b = adjustments(num, delta, adjustment)
+    assert (np.diff(b) >= 0).all()
+    uniform = np.sort(np.random.default_rng(1).random((4000, num)), axis=1)
+    kept = (uniform <= b[:-1]).all(axis=1).mean()
+    assert kept >= 1 - delta - 3 * np.sqrt(delta * (1 - delta) / 4000)
+    broken = (uniform <= b[:-1] * 0.7).all(axis=1).mean()
+    assert broken < 1 - delta
+
+
+@pytest.mark.parametrize("adjustment", ["simes", "monte_carlo"])
+def test_a_conditional_level_is_kept_by_the_calibration_at_hand(adjustment: Adjustment) -> None:
+    """The true rate of a calibration set is that of uniform scores: how much lies above the lowest flagged score."""
+    rng, num, delta, alpha = np.random.default_rng(0), 400, 0.1, 0.05
+    rates = {"marginal": [], "conditional": []}  # type: dict[str, list[float]]
+    for _ in range(1000):
+        calibration = np.sort(rng.random(num))
+        marginal = p_values(calibration - 1e-9, calibration)  # of scores just below each calibration score
+        adjusted = conditional_p_values(marginal, num, delta, adjustment)
+        for name, p in (("marginal", marginal), ("conditional", adjusted)):
+            flagged = calibration[p <= alpha]
+            rates[name].append(1 - flagged[0] if len(flagged) else 0.0)
+    assert np.mean(np.array(rates["conditional"]) > alpha) <= delta
+    assert np.mean(np.array(rates["marginal"]) > alpha) > 3 * delta
+
+
+@pytest.mark.parametrize(
+    ("num", "delta", "adjustment", "message"),
+    [
+        (0, 0.1, "simes", "got 0 calibration rows"),
+        (9, 1.0, "simes", "delta 1.0, expected 1 or more and between 0 and 1"),
+        (9, 0.1, "bonferroni", "adjustment: got 'bonferroni', expected one of"),
+        (9, 0.001, "monte_carlo", "delta: got 0.001, expected 0.005 or more"),
+    ],
+)
+def test_an_adjustment_that_cannot_be_is_refused(num: int, delta: float, adjustment: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        adjustments(num, delta, adjustment)
+
+
+P_VALUES = st.lists(st.floats(0.001, 1), min_size=1, max_size=30)
+
+
+@given(P_VALUES, st.floats(0.01, 0.5))
+def test_benjamini_hochberg_is_scipys(p: list[float], alpha: float) -> None:
+    adjusted = stats.false_discovery_control(p, method="bh")
+    sure = np.abs(adjusted - alpha) > 1e-9
+    np.testing.assert_array_equal(rejected(np.array(p), alpha)[sure], (adjusted <= alpha)[sure])

@@ -46,7 +46,7 @@ def test_what_a_queue_tells_is_what_is_counted(engine: Engine) -> None:
 def test_decisions_are_counted() -> None:
     metrics = Metrics()
     p = np.array([0.01, 0.5, 0.9])
-    metrics.judged("m", "1", Verdicts(np.zeros((3, 1), np.float32), p, p <= 0.05, 0.05, 1))
+    metrics.judged("m", "1", Verdicts(np.zeros((3, 1), np.float32), p[:, None], p, p, p <= 0.05, 1))
 
     def value(name: str, **more: str) -> float | None:
         return metrics.registry.get_sample_value(f"latentserve_{name}", {"model": "m", "version": "1"} | more)

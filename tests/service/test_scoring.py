@@ -8,7 +8,7 @@ import pytest
 
 from latentserve import bundle
 from latentserve.errors import InvalidInput, Unsupported
-from service.scoring import Judge
+from service.scoring import Judge, Question
 
 
 @pytest.fixture(scope="module")
@@ -22,30 +22,58 @@ def judge(manifest: bundle.Manifest) -> Judge:
 
 
 def test_decisions_are_p_values_at_most_alpha(judge: Judge) -> None:
-    verdicts = judge.judge(np.array([[299.0], [285.0], [284.0], [-1.0]], np.float32), 0.05)
+    verdicts = judge.judge(np.array([[299.0], [285.0], [284.0], [-1.0]], np.float32), Question(0.05))
     np.testing.assert_allclose(verdicts.p_values, np.array([2, 16, 17, 301]) / 301)
     assert verdicts.flagged.tolist() == [True, False, False, False]
 
 
 def test_a_score_that_is_no_number_is_flagged_and_counted(judge: Judge) -> None:
-    verdicts = judge.judge(np.array([[np.nan], [np.inf], [0.0]], np.float32), 0.05)
+    verdicts = judge.judge(np.array([[np.nan], [np.inf], [0.0]], np.float32), Question(0.05))
     assert verdicts.flagged.tolist() == [True, True, False]
     assert verdicts.num_not_finite == 2
 
 
 def test_the_bundles_level_is_the_default(judge: Judge) -> None:
-    assert judge.check_alpha(None) == 0.05
-    assert judge.check_alpha(1 / 301) == 1 / 301
+    assert judge.question(None, "marginal", "per_row") == Question(0.05)
+    assert judge.question(1 / 301, "marginal", "per_row").alpha == 1 / 301
 
 
 @pytest.mark.parametrize("alpha", [0.0, -1.0, 1.0, 2.0, float("nan"), 1 / 302])
 def test_a_level_that_cannot_be_kept_is_refused(judge: Judge, alpha: float) -> None:
-    with pytest.raises(InvalidInput, match=r"alpha: got .*expected 0.00332 .the smallest p-value that 300"):
-        judge.check_alpha(alpha)
+    with pytest.raises(InvalidInput, match=r"alpha: got .*expected 0.00332 .the smallest marginal p-value that 300"):
+        judge.question(alpha, "marginal", "per_row")
 
 
 def test_without_calibration_there_is_no_score(manifest: bundle.Manifest) -> None:
     graphs = {name: graph for name, graph in manifest.graphs.items() if name != "scorer"}
     bare = replace(manifest, graphs=graphs, detectors=(), default_alpha=0.0)
     with pytest.raises(Unsupported, match="digits-vae version 1 has no calibrated detector"):
-        Judge(bare, {}).check_alpha(None)
+        Judge(bare, {}).question(None, "marginal", "per_row")
+
+
+def test_a_conditional_p_value_is_larger_and_its_smallest_too(judge: Judge) -> None:
+    scores = np.array([[299.0], [285.0], [200.0], [-1.0]], np.float32)
+    marginal = judge.judge(scores, Question(0.05))
+    conditional = judge.judge(scores, Question(0.05, "conditional"))
+    np.testing.assert_array_equal(conditional.marginal_p_values, marginal.p_values)
+    assert (conditional.p_values[:3] > marginal.p_values[:3]).all()
+    np.testing.assert_array_equal(conditional.detector_p_values[:, 0], conditional.p_values)
+    with pytest.raises(InvalidInput, match="expected 0.0152 .the smallest conditional p-value that 300"):
+        judge.question(0.01, "conditional", "per_row")
+    assert judge.question(0.01, "marginal", "per_row").alpha == 0.01
+
+
+def test_a_default_level_that_cannot_be_kept_is_called_the_bundles(manifest: bundle.Manifest) -> None:
+    low = replace(manifest, default_alpha=0.01)
+    calibration = {manifest.detectors[0].name: np.arange(300, dtype=np.float32)}
+    with pytest.raises(InvalidInput, match=r"got 0.01 \(the bundle's default\)"):
+        Judge(low, calibration).question(None, "conditional", "per_row")
+
+
+def test_the_false_discovery_rate_looks_at_all_rows(judge: Judge) -> None:
+    strange, usual = np.full((10, 1), 400.0, np.float32), np.linspace(0, 280, 10, dtype=np.float32)[:, None]
+    some = judge.judge(np.concatenate([strange, usual]), Question(0.01, decision="false_discovery_rate"))
+    assert some.flagged.tolist() == [True] * 10 + [False] * 10
+    one = judge.judge(np.concatenate([strange[:1], usual]), Question(0.01, decision="false_discovery_rate"))
+    assert not one.flagged.any()  # 1 / 301 > 0.01 / 11
+    assert judge.judge(strange[:1], Question(0.01)).flagged.all()
