@@ -52,6 +52,7 @@ class CpcConfig:
         num_directions: 1 reads the grid from the top; 2 to 4 add what it is after as many quarter turns.
         first_step: rows ahead of the nearest prediction. Nearer rows share pixels with what was read.
         last_step: rows ahead of the furthest prediction, as far as the grid goes.
+        same_image: share of the loss that contrasts patches of one image; the rest contrasts images at one place.
         temperature: of the contrast.
         learning_rate: of Adam, at its highest.
         jitter: of training patches.
@@ -65,6 +66,7 @@ class CpcConfig:
     num_directions: int = 4
     first_step: int = 2
     last_step: int = 4
+    same_image: float = 0.5
     temperature: float = 0.1
     learning_rate: float = 2e-3
     jitter: Jitter = field(default_factory=Jitter)
@@ -75,6 +77,8 @@ class CpcConfig:
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected above 0")
         if not 1 <= self.num_directions <= 4:
             raise ValueError(f"num_directions: got {self.num_directions}, expected 1 to 4")
+        if not 0 <= self.same_image <= 1:
+            raise ValueError(f"same_image: got {self.same_image}, expected 0 to 1")
         if self.last_step < self.first_step:
             raise ValueError(f"last_step: got {self.last_step}, expected first_step ({self.first_step}) or more")
 
@@ -203,7 +207,7 @@ class Cpc(LightningModule):
     def training_step(self, x_BHWC: Tensor, batch_idx: int) -> Tensor:
         """One step on uint8 images."""
         same_image, other_images = self.losses(self.patch_features(image_from_uint8(x_BHWC)))
-        loss = (same_image + other_images) / 2
+        loss = self.config.same_image * same_image + (1 - self.config.same_image) * other_images
         self.log_dict(
             {"loss": loss, "same_image_nats": same_image, "other_images_nats": other_images},
             prog_bar=True,
