@@ -1,6 +1,7 @@
 """`python -m export RUN --to models/`: writes a training run as the next version of a bundle.
 
-`python -m export evaluate BUNDLE` measures a bundle that is there already.
+`python -m export evaluate BUNDLE` measures a bundle that is there already, `python -m export ood BUNDLE` asks it about
+rows unlike its training data.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Annotated
 
 import tyro
 
-from export import card
+from export import card, ood
 from export.card import CardSize
 from export.exporter import export_run
 from export.graphs import ExportError
@@ -23,7 +24,7 @@ from training.run import RunError
 
 @dataclass(frozen=True)
 class Options:
-    """Exports a finished training run; `python -m export evaluate BUNDLE` measures a bundle.
+    """Exports a finished training run; `python -m export evaluate|ood BUNDLE` measures a bundle.
 
     Attributes:
         run: folder that `python -m training` left behind.
@@ -42,6 +43,8 @@ def main(arguments: list[str]) -> int:
     """Runs the command line; returns the exit status."""
     if arguments[:1] == ["evaluate"]:
         return card.main(arguments[1:])
+    if arguments[:1] == ["ood"]:
+        return ood.main(arguments[1:])
     options = tyro.cli(Options, args=arguments, prog="python -m export")
     try:
         folder = export_run(options.run, options.to, options.name, options.card)

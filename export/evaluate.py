@@ -13,7 +13,8 @@ from latentserve.bundle import Evaluation
 from latentserve.conformal import p_values
 from training.data import Data
 from training.evaluation.card import METHOD, Mark
-from training.evaluation.strange import auroc, strange_images
+from training.evaluation.separation import auroc
+from training.evaluation.strange import QUICK_SETS, known_sets, strange_rows
 
 Tensors = dict[str, NDArray[np.float32]]
 
@@ -73,7 +74,8 @@ def evaluate(
     usual = test["scores"][:, 0]
     p = p_values(usual, calibration)
     found.append(Evaluation(f"share_flagged_at_alpha_{alpha:g}", float((p <= alpha).mean()), where))
-    strange = {name: runner.run(images)["scores"][:, 0] for name, images in strange_images(data.test.values).items()}
+    sets = [name for name in known_sets(data.test.values) if name in QUICK_SETS]
+    strange = {name: runner.run(strange_rows(name, data.test.values))["scores"][:, 0] for name in sets}
     for name, scores in strange.items():
         found.append(Evaluation(f"auroc_against_{name}", auroc(usual, scores), where))
     return Measured(tuple(found), tuple(marks), train, test, p, strange)

@@ -6,6 +6,7 @@ that watches the repository never meets half a bundle, and a failed export leave
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from dataclasses import dataclass, replace
@@ -18,7 +19,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from export.calibration import calibrate
 from export.card import CardSize, exported_card
+from export.detectors import Scorer
 from export.evaluate import Measured, evaluate
 from export.graphs import (
     EXAMPLE_ROWS,
@@ -28,7 +31,6 @@ from export.graphs import (
     encoder_outputs,
     export_graph,
 )
-from export.ood import STATISTICS_INPUTS, STATISTICS_METHOD, STATISTICS_NAME, StatisticsMahalanobis, calibrate
 from export.parity import check_parity, trained_tensors
 from export.report import bundle_report
 from latentserve import bundle, records
@@ -52,7 +54,7 @@ class Draft:
     folder: Path
     model: Any
     graphs: dict[str, Graph]
-    scorer: StatisticsMahalanobis | None = None
+    scorer: Scorer | None = None
     detectors: tuple[Detector, ...] = ()
 
 
@@ -75,7 +77,8 @@ def export_run(run_folder: Path, repository: Path, name: str | None = None, card
     """
     run, trained = open_run(run_folder)
     data = run.load_data()
-    name = name or f"{run.data.split(':')[0]}-{run.method}"
+    plain = re.sub(r"[^A-Za-z0-9._]+", "-", run.data.split(":")[0]).strip("-")
+    name = name or f"{plain}-{run.method}"
     version = _next_version(repository / name)
     folder = repository / name / f".{version}.tmp"
     shutil.rmtree(folder, ignore_errors=True)
@@ -99,7 +102,7 @@ def _write(
 ) -> None:
     _say("graphs")
     draft = _export_model(folder, model, data)
-    _say("detector and calibration")
+    _say("detectors and calibration")
     train = GraphRunner(folder, draft.graphs.values()).run(data.train.values)
     draft, calibration = _export_scorer(draft, data, train)
     runner = GraphRunner(folder, draft.graphs.values())
@@ -136,19 +139,29 @@ def _export_model(folder: Path, model: Any, data: Data) -> Draft:
 def _export_scorer(
     draft: Draft, data: Data, train: dict[str, NDArray[np.float32]]
 ) -> tuple[Draft, NDArray[np.float32] | None]:
-    """Fits on training rows, exports, and calibrates what the exported graphs give for the calibration rows."""
-    if not train.keys() >= set(STATISTICS_INPUTS[1:]):
+    """Fits on training rows, exports, and calibrates what the exported graphs give for the calibration rows.
+
+    Returns:
+        The draft, and the calibration scores of the deciding detector; None if there are too few rows for any.
+    """
+    if 1 / (len(data.calibration) + 1) > DEFAULT_ALPHA:
+        _say(f"no scores: {len(data.calibration)} calibration rows cannot keep a level of {DEFAULT_ALPHA:g}")
         return draft, None
-    scorer = StatisticsMahalanobis.fit(data.train.values, train)
-    example = {INPUT: torch.from_numpy(data.test.values[:EXAMPLE_ROWS])}
-    example |= {tensor: torch.from_numpy(train[tensor][:EXAMPLE_ROWS]) for tensor in STATISTICS_INPUTS[1:]}
+    tensors: dict[str, Any] = {INPUT: data.train.values, **train}
+    scorer = Scorer.fit(draft.model, tensors)
+    example = {name: torch.from_numpy(tensors[name][:EXAMPLE_ROWS]) for name in scorer.inputs}
     graph = export_graph(scorer, example, ["scores"], draft.folder / "scorer.onnx")
     graphs = {**draft.graphs, "scorer": graph}
-    scores = GraphRunner(draft.folder, graphs.values()).run(data.calibration.values)["scores"][:, 0]
-    detector, ordered = calibrate(STATISTICS_NAME, STATISTICS_METHOD, scores)
-    arrays: dict[str, Any] = {detector.name: ordered}
+    calibration = GraphRunner(draft.folder, graphs.values()).run(data.calibration.values)
+    columns = [
+        calibrate(name, method, calibration["scores"][:, column])
+        for column, (name, method) in enumerate(zip(scorer.names, scorer.methods, strict=True))
+    ]
+    arrays: dict[str, Any] = {detector.name: ordered for detector, ordered in columns}
+    arrays[bundle.EMBEDDING_MEAN] = calibration["embedding"].mean(axis=0)
+    arrays[bundle.EMBEDDING_STD] = calibration["embedding"].std(axis=0)
     np.savez(draft.folder / bundle.CALIBRATION, **arrays)
-    return Draft(draft.folder, draft.model, graphs, scorer, (detector,)), ordered
+    return Draft(draft.folder, draft.model, graphs, scorer, tuple(detector for detector, _ in columns)), columns[0][1]
 
 
 def _write_golden(draft: Draft, rows: NDArray[Any]) -> None:

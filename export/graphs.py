@@ -9,6 +9,7 @@ Shape legend: B rows, H height, W width, C channels, D embedding, L latent, K de
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import logging
 import warnings
@@ -82,6 +83,9 @@ def export_graph(module: nn.Module, example: dict[str, Tensor], outputs: Sequenc
         ExportError: the exporter fixed the row axis.
     """
     rows = torch.export.Dim("rows", min=1, max=2**20)
+    shapes: tuple[Any, ...] = tuple({0: rows} for _ in example)
+    if any(one.kind is one.VAR_POSITIONAL for one in inspect.signature(module.forward).parameters.values()):
+        shapes = (shapes,)  # `*tensors` is one argument to torch.export
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
             module.eval(),
@@ -91,7 +95,7 @@ def export_graph(module: nn.Module, example: dict[str, Tensor], outputs: Sequenc
             external_data=False,
             input_names=list(example),
             output_names=list(outputs),
-            dynamic_shapes=tuple({0: rows} for _ in example),
+            dynamic_shapes=shapes,
         )
         assert program is not None
     onnx.save(_without_traces(program.model_proto), path)

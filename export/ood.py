@@ -1,92 +1,285 @@
-"""Out-of-distribution detectors: fitted on training rows, exported as a graph, calibrated on rows nobody saw.
+"""`python -m export ood BUNDLE --against ...`: how well a bundle's scores tell strange rows from usual ones.
 
-The raw ELBO is a bad score: smooth strange images often get a better one than the training images. What works is to
-ask whether the *combination* of a few statistics is usual. For a model that reconstructs they are
+Everything runs through the exported graphs; the bundle is left as it is. Which detector decides was settled when the
+bundle was made, without any of these sets: the table is an examination, not a choice.
 
-    s(x) = log [ reconstruction error, |mu|, |sigma|, KL(q(z|x) || N(0, I)) ]
-
-and the score is the Mahalanobis distance of s(x) to the training rows, sqrt((s - m)^T S^-1 (s - m)). Logarithms,
-because all four are positive and skewed to the right while the distance assumes ellipses.
-
-Sources: Nalisnick et al., https://arxiv.org/abs/1810.09136 (the failure of likelihoods) and
-https://arxiv.org/abs/1906.02994 (typicality); Ledoit and Wolf, J. Multivariate Analysis 88 (2004) 365 (shrinkage);
-Vovk et al., Algorithmic Learning in a Random World (2005), eq. 2.20 (the conformal p-value).
-
-Shape legend: B rows, H height, W width, C channels, L latent, S statistics.
+What a set may be called: one made from the test rows (`training.evaluation.strange`), another data set by its spec,
+`others` (what a model of `mnist[label=0]` never saw), or the control `saved_again`, which must stay near 0.5. If one
+side of a comparison was a JPEG file, both become one, or the file format would be what is told apart.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
-import torch
+import tyro
 from numpy.typing import NDArray
-from sklearn.covariance import LedoitWolf
-from torch import Tensor, nn
+from rich.console import Console
+from rich.table import Table
 
-from latentserve.bundle import Detector, sha256_of_scores
-from latentserve.inputs import INPUT
+from export.graphs import GraphRunner
+from latentserve import bundle, records
+from latentserve.bundle import Manifest
+from latentserve.conformal import p_values
+from latentserve.errors import BundleError
+from training.data import AudioShape, Data, DataError
+from training.data.rows import load_data
+from training.data.subset import Subset
+from training.evaluate import in_shape_of, say
+from training.evaluation.separation import Separation, separation
+from training.evaluation.strange import CONTROL, known_sets, saved_as, strange_rows
+from training.report import Section, plot_roc, plot_scores, render_report
+from training.run import Run, RunError
 
-STATISTICS_INPUTS = (INPUT, "reconstruction", "latent", "latent_scale")
-STATISTICS_NAME = "statistics_mahalanobis"
-STATISTICS_METHOD = "Mahalanobis distance of log [reconstruction error, |mu|, |sigma|, KL] to the training rows"
-TINY = 1e-8
-"""Keeps the logarithm finite; the square of a ten-thousandth of the grey scale."""
-
-
-def statistics(x_BHWC: Tensor, reconstruction_BHWC: Tensor, mu_BL: Tensor, sigma_BL: Tensor) -> Tensor:
-    """The statistics vector s(x), float [B, 4]."""
-    error_BHWC = (x_BHWC.to(torch.float32) / 255 - reconstruction_BHWC).square()
-    kl_BL = 0.5 * (mu_BL.square() + sigma_BL.square() - 2 * (sigma_BL + TINY).log() - 1)
-    values = [
-        error_BHWC.flatten(1).mean(dim=1),
-        mu_BL.square().sum(dim=1).sqrt(),
-        sigma_BL.square().sum(dim=1).sqrt(),
-        kl_BL.sum(dim=1).clamp_min(0),
-    ]
-    return (torch.stack(values, dim=1) + TINY).log()
+OTHERS = "others"
+JPEG_SETS = ("cifar10",)
+"""Data sets whose images were JPEG files."""
+MOST_ROWS = 5000
 
 
-class StatisticsMahalanobis(nn.Module):
-    """input, reconstruction, latent, latent_scale -> scores [B, 1]."""
+@dataclass(frozen=True)
+class Options:
+    """Asks a bundle about rows unlike its training data.
 
-    mean_S: Tensor
-    whiten_SS: Tensor
+    Attributes:
+        bundle: folder of it, <repository>/<name>/<version>.
+        against: strange sets, data specs, `others` or `saved_again`; default: all that are made of the test rows.
+        rows: of each set at most.
+        seed: draws what is random in the sets.
+        json: file for the figures; none is written by default.
+        html: file for the page with histograms and ROC curves; none is written by default.
+    """
 
-    def __init__(self, mean_S: NDArray[Any], whiten_SS: NDArray[Any]) -> None:
-        super().__init__()
-        self.register_buffer("mean_S", torch.from_numpy(np.asarray(mean_S, np.float32)))
-        self.register_buffer("whiten_SS", torch.from_numpy(np.asarray(whiten_SS, np.float32)))
-
-    def forward(self, x_BHWC: Tensor, reconstruction_BHWC: Tensor, mu_BL: Tensor, sigma_BL: Tensor) -> Tensor:
-        """Larger is stranger."""
-        s_BS = statistics(x_BHWC, reconstruction_BHWC, mu_BL, sigma_BL)
-        return ((s_BS - self.mean_S) @ self.whiten_SS).square().sum(dim=1, keepdim=True).sqrt()
-
-    @classmethod
-    def fit(cls, rows_NHWC: NDArray[np.uint8], tensors: dict[str, NDArray[np.float32]]) -> StatisticsMahalanobis:
-        """Fits mean and shrunk covariance.
-
-        Args:
-            rows_NHWC: training rows.
-            tensors: what encoder and decoder gave for them.
-        """
-        inputs = [rows_NHWC, *(tensors[name] for name in STATISTICS_INPUTS[1:])]
-        s_NS = statistics(*(torch.from_numpy(array) for array in inputs)).numpy().astype(np.float64)
-        mean_S, scale_S = s_NS.mean(axis=0), s_NS.std(axis=0) + TINY
-        # Standardised first: the shrinkage target is a multiple of the identity, so units would matter.
-        precision_SS = LedoitWolf().fit((s_NS - mean_S) / scale_S).precision_
-        return cls(mean_S, np.linalg.cholesky(precision_SS) / scale_S[:, None])
+    bundle: Annotated[Path, tyro.conf.Positional]
+    against: tuple[str, ...] = ()
+    rows: int = MOST_ROWS
+    seed: int = 0
+    json: Path | None = None
+    html: Path | None = None
 
 
-def calibrate(name: str, method: str, scores_N: NDArray[np.float32]) -> tuple[Detector, NDArray[np.float32]]:
-    """The manifest's entry of a detector and its sorted calibration scores.
+@dataclass(frozen=True)
+class Row:
+    """One detector against one set.
+
+    Attributes:
+        against: the set.
+        detector: the column of `scores`; the first of a bundle decides.
+        figures: see `Separation`.
+        share_flagged: of the set, at `alpha`.
+        usual_flagged: of the test rows, at `alpha`: near it if calibration holds.
+    """
+
+    against: str
+    detector: str
+    figures: Separation
+    share_flagged: float
+    usual_flagged: float
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What was found.
+
+    Attributes:
+        model: name and version of the bundle.
+        data: spec whose test rows are the usual ones.
+        num_usual: rows.
+        alpha: the bundle's default.
+        seed: of the sets.
+        rows: one for each set and detector.
+    """
+
+    model: str
+    data: str
+    num_usual: int
+    alpha: float
+    seed: int
+    rows: tuple[Row, ...]
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the command line; returns the exit status."""
+    try:
+        options = tyro.cli(Options, args=arguments, prog="python -m export ood")
+        found, scores = examine(options)
+    except (BundleError, RunError, DataError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print_examination(found)
+    if options.json is not None:
+        records.write(found, options.json)
+        print(options.json)
+    if options.html is not None:
+        options.html.write_text(page(found, scores), encoding="utf-8")
+        print(options.html)
+    return 0
+
+
+def examine(options: Options) -> tuple[Examination, dict[str, NDArray[np.float32]]]:
+    """The figures, and the deciding scores of the test rows (under their spec) and of each set.
 
     Raises:
-        ValueError: a score that is not finite: no p-value could be relied on.
+        BundleError: not a bundle, changed since it was made, or one that does not score.
+        RunError: its provenance is no training run of ours, or its data changed.
+        DataError: the data cannot be loaded.
+        ValueError: no such set.
     """
-    if not np.isfinite(scores_N).all():
-        raise ValueError(f"{name}: {int((~np.isfinite(scores_N)).sum())} calibration scores are not finite")
-    ordered = np.sort(scores_N.astype(np.float32))
-    return Detector(name, method, len(ordered), sha256_of_scores(ordered)), ordered
+    folder = options.bundle.resolve()
+    manifest = bundle.load(folder)
+    if not manifest.detectors:
+        raise BundleError(f"{folder}: has no calibrated detector")
+    calibration = bundle.load_calibration(folder, manifest)
+    run = records.from_json(Run, manifest.provenance.config)
+    data = run.load_data()
+    runner = GraphRunner(folder, manifest.graphs.values())
+    names = options.against or (*known_sets(data.test.values), CONTROL)
+    usual = _some(data.test.values, options)
+    usual_scores = {name: runner.run(rows)["scores"] for name, rows in _usual_rows(usual, data, names)}
+    rows, kept = [], {run.data: usual_scores[""][:, 0]}
+    for name in names:
+        say(f"against {name}")
+        strange = runner.run(_as_files(_set(name, run, data, usual, options), data, name))["scores"]
+        beside = usual_scores["JPEG" if _is_jpeg(data, name) else ""]
+        kept[name] = strange[:, 0]
+        rows += list(_rows(name, manifest, calibration, beside, strange))
+    model = f"{manifest.name}/{manifest.version}"
+    found = Examination(model, run.data, len(usual), manifest.default_alpha, options.seed, tuple(rows))
+    return found, kept
+
+
+def _rows(
+    against: str, manifest: Manifest, calibration: dict[str, NDArray[np.float32]], usual_NK: Any, strange_MK: Any
+) -> Iterator[Row]:
+    for column, detector in enumerate(manifest.detectors):
+        usual, strange = usual_NK[:, column], strange_MK[:, column]
+        flagged = [
+            float((p_values(scores, calibration[detector.name]) <= manifest.default_alpha).mean())
+            for scores in (strange, usual)
+        ]
+        yield Row(against, detector.name, separation(usual, strange), *flagged)
+
+
+def _some(rows: NDArray[Any], options: Options) -> NDArray[Any]:
+    order = np.random.default_rng(options.seed).permutation(len(rows))[: options.rows]
+    some: NDArray[Any] = rows[np.sort(order)]
+    return some
+
+
+def _set(name: str, run: Run, data: Data, usual: NDArray[Any], options: Options) -> NDArray[Any]:
+    """The strange rows, as many as the usual ones where there are."""
+    if name == CONTROL:
+        return usual
+    if name in known_sets(usual):
+        return strange_rows(name, usual, options.seed)
+    if name == OTHERS:
+        subset = Subset.parse(run.data)
+        if subset is None:
+            raise ValueError(f"against: got {OTHERS} for a model of all of {run.data}, expected one of a part of it")
+        return _some(subset.others(_whole(subset, run)).values, options)
+    if isinstance(data.shape, AudioShape):
+        known = ", ".join((*known_sets(usual), OTHERS))
+        raise ValueError(f"against: got {name!r}, expected one of {known}")
+    return _some(in_shape_of(run, name).test.values, options)
+
+
+def _whole(subset: Subset, run: Run) -> Data:
+    shape = run.shape
+    if isinstance(shape, AudioShape):
+        named = subset.base.startswith("audio:")
+        return load_data(
+            subset.base,
+            seed=run.loop.seed,
+            sample_rate_hz=shape.sample_rate_hz if named else None,
+            num_samples=shape.num_samples,
+        )
+    return load_data(subset.base, shape.image_size, run.loop.seed)
+
+
+def _is_jpeg(data: Data, name: str) -> bool:
+    """Whether one side of the comparison was a file of JPEG, and the sides come from different files."""
+    return name != OTHERS and any(spec.split("[")[0] in JPEG_SETS for spec in (data.spec, name))
+
+
+def _usual_rows(usual: NDArray[Any], data: Data, names: Sequence[str]) -> Iterator[tuple[str, NDArray[Any]]]:
+    yield "", usual
+    if any(_is_jpeg(data, name) for name in names):
+        # Images that were JPEG files stay as they are: the control asks what another saving does to them.
+        yield "JPEG", usual if data.spec.split("[")[0] in JPEG_SETS else saved_as(usual, "JPEG")
+
+
+def _as_files(rows: NDArray[Any], data: Data, name: str) -> NDArray[Any]:
+    if rows.dtype != np.uint8:
+        return rows
+    return saved_as(rows, "JPEG") if _is_jpeg(data, name) else saved_as(rows, "PNG")
+
+
+def print_examination(found: Examination) -> None:
+    """To the terminal: every figure of the deciding detector, then the AUROC of each."""
+    console = Console()
+    if not console.is_terminal:
+        console.width = 160
+    title = f"{found.model} through ONNX: {found.num_usual} test rows of {found.data} against strange ones"
+    for headings, rows in tables(found):
+        table = Table(title=title, title_justify="left")
+        for heading in headings:
+            table.add_column(heading, justify="right" if heading != "against" else "left")
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+
+
+def tables(found: Examination) -> list[tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]]:
+    """Headings and rows, as text: the deciding detector, then all detectors."""
+    deciding = found.rows[0].detector
+    detectors = tuple(dict.fromkeys(row.detector for row in found.rows))
+    sets = tuple(dict.fromkeys(row.against for row in found.rows))
+    area = {(row.against, row.detector): row.figures.auroc for row in found.rows}
+    figures = tuple(name.replace("_", " ") for name in asdict(found.rows[0].figures))
+    first = tuple(
+        (row.against, *(f"{value:.4f}" for value in asdict(row.figures).values()), f"{row.share_flagged:.2%}")
+        for row in found.rows
+        if row.detector == deciding
+    )
+    second = tuple((name, *(f"{area[name, detector]:.4f}" for detector in detectors)) for name in sets)
+    return [
+        (("against", *figures, f"flagged at {found.alpha:g}"), first),
+        (("against", *(f"auroc {detector}" for detector in detectors)), second),
+    ]
+
+
+def page(found: Examination, scores: dict[str, NDArray[np.float32]]) -> str:
+    """The tables, a histogram and ROC curves, as HTML."""
+    usual, *_ = scores
+    strange = {name: of_set for name, of_set in scores.items() if name != usual}
+    first, second = tables(found)
+    note = (
+        f"{found.num_usual} test rows of {found.data}, through the exported graphs. {found.rows[0].detector} decides:"
+        " settled when the bundle was made, without any of these sets. Two conventions of FPR at 95 %: with strange"
+        f" rows as the positives, and with usual rows. At alpha {found.alpha:g},"
+        f" {found.rows[0].usual_flagged:.2%} of the usual rows are flagged."
+    )
+    sections = [
+        Section("The deciding detector", note, *first),
+        Section("Histogram", figure=plot_scores(scores[usual], strange)),
+        Section(
+            "ROC curves",
+            "The share of usual rows flagged, on a logarithmic axis.",
+            figure=plot_roc(found_rates(scores)),
+        ),
+        Section("Every detector", "Area under the ROC curve.", *second),
+    ]
+    return render_report(f"{found.model}: strange rows", sections)
+
+
+def found_rates(scores: dict[str, NDArray[np.float32]]) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
+    """For each set the shares of usual and of strange rows at or above every usual score."""
+    usual, *sets = scores
+    levels = np.sort(scores[usual])[::-1]
+    alarms = np.arange(1, len(levels) + 1) / len(levels)
+    return {name: (alarms, np.array([(scores[name] >= level).mean() for level in levels])) for name in sets}

@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
+from export.detectors import Scorer
 from export.graphs import DecoderGraph, ExportError, GraphRunner
-from export.ood import STATISTICS_INPUTS
 from latentserve.bundle import Parity
 from latentserve.inputs import INPUT
 from training.networks import floats_from_rows
@@ -20,7 +19,7 @@ RELATIVE_TOLERANCE = 1e-4
 BATCH_SIZES = (1, 7, 64)
 
 
-def trained_tensors(model: Any, scorer: nn.Module | None, rows: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
+def trained_tensors(model: Any, scorer: Scorer | None, rows: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
     """What the trained torch model gives for some rows, by tensor name."""
     x_BHWC = torch.from_numpy(rows)
     with torch.no_grad():
@@ -29,11 +28,12 @@ def trained_tensors(model: Any, scorer: nn.Module | None, rows: NDArray[Any]) ->
         if "latent" in tensors and hasattr(model, "decode"):
             tensors["reconstruction"] = DecoderGraph(model)(tensors["latent"])
         if scorer is not None:
-            tensors["scores"] = scorer(x_BHWC, *(tensors[name] for name in STATISTICS_INPUTS if name != INPUT))
+            given = {INPUT: x_BHWC, **tensors}
+            tensors["scores"] = scorer(*(given[name] for name in scorer.inputs))
     return {name: tensor.numpy() for name, tensor in tensors.items()}
 
 
-def check_parity(runner: GraphRunner, model: Any, scorer: nn.Module | None, rows: NDArray[Any]) -> tuple[Parity, ...]:
+def check_parity(runner: GraphRunner, model: Any, scorer: Scorer | None, rows: NDArray[Any]) -> tuple[Parity, ...]:
     """Compares every tensor at several batch sizes.
 
     Returns:

@@ -10,6 +10,7 @@ from sklearn.manifold import TSNE
 
 from export.evaluate import TRAVERSAL_REACH, Measured, traversals
 from export.graphs import GraphRunner
+from export.ood import found_rates
 from latentserve.bundle import Manifest
 from training.data import Data, ImageShape
 from training.evaluation.plots import plot_equivariance, plot_labels_curve, plot_robustness
@@ -22,6 +23,7 @@ from training.report import (
     plot_history,
     plot_images,
     plot_map,
+    plot_roc,
     plot_scores,
     render_report,
 )
@@ -131,6 +133,9 @@ def _scores(manifest: Manifest, measured: Measured) -> list[Section]:
         f"{detector.method}. Usual test rows against sets made without a download.",
         figure=plot_scores(measured.test["scores"][:, 0], measured.strange),
     )
+    scores = {"test": measured.test["scores"][:, 0], **measured.strange}
+    note = "The share of strange rows found for each share of usual rows flagged, which has a logarithmic axis."
+    curves = Section("ROC curves", note, figure=plot_roc(found_rates(scores)))
     alarms = Section(
         "False alarms",
         f"Calibrated on {detector.num_calibration_rows} rows that neither training nor the detector saw. At the"
@@ -138,7 +143,7 @@ def _scores(manifest: Manifest, measured: Measured) -> list[Section]:
         f" test rows are flagged; the smallest possible p-value is {detector.smallest_p_value:.2g}.",
         figure=plot_false_alarms(measured.p_values),
     )
-    return [histogram, alarms]
+    return [histogram, curves, alarms]
 
 
 def _parity(manifest: Manifest) -> Section:

@@ -36,6 +36,8 @@ MANIFEST = "bundle.json"
 CALIBRATION = "calibration.npz"
 GOLDEN = "golden.npz"
 REPORT = "report.html"
+EMBEDDING_MEAN, EMBEDDING_STD = "embedding_mean", "embedding_std"
+"""In calibration.npz beside the scores: mean and standard deviation of the calibration rows' embedding, float32 [D]."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 

@@ -13,8 +13,8 @@ for the order statistics U_(i) of n uniform draws. Three such sequences b are he
 
 Sources: Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World (2005), eq. 2.20; Bates, Candes, Lei, Romano
 and Sesia, Testing for outliers with conformal p-values, https://arxiv.org/abs/2104.08279, eq. 2, theorem 2 (the
-function of the marginal p-value), section 3.2 (Simes), 3.3 (DKWM) and 3.4 (Monte Carlo); Benjamini and Hochberg, J. Royal
-Statistical Society B 57 (1995) 289.
+function of the marginal p-value), section 3.2 (Simes), 3.3 (DKWM) and 3.4 (Monte Carlo); Benjamini and Hochberg, J.
+Royal Statistical Society B 57 (1995) 289.
 
 Shape legend: N rows, n calibration rows.
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,17 +128,40 @@ def _show(axis: Any, image_HWC: NDArray[Any]) -> None:
 
 
 def plot_scores(usual: NDArray[Any], strange: dict[str, NDArray[Any]]) -> Figure:
-    """Histograms of scores, usual against strange, on a logarithmic axis."""
+    """Histograms of scores, usual against strange; what is far out lies in the last bin."""
     figure, axis = plt.subplots(figsize=(8, 3))
-    everything = np.concatenate([usual, *strange.values()])
-    bins = np.geomspace(max(everything.min(), 1e-2), max(everything.max(), 2e-2), 80).tolist()
-    axis.hist(usual, bins, color=ACCENT, alpha=0.8, label="test")
-    for color, (name, scores) in zip(STRANGE, strange.items(), strict=False):
-        axis.hist(scores, bins, histtype="step", linewidth=1.6, color=color, label=name)
-    axis.set(xscale="log", xlabel="score (larger is stranger)", ylabel="rows")
-    axis.legend(frameon=False)
+    everything = np.nan_to_num(np.concatenate([usual, *strange.values()]))
+    low, high = everything.min(), max(np.quantile(everything, 0.98), usual.max())
+    bins = np.linspace(low, high if high > low else low + 1, 80).tolist()
+    axis.hist(np.clip(usual, low, bins[-1]), bins, color=ACCENT, alpha=0.8, label="test")
+    for color, (name, scores) in zip(_strange_colors(strange), strange.items(), strict=True):
+        clipped = np.clip(np.nan_to_num(scores, nan=high), low, bins[-1])
+        axis.hist(clipped, bins, histtype="step", linewidth=1.6, color=color, label=name)
+    axis.set(xlabel="score (larger is stranger)", ylabel="rows", yscale="log")
+    axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     plain(axis)
+    figure.tight_layout()
     return figure
+
+
+def plot_roc(rates: dict[str, tuple[NDArray[Any], NDArray[Any]]]) -> Figure:
+    """One curve for each set: false alarms, on a logarithmic axis, and what is found."""
+    figure, axis = plt.subplots(figsize=(6.4, 3.6))
+    for color, (name, (alarms, found)) in zip(_strange_colors(rates), rates.items(), strict=True):
+        axis.plot(alarms, found, color=color, label=name)
+    axis.plot([1e-4, 1], [1e-4, 1], color="#b0b8bf", linewidth=1)
+    lowest = min(alarms[0] for alarms, _ in rates.values())
+    axis.set(xscale="log", xlim=(lowest, 1), ylim=(0, 1.02), xlabel="usual rows flagged", ylabel="strange rows flagged")
+    axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    plain(axis)
+    figure.tight_layout()
+    return figure
+
+
+def _strange_colors(sets: Collection[str]) -> list[Any]:
+    if len(sets) <= len(STRANGE):
+        return list(STRANGE[: len(sets)])
+    return [plt.get_cmap("turbo")(place) for place in np.linspace(0.05, 0.95, len(sets))]
 
 
 def plot_false_alarms(p_values: NDArray[Any]) -> Figure:

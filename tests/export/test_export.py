@@ -10,20 +10,18 @@ import onnxruntime as ort
 import pytest
 import torch
 from numpy.typing import NDArray
-from scipy.spatial.distance import mahalanobis
-from sklearn.covariance import LedoitWolf
 from torch.nn import functional as F
 
 from export.__main__ import main
+from export.calibration import calibrate
 from export.exporter import export_run
 from export.graphs import ExportError, GraphRunner, export_graph
-from export.ood import StatisticsMahalanobis, calibrate, statistics
 from export.parity import check_parity, trained_tensors
 from latentserve import bundle
 from latentserve.conformal import p_values
 from training.__main__ import Options, run_training
 from training.data import load_data
-from training.methods.vae import VaeConfig, bernoulli_nll, gaussian_kl
+from training.methods.vae import VaeConfig, bernoulli_nll
 from training.run import load_model, open_run
 
 
@@ -46,16 +44,29 @@ def test_the_exported_graphs_give_what_the_trained_model_gives(
         np.testing.assert_allclose(got[name], array, atol=1e-5)
 
 
-def test_a_model_without_a_posterior_gets_no_detector(tmp_path: Path) -> None:
+def test_a_model_without_a_posterior_is_scored_by_its_embedding(tmp_path: Path) -> None:
     config = VaeConfig(latent_dim=4, embedding_dim=16, width=4, objective="autoencoder")
     run = run_training("vae", config, Options(smoke=True, run=tmp_path / "run"))
     folder = export_run(run, tmp_path / "models")
     manifest = bundle.load(folder)
-    assert set(manifest.graphs) == {"encoder", "decoder"}
+    assert set(manifest.graphs) == {"encoder", "decoder", "scorer"}
     assert [spec.name for spec in manifest.graphs["encoder"].outputs] == ["embedding", "latent"]
-    assert manifest.detectors == ()
+    names = [detector.name for detector in manifest.detectors]
+    assert names == ["cauchy", "bonferroni", "mahalanobis", "cluster_mahalanobis", "knn", "density"]
+    assert [spec.name for spec in manifest.graphs["scorer"].inputs] == ["embedding"]
     assert {"linear_probe_accuracy", "reconstruction_nats"} <= {one.name for one in manifest.evaluations}
     assert (folder / bundle.REPORT).is_file()
+
+
+def test_too_few_calibration_rows_give_a_bundle_that_does_not_score(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("export.exporter.DEFAULT_ALPHA", 1 / 302)  # 300 rows are there
+    folder = export_run(run_folder, tmp_path)
+    assert "no scores: 300 calibration rows cannot keep a level of 0.0033" in capsys.readouterr().err
+    manifest = bundle.load(folder)
+    assert manifest.detectors == ()
+    assert "scorer" not in manifest.graphs
 
 
 def test_pixels_go_in_as_they_are(bundle_folder: Path) -> None:
@@ -131,32 +142,6 @@ def test_the_next_version_is_written_beside_the_last(run_folder: Path, tmp_path:
     assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == ["1", "2"]
 
 
-def test_statistics_are_what_their_names_say() -> None:
-    x = torch.randint(0, 256, (5, 4, 4, 1), dtype=torch.uint8)
-    reconstruction, mu, logvar = torch.rand(5, 4, 4, 1), torch.randn(5, 3), torch.randn(5, 3)
-    got = statistics(x, reconstruction, mu, (0.5 * logvar).exp()).exp()
-    torch.testing.assert_close(got[:, 0], (x / 255 - reconstruction).square().mean(dim=(1, 2, 3)))
-    torch.testing.assert_close(got[:, 1], mu.norm(dim=1))
-    torch.testing.assert_close(got[:, 2], (0.5 * logvar).exp().norm(dim=1))
-    torch.testing.assert_close(got[:, 3], gaussian_kl(mu, logvar), rtol=1e-4, atol=1e-4)
-
-
-def test_the_score_is_the_mahalanobis_distance_of_scipy_and_scikit_learn(model: Any) -> None:
-    rows = load_data("digits").train.values
-    tensors = trained_tensors(model, None, rows)
-    scorer = StatisticsMahalanobis.fit(rows, tensors)
-    inputs = [
-        torch.from_numpy(rows),
-        *(torch.from_numpy(tensors[n]) for n in ("reconstruction", "latent", "latent_scale")),
-    ]
-    s = statistics(*inputs).numpy().astype(np.float64)
-    z = (s - s.mean(axis=0)) / s.std(axis=0)
-    oracle = LedoitWolf().fit(z)
-    expected = [mahalanobis(row, oracle.location_, oracle.precision_) for row in z[:50]]
-    np.testing.assert_allclose(scorer(*inputs)[:50, 0].numpy(), expected, rtol=1e-3)
-    assert np.argmax(scorer(*inputs).numpy()) == np.argmax(oracle.mahalanobis(z))
-
-
 def test_an_image_without_any_light_gets_a_finite_score(runner: GraphRunner) -> None:
     flat = np.stack([np.full((8, 8, 1), value, np.uint8) for value in (0, 255)])
     assert np.isfinite(runner.run(flat)["scores"]).all()
@@ -165,10 +150,13 @@ def test_an_image_without_any_light_gets_a_finite_score(runner: GraphRunner) -> 
 def test_calibration_is_on_rows_nobody_saw(bundle_folder: Path, runner: GraphRunner) -> None:
     manifest = bundle.load(bundle_folder)
     data = load_data("digits")
-    scores = np.sort(runner.run(data.calibration.values)["scores"][:, 0])
-    stored = bundle.load_calibration(bundle_folder, manifest)["statistics_mahalanobis"]
-    np.testing.assert_array_equal(stored, scores)
-    p = p_values(scores, stored)
+    tensors = runner.run(data.calibration.values)
+    stored = bundle.load_calibration(bundle_folder, manifest)
+    assert len(stored) == tensors["scores"].shape[1] == 7
+    for column, name in enumerate(stored):
+        np.testing.assert_array_equal(stored[name], np.sort(tensors["scores"][:, column]))
+    scores = stored[manifest.detectors[0].name]
+    p = p_values(scores, scores)
     assert p.min() == pytest.approx(2 / 301)  # the strangest calibration row itself
     assert manifest.detectors[0].smallest_p_value == 1 / 301
 
@@ -181,10 +169,17 @@ def test_scores_that_are_no_numbers_are_not_calibrated() -> None:
 def test_the_report_shows_what_the_model_is(bundle_folder: Path) -> None:
     page = (bundle_folder / bundle.REPORT).read_text()
     titles = ("Report card", "Other figures", "Training", "Labels curve", "Robustness", "Equivariance", "False alarms")
-    titles += ("Map of the embedding", "Nearest neighbours", "Reconstructions", "Latent traversals", "Parity")
+    titles += (
+        "Map of the embedding",
+        "Nearest neighbours",
+        "Reconstructions",
+        "Latent traversals",
+        "Parity",
+        "ROC curves",
+    )
     for title in titles:
         assert f"<h2>{title}</h2>" in page
-    assert page.count("data:image/png;base64,") == 10
+    assert page.count("data:image/png;base64,") == 11
     assert "floor: PCA-16" in page
     assert "http://" not in page
     assert "https://" not in page

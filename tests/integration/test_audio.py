@@ -135,7 +135,7 @@ def test_bad_sound_is_refused_by_item_and_the_server_goes_on(audio_client: Clien
         audio_client.embed(np.zeros((1, NUM_SAMPLES), np.uint8))
     with pytest.raises(Unsupported, match="gives no reconstruction"):
         audio_client.reconstruct(clips[:1])
-    assert audio_client.embed([good]).shape == (1, 48)
+    assert audio_client.embed([good]).shape == (1, 96)
 
 
 @pytest.mark.parametrize("context", ["conv", "gru"])

@@ -27,7 +27,7 @@ from benchmarks.served import ServedProcess
 from export.graphs import GraphRunner
 from latentserve import bundle
 from latentserve.client import AsyncClient, Client
-from latentserve.conformal import p_values
+from latentserve.conformal import conditional_p_values, p_values, rejected
 from latentserve.errors import (
     BundleError,
     DeadlineExceeded,
@@ -60,13 +60,41 @@ def test_served_numbers_are_those_of_the_bundle_bit_for_bit(
 def test_p_values_and_decisions_are_those_of_the_calibration(
     client: Client, digits: NDArray[np.uint8], expected: dict[str, NDArray[Any]], bundle_folder: Path
 ) -> None:
-    calibration = bundle.load_calibration(bundle_folder, bundle.load(bundle_folder))["statistics_mahalanobis"]
+    calibration = bundle.load_calibration(bundle_folder, bundle.load(bundle_folder))["cauchy"]
     p = p_values(expected["scores"][:, 0], calibration)
     scores = client.score(digits, alpha=0.2)
     np.testing.assert_array_equal(scores.p_values, p)
     np.testing.assert_array_equal(scores.flagged, p <= 0.2)
-    assert (scores.alpha, scores.deciding_detector) == (0.2, "statistics_mahalanobis")
+    assert (scores.alpha, scores.deciding_detector) == (0.2, "cauchy")
     assert client.score(digits).alpha == 0.05
+    assert scores.detectors[:3] == ("cauchy", "bonferroni", "statistics_mahalanobis")
+    assert scores.detector_p_values.shape == (len(digits), 7)
+    np.testing.assert_allclose(scores.detector_p_values[:, 0], p, rtol=1e-6)
+
+
+def test_what_alpha_promises_is_the_callers_choice(
+    client: Client, digits: NDArray[np.uint8], bundle_folder: Path
+) -> None:
+    detector = bundle.load(bundle_folder).detectors[0]
+    marginal = client.score(digits, alpha=0.05).p_values
+    careful = client.score(digits, alpha=0.05, guarantee="conditional").p_values
+    expected = conditional_p_values(marginal, detector.num_calibration_rows, detector.delta, detector.adjustment)
+    np.testing.assert_array_equal(careful, expected)
+    assert (careful >= marginal).all()
+    described = client.get_model().model.detectors[0]
+    assert described.smallest_conditional_p_value == detector.smallest_conditional_p_value
+    assert (described.delta, described.calibration_sha256) == (detector.delta, detector.calibration_sha256)
+    with pytest.raises(InvalidInput, match="the smallest conditional p-value"):
+        client.score(digits, alpha=1 / 301, guarantee="conditional")
+
+
+def test_the_false_discovery_rate_is_over_all_rows_of_a_call(client: Client, digits: NDArray[np.uint8]) -> None:
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (100, *digits.shape[1:]), dtype=np.uint8)  # two requests of the client
+    rows = np.concatenate([noise, digits])
+    scores = client.score(rows, alpha=0.05, decision="false_discovery_rate")
+    np.testing.assert_array_equal(scores.flagged, rejected(scores.p_values, 0.05))
+    assert scores.flagged[:100].all()
 
 
 def test_analyze_gives_what_was_asked_and_nothing_else(

@@ -51,6 +51,14 @@ def test_a_newer_schema_is_refused_whatever_else_it_holds(copied_bundle: Path) -
         bundle.load(copied_bundle)
 
 
+def test_a_bundle_of_the_first_schema_is_read(copied_bundle: Path) -> None:
+    """Its detectors say nothing of conditional p-values."""
+    detectors = json.loads((copied_bundle / bundle.MANIFEST).read_text())["detectors"]
+    old = [{key: one[key] for key in one if key not in ("delta", "adjustment")} for one in detectors]
+    change(copied_bundle, schema_version=1, detectors=old)
+    assert (bundle.load(copied_bundle).detectors[0].delta, old[0].keys() & {"delta"}) == (0.1, set())
+
+
 def test_a_renamed_folder_is_refused(copied_bundle: Path) -> None:
     moved = copied_bundle.rename(copied_bundle.with_name("7"))
     with pytest.raises(BundleError, match="got the bundle of digits-vae/1, expected digits-vae/7"):
@@ -74,7 +82,7 @@ def test_a_graph_without_a_hash_is_refused(copied_bundle: Path) -> None:
 
 def test_calibration_is_proven_against_the_manifest(copied_bundle: Path) -> None:
     manifest = bundle.load(copied_bundle)
-    scores = bundle.load_calibration(copied_bundle, manifest)["statistics_mahalanobis"]
+    scores = bundle.load_calibration(copied_bundle, manifest)["cauchy"]
     assert (np.diff(scores) >= 0).all()
     path = copied_bundle / bundle.CALIBRATION
     for broken, message in (
@@ -82,11 +90,11 @@ def test_calibration_is_proven_against_the_manifest(copied_bundle: Path) -> None
         (scores + 1, "sha256"),
         (scores[:-1], r"expected float32 \[300\]"),
     ):
-        np.savez(path, statistics_mahalanobis=broken)
+        np.savez(path, cauchy=broken)
         with pytest.raises(BundleError, match=message):
             bundle.load_calibration(copied_bundle, manifest)
     np.savez(path, other=scores)
-    with pytest.raises(BundleError, match="'statistics_mahalanobis' is missing"):
+    with pytest.raises(BundleError, match="'cauchy' is missing"):
         bundle.load_calibration(copied_bundle, manifest)
 
 

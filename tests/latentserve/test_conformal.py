@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from scipy import stats
 
 from latentserve.conformal import Adjustment, adjustments, conditional_p_values, p_values, rejected

@@ -15,7 +15,7 @@ from training.evaluation.probes import (
     linear_probe_accuracy,
     nearest_rows,
 )
-from training.evaluation.strange import auroc, strange_images
+from training.evaluation.separation import auroc
 
 
 def blobs(num: int, seed: int) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
@@ -121,14 +121,3 @@ def test_auroc_counts_ties_half() -> None:
     assert auroc(np.array([0.0, 1.0]), np.array([2.0, 3.0])) == 1.0
     assert auroc(np.array([0.0, 1.0]), np.array([0.0, 1.0])) == 0.5
     assert auroc(np.array([2.0]), np.array([1.0])) == 0.0
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_strange_images_are_as_many_and_of_the_same_shape(channels: int) -> None:
-    test = np.random.default_rng(0).integers(0, 256, (5, 28, 28, channels), dtype=np.uint8)
-    sets = strange_images(test)
-    assert set(sets) == {"shapes", "horizontal_flip", "noise"}
-    for images in sets.values():
-        assert images.shape == test.shape
-        assert images.dtype == np.uint8
-    np.testing.assert_array_equal(sets["horizontal_flip"][:, :, 0], test[:, :, -1])

@@ -126,7 +126,8 @@ def load_data(
     """Loads a data set by its spec.
 
     Args:
-        spec: `digits`, `mnist`, `cifar10`, `shapes`, `folder:PATH`, `wds:PATTERN`, `fsdd` or `audio:PATH`.
+        spec: `digits`, `mnist`, `cifar10`, `shapes`, `folder:PATH`, `wds:PATTERN`, `fsdd` or `audio:PATH`; of any
+            of them some rows as `mnist[label=0]`: see `training.data.subset`.
         image_size: height and width; None for the set's own.
         seed: draws the splits where the set brings none, and the order of audio.
         sample_rate_hz: of the clips to take; None for the set's own.
@@ -137,7 +138,10 @@ def load_data(
     """
     # Imported here: torchvision alone takes seconds, and digits does not need it.
     from training.data import audio, cifar10, digits, folder, fsdd, mnist, shapes, shards
+    from training.data.subset import Subset
 
+    if (subset := Subset.parse(spec)) is not None:
+        return subset.of(load_data(subset.base, image_size, seed, sample_rate_hz, num_samples), spec)
     name, _, argument = spec.partition(":")
     if name in ("audio", "fsdd"):
         _refuse(spec, image_size=image_size)

@@ -1,29 +1,118 @@
-"""Images unlike the training data, made without a download, and how well scores tell them apart."""
+"""Rows unlike the training data, made from the test rows without a download.
+
+Shape legend: N rows, H height, W width, C channels, T samples.
+"""
 
 from __future__ import annotations
 
+import io
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import roc_auc_score
+from PIL import Image
 
 from training.data import shapes
 
+Rows = NDArray[Any]
+Maker = Callable[[Rows, np.random.Generator], Rows]
 
-def strange_images(test_NHWC: NDArray[np.uint8], seed: int = 0) -> dict[str, NDArray[np.uint8]]:
-    """Sets as large as the test set and of its shape: rendered shapes, mirror images, noise."""
-    num, height, width, channels = test_NHWC.shape
-    rng = np.random.default_rng(seed)
+CONTROL = "saved_again"
+"""Not strange at all: a score that tells these from the test rows looks at the file format."""
+JPEG_QUALITY = 95
+
+
+def _flipped(axis: int) -> Maker:
+    return lambda x_NHWC, _: np.ascontiguousarray(np.flip(x_NHWC, axis))
+
+
+def _rotated(x_NHWC: Rows, _: np.random.Generator) -> Rows:
+    return np.ascontiguousarray(np.rot90(x_NHWC, axes=(1, 2)))
+
+
+def _uniform(x_NHWC: Rows, rng: np.random.Generator) -> Rows:
+    return rng.integers(0, 256, x_NHWC.shape, dtype=np.uint8)
+
+
+def _constant(x_NHWC: Rows, rng: np.random.Generator) -> Rows:
+    """One colour for each image."""
+    num, _, _, channels = x_NHWC.shape
+    return np.broadcast_to(rng.integers(0, 256, (num, 1, 1, channels), dtype=np.uint8), x_NHWC.shape).copy()
+
+
+def _blended(x_NHWC: Rows, rng: np.random.Generator) -> Rows:
+    """The mean of two test images: usual texture, unusual content."""
+    other_NHWC = x_NHWC[rng.permutation(len(x_NHWC))]
+    blended_NHWC: Rows = ((x_NHWC.astype(np.uint16) + other_NHWC) // 2).astype(np.uint8)
+    return blended_NHWC
+
+
+def _rendered(x_NHWC: Rows, rng: np.random.Generator) -> Rows:
+    num, height, width, channels = x_NHWC.shape
     rendered = shapes.render(rng.permutation(shapes.NUM_SHAPES)[:num], max(height, width))
-    return {
-        "shapes": np.repeat(rendered[:, :height, :width], channels, axis=3),
-        "horizontal_flip": np.ascontiguousarray(test_NHWC[:, :, ::-1]),
-        "noise": rng.integers(0, 256, test_NHWC.shape, dtype=np.uint8),
-    }
+    return np.repeat(rendered[:, :height, :width], channels, axis=3)
 
 
-def auroc(usual_scores: NDArray[Any], strange_scores: NDArray[Any]) -> float:
-    """Probability that a strange item scores higher than a usual one, ties counting half; 0.5 is chance."""
-    truth = np.concatenate([np.zeros(len(usual_scores)), np.ones(len(strange_scores))])
-    return float(roc_auc_score(truth, np.concatenate([usual_scores, strange_scores])))
+def _reversed(x_NT: Rows, _: np.random.Generator) -> Rows:
+    """Backwards; padding stays at the end."""
+    lengths = x_NT.shape[1] - (x_NT[:, ::-1] != 0).argmax(axis=1)
+    out = np.zeros_like(x_NT)
+    for row, length in enumerate(lengths):
+        out[row, :length] = x_NT[row, :length][::-1]
+    return out
+
+
+def _hiss(x_NT: Rows, rng: np.random.Generator) -> Rows:
+    """White noise as loud as each clip."""
+    loudness_N1 = x_NT.astype(np.float64).std(axis=1, keepdims=True)
+    return (rng.standard_normal(x_NT.shape) * loudness_N1).clip(-32768, 32767).astype(np.int16)
+
+
+def _hum(x_NT: Rows, rng: np.random.Generator) -> Rows:
+    """One tone for each clip, as loud as it is."""
+    loudness_N1 = x_NT.astype(np.float64).std(axis=1, keepdims=True)
+    step_N1 = rng.uniform(0.02, 1.5, (len(x_NT), 1))  # radians from sample to sample
+    tone_NT = np.sqrt(2) * loudness_N1 * np.sin(step_N1 * np.arange(x_NT.shape[1]))
+    return tone_NT.clip(-32768, 32767).astype(np.int16)
+
+
+IMAGES: dict[str, Maker] = {
+    "shapes": _rendered,
+    "horizontal_flip": _flipped(2),
+    "vertical_flip": _flipped(1),
+    "rotated_90": _rotated,
+    "noise": _uniform,
+    "constant": _constant,
+    "blends": _blended,
+}
+QUICK_SETS = ("shapes", "horizontal_flip", "noise", "reversed", "tone")
+"""What every export asks about; the rest is for `python -m export ood`."""
+SOUNDS: dict[str, Maker] = {"reversed": _reversed, "noise": _hiss, "tone": _hum}
+
+
+def strange_rows(name: str, test: Rows, seed: int = 0) -> Rows:
+    """One of `IMAGES` or `SOUNDS`, as many as the test rows and of their shape.
+
+    Raises:
+        KeyError: no such set for this kind of rows.
+    """
+    makers = IMAGES if test.dtype == np.uint8 else SOUNDS
+    return makers[name](test, np.random.default_rng(seed))
+
+
+def known_sets(test: Rows) -> tuple[str, ...]:
+    """Names that `strange_rows` takes for such rows."""
+    return tuple(IMAGES if test.dtype == np.uint8 else SOUNDS)
+
+
+def saved_as(images_NHWC: NDArray[np.uint8], kind: str) -> NDArray[np.uint8]:
+    """Images written and read once more: as `JPEG`, or as `PNG`, which changes nothing."""
+    out = np.empty_like(images_NHWC)
+    for row, image_HWC in enumerate(images_NHWC):
+        file = io.BytesIO()
+        Image.fromarray(image_HWC.squeeze(2) if image_HWC.shape[2] == 1 else image_HWC).save(
+            file, kind, **({"quality": JPEG_QUALITY} if kind == "JPEG" else {})
+        )
+        out[row] = np.asarray(Image.open(file)).reshape(image_HWC.shape)
+    return out

@@ -17,8 +17,9 @@ none: changing only what is heard before the prediction is from Kharitonov et al
 true target is then the frame at the same moment of the original. Similarity is a cosine. The context is
 convolutional, or the paper's GRU. No BatchNorm: it would let one row peek at another.
 
-The embedding is the mean, the standard deviation and the maximum of c over the frames that hold sound. Every layer is
-causal and frames of exact zeros are left out, so padding at the end of a clip changes nothing.
+The embedding is the mean, the standard deviation and the maximum of c over the frames that hold sound, and the mean
+over each third of them: what comes first and what comes last is part of a word. Every layer is causal and frames of
+exact zeros are left out, so padding at the end of a clip changes nothing.
 
 Shape legend: B rows, T samples, N frames, M frames of targets, K steps, F filters, C channels, D embedding.
 """
@@ -54,11 +55,12 @@ class CpcAudioConfig:
 
     Attributes:
         num_filters: F, pairs of filters of the first layer.
-        width: C of features and contexts; the embedding has 3 C.
+        width: C of features and contexts; the embedding has 6 C.
         context: `conv`, causal dilated convolutions over 0.3 s, or `gru`, all that was heard.
         num_steps: K, how many frames of 10 ms ahead are predicted.
         temperature: T.
         negatives: other frames of the same `row` (one speaker), or of the whole `batch`.
+        crop: share of a training row that is cut away, at random places, so that frames never fall on the same samples.
         dropout: share of the features that the context does not hear in training.
         speed: context and target are each played exp(-speed) to exp(speed) times as fast; 0: as they are.
         learning_rate: of AdamW, at its highest.
@@ -71,6 +73,7 @@ class CpcAudioConfig:
     num_steps: int = 6
     temperature: float = 0.1
     negatives: Literal["row", "batch"] = "row"
+    crop: float = 0.2
     dropout: float = 0.3
     speed: float = 0.0
     learning_rate: float = 2e-3
@@ -82,8 +85,9 @@ class CpcAudioConfig:
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected above 0")
         if not 1 <= self.num_steps <= 12:
             raise ValueError(f"num_steps: got {self.num_steps}, expected 1 to 12")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout: got {self.dropout}, expected 0 or greater and below 1")
+        for name in ("crop", "dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}: got {getattr(self, name)}, expected 0 or greater and below 1")
         if not 0 <= self.speed <= 0.5:
             raise ValueError(f"speed: got {self.speed}, expected 0 to 0.5")
         if self.weight_decay < 0:
@@ -147,8 +151,8 @@ class GaborFilters(nn.Module):
         edges_hz = 700 * (10 ** (mel / 2595) - 1)
         centre_hz, width_hz = edges_hz[1:-1, None], (edges_hz[2:, None] - edges_hz[:-2, None]) / 2
         seconds = (torch.arange(length) - (length - 1) / 2) / sample_rate_hz
-        # A Gaussian of this deviation has half its height at half the filter's width, if it fits into the window.
-        deviation = (math.sqrt(2 * math.log(2)) / (math.pi * width_hz)).clamp_max(length / sample_rate_hz / 5)
+        # A Gaussian of this deviation has half its power at half the filter's width, if it fits into the window.
+        deviation = (math.sqrt(math.log(2)) / (math.pi * width_hz)).clamp_max(length / sample_rate_hz / 5)
         envelope = torch.softmax(-0.5 * (seconds / deviation).square(), dim=1)
         phase = 2 * math.pi * centre_hz * seconds
         self.weight = nn.Parameter(torch.cat([envelope * phase.cos(), envelope * phase.sin()])[:, None])
@@ -197,6 +201,11 @@ def played(x_BT: Tensor, speed_B: Tensor, num_samples: int) -> Tensor:
     return x_BT.gather(1, left_BT) * (1 - share_BT) + x_BT.gather(1, left_BT + 1) * share_BT
 
 
+def _mean(c_BCN: Tensor, weight_B1N: Tensor) -> Tensor:
+    """Over frames of weight 1, [B, C]; where there are none 0, not NaN."""
+    return (c_BCN * weight_B1N).sum(dim=2) / weight_B1N.sum(dim=2).clamp_min(1)
+
+
 class CpcAudio(LightningModule):
     """The model and its training step. `encode` is what is exported."""
 
@@ -224,17 +233,19 @@ class CpcAudio(LightningModule):
         return z_BCN
 
     def encode(self, x_BT: Tensor) -> Encoding:
-        """Embedding [B, D]: mean, standard deviation and maximum of c over the frames that hold sound."""
+        """Embedding [B, D]: mean, standard deviation, maximum and thirds of c over the frames that hold sound."""
         c_BCN = self.context(self.features(x_BT))
         num_frames, hop = c_BCN.shape[2], self.filters.hop
         frames_BNS = x_BT[:, : num_frames * hop].reshape(-1, num_frames, hop)
         sound_B1N = (frames_BNS != 0).any(dim=2).to(x_BT.dtype)[:, None]
-        count_B1 = sound_B1N.sum(dim=2).clamp_min(1)  # nothing but zeros gives zeros, not NaN
-        mean_BC = (c_BCN * sound_B1N).sum(dim=2) / count_B1
-        variance_BC = ((c_BCN - mean_BC[..., None]).square() * sound_B1N).sum(dim=2) / count_B1
+        mean_BC = _mean(c_BCN, sound_B1N)
+        deviation_BC = (_mean((c_BCN - mean_BC[..., None]).square(), sound_B1N) + 1e-6).sqrt()
         maximum_BC = c_BCN.masked_fill(sound_B1N == 0, -torch.inf).amax(dim=2)
         maximum_BC = torch.where(sound_B1N.any(dim=2), maximum_BC, 0.0)
-        return Encoding(embedding=torch.cat([mean_BC, (variance_BC + 1e-6).sqrt(), maximum_BC], dim=1))
+        # 0.5, 1.5, ... of the frames with sound, times 3: its whole part is the third
+        third_B1N = (3 * (sound_B1N.cumsum(dim=2) - 0.5) / sound_B1N.sum(dim=2, keepdim=True).clamp_min(1)).floor()
+        thirds = [_mean(c_BCN, sound_B1N * (third_B1N == third)) for third in range(3)]
+        return Encoding(embedding=torch.cat([mean_BC, deviation_BC, maximum_BC, *thirds], dim=1))
 
     def loss_of(self, heard_BT: Tensor, asked_BT: Tensor, ratio_B: Tensor) -> tuple[Tensor, Tensor]:
         """Loss and accuracy; frame n of `heard` is the moment of frame n * ratio of `asked`."""
@@ -249,8 +260,10 @@ class CpcAudio(LightningModule):
 
     def training_step(self, x_BT: Tensor, batch_idx: int) -> Tensor:
         """One step on long int16 rows."""
-        waveform_BT = waveform_from_int16(x_BT)
-        num_samples = int(x_BT.shape[1] * math.exp(-self.config.speed))
+        spare = int(x_BT.shape[1] * self.config.crop)
+        start = int(torch.randint(spare + 1, ()))
+        waveform_BT = waveform_from_int16(x_BT[:, start : x_BT.shape[1] - spare + start])
+        num_samples = int(waveform_BT.shape[1] * math.exp(-self.config.speed))
         speeds_2B = torch.exp((2 * torch.rand(2, len(x_BT), device=x_BT.device) - 1) * self.config.speed)
         heard_BT, asked_BT = (played(waveform_BT, speed_B, num_samples) for speed_B in speeds_2B)
         loss, accuracy = self.loss_of(heard_BT, asked_BT, speeds_2B[0] / speeds_2B[1])

@@ -1,0 +1,5 @@
+"""Out-of-distribution detectors: fitted on training rows, exported together as scorer.onnx."""
+
+from export.detectors.scorer import Scorer
+
+__all__ = ["Scorer"]

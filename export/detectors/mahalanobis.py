@@ -1,0 +1,98 @@
+"""Mahalanobis distances of the embedding: to the training rows, and to their clusters.
+
+Embeddings are scaled to unit length first: the length of an embedding says how much there is in an image, and its
+spread would drown the rest (Mueller and Hein, Mahalanobis++, https://arxiv.org/abs/2505.18032).
+
+Sources: Lee et al., https://arxiv.org/abs/1807.03888 (the distance as a score); Sehwag et al., SSD,
+https://arxiv.org/abs/2103.12051 (k-means clusters in place of labels); Ledoit and Wolf, J. Multivariate Analysis 88
+(2004) 365 (shrinkage). Left out: the relative distance of Ren et al., https://arxiv.org/abs/2106.09022, which takes the
+distance to all rows away again: with clusters in place of labels it called far rows usual (docs/adr/0009).
+
+Shape legend: B rows, N training rows, D embedding, K clusters.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.cluster import KMeans
+from sklearn.covariance import LedoitWolf
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from export.detectors.detector import Arrays, float32
+
+NUM_CLUSTERS = 10  # Sehwag et al. find 1 to 10 alike; more needs more rows than small sets have
+TINY = 1e-8
+
+
+def unit(embedding_BD: Tensor) -> Tensor:
+    """Rows of length 1; a row of zeros stays one."""
+    return F.normalize(embedding_BD, dim=1, eps=TINY)
+
+
+def whitening(x_ND: NDArray[Any]) -> NDArray[np.float64]:
+    """W [D, D] such that |(x - y) W| is the Mahalanobis distance, by the shrunk covariance of x.
+
+    Shrunk towards a multiple of the identity, so that the dimensions of x must have one unit.
+    """
+    centred_ND = x_ND - x_ND.mean(axis=0)
+    unit_of_x = np.sqrt(np.square(centred_ND).mean()) + TINY
+    precision_DD = LedoitWolf(assume_centered=True).fit(centred_ND / unit_of_x).precision_
+    whiten_DD: NDArray[np.float64] = np.linalg.cholesky(precision_DD) / unit_of_x
+    return whiten_DD
+
+
+class Mahalanobis(nn.Module):
+    """The distance to the mean of the training rows."""
+
+    name: ClassVar[str] = "mahalanobis"
+    method: ClassVar[str] = "Mahalanobis distance of the embedding, of unit length, to the training rows"
+    inputs: ClassVar[tuple[str, ...]] = ("embedding",)
+    mean_D: Tensor
+    whiten_DD: Tensor
+
+    def __init__(self, mean_D: NDArray[Any], whiten_DD: NDArray[Any]) -> None:
+        super().__init__()
+        self.register_buffer("mean_D", torch.from_numpy(float32(mean_D)))
+        self.register_buffer("whiten_DD", torch.from_numpy(float32(whiten_DD)))
+
+    @classmethod
+    def fit(cls, train: Arrays) -> Self:
+        """Mean and shrunk covariance of the training rows."""
+        x_ND = unit(torch.from_numpy(train["embedding"]).double()).numpy()
+        return cls(x_ND.mean(axis=0), whitening(x_ND))
+
+    def forward(self, embedding_BD: Tensor) -> Tensor:
+        """Scores [B]."""
+        return ((unit(embedding_BD) - self.mean_D) @ self.whiten_DD).square().sum(dim=1).sqrt()
+
+
+class ClusterMahalanobis(nn.Module):
+    """The distance to the nearest cluster, by the covariance within clusters."""
+
+    name: ClassVar[str] = "cluster_mahalanobis"
+    method: ClassVar[str] = "Mahalanobis distance of the embedding, of unit length, to the nearest k-means cluster"
+    inputs: ClassVar[tuple[str, ...]] = ("embedding",)
+    centres_KD: Tensor
+    whiten_DD: Tensor
+
+    def __init__(self, centres_KD: NDArray[Any], whiten_DD: NDArray[Any]) -> None:
+        super().__init__()
+        self.register_buffer("whiten_DD", torch.from_numpy(float32(whiten_DD)))
+        self.register_buffer("centres_KD", torch.from_numpy(float32(centres_KD @ whiten_DD)))
+
+    @classmethod
+    def fit(cls, train: Arrays) -> Self:
+        """Clusters, and the covariance of what is left of each row when its cluster's mean is taken away."""
+        x_ND = unit(torch.from_numpy(train["embedding"]).double()).numpy()
+        clusters = KMeans(min(NUM_CLUSTERS, len(x_ND) // 20 + 1), n_init=3, random_state=0).fit(x_ND)
+        return cls(clusters.cluster_centers_, whitening(x_ND - clusters.cluster_centers_[clusters.labels_]))
+
+    def forward(self, embedding_BD: Tensor) -> Tensor:
+        """Scores [B]."""
+        x_BD = unit(embedding_BD) @ self.whiten_DD
+        return (x_BD[:, None] - self.centres_KD).square().sum(dim=2).amin(dim=1).sqrt()

@@ -1,0 +1,51 @@
+"""The distance to the nearest training rows, whose embeddings lie in the graph.
+
+Source: Sun et al., Out-of-distribution detection with deep nearest neighbors, https://arxiv.org/abs/2204.06507:
+embeddings of unit length, the distance to the k-th neighbour.
+
+Shape legend: B rows, N rows of the bank, D embedding.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from export.detectors.detector import Arrays, float32
+from export.detectors.mahalanobis import unit
+
+K = 5
+"""Small, since banks are: the paper's 50 is of 50,000 rows."""
+BANK_BYTES = 2**24
+BANK_ROWS = 10_000
+"""What a bundle may carry and a CPU compare with in well under a millisecond a row."""
+
+
+class Neighbours(nn.Module):
+    """1 - cosine similarity to the k-th nearest row of the bank: half the squared distance on the unit sphere."""
+
+    name: ClassVar[str] = "knn"
+    method: ClassVar[str] = f"1 - cosine similarity of the embedding to its {K}th nearest neighbour of a bank"
+    inputs: ClassVar[tuple[str, ...]] = ("embedding",)
+    bank_DN: Tensor
+
+    def __init__(self, bank_ND: NDArray[Any]) -> None:
+        super().__init__()
+        self.register_buffer("bank_DN", torch.from_numpy(float32(bank_ND.T)))
+
+    @classmethod
+    def fit(cls, train: Arrays) -> Self:
+        """Keeps as many training rows as fit, drawn evenly."""
+        embedding_ND = train["embedding"]
+        num_rows = min(len(embedding_ND), BANK_ROWS, max(K, BANK_BYTES // (4 * embedding_ND.shape[1])))
+        chosen = np.random.default_rng(0).permutation(len(embedding_ND))[:num_rows]
+        return cls(unit(torch.from_numpy(embedding_ND[chosen])).numpy())
+
+    def forward(self, embedding_BD: Tensor) -> Tensor:
+        """Scores [B]."""
+        similarity_BN = unit(embedding_BD) @ self.bank_DN
+        return 1 - similarity_BN.topk(K, dim=1).values[:, K - 1]

@@ -1,0 +1,84 @@
+"""The graph of all detectors of a bundle: one column of `scores` each, the deciding one first.
+
+Shape legend: B rows, K columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from export.detectors.density import Density
+from export.detectors.detector import Arrays, Detector
+from export.detectors.fusion import Fusion
+from export.detectors.joint import JointDiscriminator
+from export.detectors.mahalanobis import ClusterMahalanobis, Mahalanobis
+from export.detectors.neighbours import Neighbours
+from export.detectors.statistics import StatisticsMahalanobis
+
+FITTED: tuple[Any, ...] = (StatisticsMahalanobis, Mahalanobis, ClusterMahalanobis, Neighbours, Density)
+REFERENCE_ROWS = 2000
+REFERENCE_SHARE = 0.2
+"""Of the training rows, at most: the detectors are fitted on the rest."""
+FIT_ROWS = 20_000
+"""More would make a covariance of 1,500 dimensions no better, only slower."""
+
+
+class Scorer(nn.Module):
+    """Tensors in the order of `inputs` -> scores [B, K].
+
+    Attributes:
+        inputs: names of the tensors.
+        names: of the columns. The first decides: the fusion of all where there are several, whatever the data.
+        methods: how each is computed, for people.
+    """
+
+    def __init__(self, detectors: Sequence[Detector], fusion: Fusion | None) -> None:
+        super().__init__()
+        self.detectors: Any = nn.ModuleList(detectors)  # type: ignore[arg-type]
+        self.fusion = fusion
+        self.inputs = tuple(dict.fromkeys(name for detector in detectors for name in detector.inputs))
+        fused: Any = fusion or nn.Module
+        self.names = (*getattr(fused, "names", ()), *(detector.name for detector in detectors))
+        self.methods = (*getattr(fused, "methods", ()), *(detector.method for detector in detectors))
+
+    @classmethod
+    def fit(cls, model: Any, train: Arrays) -> Self:
+        """Every detector that the model's tensors allow, fitted on training rows; the fusion on others of them.
+
+        Args:
+            model: trained; its discriminator becomes a detector if it has one.
+            train: what was sent and what the exported graphs gave for it.
+        """
+        num_rows = len(train["embedding"])
+        order = np.random.default_rng(0).permutation(num_rows)
+        num_reference = min(REFERENCE_ROWS, int(REFERENCE_SHARE * num_rows))
+        reference, fitted = order[:num_reference], order[num_reference:][:FIT_ROWS]
+        rows: Arrays = {name: array[fitted] for name, array in train.items()}
+        detectors: list[Any] = [kind.fit(rows) for kind in FITTED if train.keys() >= set(kind.inputs)]
+        if hasattr(model, "discriminator"):
+            detectors.append(JointDiscriminator(model.discriminator))
+        single = cls(detectors, None).eval()
+        if len(detectors) == 1:
+            return single
+        return cls(detectors, Fusion(single.scores({name: array[reference] for name, array in train.items()}))).eval()
+
+    def forward(self, *tensors: Tensor) -> Tensor:
+        """Scores [B, K]."""
+        given = dict(zip(self.inputs, tensors, strict=True))
+        columns = [detector(*(given[name] for name in detector.inputs)) for detector in self.detectors]
+        scores_BK = torch.stack(columns, dim=1)
+        return scores_BK if self.fusion is None else torch.cat([self.fusion(scores_BK), scores_BK], dim=1)
+
+    def scores(self, arrays: Arrays, batch_rows: int = 500) -> NDArray[np.float32]:
+        """Scores of many rows in torch, [N, K]."""
+        given = [torch.from_numpy(arrays[name]) for name in self.inputs]
+        with torch.no_grad():
+            parts = [self(*batch) for batch in zip(*(torch.split(one, batch_rows) for one in given), strict=True)]
+        scores_NK: NDArray[np.float32] = torch.cat(parts).numpy()
+        return scores_NK

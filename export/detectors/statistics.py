@@ -1,0 +1,71 @@
+"""What a model that reconstructs makes of a row: four statistics, and whether their combination is usual.
+
+The raw ELBO is a bad score: smooth strange images often get a better one than the training images. What works is to
+ask whether the *combination* of a few statistics is usual. For a model that reconstructs they are
+
+    s(x) = log [ reconstruction error, |mu|, |sigma|, KL(q(z|x) || N(0, I)) ]
+
+and the score is the Mahalanobis distance of s(x) to the training rows, sqrt((s - m)^T S^-1 (s - m)). Logarithms,
+because all four are positive and skewed to the right while the distance assumes ellipses.
+
+Sources: Nalisnick et al., https://arxiv.org/abs/1810.09136 (the failure of likelihoods) and
+https://arxiv.org/abs/1906.02994 (typicality); Ledoit and Wolf, J. Multivariate Analysis 88 (2004) 365 (shrinkage).
+
+Shape legend: B rows, H height, W width, C channels, L latent, S statistics.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from export.detectors.detector import Arrays, float32
+from export.detectors.mahalanobis import whitening
+from latentserve.inputs import INPUT
+
+TINY = 1e-8
+"""Keeps the logarithm finite; the square of a ten-thousandth of the grey scale."""
+
+
+def statistics(x_BHWC: Tensor, reconstruction_BHWC: Tensor, mu_BL: Tensor, sigma_BL: Tensor) -> Tensor:
+    """The statistics vector s(x), float [B, 4]."""
+    error_BHWC = (x_BHWC.to(torch.float32) / 255 - reconstruction_BHWC).square()
+    kl_BL = 0.5 * (mu_BL.square() + sigma_BL.square() - 2 * (sigma_BL + TINY).log() - 1)
+    values = [
+        error_BHWC.flatten(1).mean(dim=1),
+        mu_BL.square().sum(dim=1).sqrt(),
+        sigma_BL.square().sum(dim=1).sqrt(),
+        kl_BL.sum(dim=1).clamp_min(0),
+    ]
+    return (torch.stack(values, dim=1) + TINY).log()
+
+
+class StatisticsMahalanobis(nn.Module):
+    """input, reconstruction, latent, latent_scale -> scores [B]."""
+
+    name: ClassVar[str] = "statistics_mahalanobis"
+    method: ClassVar[str] = "Mahalanobis distance of log [reconstruction error, |mu|, |sigma|, KL] to the training rows"
+    inputs: ClassVar[tuple[str, ...]] = (INPUT, "reconstruction", "latent", "latent_scale")
+    mean_S: Tensor
+    whiten_SS: Tensor
+
+    def __init__(self, mean_S: NDArray[Any], whiten_SS: NDArray[Any]) -> None:
+        super().__init__()
+        self.register_buffer("mean_S", torch.from_numpy(float32(mean_S)))
+        self.register_buffer("whiten_SS", torch.from_numpy(float32(whiten_SS)))
+
+    @classmethod
+    def fit(cls, train: Arrays) -> Self:
+        """Mean and shrunk covariance of the training rows' statistics."""
+        s_NS = statistics(*(torch.from_numpy(train[name]) for name in cls.inputs)).numpy().astype(np.float64)
+        scale_S = s_NS.std(axis=0) + TINY  # the statistics have units of their own
+        return cls(s_NS.mean(axis=0), whitening(s_NS / scale_S) / scale_S[:, None])
+
+    def forward(self, x_BHWC: Tensor, reconstruction_BHWC: Tensor, mu_BL: Tensor, sigma_BL: Tensor) -> Tensor:
+        """Larger is stranger."""
+        s_BS = statistics(x_BHWC, reconstruction_BHWC, mu_BL, sigma_BL)
+        return ((s_BS - self.mean_S) @ self.whiten_SS).square().sum(dim=1).sqrt()

@@ -1,0 +1,220 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from scipy.spatial.distance import mahalanobis
+from sklearn.cluster import KMeans
+from sklearn.covariance import LedoitWolf
+from sklearn.decomposition import PCA
+from sklearn.mixture import GaussianMixture
+from sklearn.neighbors import NearestNeighbors
+from torch import nn
+
+from export.detectors import Scorer
+from export.detectors.density import Density
+from export.detectors.fusion import LARGEST_P, Fusion
+from export.detectors.joint import JointDiscriminator
+from export.detectors.mahalanobis import ClusterMahalanobis, Mahalanobis, unit
+from export.detectors.neighbours import BANK_BYTES, K, Neighbours
+from export.detectors.statistics import StatisticsMahalanobis, statistics
+from export.graphs import GraphRunner, export_graph
+from latentserve.conformal import p_values
+from latentserve.inputs import INPUT
+from training.methods.vae import gaussian_kl
+
+EMBEDDING_DETECTORS = [Mahalanobis, ClusterMahalanobis, Neighbours, Density]
+
+
+def clustered(num: int, seed: int = 0) -> NDArray[np.float32]:
+    """Embeddings around three centres, in 12 dimensions of very different scales."""
+    rng = np.random.default_rng(seed)
+    centres = 4 * np.random.default_rng(7).standard_normal((3, 12))
+    points = centres[rng.integers(0, 3, num)] + rng.standard_normal((num, 12)) * np.geomspace(0.1, 2, 12)
+    return points.astype(np.float32)
+
+
+def normalised(x: NDArray[Any]) -> NDArray[np.float64]:
+    found: NDArray[np.float64] = x.astype(np.float64) / np.linalg.norm(x, axis=1, keepdims=True)
+    return found
+
+
+def scores(detector: Any, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    found: NDArray[np.float32] = detector(torch.from_numpy(x)).numpy()
+    return found
+
+
+def test_mahalanobis_is_scipys_with_scikit_learns_shrinkage() -> None:
+    train, test = clustered(500), clustered(40, 1)
+    oracle = LedoitWolf().fit(normalised(train))
+    expected = [mahalanobis(row, oracle.location_, oracle.precision_) for row in normalised(test)]
+    np.testing.assert_allclose(scores(Mahalanobis.fit({"embedding": train}), test), expected, rtol=1e-3)
+
+
+def test_the_distance_to_clusters_is_that_to_the_nearest_within_its_own_covariance() -> None:
+    train, test = clustered(900), clustered(40, 1)
+    z = normalised(train)
+    clusters = KMeans(10, n_init=3, random_state=0).fit(z)
+    precision = LedoitWolf(assume_centered=True).fit(z - clusters.cluster_centers_[clusters.labels_]).precision_
+    expected = [
+        min(mahalanobis(row, centre, precision) for centre in clusters.cluster_centers_) for row in normalised(test)
+    ]
+    np.testing.assert_allclose(scores(ClusterMahalanobis.fit({"embedding": train}), test), expected, rtol=1e-3)
+
+
+def test_neighbours_are_scikit_learns() -> None:
+    train, test = clustered(300), clustered(40, 1)
+    distances, _ = NearestNeighbors(n_neighbors=K, metric="cosine").fit(train).kneighbors(test)
+    np.testing.assert_allclose(scores(Neighbours.fit({"embedding": train}), test), distances[:, -1], atol=1e-6)
+
+
+def test_a_bank_stays_within_what_a_bundle_may_carry() -> None:
+    wide = np.random.default_rng(0).standard_normal((3000, 4096)).astype(np.float32)
+    bank = Neighbours.fit({"embedding": wide}).bank_DN
+    assert bank.shape == (4096, BANK_BYTES // 4 // 4096)
+
+
+def test_density_is_scikit_learns_of_the_components_with_the_lowest_bic() -> None:
+    train, test = clustered(600), clustered(40, 1)
+    detector = Density.fit({"embedding": train})
+    pca = PCA(12, whiten=True).fit(normalised(train))
+    z = pca.transform(normalised(train))
+    mixtures = [GaussianMixture(num, reg_covar=1e-3, random_state=0).fit(z) for num in (1, 2, 5, 10)]
+    best = min(mixtures, key=lambda mixture: mixture.bic(z))
+    assert len(detector.log_weight_K) == best.n_components > 1
+    expected = -best.score_samples(pca.transform(normalised(test)))
+    np.testing.assert_allclose(scores(detector, test), expected, rtol=1e-3, atol=2e-2)
+
+
+def test_dead_dimensions_of_an_embedding_do_no_harm() -> None:
+    train = np.concatenate([clustered(300), np.zeros((300, 20), np.float32)], axis=1)
+    for kind in EMBEDDING_DETECTORS:
+        assert np.isfinite(scores(kind.fit({"embedding": train}), train)).all(), kind
+
+
+@pytest.mark.parametrize("kind", EMBEDDING_DETECTORS)
+def test_what_is_no_number_gets_no_usual_score(kind: Any) -> None:
+    detector = kind.fit({"embedding": clustered(300)})
+    strange = np.stack([np.full(12, value, np.float32) for value in (np.nan, np.inf, -np.inf)])
+    assert not np.isfinite(scores(detector, strange)).any()
+    calibration = np.sort(scores(detector, clustered(99, 1)))
+    np.testing.assert_allclose(p_values(scores(detector, strange), calibration), 0.01)
+
+
+@pytest.mark.parametrize("kind", EMBEDDING_DETECTORS)
+def test_a_row_of_zeros_and_the_length_of_an_embedding_are_no_trouble(kind: Any) -> None:
+    detector = kind.fit({"embedding": clustered(300)})
+    assert np.isfinite(scores(detector, np.zeros((1, 12), np.float32))).all()
+    np.testing.assert_allclose(scores(detector, 5 * clustered(9)), scores(detector, clustered(9)), rtol=1e-3, atol=1e-4)
+
+
+def test_statistics_are_what_their_names_say() -> None:
+    x = torch.randint(0, 256, (5, 4, 4, 1), dtype=torch.uint8)
+    reconstruction, mu, logvar = torch.rand(5, 4, 4, 1), torch.randn(5, 3), torch.randn(5, 3)
+    got = statistics(x, reconstruction, mu, (0.5 * logvar).exp()).exp()
+    torch.testing.assert_close(got[:, 0], (x / 255 - reconstruction).square().mean(dim=(1, 2, 3)))
+    torch.testing.assert_close(got[:, 1], mu.norm(dim=1))
+    torch.testing.assert_close(got[:, 2], (0.5 * logvar).exp().norm(dim=1))
+    torch.testing.assert_close(got[:, 3], gaussian_kl(mu, logvar), rtol=1e-4, atol=1e-4)
+
+
+def generated(num: int) -> dict[str, NDArray[Any]]:
+    """Tensors of a model that reconstructs."""
+    rng = np.random.default_rng(0)
+    return {
+        INPUT: rng.integers(0, 256, (num, 8, 8, 1), dtype=np.uint8),
+        "embedding": clustered(num),
+        "latent": rng.standard_normal((num, 3), np.float32),
+        "latent_scale": rng.uniform(0.1, 1, (num, 3)).astype(np.float32),
+        "reconstruction": rng.random((num, 8, 8, 1), np.float32),
+    }
+
+
+def test_the_score_of_the_statistics_is_their_mahalanobis_distance() -> None:
+    tensors = generated(400)
+    inputs = [torch.from_numpy(tensors[name]) for name in StatisticsMahalanobis.inputs]
+    s = statistics(*inputs).numpy().astype(np.float64)
+    z = (s - s.mean(axis=0)) / s.std(axis=0)
+    oracle = LedoitWolf().fit(z)
+    expected = [mahalanobis(row, oracle.location_, oracle.precision_) for row in z[:50]]
+    got = StatisticsMahalanobis.fit(tensors)(*inputs).numpy()
+    np.testing.assert_allclose(got[:50], expected, rtol=1e-3)
+
+
+def test_fusion_is_its_formula_within_the_reference_rows() -> None:
+    """At the reference rows themselves; in between p is a line."""
+    rng = np.random.default_rng(0)
+    reference = rng.standard_normal((199, 3)).astype(np.float32)
+    just_above = np.nextafter(reference[:50], np.inf)  # the row it is just above of does not count
+    got, test = Fusion(reference)(torch.from_numpy(reference[:50])).numpy(), just_above
+    p = np.stack([p_values(test[:, k], np.sort(reference[:, k])) for k in range(3)], axis=1).clip(max=LARGEST_P)
+    np.testing.assert_allclose(got[:, 0], np.arcsinh(np.tan(np.pi * (0.5 - p)).mean(axis=1)), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(got[:, 1], -np.log(p.min(axis=1)), rtol=1e-4)
+    fine = torch.linspace(-2, 2, 2001)[:, None].repeat(1, 3)
+    assert Fusion(reference)(fine)[:, 1].diff().min() >= 0
+    assert Fusion(reference)(fine)[:, 1].diff().max() < 0.3
+
+
+def test_beyond_the_reference_rows_stranger_is_still_stranger() -> None:
+    reference = np.random.default_rng(0).standard_normal((199, 2)).astype(np.float32)
+    far = np.stack([np.linspace(3, 9, 20), np.zeros(20)], axis=1).astype(np.float32)
+    assert (np.diff(Fusion(reference)(torch.from_numpy(far)).numpy(), axis=0) > 0).all()
+    farthest = Fusion(reference)(torch.tensor([[1e9, 1e9], [float("nan"), 0.0]])).numpy()
+    assert np.isfinite(farthest[0]).all()
+    assert np.isnan(farthest[1]).all()
+
+
+def test_constant_scores_can_be_fused() -> None:
+    fused = Fusion(np.zeros((50, 2), np.float32))(torch.tensor([[0.0, 0.0], [0.1, 0.0]])).numpy()
+    assert np.isfinite(fused).all()
+    assert (fused[1] > fused[0]).all()
+    with pytest.raises(ValueError, match="got 1 scores that are not finite"):
+        Fusion(np.array([[0.0], [np.nan]]))
+
+
+class FakeDiscriminator(nn.Module):
+    def forward(self, x_BCHW: torch.Tensor, z_BL: torch.Tensor) -> Any:
+        from training.adversarial_networks import Scores
+
+        score = x_BCHW.mean(dim=(1, 2, 3)) + z_BL.sum(dim=1)
+        return Scores(score * 0, score * 0, score)
+
+
+def test_a_joint_discriminator_is_a_detector_of_its_model() -> None:
+    model = nn.Module()
+    model.discriminator = FakeDiscriminator()
+    tensors = generated(200)
+    scorer = Scorer.fit(model, tensors)
+    assert scorer.names[-1] == JointDiscriminator.name
+    expected = -(tensors[INPUT] / 255).mean(axis=(1, 2, 3)) - tensors["latent"].sum(axis=1)
+    np.testing.assert_allclose(scorer.scores(tensors)[:, -1], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_exported_scorer_gives_what_its_detectors_give(tmp_path: Path) -> None:
+    tensors = generated(400)
+    scorer = Scorer.fit(nn.Module(), tensors)
+    assert scorer.names[:3] == ("cauchy", "bonferroni", "statistics_mahalanobis")
+    assert len(scorer.names) == len(scorer.methods) == 7
+    example = {name: torch.from_numpy(tensors[name][:2]) for name in scorer.inputs}
+    graph = export_graph(scorer, example, ["scores"], tmp_path / "scorer.onnx")
+    session = GraphRunner(tmp_path, [graph]).sessions["scorer.onnx"]
+    for rows in (slice(0, 1), slice(3, 10), slice(0, 400)):
+        (got,) = session.run(["scores"], {name: tensors[name][rows] for name in scorer.inputs})
+        np.testing.assert_allclose(got, scorer.scores(tensors)[rows], rtol=1e-4, atol=1e-4)
+
+
+def test_reference_rows_are_not_those_of_the_fit() -> None:
+    """A bank that held its own references would find each of them at a distance of nothing."""
+    scorer = Scorer.fit(nn.Module(), {"embedding": clustered(500)})
+    assert scorer.fusion is not None
+    knn = scorer.names.index("knn") - 2
+    assert scorer.fusion.reference_MK[:, knn].min() > 1e-5
+    assert len(scorer.fusion.reference_MK) == 100
+
+
+def test_units_are_of_length_one() -> None:
+    assert torch.allclose(unit(torch.randn(5, 3)).norm(dim=1), torch.ones(5))
