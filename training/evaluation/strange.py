@@ -66,15 +66,18 @@ def _reversed(x_NT: Rows, _: np.random.Generator) -> Rows:
 def _hiss(x_NT: Rows, rng: np.random.Generator) -> Rows:
     """White noise as loud as each clip."""
     loudness_N1 = x_NT.astype(np.float64).std(axis=1, keepdims=True)
-    return (rng.standard_normal(x_NT.shape) * loudness_N1).clip(-32768, 32767).astype(np.int16)
+    return _as_samples(rng.standard_normal(x_NT.shape) * loudness_N1)
 
 
 def _hum(x_NT: Rows, rng: np.random.Generator) -> Rows:
     """One tone for each clip, as loud as it is."""
     loudness_N1 = x_NT.astype(np.float64).std(axis=1, keepdims=True)
     step_N1 = rng.uniform(0.02, 1.5, (len(x_NT), 1))  # radians from sample to sample
-    tone_NT = np.sqrt(2) * loudness_N1 * np.sin(step_N1 * np.arange(x_NT.shape[1]))
-    return tone_NT.clip(-32768, 32767).astype(np.int16)
+    return _as_samples(np.sqrt(2) * loudness_N1 * np.sin(step_N1 * np.arange(x_NT.shape[1])))
+
+
+def _as_samples(x_NT: NDArray[np.float64]) -> NDArray[np.int16]:
+    return np.rint(x_NT).clip(-32768, 32767).astype(np.int16)
 
 
 IMAGES: dict[str, Maker] = {
