@@ -32,9 +32,10 @@ from export.graphs import (
     export_graph,
 )
 from export.parity import check_parity, trained_tensors
+from export.quantise import quantise
 from export.report import bundle_report
 from latentserve import bundle, records
-from latentserve.bundle import Detector, Graph, Manifest, Parity, Provenance
+from latentserve.bundle import Detector, Graph, Manifest, Parity, Precision, Provenance
 from latentserve.inputs import INPUT, AudioInput, ImageInput
 from training.data import AudioShape, Data, ImageShape
 from training.evaluate import EVALUATION
@@ -54,18 +55,26 @@ class Draft:
     folder: Path
     model: Any
     graphs: dict[str, Graph]
+    precision: Precision
     scorer: Scorer | None = None
     detectors: tuple[Detector, ...] = ()
 
 
-def export_run(run_folder: Path, repository: Path, name: str | None = None, card: CardSize = "quick") -> Path:
+def export_run(
+    run_folder: Path,
+    repository: Path,
+    name: str | None = None,
+    card: CardSize = "quick",
+    precision: Precision = "float32",
+) -> Path:
     """Exports a finished training run as the next version of a model.
 
     Args:
         run_folder: of the run.
         repository: where models lie, as <name>/<version>.
-        name: of the model; default: <data>-<method>.
+        name: of the model; default: <data>-<method>, and -int8 if quantised.
         card: how much is measured: see `export.card`.
+        precision: of the encoder: see `export.quantise`.
 
     Returns:
         The bundle's folder.
@@ -78,13 +87,13 @@ def export_run(run_folder: Path, repository: Path, name: str | None = None, card
     run, trained = open_run(run_folder)
     data = run.load_data()
     plain = re.sub(r"[^A-Za-z0-9._]+", "-", run.data.split(":")[0]).strip("-")
-    name = name or f"{plain}-{run.method}"
+    name = name or f"{plain}-{run.method}" + ("" if precision == "float32" else f"-{precision}")
     version = _next_version(repository / name)
     folder = repository / name / f".{version}.tmp"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     try:
-        _write(folder, run, trained, load_model(run_folder, run), data, name, version, card)
+        _write(folder, run, trained, load_model(run_folder, run), data, name, version, card, precision)
         final = repository / name / str(version)
         folder.rename(final)
         return final
@@ -98,17 +107,25 @@ def _next_version(folder: Path) -> int:
 
 
 def _write(
-    folder: Path, run: Run, trained: Trained, model: Any, data: Data, name: str, version: int, size: CardSize
+    folder: Path,
+    run: Run,
+    trained: Trained,
+    model: Any,
+    data: Data,
+    name: str,
+    version: int,
+    size: CardSize,
+    precision: Precision,
 ) -> None:
     _say("graphs")
-    draft = _export_model(folder, model, data)
+    draft = _export_model(folder, model, data, precision)
     _say("detectors and calibration")
     train = GraphRunner(folder, draft.graphs.values()).run(data.train.values)
     draft, calibration = _export_scorer(draft, data, train)
     runner = GraphRunner(folder, draft.graphs.values())
     _say("parity")
-    parity = check_parity(runner, model, draft.scorer, data.test.values[:PARITY_ROWS])
-    _write_golden(draft, data.test.values[:GOLDEN_ROWS])
+    parity = check_parity(runner, model, draft.scorer, data.test.values[:PARITY_ROWS], precision)
+    _write_golden(draft, runner, data.test.values[:GOLDEN_ROWS])
     _say("evaluation through ONNX")
     test = runner.run(data.test.values)
     card = exported_card(folder, draft.graphs["encoder"], run, data, train["embedding"], test["embedding"], size)
@@ -121,10 +138,12 @@ def _write(
     records.write(replace(manifest, files=files), folder / bundle.MANIFEST)
 
 
-def _export_model(folder: Path, model: Any, data: Data) -> Draft:
+def _export_model(folder: Path, model: Any, data: Data, precision: Precision) -> Draft:
     example = torch.from_numpy(data.test.values[:EXAMPLE_ROWS])
     names = encoder_outputs(model, example)
     graphs = {"encoder": export_graph(EncoderGraph(model), {INPUT: example}, names, folder / "encoder.onnx")}
+    if precision == "int8":
+        quantise(folder / "encoder.onnx", data.train.values)
     if hasattr(model, "decode"):
         (latent,) = (spec for spec in graphs["encoder"].outputs if spec.name == "latent")
         graphs["decoder"] = export_graph(
@@ -133,7 +152,7 @@ def _export_model(folder: Path, model: Any, data: Data) -> Draft:
             ["reconstruction"],
             folder / "decoder.onnx",
         )
-    return Draft(folder, model, graphs)
+    return Draft(folder, model, graphs, precision)
 
 
 def _export_scorer(
@@ -161,11 +180,13 @@ def _export_scorer(
     arrays[bundle.EMBEDDING_MEAN] = calibration["embedding"].mean(axis=0)
     arrays[bundle.EMBEDDING_STD] = calibration["embedding"].std(axis=0)
     np.savez(draft.folder / bundle.CALIBRATION, **arrays)
-    return Draft(draft.folder, draft.model, graphs, scorer, tuple(detector for detector, _ in columns)), columns[0][1]
+    detectors = tuple(detector for detector, _ in columns)
+    return replace(draft, graphs=graphs, scorer=scorer, detectors=detectors), columns[0][1]
 
 
-def _write_golden(draft: Draft, rows: NDArray[Any]) -> None:
-    tensors = trained_tensors(draft.model, draft.scorer, rows)
+def _write_golden(draft: Draft, runner: GraphRunner, rows: NDArray[Any]) -> None:
+    """What the service must give again: the trained model's numbers, or those of the quantised graph."""
+    tensors = runner.run(rows) if draft.precision == "int8" else trained_tensors(draft.model, draft.scorer, rows)
     arrays: dict[str, Any] = {INPUT: rows, **tensors}
     np.savez(draft.folder / bundle.GOLDEN, **arrays)
 
@@ -188,6 +209,7 @@ def _manifest(
         input=_input(data.shape),
         graphs=draft.graphs,
         embedding_space=bundle.embedding_space(encoder_sha256),
+        precision=draft.precision,
         provenance=Provenance(
             method=run.method,
             data=run.data,

@@ -10,12 +10,14 @@ from numpy.typing import NDArray
 
 from export.detectors import Scorer
 from export.graphs import DecoderGraph, ExportError, GraphRunner
-from latentserve.bundle import Parity
+from latentserve.bundle import Parity, Precision
 from latentserve.inputs import INPUT
 from training.networks import floats_from_rows
 
 RELATIVE_TOLERANCE = 1e-4
 """Of the largest absolute value of a tensor: float32 noise of a deep graph is a tenth of it, a bug far above."""
+INT8_TOLERANCE = 0.25
+"""Of the largest absolute value: one rounding is 1/256 of a tensor's range, and a network adds up dozens."""
 BATCH_SIZES = (1, 7, 64)
 
 
@@ -33,8 +35,17 @@ def trained_tensors(model: Any, scorer: Scorer | None, rows: NDArray[Any]) -> di
     return {name: tensor.numpy() for name, tensor in tensors.items()}
 
 
-def check_parity(runner: GraphRunner, model: Any, scorer: Scorer | None, rows: NDArray[Any]) -> tuple[Parity, ...]:
+def check_parity(
+    runner: GraphRunner, model: Any, scorer: Scorer | None, rows: NDArray[Any], precision: Precision = "float32"
+) -> tuple[Parity, ...]:
     """Compares every tensor at several batch sizes.
+
+    Args:
+        runner: of the exported graphs.
+        model: trained.
+        scorer: the detectors; with a quantised encoder they are asked about its numbers, not about the model's.
+        rows: to compare on.
+        precision: of the encoder: quantisation is allowed more.
 
     Returns:
         The largest error of each tensor.
@@ -42,16 +53,19 @@ def check_parity(runner: GraphRunner, model: Any, scorer: Scorer | None, rows: N
     Raises:
         ExportError: a tensor is further off than its tolerance, or not finite.
     """
-    expected = trained_tensors(model, scorer, rows)
+    expected = trained_tensors(model, None if precision == "int8" else scorer, rows)
     found = dict.fromkeys(expected, 0.0)
     for batch_rows in BATCH_SIZES:
         tensors = runner.run(rows, batch_rows)
+        if scorer is not None and precision == "int8":
+            expected["scores"] = scorer.scores({INPUT: rows, **tensors})
         for name, array in expected.items():
             error = float(np.abs(tensors[name] - array).max())
-            found[name] = max(found[name], error) if np.isfinite(error) else float("inf")
+            found[name] = max(found.get(name, 0.0), error) if np.isfinite(error) else float("inf")
     parity = []
     for name, array in expected.items():
-        tolerance = RELATIVE_TOLERANCE * max(1.0, float(np.abs(array).max()))
+        relative = INT8_TOLERANCE if precision == "int8" and name != "scores" else RELATIVE_TOLERANCE
+        tolerance = relative * max(1.0, float(np.abs(array).max()))
         if not found[name] <= tolerance:
             raise ExportError(
                 f"{name}: the exported graph is {found[name]:.3g} off the trained model,"

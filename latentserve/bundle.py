@@ -21,7 +21,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,13 +31,15 @@ from latentserve.conformal import Adjustment, adjustments
 from latentserve.errors import BundleError
 from latentserve.inputs import AudioInput, ImageInput, TensorSpec
 
-SCHEMA_VERSION = 2  # 2: detectors have delta and adjustment
+SCHEMA_VERSION = 2  # 2: detectors have delta and adjustment, manifests a precision
 MANIFEST = "bundle.json"
 CALIBRATION = "calibration.npz"
 GOLDEN = "golden.npz"
 REPORT = "report.html"
 EMBEDDING_MEAN, EMBEDDING_STD = "embedding_mean", "embedding_std"
 """In calibration.npz beside the scores: mean and standard deviation of the calibration rows' embedding, float32 [D]."""
+
+Precision = Literal["float32", "int8"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -149,6 +151,7 @@ class Manifest:
         default_alpha: level of the decision if the caller names none, or 0 without detectors.
         parity: of each output.
         evaluations: figures measured through the graphs.
+        precision: of the encoder's weights and activations.
     """
 
     schema_version: int
@@ -163,6 +166,7 @@ class Manifest:
     default_alpha: float = 0.0
     parity: tuple[Parity, ...] = ()
     evaluations: tuple[Evaluation, ...] = ()
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):

@@ -19,6 +19,8 @@ from export.graphs import ExportError, GraphRunner, export_graph
 from export.parity import check_parity, trained_tensors
 from latentserve import bundle
 from latentserve.conformal import p_values
+from service.engine import Engine
+from service.providers import DeviceConfig
 from training.__main__ import Options, run_training
 from training.data import load_data
 from training.methods.vae import VaeConfig, bernoulli_nll
@@ -131,6 +133,25 @@ def test_losses_exported_as_graphs_stay_finite_for_any_logit(tmp_path: Path) -> 
         (got,) = session.run(["nll"], {"logits": logits.numpy(), "x": x.numpy()})
         expected = F.binary_cross_entropy_with_logits(logits.double(), x.double(), reduction="none").flatten()
         np.testing.assert_allclose(got, expected.numpy(), rtol=1e-5, atol=1e-5)
+
+
+def test_a_quantised_bundle_is_calibrated_on_its_own_numbers(
+    run_folder: Path, bundle_folder: Path, tmp_path: Path
+) -> None:
+    folder = export_run(run_folder, tmp_path, precision="int8")
+    manifest, whole = bundle.load(folder), bundle.load(bundle_folder)
+    assert (folder.parent.name, manifest.precision, whole.precision) == ("digits-vae-int8", "int8", "float32")
+    assert manifest.embedding_space != whole.embedding_space
+    assert (folder / "encoder.onnx").stat().st_size < 0.7 * (bundle_folder / "encoder.onnx").stat().st_size
+    data = load_data("digits")
+    runner = GraphRunner(folder, manifest.graphs.values())
+    got = runner.run(data.calibration.values)
+    np.testing.assert_array_equal(np.sort(got["scores"][:, 0]), bundle.load_calibration(folder, manifest)["cauchy"])
+    exact = GraphRunner(bundle_folder, whole.graphs.values()).run(data.calibration.values)["embedding"]
+    off = np.abs(got["embedding"] - exact).max() / np.abs(exact).max()
+    assert 0 < off < 0.1
+    engine = Engine(folder, manifest, DeviceConfig("cpu", 1, 64))
+    engine.check_golden(bundle.load_arrays(folder / bundle.GOLDEN))
 
 
 def test_the_next_version_is_written_beside_the_last(run_folder: Path, tmp_path: Path) -> None:

@@ -1,0 +1,64 @@
+"""The encoder in 8-bit integers: static quantisation, which a CPU with integer products runs up to three times as fast.
+
+Weights and activations are quantised where they are read (QDQ); the ranges of activations are those of some training
+rows. Detectors are fitted and calibrated on what the quantised graph gives, so that p-values stay exact; how far its
+embeddings are from the trained model's is measured and written into the bundle.
+
+Source: Jacob et al., https://arxiv.org/abs/1712.05877; https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html
+(one scale for each output channel of a weight).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization.shape_inference import quant_pre_process
+
+from latentserve.inputs import INPUT
+
+RANGE_ROWS = 512
+"""Rows whose activations set the ranges."""
+BATCH_ROWS = 32
+
+
+class _Rows(CalibrationDataReader):  # type: ignore[misc]
+    def __init__(self, rows: NDArray[Any]) -> None:
+        self._batches: Iterator[NDArray[Any]] = iter(np.split(rows, range(BATCH_ROWS, len(rows), BATCH_ROWS)))
+
+    def get_next(self) -> dict[str, NDArray[Any]] | None:
+        """The next batch, or None after the last."""
+        batch = next(self._batches, None)
+        return None if batch is None else {INPUT: batch}
+
+
+def quantise(path: Path, train_rows: NDArray[Any]) -> None:
+    """Puts the quantised encoder in the place of the float one.
+
+    Args:
+        path: of encoder.onnx.
+        train_rows: what it is shown to find the ranges, as clients send rows.
+    """
+    prepared = path.with_suffix(".prepared")
+    logging.getLogger().setLevel(logging.ERROR)  # quantize_static advises the preparation that was just made
+    quant_pre_process(path, prepared, skip_symbolic_shape=True)
+    some = np.random.default_rng(0).permutation(len(train_rows))[:RANGE_ROWS]
+    quantize_static(
+        prepared,
+        path,
+        _Rows(train_rows[np.sort(some)]),
+        quant_format=QuantFormat.QDQ,
+        per_channel=True,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+    )
+    prepared.unlink()
+    model = onnx.load(path)
+    del model.metadata_props[:]
+    onnx.save(model, path)
