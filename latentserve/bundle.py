@@ -5,7 +5,8 @@
         encoder.onnx      input -> embedding [B, D], and where the model generates: latent [B, L], latent_scale [B, L]
         decoder.onnx      latent -> reconstruction                      (where a decoder exists)
         scorer.onnx       whatever it names -> scores [B, K]            (where detectors exist)
-        calibration.npz   one sorted float32 array of scores per detector (where detectors exist)
+        calibration.npz   one sorted float32 array of scores per detector (where detectors exist), and maybe
+                          embedding_mean, embedding_std: float32 [D] of the calibration rows' embeddings
         golden.npz        a few real inputs with what the trained model gave for them
         evaluation.json   the report card: figures with their spread, floors beside them; the service does not read it
         report.html       what the model is, for people
@@ -35,6 +36,7 @@ MANIFEST = "bundle.json"
 CALIBRATION = "calibration.npz"
 GOLDEN = "golden.npz"
 REPORT = "report.html"
+EMBEDDING_STATISTICS = "embedding_mean", "embedding_std"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -256,6 +258,25 @@ def load_calibration(folder: Path, manifest: Manifest) -> dict[str, NDArray[np.f
         if sha256_of_scores(scores) != detector.calibration_sha256:
             raise BundleError(f"{path}: {detector.name}: not the scores whose sha256 the manifest holds")
     return {detector.name: arrays[detector.name] for detector in manifest.detectors}
+
+
+def load_embedding_statistics(folder: Path, manifest: Manifest) -> tuple[NDArray[Any], NDArray[Any]] | None:
+    """Mean and standard deviation [D] of the calibration rows' embeddings; None if the bundle does not hold them.
+
+    Raises:
+        BundleError: one is missing, not float32 [D], not finite, or a negative deviation.
+    """
+    arrays = load_arrays(folder / CALIBRATION) if manifest.detectors else {}
+    if not arrays.keys() & set(EMBEDDING_STATISTICS):
+        return None
+    shape = manifest.outputs["embedding"].shape
+    mean, std = (arrays.get(name, np.empty(0)) for name in EMBEDDING_STATISTICS)
+    for name, array in zip(EMBEDDING_STATISTICS, (mean, std), strict=True):
+        if array.dtype != np.float32 or array.shape != shape or not np.isfinite(array).all() or (std < 0).any():
+            raise BundleError(
+                f"{folder / CALIBRATION}: {name}: expected float32 {list(shape)}, finite, std not below 0"
+            )
+    return mean, std
 
 
 def load_arrays(path: Path) -> dict[str, NDArray[Any]]:
