@@ -147,7 +147,13 @@ class Servicer:
             known = ", ".join(pb.Priority.Name(code) for code in PRIORITIES)
             raise InvalidInput.at("priority", got=request.priority, expected=f"among {known}")
         self._metrics.request_rows.labels(context.method, context.model).observe(len(rows))
-        return await model.lanes[lane].submit(rows, frozenset(wants), context.deadline, PRIORITIES[request.priority])
+        monitor = model.monitor
+        if monitor and monitor.drift and SCORES in wants:
+            wants = wants | {EMBEDDING}  # the encoder runs anyway, and on a CPU its rows are shown, not copied
+        tensors = await model.lanes[lane].submit(rows, frozenset(wants), context.deadline, PRIORITIES[request.priority])
+        if monitor:
+            monitor.observe(tensors.get(SCORES), tensors.get(EMBEDDING))
+        return tensors
 
     def _judge(self, model: ServedModel, tensors: Tensors, alpha: float) -> pb.OutOfDistribution:
         verdicts = model.judge.judge(tensors[SCORES], alpha)
