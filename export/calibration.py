@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from latentserve.bundle import Detector, sha256_of_scores
+from latentserve.bundle import Detector
+from latentserve.conformal import sha256_of_scores
 
 DELTA = 0.1
 """How often at most the conditional guarantee may fail, over calibration sets: as Bates et al. take it."""

@@ -177,8 +177,11 @@ def _export_scorer(
         for column, (name, method) in enumerate(zip(scorer.names, scorer.methods, strict=True))
     ]
     arrays: dict[str, Any] = {detector.name: ordered for detector, ordered in columns}
-    arrays[bundle.EMBEDDING_MEAN] = calibration["embedding"].mean(axis=0)
-    arrays[bundle.EMBEDDING_STD] = calibration["embedding"].std(axis=0)
+    moments = (
+        calibration["embedding"].mean(axis=0, dtype=np.float64),
+        calibration["embedding"].std(axis=0, dtype=np.float64),
+    )
+    arrays |= {name: one.astype(np.float32) for name, one in zip(bundle.EMBEDDING_STATISTICS, moments, strict=True)}
     np.savez(draft.folder / bundle.CALIBRATION, **arrays)
     detectors = tuple(detector for detector, _ in columns)
     return replace(draft, graphs=graphs, scorer=scorer, detectors=detectors), columns[0][1]

@@ -5,7 +5,8 @@
         encoder.onnx      input -> embedding [B, D], and where the model generates: latent [B, L], latent_scale [B, L]
         decoder.onnx      latent -> reconstruction                      (where a decoder exists)
         scorer.onnx       whatever it names -> scores [B, K]            (where detectors exist)
-        calibration.npz   one sorted float32 array of scores per detector (where detectors exist)
+        calibration.npz   one sorted float32 array of scores per detector (where detectors exist), and maybe
+                          embedding_mean, embedding_std: float32 [D] of the calibration rows' embeddings
         golden.npz        a few real inputs with what the trained model gave for them
         evaluation.json   the report card: figures with their spread, floors beside them; the service does not read it
         report.html       what the model is, for people
@@ -27,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentserve import records
-from latentserve.conformal import Adjustment, adjustments
+from latentserve.conformal import Adjustment, adjustments, sha256_of_scores
 from latentserve.errors import BundleError
 from latentserve.inputs import AudioInput, ImageInput, TensorSpec
 
@@ -36,8 +37,7 @@ MANIFEST = "bundle.json"
 CALIBRATION = "calibration.npz"
 GOLDEN = "golden.npz"
 REPORT = "report.html"
-EMBEDDING_MEAN, EMBEDDING_STD = "embedding_mean", "embedding_std"
-"""In calibration.npz beside the scores: mean and standard deviation of the calibration rows' embedding, float32 [D]."""
+EMBEDDING_STATISTICS = "embedding_mean", "embedding_std"
 
 Precision = Literal["float32", "int8"]
 
@@ -240,11 +240,6 @@ def sha256_of_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def sha256_of_scores(scores: NDArray[np.float32]) -> str:
-    """sha256 of scores as little-endian float32, in hex."""
-    return hashlib.sha256(scores.astype("<f4").tobytes()).hexdigest()
-
-
 def embedding_space(encoder_sha256: str) -> str:
     """Identity of an embedding space: two encoders are the same if their graphs are, bit for bit."""
     return f"es1-{encoder_sha256[:32]}"
@@ -261,8 +256,7 @@ def load_calibration(folder: Path, manifest: Manifest) -> dict[str, NDArray[np.f
     path = folder / CALIBRATION
     arrays = load_arrays(path)
     for detector in manifest.detectors:
-        scores = arrays.get(detector.name)
-        if scores is None:
+        if (scores := arrays.get(detector.name)) is None:
             raise BundleError(f"{path}: array {detector.name!r} is missing")
         if scores.dtype != np.float32 or scores.shape != (detector.num_calibration_rows,):
             expected = f"float32 [{detector.num_calibration_rows}]"
@@ -272,6 +266,24 @@ def load_calibration(folder: Path, manifest: Manifest) -> dict[str, NDArray[np.f
         if sha256_of_scores(scores) != detector.calibration_sha256:
             raise BundleError(f"{path}: {detector.name}: not the scores whose sha256 the manifest holds")
     return {detector.name: arrays[detector.name] for detector in manifest.detectors}
+
+
+def load_embedding_statistics(folder: Path, manifest: Manifest) -> tuple[NDArray[Any], NDArray[Any]] | None:
+    """Mean and standard deviation [D] of the calibration rows' embeddings; None if the bundle does not hold them.
+
+    Raises:
+        BundleError: one is missing, not float32 [D], not finite, or a negative deviation.
+    """
+    arrays = load_arrays(folder / CALIBRATION) if manifest.detectors else {}
+    if not arrays.keys() & set(EMBEDDING_STATISTICS):
+        return None
+    shape = manifest.outputs["embedding"].shape
+    mean, std = (arrays.get(name, np.empty(0)) for name in EMBEDDING_STATISTICS)
+    for name, array in zip(EMBEDDING_STATISTICS, (mean, std), strict=True):
+        if array.dtype != np.float32 or array.shape != shape or not np.isfinite(array).all() or (std < 0).any():
+            expected = f"float32 {list(shape)}, finite, std not below 0"
+            raise BundleError(f"{folder / CALIBRATION}: {name}: expected {expected}")
+    return mean, std
 
 
 def load_arrays(path: Path) -> dict[str, NDArray[Any]]:

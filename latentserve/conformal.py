@@ -21,6 +21,7 @@ Shape legend: N rows, n calibration rows.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from functools import lru_cache
 from typing import Any, Literal
@@ -57,6 +58,11 @@ def p_values(
         at_least_N = above_N + rng.integers(0, at_least_N - above_N, endpoint=True)
     p: NDArray[np.float64] = (1.0 + np.where(strange_N, 0, at_least_N)) / (num + 1.0)
     return p
+
+
+def sha256_of_scores(scores: NDArray[np.float32]) -> str:
+    """Identity of a calibration: sha256 of its sorted scores as little-endian float32, in hex."""
+    return hashlib.sha256(scores.astype("<f4").tobytes()).hexdigest()
 
 
 def conditional_p_values(

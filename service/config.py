@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDic
 
 from service.batching import QueueConfig
 from service.decoding import Limits
+from service.monitor import MonitorConfig
 from service.providers import Device, DeviceConfig
 
 PREFIX = "LATENTSERVE_"
@@ -54,6 +55,8 @@ class Config(BaseSettings):
     max_request_bytes: int = Field(64 * 2**20, ge=1024, description="bytes of one request")
     max_item_bytes: int = Field(16 * 2**20, ge=1, description="bytes of one encoded item")
     max_item_pixels: int = Field(50_000_000, ge=1, description="pixels of one encoded image, checked before decoding")
+    monitor_window_rows: int = Field(1000, ge=10, le=1_000_000, description="scored rows the monitor looks back on")
+    monitor_level: float = Field(0.01, gt=0, le=0.2, description="probability that the monitor alarms in error")
     drain_seconds: float = Field(20.0, ge=0, description="how long accepted calls may take after SIGTERM")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe line to log")
 
@@ -76,6 +79,11 @@ class Config(BaseSettings):
     def limits(self) -> Limits:
         """What one request may bring."""
         return Limits(self.max_request_rows, self.max_item_bytes, self.max_item_pixels)
+
+    @property
+    def monitor(self) -> MonitorConfig:
+        """What counts as a shift of what is scored."""
+        return MonitorConfig(self.monitor_window_rows, self.monitor_level)
 
     @property
     def threads(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, disable_created_metrics
 from prometheus_client.gc_collector import GCCollector
@@ -13,6 +14,7 @@ from prometheus_client.process_collector import ProcessCollector
 
 import latentserve
 from service.engine import Engine
+from service.monitor import Monitor
 from service.scoring import Verdicts
 
 SECONDS = (15e-6, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
@@ -88,6 +90,25 @@ class Metrics:
             "not_finite_scores_total", "Rows whose score was no number.", "model", "version"
         )
 
+        of_version = ("model", "version")
+        self.monitor_rows = gauge("monitor_rows", "Rows scored since the version was opened.", *of_version)
+        self.monitor_share = gauge(
+            "monitor_window_share", "Of the last rows scored, those with p <= the bundle's alpha.", *of_version
+        )
+        self.monitor_low = gauge("monitor_band_low", "The share is not below this, by chance.", *of_version)
+        self.monitor_high = gauge("monitor_band_high", "The share is not above this, by chance.", *of_version)
+        self.monitor_evidence = gauge(
+            "monitor_evidence_log10",
+            "Log10 of the evidence that scored rows are not like the calibration rows.",
+            *of_version,
+        )
+        self.monitor_drift = gauge(
+            "monitor_embedding_drift", "Mean z^2 of the mean embedding; 1 without a shift.", *of_version
+        )
+        self.monitor_alarm = gauge(
+            "monitor_alarm", "1 while raised: `evidence` (stays), `window` or `embedding` (now).", *of_version, "kind"
+        )
+
         self._answered: dict[tuple[str, str, str], tuple[Counter, Histogram]] = {}
 
     def answered(self, method: str, model: str, code: str, seconds: float, deadline: float) -> None:
@@ -101,6 +122,18 @@ class Metrics:
         if code == "OK" and deadline < math.inf:
             self.deadline_slack.observe(deadline - time.monotonic())
 
+    def watch(self, model: str, version: str, monitor: Monitor) -> None:
+        """Asks a monitor at every scrape."""
+        self.monitor_rows.labels(model, version).set_function(lambda: monitor.num_rows)
+        self.monitor_share.labels(model, version).set_function(lambda: monitor.share)
+        self.monitor_low.labels(model, version).set_function(lambda: monitor.band[0])
+        self.monitor_high.labels(model, version).set_function(lambda: monitor.band[1])
+        self.monitor_evidence.labels(model, version).set_function(lambda: monitor.evidence)
+        if drift := monitor.drift:
+            self.monitor_drift.labels(model, version).set_function(lambda: drift.value)
+        for kind in monitor.alarms:
+            self.monitor_alarm.labels(model, version, kind).set_function(partial(_alarm, monitor, kind))
+
     def judged(self, model: str, version: str, verdicts: Verdicts) -> None:
         """Counts the decisions of a call."""
         num_flagged = int(verdicts.flagged.sum())
@@ -110,6 +143,10 @@ class Metrics:
         p_value = self.p_value.labels(model, version)
         for p in verdicts.p_values:
             p_value.observe(p)
+
+
+def _alarm(monitor: Monitor, kind: str) -> float:
+    return float(monitor.alarms[kind])
 
 
 class LaneMetrics:

@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from latentserve import bundle
 from latentserve.bundle import Manifest
 from latentserve.errors import BundleError, InvalidInput, ModelNotFound
@@ -19,6 +22,7 @@ from service.config import Config
 from service.decoding import Decoder
 from service.engine import Engine
 from service.metrics import LaneMetrics, Metrics
+from service.monitor import Monitor
 from service.scoring import Judge
 from service.waiting import Tensors
 
@@ -36,6 +40,7 @@ class ServedModel:
         execution_provider: what really runs it.
         decoder: request messages to rows.
         judge: scores to decisions.
+        monitor: whether calibration still fits what is scored; None without detectors.
         lanes: its queues: `input` rows, and `latent` rows where there is a decoder graph.
     """
 
@@ -43,6 +48,7 @@ class ServedModel:
     execution_provider: str
     decoder: Decoder
     judge: Judge
+    monitor: Monitor | None
     lanes: dict[str, BatchQueue]
 
 
@@ -166,8 +172,23 @@ def _open(folder: Path, config: Config, metrics: Metrics, workers: Workers) -> S
         execution_provider=engine.execution_provider,
         decoder=Decoder(manifest.input, config.limits, workers.decoding),
         judge=Judge(manifest, calibration),
+        monitor=_open_monitor(folder, manifest, calibration, config, metrics),
         lanes={lane: _open_lane(lane, engine, config, metrics, workers) for lane in lanes},
     )
+
+
+def _open_monitor(
+    folder: Path, manifest: Manifest, calibration: dict[str, NDArray[np.float32]], config: Config, metrics: Metrics
+) -> Monitor | None:
+    """A new version begins with no evidence against it."""
+    if not manifest.detectors:
+        return None
+    deciding = calibration[manifest.detectors[0].name]
+    statistics = bundle.load_embedding_statistics(folder, manifest)
+    name, version = manifest.name, str(manifest.version)
+    monitor = Monitor(f"{name}/{version}", deciding, manifest.default_alpha, config.monitor, statistics)
+    metrics.watch(name, version, monitor)
+    return monitor
 
 
 def _open_lane(lane: str, engine: Engine, config: Config, metrics: Metrics, workers: Workers) -> BatchQueue:

@@ -156,7 +156,13 @@ class Servicer:
     ) -> Tensors:
         priority = _named(PRIORITIES, request.priority, "priority", pb.Priority)
         self._metrics.request_rows.labels(context.method, context.model).observe(len(rows))
-        return await model.lanes[lane].submit(rows, frozenset(wants), context.deadline, priority)
+        monitor = model.monitor
+        if monitor and monitor.drift and SCORES in wants:
+            wants = wants | {EMBEDDING}  # the encoder runs anyway, and on a CPU its rows are shown, not copied
+        tensors = await model.lanes[lane].submit(rows, frozenset(wants), context.deadline, priority)
+        if monitor:
+            monitor.observe(tensors.get(SCORES), tensors.get(EMBEDDING))
+        return tensors
 
     def _judge(self, model: ServedModel, tensors: Tensors, question: Question) -> pb.OutOfDistribution:
         verdicts = model.judge.judge(tensors[SCORES], question)

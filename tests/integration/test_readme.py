@@ -88,3 +88,14 @@ def test_figures_in_readme_are_those_that_were_measured() -> None:
     for name in ("shapes", "horizontal_flip", "noise"):
         assert f"{figures[f'auroc_against_{name}']:.3f}" in README, name
     assert f"{figures['share_flagged_at_alpha_0.05']:.2%}".replace("%", " %") in README
+
+
+def test_figures_of_the_monitor_are_those_that_were_simulated() -> None:
+    figures = json.loads((ROOT / "docs/results/monitor.json").read_text())
+    quiet, shifts = figures["quiet"][0], figures["shifts"]
+    assert (figures["runs"], figures["rows"], quiet["calibration_rows"]) == (1000, 10_000, 1000)
+    assert f"{quiet['alarmed'] * 100:.1f} % ever raised" in README
+    assert f"{quiet['naive_alarmed'] * 100:.1f} % would have" in README
+    assert f"after {shifts[0]['median_delay_rows']:.0f} rows (median)" in README
+    assert f"after {shifts[2]['median_delay_rows']:.0f} if 20,000 usual" in README
+    assert f"costs {figures['microseconds']['1']:.0f} us" in README

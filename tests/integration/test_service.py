@@ -267,6 +267,10 @@ def test_metrics_count_what_the_client_sent(
     assert 5 * 29 < value("deadline_slack_seconds_sum") < 5 * 31  # gRPC rounds timeouts up
     assert value("requests_in_flight") == 0
     assert value('p_value_count{model="digits-vae",version="1"}') == 40
+    version = 'model="digits-vae",version="1"'
+    assert value(f"monitor_rows{{{version}}}") == 40
+    assert value(f"monitor_band_low{{{version}}}") <= value(f"monitor_window_share{{{version}}}")
+    assert value(f'monitor_alarm{{kind="evidence",{version}}}') == 0
     assert value('not_finite_scores_total{model="digits-vae",version="1"}') == 0
     assert value("refused_bundles") == 0
     assert value("ready") == 1

@@ -98,6 +98,32 @@ def test_calibration_is_proven_against_the_manifest(copied_bundle: Path) -> None
         bundle.load_calibration(copied_bundle, manifest)
 
 
+def test_embedding_statistics_are_optional_but_whole(copied_bundle: Path) -> None:
+    manifest = bundle.load(copied_bundle)
+    path = copied_bundle / bundle.CALIBRATION
+    scores = bundle.load_calibration(copied_bundle, manifest)
+    np.savez(path, **scores)
+    assert bundle.load_embedding_statistics(copied_bundle, manifest) is None
+    good = {"embedding_mean": np.zeros(32, np.float32), "embedding_std": np.ones(32, np.float32)}
+    np.savez(path, **scores, **good)
+    mean, std = bundle.load_embedding_statistics(copied_bundle, manifest) or (None, None)
+    np.testing.assert_array_equal(mean, good["embedding_mean"])
+    np.testing.assert_array_equal(std, good["embedding_std"])
+    bundle.load_calibration(copied_bundle, manifest)  # does not mind
+    for name, broken in (
+        ("embedding_mean", None),
+        ("embedding_std", None),
+        ("embedding_mean", np.zeros(31, np.float32)),
+        ("embedding_mean", np.zeros(32)),
+        ("embedding_mean", np.full(32, np.nan, np.float32)),
+        ("embedding_std", np.full(32, -1, np.float32)),
+    ):
+        given = {key: array for key, array in (good | {name: broken}).items() if array is not None}
+        np.savez(path, **scores, **given)
+        with pytest.raises(BundleError, match=r"embedding_\w+: expected float32 \[32\], finite, std not below 0"):
+            bundle.load_embedding_statistics(copied_bundle, manifest)
+
+
 def test_a_pickle_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     np.savez(path, a=np.array([object()]))

@@ -40,6 +40,8 @@ def test_an_unknown_argument_is_an_error(capsys: pytest.CaptureFixture[str]) -> 
         ([], "models: missing, expected --models or LATENTSERVE_MODELS"),
         (["--models", "m", "--max-batch-rows", "0"], "max_batch_rows: got '0', expected:.*greater than or equal to 1"),
         (["--models", "m", "--device", "tpu"], "device: got 'tpu', expected:.*'auto', 'cpu', 'cuda' or 'tensorrt'"),
+        (["--models", "m", "--monitor-window-rows", "9"], "monitor_window_rows: got '9', .* than or equal to 10"),
+        (["--models", "m", "--monitor-level", "0.3"], "monitor_level: got '0.3', .*less than or equal to 0.2"),
         (["--models", "m", "--port", "x"], "port: got 'x'"),
     ],
 )

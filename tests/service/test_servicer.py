@@ -46,6 +46,7 @@ def servicer(lane: Lane) -> Servicer:
         manifest=SimpleNamespace(name="m", version=1, embedding_space="e", outputs=outputs | {"reconstruction": None}),
         decoder=SimpleNamespace(rows=rows),
         lanes={"input": lane, "latent": lane},
+        monitor=None,
     )
     repository = cast(Repository, SimpleNamespace(find=lambda name, version: model))
     return Servicer(repository, Config(models="m"), Metrics())  # type: ignore[arg-type]
