@@ -3,6 +3,7 @@
     from latentserve.client import Client
 
 * `client`   Client and AsyncClient: numpy arrays, files or bytes in, numpy arrays out
+* `streaming` items without end in, scores out as they come (`Client.score_stream`)
 * `bundle`   the manifest that export writes and service reads
 * `errors`   the one tree of errors, and the gRPC code of each
 * `audio`    how a WAV file becomes the samples a model was trained on

@@ -12,10 +12,9 @@ one of `latentserve.errors`. Both clients carry the same calls (`latentserve.cal
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -24,34 +23,14 @@ import grpc.aio
 import numpy as np
 from numpy.typing import NDArray
 
-from latentserve import calls
+from latentserve import calls, rpc, streaming
 from latentserve.calls import Analysis, Call, Decision, Guarantee, Items, Priority, Scores
-from latentserve.errors import BY_CODE, Code, LatentserveError, Overloaded
+from latentserve.errors import LatentserveError
+from latentserve.streaming import Item
 from latentserve.v1 import embedding_pb2 as pb
 
 REQUESTS_IN_FLIGHT = 4
 """Requests of one call under way at once: the server batches one while the next travels."""
-
-_SERVICE = pb.DESCRIPTOR.services_by_name["EmbeddingService"]
-_RETRY_UNAVAILABLE = {
-    "methodConfig": [
-        {
-            "name": [{"service": _SERVICE.full_name}],
-            "retryPolicy": {
-                "maxAttempts": 4,
-                "initialBackoff": "0.1s",
-                "maxBackoff": "2s",
-                "backoffMultiplier": 2,
-                "retryableStatusCodes": ["UNAVAILABLE"],
-            },
-        }
-    ]
-}
-_OPTIONS: Sequence[tuple[str, Any]] = (
-    ("grpc.service_config", json.dumps(_RETRY_UNAVAILABLE)),
-    ("grpc.max_receive_message_length", -1),
-    ("grpc.max_send_message_length", -1),
-)
 
 R = TypeVar("R")
 
@@ -74,10 +53,10 @@ class Client:
         priority: Priority = "normal",
     ) -> None:
         if credentials is None:
-            self._channel = grpc.insecure_channel(target, _OPTIONS)
+            self._channel = grpc.insecure_channel(target, rpc.OPTIONS)
         else:
-            self._channel = grpc.secure_channel(target, credentials, _OPTIONS)
-        self._methods = _stubs(self._channel)
+            self._channel = grpc.secure_channel(target, credentials, rpc.OPTIONS)
+        self._methods = rpc.stubs(self._channel)
         self._timeout_seconds = timeout_seconds
         self._priority = priority
 
@@ -125,6 +104,34 @@ class Client:
         """
         return self._run(calls.score(items, alpha, guarantee, decision, model, version))
 
+    def score_stream(
+        self,
+        items: Iterable[Item],
+        alpha: float | None = None,
+        guarantee: Guarantee = "marginal",
+        model: str = "",
+        version: int = 0,
+        timeout_seconds: float | None = None,
+    ) -> Iterator[Scores | LatentserveError]:
+        """Score for pipelines: items without end in, for each its scores or its error out, in order.
+
+        One stream for all: a bad item costs nothing but itself. Items are taken a few ahead of the results you take,
+        in a thread of gRPC's.
+
+        Args:
+            items: a file each (path or bytes), one row, or an array of rows: see `streaming.Item`.
+            alpha: level of the decision (default: the bundle's).
+            guarantee: as of `score`.
+            model: name.
+            version: 0 for the newest.
+            timeout_seconds: for the whole stream; none by default.
+
+        Raises:
+            LatentserveError: the stream itself broke; results that did not come never will.
+        """
+        question = streaming.Question(alpha, guarantee, model, version, self._priority)
+        return streaming.results(self._methods["ScoreStream"], items, question, timeout_seconds)
+
     def analyze(
         self,
         items: Items,
@@ -162,7 +169,7 @@ class Client:
             while under_way:
                 responses.append(under_way.popleft().result())
         except grpc.RpcError as error:
-            raise _error(error) from error
+            raise rpc.error_of(error) from error
         finally:
             for request in under_way:
                 request.cancel()
@@ -180,10 +187,10 @@ class AsyncClient:
         priority: Priority = "normal",
     ) -> None:
         if credentials is None:
-            self._channel = grpc.aio.insecure_channel(target, _OPTIONS)
+            self._channel = grpc.aio.insecure_channel(target, rpc.OPTIONS)
         else:
-            self._channel = grpc.aio.secure_channel(target, credentials, _OPTIONS)
-        self._methods = _stubs(self._channel)
+            self._channel = grpc.aio.secure_channel(target, credentials, rpc.OPTIONS)
+        self._methods = rpc.stubs(self._channel)
         self._timeout_seconds = timeout_seconds
         self._priority = priority
 
@@ -221,6 +228,19 @@ class AsyncClient:
     ) -> Scores:
         """As `Client.score`."""
         return await self._run(calls.score(items, alpha, guarantee, decision, model, version))
+
+    def score_stream(
+        self,
+        items: Iterable[Item] | AsyncIterable[Item],
+        alpha: float | None = None,
+        guarantee: Guarantee = "marginal",
+        model: str = "",
+        version: int = 0,
+        timeout_seconds: float | None = None,
+    ) -> AsyncIterator[Scores | LatentserveError]:
+        """As `Client.score_stream`, with `async for`; items may be asynchronous too."""
+        question = streaming.Question(alpha, guarantee, model, version, self._priority)
+        return streaming.results_async(self._methods["ScoreStream"], items, question, timeout_seconds)
 
     async def analyze(
         self,
@@ -260,37 +280,8 @@ class AsyncClient:
             while under_way:
                 responses.append(await under_way.popleft())
         except grpc.RpcError as error:
-            raise _error(error) from error
+            raise rpc.error_of(error) from error
         finally:
             for request in under_way:
                 request.cancel()
         return call.join(responses)
-
-
-def _stubs(channel: grpc.Channel | grpc.aio.Channel) -> dict[str, Any]:
-    """A callable per method of the service, made from its descriptor."""
-    return {
-        method.name: channel.unary_unary(
-            f"/{_SERVICE.full_name}/{method.name}",
-            request_serializer=_message(method.input_type).SerializeToString,
-            response_deserializer=_message(method.output_type).FromString,
-        )
-        for method in _SERVICE.methods
-    }
-
-
-def _message(descriptor: Any) -> Any:
-    return getattr(pb, descriptor.name)
-
-
-def _error(error: grpc.RpcError) -> LatentserveError:
-    """The error of our own tree for a gRPC error."""
-    call: Any = error
-    number = call.code().value[0]
-    details = call.details() or call.code().name
-    if number == Code.RESOURCE_EXHAUSTED:
-        metadata = dict(call.trailing_metadata() or ())
-        return Overloaded(details, int(metadata.get("retry-after-ms", 0)) / 1000)
-    if number in BY_CODE:
-        return BY_CODE[Code(number)](details)
-    return LatentserveError(f"{call.code().name}: {details}")

@@ -117,3 +117,12 @@ BY_CODE: dict[Code, type[LatentserveError]] = {
     Code.INTERNAL: InternalError,
 }
 """What a client raises for a status code."""
+
+
+def from_code(number: int, message: str, retry_after_seconds: float = 0.0) -> LatentserveError:
+    """The error for a gRPC status that is not OK."""
+    if number == Code.RESOURCE_EXHAUSTED:
+        return Overloaded(message, retry_after_seconds)
+    if number in BY_CODE:
+        return BY_CODE[Code(number)](message)
+    return LatentserveError(f"gRPC status {number}: {message}")

@@ -4,9 +4,11 @@
     decoding    requests to rows                    engine      rows to tensors, ONNX Runtime
     waiting     the line in which rows wait         batching    who runs when, with whom
     scoring     scores to p-values and decisions    servicer    the calls, without a transport
-    transport   grpcio                              metrics     everything Prometheus sees
+    transport   what every transport shares         score_stream  many requests over one call, in order
+    grpcio_server  calls on grpcio                  metrics     everything Prometheus sees
     server      start, serve, drain                 health      a container's health check
-    pace        how long a batch takes, learned     http2       our own HTTP/2 (frames, stream, http2_server)
+    pace        how long a batch takes, learned     http2       our own HTTP/2 (frames, stream, outgoing)
+    http2_server  calls on it (grpc_framing, side_calls)
 
 Imports neither torch nor training nor export. Run it as `python -m service --models models/`.
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
@@ -11,7 +12,7 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from service.transport import OK, SERVICE, Call
+from service.transport import OK, SERVICE, Answer, Call, StreamCall
 
 _STATUS = {status.value[0]: status for status in grpc.StatusCode}
 
@@ -19,7 +20,7 @@ _STATUS = {status.value[0]: status for status in grpc.StatusCode}
 class GrpcioServer:
     """See `server.Transport`."""
 
-    def __init__(self, calls: dict[str, Call], health_servicer: Any, max_request_bytes: int) -> None:
+    def __init__(self, calls: dict[str, Call | StreamCall], health_servicer: Any, max_request_bytes: int) -> None:
         self._server = grpc.aio.server(
             options=(
                 ("grpc.max_receive_message_length", max_request_bytes),
@@ -27,10 +28,8 @@ class GrpcioServer:
                 ("grpc.so_reuseport", 0),  # a second server on the same port is an error, not a coin toss
             )
         )
-        # No (de)serializers: bytes in, bytes out.
-        methods: dict[str, Any] = {
-            name: grpc.unary_unary_rpc_method_handler(_handler(call)) for name, call in calls.items()
-        }
+        self._streams = [call for call in calls.values() if isinstance(call, StreamCall)]
+        methods = {name: _handler(call) for name, call in calls.items()}
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE.full_name, methods),))
         health_pb2_grpc.add_HealthServicer_to_server(health_servicer, self._server)
         names = (SERVICE.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME)
@@ -47,15 +46,40 @@ class GrpcioServer:
 
     async def stop(self, grace_seconds: float) -> None:
         """Refuses new calls, waits for those under way, then cancels what is left."""
+        for call in self._streams:
+            call.drain()
         await self._server.stop(grace_seconds)
 
 
-def _handler(call: Call) -> Any:
+def _handler(call: Call | StreamCall) -> Any:
+    """No (de)serializers: bytes in, bytes out."""
+    if isinstance(call, StreamCall):
+        return grpc.stream_stream_rpc_method_handler(_stream(call))
+    return grpc.unary_unary_rpc_method_handler(_unary(call))
+
+
+def _unary(call: Call) -> Any:
     async def handle(body: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
-        left = context.time_remaining()
-        answer = await call.answer(body, math.inf if left is None else time.monotonic() + left)
-        if answer.code != OK:
-            await context.abort(_STATUS[answer.code], answer.message, answer.trailing)
+        answer = await call.answer(body, _deadline(context))
+        await _check(answer, context)
         return answer.body
 
     return handle
+
+
+def _stream(call: StreamCall) -> Any:
+    async def handle(messages: AsyncIterator[bytes], context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        await _check(await call.serve(messages, context.write, _deadline(context)), context)
+
+    return handle
+
+
+def _deadline(context: grpc.aio.ServicerContext[Any, Any]) -> float:
+    left = context.time_remaining()
+    return math.inf if left is None else time.monotonic() + left
+
+
+async def _check(answer: Answer, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+    """Ends the call here if the answer is no good one."""
+    if answer.code != OK:
+        await context.abort(_STATUS[answer.code], answer.message, answer.trailing)

@@ -2,7 +2,8 @@
 
 Why it is here: see docs/adr/0005-transport.md. Frames, flow control and limits are ours; header compression is `hpack`.
 
-    Connection   one TCP connection: frames to streams, streams to frames
+    Connection   one TCP connection: frames to streams
+    Outgoing     its other half: streams to frames, as the peer's windows allow (`outgoing`)
     Stream       one exchange on it: request headers and body in, response out (`stream`)
 
 Both directions are bounded: frames and header blocks in size, streams in number, a body by the caller's limit, what
@@ -18,11 +19,14 @@ from collections.abc import Callable
 from typing import cast
 
 from service import frames as wire
+from service.outgoing import Outgoing
 from service.stream import Application, Stream
 
 MAX_RESETS_AHEAD = 2000
 """Streams a client may cancel beyond those it let finish (CVE-2023-44487, rapid reset)."""
-MAX_UNREAD_CONTROL_BYTES = 2**20
+LINGER_SECONDS = 1.0
+"""How long a drained client has to close. Closed at once, frames of it that come too late would make TCP reset the
+connection, and the last answer could be lost on its way."""
 
 
 class Connection(asyncio.Protocol):
@@ -46,17 +50,16 @@ class Connection(asyncio.Protocol):
         self._highest_id = 0  # that was begun, refused ones too
         self._draining = False
         self._resets_ahead = 0
-        self._send_window = wire.DEFAULT_WINDOW_BYTES
         self._unread = 0
-        self._peer_window = wire.DEFAULT_WINDOW_BYTES
-        self._peer_frame_bytes = 16_384
+        self._out: Outgoing
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Greets the client: our settings, and a wide window."""
         self._transport = cast(asyncio.Transport, transport)
+        self._out = Outgoing(self._transport, self.streams, self._ended)
         self._register(self, True)
         more = wire.CONNECTION_WINDOW_BYTES - wire.DEFAULT_WINDOW_BYTES
-        self._write(
+        self._out.write(
             wire.frame(wire.SETTINGS, 0, 0, wire.SETTINGS_PAYLOAD)
             + wire.frame(wire.WINDOW_UPDATE, 0, 0, struct.pack(">I", more))
         )
@@ -67,6 +70,14 @@ class Connection(asyncio.Protocol):
         for stream in list(self.streams.values()):
             self._application.reset(stream)
         self.streams.clear()
+
+    def pause_writing(self) -> None:
+        """The peer does not read: see `asyncio.Protocol`."""
+        self._out.stall(True)
+
+    def resume_writing(self) -> None:
+        """The peer reads again."""
+        self._out.stall(False)
 
     def data_received(self, data: bytes) -> None:
         """Cuts bytes into frames."""
@@ -128,12 +139,12 @@ class Connection(asyncio.Protocol):
         elif kind == wire.RST_STREAM:
             self._on_reset(stream_id, payload)
         elif kind == wire.SETTINGS:
-            self._on_settings(flags, payload)
+            self._out.settings(flags, payload)
         elif kind == wire.PING:
             if len(payload) != 8:
                 raise wire.ProtocolError(wire.FRAME_SIZE_ERROR, "got a PING that is not 8 bytes")
             if not flags & wire.ACK:
-                self._control(wire.frame(wire.PING, wire.ACK, 0, payload))
+                self._out.control(wire.frame(wire.PING, wire.ACK, 0, payload))
         elif kind == wire.PUSH_PROMISE:
             raise wire.ProtocolError(wire.PROTOCOL_ERROR, "a client cannot push")
 
@@ -169,10 +180,10 @@ class Connection(asyncio.Protocol):
             return  # late frames of a stream that has ended
         self._highest_id = stream_id
         if self._draining or len(self.streams) >= wire.MAX_STREAMS:
-            self._control(wire.frame(wire.RST_STREAM, 0, stream_id, struct.pack(">I", wire.REFUSED_STREAM)))
+            self._out.control(wire.frame(wire.RST_STREAM, 0, stream_id, struct.pack(">I", wire.REFUSED_STREAM)))
             return
         self._last_id = stream_id
-        stream = self.streams[stream_id] = Stream(self, stream_id, headers, self._peer_window)
+        stream = self.streams[stream_id] = Stream(self, stream_id, headers, self._out.stream_window)
         self._application.started(stream)
         if flags & wire.END_STREAM and stream_id in self.streams:
             self._application.received(stream, b"", True)
@@ -181,7 +192,7 @@ class Connection(asyncio.Protocol):
         size = len(payload)
         self._unread += size
         if self._unread > wire.CONNECTION_WINDOW_BYTES // 2:
-            self._control(wire.frame(wire.WINDOW_UPDATE, 0, 0, struct.pack(">I", self._unread)))
+            self._out.control(wire.frame(wire.WINDOW_UPDATE, 0, 0, struct.pack(">I", self._unread)))
             self._unread = 0
         stream = self.streams.get(stream_id)
         if stream is None:
@@ -191,9 +202,8 @@ class Connection(asyncio.Protocol):
         stream.unread += size
         if stream.unread > wire.STREAM_WINDOW_BYTES:
             raise wire.ProtocolError(wire.FLOW_CONTROL_ERROR, "got more DATA than the stream's window")
-        if stream.unread > wire.STREAM_WINDOW_BYTES // 2 and not flags & wire.END_STREAM:
-            self._control(wire.frame(wire.WINDOW_UPDATE, 0, stream_id, struct.pack(">I", stream.unread)))
-            stream.unread = 0
+        if stream.reading and not flags & wire.END_STREAM:
+            self.widen(stream)
         self._application.received(stream, wire.unpadded(flags, payload), bool(flags & wire.END_STREAM))
 
     def _on_reset(self, stream_id: int, payload: bytes) -> None:
@@ -211,88 +221,31 @@ class Connection(asyncio.Protocol):
     def _on_window(self, stream_id: int, payload: bytes) -> None:
         if len(payload) != 4:
             raise wire.ProtocolError(wire.FRAME_SIZE_ERROR, "got a WINDOW_UPDATE that is not 4 bytes")
-        more = int.from_bytes(payload) & wire.LARGEST_WINDOW_BYTES
-        if stream_id == 0:
-            self._send_window += more
-            if more == 0 or self._send_window > wire.LARGEST_WINDOW_BYTES:
-                raise wire.ProtocolError(wire.FLOW_CONTROL_ERROR, "got a window of 0 or above 2^31 - 1")
-            for stream in list(self.streams.values()):
-                self._flush(stream)
-        elif stream_id in self.streams:
-            self.streams[stream_id].send_window += more
-            self._flush(self.streams[stream_id])
+        self._out.widened(stream_id, int.from_bytes(payload) & wire.LARGEST_WINDOW_BYTES)
 
-    def _on_settings(self, flags: int, payload: bytes) -> None:
-        if flags & wire.ACK:
-            return
-        if len(payload) % 6:
-            raise wire.ProtocolError(wire.FRAME_SIZE_ERROR, "got SETTINGS that are not 6 bytes each")
-        for name, value in struct.iter_unpack(">HI", payload):
-            if name == 0x4:
-                if value > wire.LARGEST_WINDOW_BYTES:
-                    raise wire.ProtocolError(wire.FLOW_CONTROL_ERROR, "got a window above 2^31 - 1")
-                for stream in self.streams.values():
-                    stream.send_window += value - self._peer_window
-                self._peer_window = value
-            elif name == 0x5:
-                self._peer_frame_bytes = min(value, 2**20)
-        self._control(wire.frame(wire.SETTINGS, wire.ACK, 0))
-        for stream in list(self.streams.values()):
-            self._flush(stream)
+    def widen(self, stream: Stream) -> None:
+        """See `stream.Sender`. The connection's own window does not wait for any stream."""
+        if stream.unread > wire.STREAM_WINDOW_BYTES // 2 and stream.id in self.streams:
+            self._out.control(wire.frame(wire.WINDOW_UPDATE, 0, stream.id, struct.pack(">I", stream.unread)))
+            stream.unread = 0
 
     def send(self, stream: Stream, head: bytes, body: bytes, trailers: bytes) -> None:
         """See `Stream.send`."""
-        if stream.id not in self.streams:
-            return
-        first = wire.frame(wire.HEADERS, wire.END_HEADERS, stream.id, head) if head else b""
-        size = len(body)
-        if not stream.pending and size <= min(self._send_window, stream.send_window, self._peer_frame_bytes):
-            self._send_window -= size
-            stream.send_window -= size
-            self._write(
-                first + (wire.frame(wire.DATA, 0, stream.id, body) if size else b"") + self._ending(stream, trailers)
-            )
-            return
-        if first:
-            self._write(first)
-        stream.pending += body
-        stream.trailers = trailers
-        self._flush(stream)
+        self._out.send(stream, head, body, trailers)
 
-    def _flush(self, stream: Stream) -> None:
-        """Sends what the windows allow of a body that did not fit at once."""
-        while stream.pending:
-            size = min(len(stream.pending), self._send_window, stream.send_window, self._peer_frame_bytes)
-            if size <= 0:
-                return
-            self._send_window -= size
-            stream.send_window -= size
-            self._write(wire.frame(wire.DATA, 0, stream.id, bytes(stream.pending[:size])))
-            del stream.pending[:size]
-        if stream.trailers:
-            self._write(self._ending(stream, stream.trailers))
+    def keeps_up(self, stream: Stream) -> bool:
+        """See `stream.Sender`."""
+        return self._out.keeps_up(stream)
 
-    def _ending(self, stream: Stream, trailers: bytes) -> bytes:
-        if not trailers:
-            return b""
-        self.streams.pop(stream.id, None)
+    def _ended(self) -> None:
         self._resets_ahead = max(0, self._resets_ahead - 1)
         self._close_if_drained()
-        return wire.frame(wire.HEADERS, wire.END_HEADERS | wire.END_STREAM, stream.id, trailers)
 
     def _close_if_drained(self) -> None:
         if self._draining and not self.streams:
-            asyncio.get_running_loop().call_soon(self._transport.close)
+            loop = asyncio.get_running_loop()
+            loop.call_soon(self._out.finish)
+            loop.call_later(LINGER_SECONDS, self._transport.close)
 
     def _goaway(self, code: int, message: str) -> None:
-        self._write(wire.frame(wire.GOAWAY, 0, 0, struct.pack(">II", self._last_id, code) + message.encode()))
-
-    def _control(self, data: bytes) -> None:
-        """A frame the peer made us send: one who does not read them must not fill our memory."""
-        if not self.streams and self._transport.get_write_buffer_size() > MAX_UNREAD_CONTROL_BYTES:
-            raise wire.ProtocolError(wire.ENHANCE_YOUR_CALM, "got control frames faster than their answers were read")
-        self._write(data)
-
-    def _write(self, data: bytes) -> None:
-        if not self._transport.is_closing():
-            self._transport.write(data)
+        self._out.write(wire.frame(wire.GOAWAY, 0, 0, struct.pack(">II", self._last_id, code) + message.encode()))

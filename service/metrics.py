@@ -60,6 +60,7 @@ class Metrics:
         self.requests = counter("requests_total", "Calls answered, by gRPC status code.", "method", "model", "code")
         self.request_seconds = histogram("request_seconds", "From the call's arrival to its answer.", SECONDS, "method")
         self.requests_in_flight = gauge("requests_in_flight", "Calls being answered now.")
+        self.streams_open = gauge("streams_open", "Streams of scores that are open; each message of one is a call.")
         self.request_rows = histogram("request_rows", "Rows of a call.", ROWS, "method", "model")
         self.decode_seconds = histogram("decode_seconds", "Reading a call's rows, files decoded.", SECONDS, "model")
 

@@ -18,7 +18,7 @@ from service.http2_server import Http2Server
 from service.metrics import Metrics
 from service.repository import Repository, Workers, open_repository
 from service.servicer import Servicer
-from service.transport import SERVICE, Call, calls
+from service.transport import SERVICE, Call, StreamCall, calls
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 class Transport(Protocol):
     """What carries the calls. Made from the calls by name, a health servicer and the bytes a request may have."""
 
-    def __init__(self, calls: dict[str, Call], health_servicer: Any, max_request_bytes: int) -> None: ...
+    def __init__(self, calls: dict[str, Call | StreamCall], health_servicer: Any, max_request_bytes: int) -> None: ...
 
     async def listen(self, host: str, port: int) -> int:
         """Starts to accept calls; returns the port. Raises OSError if it is taken."""

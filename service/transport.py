@@ -1,7 +1,7 @@
 """What every transport shares: bytes in, bytes out, and a status. Knows protobuf and the servicer, no network.
 
-A transport finds the call by its name, hands over the request's bytes and the caller's deadline, and sends what it gets
-back. If the caller goes away it cancels the task that waits here.
+A transport finds the call by its name, hands over the request's bytes (of a `StreamCall`: an iterator of them) and the
+caller's deadline, and sends what it gets back. If the caller goes away it cancels the task that waits here.
 """
 
 from __future__ import annotations
@@ -11,21 +11,23 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from latentserve.errors import Code, LatentserveError, Overloaded
+from latentserve.errors import Code, InvalidInput, LatentserveError, Overloaded
 from latentserve.v1 import embedding_pb2 as pb
 from service.metrics import Metrics
+from service.score_stream import Bounds, InOrder, Write
 from service.servicer import Context, Servicer
 
 log = logging.getLogger(__name__)
 
 SERVICE = pb.DESCRIPTOR.services_by_name["EmbeddingService"]
 OK = 0
+RETRY_AFTER = "retry-after-ms"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,9 @@ class Answer:
     trailing: tuple[tuple[str, str], ...] = ()
 
 
+DRAINING = Answer(b"", Code.UNAVAILABLE, "the server is draining")
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """One method of the service: `await call.answer(request_bytes, deadline)`."""
@@ -61,12 +66,33 @@ class Call:
             body: serialized request.
             deadline: on `time.monotonic`.
         """
+        try:
+            request = self.decoded(body, deadline)
+        except InvalidInput as error:
+            return Answer(b"", error.code, str(error))
+        return await self.respond(request, deadline)
+
+    def decoded(self, body: bytes, deadline: float) -> Any:
+        """The request.
+
+        Raises:
+            InvalidInput: the bytes are none. Such a call is counted here, it gets no further.
+        """
+        try:
+            return self.request.FromString(body)
+        except DecodeError as error:
+            self.metrics.answered(self.name, "", Code.INVALID_ARGUMENT.name, 0.0, deadline)
+            got = f"{len(body)} bytes"
+            raise InvalidInput.at("request", got=got, expected=f"a {self.request.__name__}") from error
+
+    async def respond(self, request: Any, deadline: float) -> Answer:
+        """As `answer`, once the request is decoded."""
         started = time.monotonic()
         context = Context(self.name, deadline)
         code = "OK"
         self.metrics.requests_in_flight.inc()
         try:
-            response = await self.method(self.request.FromString(body), context)
+            response = await self.method(request, context)
             encoding = time.monotonic()
             encoded = response.SerializeToString()
             self.metrics.encode_seconds.observe(time.monotonic() - encoding)
@@ -77,11 +103,6 @@ class Call:
         except LatentserveError as error:
             code = error.code.name
             return Answer(b"", error.code, str(error), _trailing(error))
-        except DecodeError:
-            code = Code.INVALID_ARGUMENT.name
-            return Answer(
-                b"", Code.INVALID_ARGUMENT, f"request: got {len(body)} bytes, expected a {self.request.__name__}"
-            )
         except Exception:
             code = Code.INTERNAL.name
             fault = uuid.uuid4().hex[:12]
@@ -92,15 +113,90 @@ class Call:
             self.metrics.answered(self.name, context.model, code, time.monotonic() - started, deadline)
 
 
-def calls(servicer: Servicer, metrics: Metrics) -> dict[str, Call]:
+class Ended(Exception):
+    """Ends a stream before its client does, with this status, once what came before is answered."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.answer = Answer(b"", code, message)
+
+
+class StreamCall:
+    """A method whose messages are requests of their own, each answered with its own status, in order.
+
+    Args:
+        call: answers one message; its request has an `id`, and so has its response.
+        response: class of the response, with `code`, `message` and `retry_after_ms`.
+        bounds: of what one stream may have under way.
+    """
+
+    def __init__(self, call: Call, response: Any, bounds: Bounds = Bounds()) -> None:  # noqa: B008 (frozen)
+        self._call = call
+        self._response = response
+        self._bounds = bounds
+        self._open: set[InOrder] = set()
+        self._draining = False
+
+    async def serve(self, messages: AsyncIterator[bytes], write: Write, deadline: float) -> Answer:
+        """Answers a stream; returns the status it ends with. What waits here is what the client may cancel.
+
+        Args:
+            messages: serialized requests; raises Ended if the stream cannot go on.
+            write: sends a serialized response; returns when there is room for another.
+            deadline: of all of them, on `time.monotonic`.
+        """
+        if self._draining:
+            return DRAINING
+        stream = InOrder(lambda body: self._begin(body, deadline), write, self._bounds)
+        self._open.add(stream)
+        self._call.metrics.streams_open.inc()
+        try:
+            return Answer(b"") if await stream.run(messages) else DRAINING
+        except Ended as ended:
+            return ended.answer
+        finally:
+            self._call.metrics.streams_open.dec()
+            self._open.discard(stream)
+
+    def drain(self) -> None:
+        """Opens no more streams and reads no further from the open ones: they end when what was read is answered."""
+        self._draining = True
+        for stream in self._open:
+            stream.stop()
+
+    def _begin(self, body: bytes, deadline: float) -> Coroutine[Any, Any, bytes]:
+        try:
+            return self._one(self._call.decoded(body, deadline), deadline)
+        except InvalidInput as error:
+            raise Ended(error.code, str(error)) from error
+
+    async def _one(self, request: Any, deadline: float) -> bytes:
+        answer = await self._call.respond(request, deadline)
+        if answer.code == OK:
+            return answer.body
+        retry_after_ms = int(dict(answer.trailing).get(RETRY_AFTER, 0))
+        response = self._response(
+            id=request.id, code=answer.code, message=answer.message, retry_after_ms=retry_after_ms
+        )
+        encoded: bytes = response.SerializeToString()
+        return encoded
+
+
+def calls(servicer: Servicer, metrics: Metrics) -> dict[str, Call | StreamCall]:
     """Every call by its name, made from the service's descriptor: `GetModel` goes to `servicer.get_model`."""
-    return {
+
+    async def score(message: pb.ScoreStreamRequest, context: Context) -> pb.ScoreStreamResponse:
+        return pb.ScoreStreamResponse(id=message.id, response=await servicer.score(message.request, context))
+
+    unary: dict[str, Call | StreamCall] = {
         method.name: Call(
             method.name, getattr(pb, method.input_type.name), getattr(servicer, _snake(method.name)), metrics
         )
         for method in SERVICE.methods
         if not method.client_streaming
     }
+    scores = Call("ScoreStream", pb.ScoreStreamRequest, score, metrics)
+    return unary | {"ScoreStream": StreamCall(scores, pb.ScoreStreamResponse)}
 
 
 def _snake(name: str) -> str:
@@ -109,5 +205,5 @@ def _snake(name: str) -> str:
 
 def _trailing(error: LatentserveError) -> tuple[tuple[str, str], ...]:
     if isinstance(error, Overloaded):
-        return (("retry-after-ms", str(max(1, round(error.retry_after_seconds * 1000)))),)
+        return ((RETRY_AFTER, str(max(1, round(error.retry_after_seconds * 1000)))),)
     return ()

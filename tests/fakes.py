@@ -1,17 +1,20 @@
-"""Every fake of the suite: a clock, an engine, an observer, a bundle."""
+"""Every fake of the suite: a clock, an engine, an observer, what answers the messages of a stream."""
 
 from __future__ import annotations
 
 import asyncio
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from latentserve.errors import ModelNotFound, Overloaded
+from latentserve.v1 import embedding_pb2 as pb
 from service.batching import Piece
+from service.servicer import Context
 from service.waiting import Tensors
 
 POISON = 255
@@ -87,6 +90,72 @@ class FakeObserver:
     def executed(self, rows: int, dead_rows: int, seconds: float) -> None:
         self.executed_rows += rows
         self.dead_rows += dead_rows
+
+
+@dataclass
+class FakeAnswers:
+    """Answers bytes with themselves, each when it is let go. Keeps what was begun, cancelled and written."""
+
+    begun: list[bytes] = field(default_factory=list)
+    cancelled: list[bytes] = field(default_factory=list)
+    written: list[bytes] = field(default_factory=list)
+    takes_answers: asyncio.Event = field(default_factory=asyncio.Event)
+    _gates: dict[bytes, asyncio.Event] = field(default_factory=dict)
+
+    def begin(self, message: bytes) -> Coroutine[Any, Any, bytes]:
+        if message == b"poison":
+            raise ValueError("no message")
+        self.begun.append(message)
+        self._gates[message] = asyncio.Event()
+        return self._answer(message)
+
+    async def _answer(self, message: bytes) -> bytes:
+        try:
+            await self._gates[message].wait()
+        except asyncio.CancelledError:
+            self.cancelled.append(message)
+            raise
+        if message == b"broken":
+            raise RuntimeError("broken")
+        return message
+
+    async def write(self, answer: bytes) -> None:
+        await self.takes_answers.wait()
+        self.written.append(answer)
+
+    def release(self, *messages: bytes) -> None:
+        """Lets these be answered."""
+        for message in messages:
+            self._gates[message].set()
+
+
+@dataclass
+class FakeScores:
+    """Answers messages of ScoreStream when it is open. The model's name says how: `nobody`, `full`, `bug`, or else."""
+
+    answer_bytes: int = 0
+    open: asyncio.Event = field(default_factory=asyncio.Event)
+    begun: list[int] = field(default_factory=list)
+    cancelled: list[int] = field(default_factory=list)
+    deadlines: set[float] = field(default_factory=set)
+
+    async def score(self, message: pb.ScoreStreamRequest, context: Context) -> pb.ScoreStreamResponse:
+        self.begun.append(message.id)
+        self.deadlines.add(context.deadline)
+        try:
+            await self.open.wait()
+        except asyncio.CancelledError:
+            self.cancelled.append(message.id)
+            raise
+        name = message.request.model.name
+        if name == "nobody":
+            raise ModelNotFound("no such model")
+        if name == "full":
+            raise Overloaded("queue is full", 0.25)
+        if name == "bug":
+            raise RuntimeError("a bug")
+        model = pb.ModelVersion(name=name, embedding_space="x" * self.answer_bytes)
+        return pb.ScoreStreamResponse(id=message.id, response=pb.ScoreResponse(model=model))
 
 
 def rows(*values: int) -> Any:

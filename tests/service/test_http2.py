@@ -12,7 +12,7 @@ import pytest
 
 from service import frames as wire
 from service.frames import HeaderDecoder, ProtocolError, literal_headers
-from service.http2 import MAX_RESETS_AHEAD
+from service.http2 import LINGER_SECONDS, MAX_RESETS_AHEAD
 from service.http2_server import Http2Server
 from service.transport import Answer
 
@@ -281,6 +281,26 @@ def test_draining_answers_what_is_under_way_and_refuses_the_rest() -> None:
         echo.gate.set()
         assert (await peer.answer())[:2] == (1, b"hello")
         await asyncio.wait_for(stopping, 2)
+
+    with_server(body)
+
+
+def test_a_drained_connection_is_not_reset_by_what_the_client_sends_late() -> None:
+    async def body(peer: Peer, echo: Echo, server: Http2Server) -> None:
+        peer.request(1)
+        assert (await peer.answer())[:2] == (1, b"hello")
+        echo.gate.clear()
+        peer.request(3)
+        await asyncio.sleep(0.05)
+        stopping = asyncio.create_task(server.stop(5))
+        echo.gate.set()
+        assert (await peer.answer())[:2] == (3, b"hello")
+        assert await peer.reader.read() == b""
+        for _ in range(3):
+            peer.send(wire.frame(wire.PING, 0, 0, b"12345678"))
+            await peer.writer.drain()
+            await asyncio.sleep(0.05)
+        await asyncio.wait_for(stopping, LINGER_SECONDS + 2)  # a client that does not close is closed
 
     with_server(body)
 

@@ -1,0 +1,58 @@
+"""What both clients know of the wire: the channel's options, a callable for each method, errors of our own tree."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from latentserve.errors import LatentserveError, from_code
+from latentserve.v1 import embedding_pb2 as pb
+
+_SERVICE = pb.DESCRIPTOR.services_by_name["EmbeddingService"]
+_RETRY_UNAVAILABLE = {
+    "methodConfig": [
+        {
+            "name": [{"service": _SERVICE.full_name}],
+            "retryPolicy": {
+                "maxAttempts": 4,
+                "initialBackoff": "0.1s",
+                "maxBackoff": "2s",
+                "backoffMultiplier": 2,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ]
+}
+OPTIONS: Sequence[tuple[str, Any]] = (
+    ("grpc.service_config", json.dumps(_RETRY_UNAVAILABLE)),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+)
+
+
+def stubs(channel: grpc.Channel | grpc.aio.Channel) -> dict[str, Any]:
+    """A callable per method of the service, made from its descriptor."""
+    return {
+        method.name: (channel.stream_stream if method.client_streaming else channel.unary_unary)(
+            f"/{_SERVICE.full_name}/{method.name}",
+            request_serializer=_message(method.input_type).SerializeToString,
+            response_deserializer=_message(method.output_type).FromString,
+        )
+        for method in _SERVICE.methods
+    }
+
+
+def _message(descriptor: Any) -> Any:
+    return getattr(pb, descriptor.name)
+
+
+def error_of(error: grpc.RpcError) -> LatentserveError:
+    """The error of our own tree for a gRPC error."""
+    call: Any = error
+    code = call.code()
+    metadata = dict(call.trailing_metadata() or ())
+    return from_code(code.value[0], call.details() or code.name, int(metadata.get("retry-after-ms", 0)) / 1000)
