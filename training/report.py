@@ -131,7 +131,8 @@ def plot_scores(usual: NDArray[Any], strange: dict[str, NDArray[Any]]) -> Figure
     """Histograms of scores, usual against strange; what is far out lies in the last bin."""
     figure, axis = plt.subplots(figsize=(8, 3))
     everything = np.nan_to_num(np.concatenate([usual, *strange.values()]))
-    low, high = everything.min(), max(np.quantile(everything, 0.98), usual.max())
+    low = everything.min()
+    high = min(everything.max(), usual.max() + 1.5 * (usual.max() - low))
     bins = np.linspace(low, high if high > low else low + 1, 80).tolist()
     axis.hist(np.clip(usual, low, bins[-1]), bins, color=ACCENT, alpha=0.8, label="test")
     for color, (name, scores) in zip(_strange_colors(strange), strange.items(), strict=True):
@@ -149,7 +150,8 @@ def plot_roc(rates: dict[str, tuple[NDArray[Any], NDArray[Any]]]) -> Figure:
     figure, axis = plt.subplots(figsize=(6.4, 3.6))
     for color, (name, (alarms, found)) in zip(_strange_colors(rates), rates.items(), strict=True):
         axis.plot(alarms, found, color=color, label=name)
-    axis.plot([1e-4, 1], [1e-4, 1], color="#b0b8bf", linewidth=1)
+    chance = np.geomspace(1e-4, 1, 50)
+    axis.plot(chance, chance, color="#b0b8bf", linewidth=1)
     lowest = min(alarms[0] for alarms, _ in rates.values())
     axis.set(xscale="log", xlim=(lowest, 1), ylim=(0, 1.02), xlabel="usual rows flagged", ylabel="strange rows flagged")
     axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))

@@ -90,3 +90,10 @@ def test_a_recipe_gives_its_figures_again(tmp_path: Path, monkeypatch: pytest.Mo
     assert main(Options(recipe="vae_digits")) == 0
     assert main(Options(recipe="vae_digits")) == 0  # finished runs are found, not trained again
     assert len(list((tmp_path / "vae_digits" / "models" / "vae-digits-seed0").iterdir())) == 1
+
+
+def test_the_readme_holds_what_is_recorded() -> None:
+    """Made with `python -m benchmarks.reproduce --table`."""
+    readme = (reproduce.ROOT / "README.md").read_text()
+    for line in reproduce.table().splitlines():
+        assert line in readme, line
