@@ -7,7 +7,7 @@ is asked.
 Source: the two steps, a contrastive embedding and then a density, are those of Winkens et al., Contrastive training for
 improved out-of-distribution detection, https://arxiv.org/abs/2007.05566.
 
-Shape legend: B rows, N training rows, D embedding, L principal components, K components of the mixture.
+Shape legend: B rows, N training rows, D embedding, L principal components, K components of the mixture, M = K L.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Density(nn.Module):
     mean_D: Tensor
     whiten_DL: Tensor
     centres_KL: Tensor
-    cholesky_KLL: Tensor
+    cholesky_LM: Tensor
     log_weight_K: Tensor
 
     def __init__(self, mean_D: NDArray[Any], whiten_DL: NDArray[Any], mixture: GaussianMixture) -> None:
@@ -55,7 +55,7 @@ class Density(nn.Module):
             "mean_D": mean_D,
             "whiten_DL": whiten_DL,
             "centres_KL": np.einsum("kl,klm->km", mixture.means_, mixture.precisions_cholesky_),
-            "cholesky_KLL": mixture.precisions_cholesky_,
+            "cholesky_LM": np.concatenate(list(mixture.precisions_cholesky_), axis=1),
             "log_weight_K": np.log(mixture.weights_) + log_det_K - constant,
         }
         for name, array in buffers.items():
@@ -75,9 +75,11 @@ class Density(nn.Module):
     def forward(self, embedding_BD: Tensor) -> Tensor:
         """Scores [B]."""
         z_BL = (unit(embedding_BD) - self.mean_D) @ self.whiten_DL
-        standard_BKL = torch.einsum("bl,klm->bkm", z_BL, self.cholesky_KLL) - self.centres_KL
-        # -log sum_k exp(log w_k + log N(z; mu_k, Sigma_k))
-        return -torch.logsumexp(self.log_weight_K - 0.5 * standard_BKL.square().sum(dim=2), dim=1)
+        # one product with rows as its rows: an einsum would make them its columns, and their sums depend on the batch
+        standard_BKL = (z_BL @ self.cholesky_LM).view(-1, *self.centres_KL.shape) - self.centres_KL
+        exponent_BK = self.log_weight_K - 0.5 * standard_BKL.square().sum(dim=2)
+        # -log sum_k exp(log w_k + log N(z; mu_k, Sigma_k)), in float64: see `fusion`
+        return -torch.logsumexp(exponent_BK.double(), dim=1).float()
 
 
 def _mixture(z_NL: NDArray[np.float64], num_components: int) -> GaussianMixture:

@@ -28,6 +28,7 @@ TAIL = 0.05
 """Share of the reference rows whose excess over the next one sets the tail's scale."""
 LARGEST_SURPRISE = 60.0
 """-log p: e^60 and its reciprocal are float32 numbers."""
+EXACT_PARTS = 1024  # times the 2,000 reference rows at most: still below 2^24, where float32 counts exactly
 LARGEST_P = 0.9
 """As p nears 1 tan goes to minus infinity: one detector that is quite sure of a row would outvote all others."""
 BONFERRONI = "bonferroni"
@@ -68,15 +69,19 @@ class Fusion(nn.Module):
 
     def forward(self, scores_BK: Tensor) -> Tensor:
         """See the class."""
+        # In float64, rounded at the end: exp, log and tan of a row differ in their last bit with its place in a batch.
         surprise_BK = self.surprise(scores_BK)
-        # tan(pi (1/2 - p)) = 1 / tan(pi p)
-        cauchy_B = torch.asinh((1 / torch.tan(math.pi * torch.exp(-surprise_BK))).mean(dim=1))
-        return torch.stack([cauchy_B, surprise_BK.amax(dim=1)], dim=1)
+        angle_BK = math.pi * torch.exp(-surprise_BK)
+        # tan(pi (1/2 - p)) = cos(pi p) / sin(pi p)
+        cauchy_B = torch.asinh((angle_BK.cos() / angle_BK.sin()).mean(dim=1).float())
+        return torch.stack([cauchy_B, surprise_BK.amax(dim=1).float()], dim=1)
 
     def surprise(self, scores_BK: Tensor) -> Tensor:
-        """-log p [B, K] against the reference rows."""
+        """-log p, float64 [B, K], against the reference rows."""
         # #{reference >= score}, where a row counts as the share of its gap that lies above the score
-        at_least_BK = ((self.reference_MK - scores_BK[:, None]) / self.gap_MK).clamp(0, 1).sum(dim=1)
+        share_BMK = ((self.reference_MK - scores_BK[:, None]) / self.gap_MK).clamp(0, 1)
+        # A sum of 1,024ths is exact in any order, so that it is the same whatever the batch.
+        at_least_BK = ((share_BMK * EXACT_PARTS).round() / EXACT_PARTS).sum(dim=1)
         beyond_BK = torch.relu(scores_BK - self.largest_K) / self.scale_K
         p_BK = ((at_least_BK + 1) / (len(self.reference_MK) + 1)).clamp_max(LARGEST_P)
-        return (beyond_BK - p_BK.log()).clamp_max(LARGEST_SURPRISE)
+        return (beyond_BK.double() - p_BK.double().log()).clamp_max(LARGEST_SURPRISE)

@@ -41,7 +41,7 @@ def statistics(x_BHWC: Tensor, reconstruction_BHWC: Tensor, mu_BL: Tensor, sigma
         sigma_BL.square().sum(dim=1).sqrt(),
         kl_BL.sum(dim=1).clamp_min(0),
     ]
-    return (torch.stack(values, dim=1) + TINY).log()
+    return (torch.stack(values, dim=1) + TINY).double().log().float()  # in float64: see `fusion`
 
 
 class StatisticsMahalanobis(nn.Module):

@@ -13,7 +13,9 @@ from service.scoring import Judge, Question
 
 @pytest.fixture(scope="module")
 def manifest(bundle_folder: Path) -> bundle.Manifest:
-    return bundle.load(bundle_folder)
+    """Of one detector alone."""
+    whole = bundle.load(bundle_folder)
+    return replace(whole, detectors=whole.detectors[:1])
 
 
 @pytest.fixture(scope="module")
@@ -77,3 +79,15 @@ def test_the_false_discovery_rate_looks_at_all_rows(judge: Judge) -> None:
     one = judge.judge(np.concatenate([strange[:1], usual]), Question(0.01, decision="false_discovery_rate"))
     assert not one.flagged.any()  # 1 / 301 > 0.01 / 11
     assert judge.judge(strange[:1], Question(0.01)).flagged.all()
+
+
+def test_every_detector_has_p_values_of_its_own_and_the_first_decides(bundle_folder: Path) -> None:
+    whole = bundle.load(bundle_folder)
+    calibration = {
+        detector.name: np.arange(300, dtype=np.float32) * (1 + column)
+        for column, detector in enumerate(whole.detectors)
+    }
+    verdicts = Judge(whole, calibration).judge(np.full((2, 7), 299.0, np.float32), Question(0.05))
+    expected = [(1 + np.sum(scores >= 299)) / 301 for scores in calibration.values()]
+    np.testing.assert_allclose(verdicts.detector_p_values, [expected, expected])
+    np.testing.assert_array_equal(verdicts.p_values, verdicts.detector_p_values[:, 0])
