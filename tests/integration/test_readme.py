@@ -51,7 +51,7 @@ def test_a_folder_of_photos_goes_the_whole_way(tmp_path: Path, encode: Any) -> N
     photos.mkdir(parents=True)
     rng = np.random.default_rng(0)
     files = []
-    for i in range(40):
+    for i in range(200):  # a tenth calibrates; below 19 a bundle does not score
         files.append(photos / f"{i}.jpg")
         files[-1].write_bytes(encode(rng.integers(0, 256, (70, 90 + i, 3), dtype=np.uint8), "JPEG"))
     (text,) = (block for block in blocks("sh") if "folder:" in block)
@@ -68,7 +68,7 @@ def test_a_folder_of_photos_goes_the_whole_way(tmp_path: Path, encode: Any) -> N
         assert analysis.reconstructions is not None
         assert analysis.reconstructions.shape == (3, 64, 64, 3)
         manifest = json.loads((tmp_path / "models/photos/1/bundle.json").read_text())
-        assert manifest["detectors"][0]["num_calibration_rows"] == 4
+        assert manifest["detectors"][0]["num_calibration_rows"] == 20
 
 
 def test_no_figure_was_left_out() -> None:
