@@ -23,6 +23,7 @@ from service.engine import Engine
 from service.providers import DeviceConfig
 from training.__main__ import Options, run_training
 from training.data import load_data
+from training.methods.encoding import Encoding
 from training.methods.vae import VaeConfig, bernoulli_nll
 from training.run import load_model, open_run
 
@@ -110,6 +111,28 @@ def test_a_graph_that_gives_no_numbers_is_refused(runner: GraphRunner, model: An
 
     with pytest.raises(ExportError, match="embedding: the exported graph is inf off"):
         check_parity(Broken(), model, None, digits)  # type: ignore[arg-type]
+
+
+def test_a_model_that_rounds_badly_itself_is_allowed_as_much_and_no_more(digits: NDArray[np.uint8]) -> None:
+    class Badly(torch.nn.Module):
+        """A large number is added and taken away again."""
+
+        def encode(self, x: torch.Tensor) -> Encoding:
+            return Encoding(embedding=(x.flatten(1) + 1e5) - 1e5)
+
+    class Off:
+        def __init__(self, errors: float) -> None:
+            self.errors = errors
+
+        def run(self, rows: Any, batch_rows: int) -> Any:
+            x = torch.from_numpy(rows).flatten(1) / 255
+            own = float((((x + 1e5) - 1e5) - x).abs().max())
+            return {"embedding": trained_tensors(Badly(), None, rows)["embedding"] + np.float32(self.errors * own)}
+
+    (parity,) = check_parity(Off(3.0), Badly(), None, digits)  # type: ignore[arg-type]
+    assert 1e-3 < parity.max_abs_error < parity.tolerance < 0.1
+    with pytest.raises(ExportError, match="embedding: the exported graph is"):
+        check_parity(Off(5.0), Badly(), None, digits)  # type: ignore[arg-type]
 
 
 def test_a_row_axis_that_was_fixed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
