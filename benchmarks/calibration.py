@@ -15,6 +15,7 @@ Shape legend: N rows, n calibration rows, m judged rows.
 
 from __future__ import annotations
 
+import json
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -100,7 +101,9 @@ def main(options: Options) -> int:
         promises += served(folder.resolve(), manifest, data)
     show(promises)
     if options.record:
-        records.write({"promises": [records.to_json(promise) for promise in promises]}, RESULTS)
+        RESULTS.write_text(
+            json.dumps({"promises": [vars(promise) for promise in promises]}, indent=2, default=bool) + "\n"
+        )
         print(RESULTS)
     return int(not all(promise.kept for promise in promises))
 
