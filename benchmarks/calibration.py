@@ -148,7 +148,7 @@ def _false_alarms(name: str, scores_N: NDArray[Any], num: int, alpha: float) -> 
     k = int(alpha * (num + 1))
     low, high = stats.betabinom(num_judged, k, num + 1 - k).interval(BAND)
     inside = float(((low / num_judged <= rates) & (rates <= high / num_judged)).mean())
-    # The mean of all deals: the deals share rows, so that it is as certain as one count over all of them.
+    # Any row of a deal is flagged with a probability of k / (n + 1): the band of one count over all rows is generous.
     band = stats.binom(len(scores_N), k / (num + 1)).interval(BAND)
     least, most = (float(edge) / len(scores_N) for edge in band)
     kept = least <= rates.mean() <= most and inside >= stats.binom(DEALS, BAND).ppf(0.001) / DEALS

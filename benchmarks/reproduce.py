@@ -46,7 +46,7 @@ class Recipe:
         data: its --data.
         arguments: the rest of its command line, without seed and run.
         seeds: of the recorded runs.
-        targets: figures by name with what is aimed at, at least (at most for nats).
+        targets: figures by name with what is aimed at, at least (at most for nats); 0 only to have the figure beside.
     """
 
     method: str
@@ -187,8 +187,8 @@ def head(name: str, recipe: Recipe, recorded: Recorded) -> str:
     lines = []
     for figure, target in recipe.targets.items():
         mean, spread = mean_and_spread(recorded.figures[figure])
-        aim = f"aimed at {target:g}{'' if is_met(figure, mean, target) else ', missed'}"
-        lines.append(f"# {figure}: {mean:.4f} +- {spread:.4f} ({aim})")
+        aim = f" (aimed at {aimed_at(figure, mean, target)})" if target else ""
+        lines.append(f"# {figure}: {mean:.4f} +- {spread:.4f}{aim}")
     seeds = f"{len(recorded.seeds)} seeds" if len(recorded.seeds) > 1 else "one seed"
     minutes = np.mean(recorded.seconds) / 60
     lines.append(f"# {seeds}, last epoch, through ONNX; {minutes:.1f} min a run on {recorded.device}")
@@ -196,9 +196,10 @@ def head(name: str, recipe: Recipe, recorded: Recorded) -> str:
     return "\n".join(lines) + "\n"
 
 
-def is_met(figure: str, mean: float, target: float) -> bool:
-    """Whether a figure is what was aimed at."""
-    return mean <= target if is_cost(figure) else mean >= target
+def aimed_at(figure: str, mean: float, target: float) -> str:
+    """The aim, and whether it was missed."""
+    met = mean <= target if is_cost(figure) else mean >= target
+    return f"{target:g}{'' if met else ', missed'}"
 
 
 def is_cost(figure: str) -> bool:
@@ -225,7 +226,7 @@ def table() -> str:
         for figure, target in recipe.targets.items():
             mean, spread = mean_and_spread(recorded.figures[figure])
             minutes, several = np.mean(recorded.seconds) / 60, len(recorded.seeds) > 1
-            aim = f"{target:g}{'' if is_met(figure, mean, target) else ', missed'}"
+            aim = aimed_at(figure, mean, target) if target else ""
             cells = (
                 path.stem,
                 figure,

@@ -143,7 +143,8 @@ def _export_model(folder: Path, model: Any, data: Data, precision: Precision) ->
     names = encoder_outputs(model, example)
     graphs = {"encoder": export_graph(EncoderGraph(model), {INPUT: example}, names, folder / "encoder.onnx")}
     if precision == "int8":
-        quantise(folder / "encoder.onnx", data.train.values)
+        share = quantise(folder / "encoder.onnx", data.train.values)
+        _say(f"encoder in int8: {share:.0%} of its size")
     if hasattr(model, "decode"):
         (latent,) = (spec for spec in graphs["encoder"].outputs if spec.name == "latent")
         graphs["decoder"] = export_graph(

@@ -214,9 +214,10 @@ def _usual_rows(usual: NDArray[Any], data: Data, names: Sequence[str]) -> Iterat
 
 
 def _as_files(rows: NDArray[Any], data: Data, name: str) -> NDArray[Any]:
-    if rows.dtype != np.uint8:
-        return rows
-    return saved_as(rows, "JPEG") if _is_jpeg(data, name) else saved_as(rows, "PNG")
+    """As files: JPEG where one side of the comparison is; else only the control is saved, which must change nothing."""
+    if rows.dtype == np.uint8 and _is_jpeg(data, name):
+        return saved_as(rows, "JPEG")
+    return saved_as(rows, "PNG") if rows.dtype == np.uint8 and name == CONTROL else rows
 
 
 def print_examination(found: Examination) -> None:

@@ -135,34 +135,44 @@ def score(
     items: Items, alpha: float | None, guarantee: Guarantee, decision: Decision, model: str, version: int
 ) -> Call[Scores]:
     """Out-of-distribution answers."""
-    if guarantee not in GUARANTEES:
-        raise InvalidInput.at("guarantee", got=repr(guarantee), expected=f"one of {list(GUARANTEES)}")
-    if decision not in DECISIONS:
-        raise InvalidInput.at("decision", got=repr(decision), expected=f"one of {list(DECISIONS)}")
-    requests = (
-        pb.ScoreRequest(
-            model=_selector(model, version),
-            input=part,
-            alpha=alpha,
-            guarantee=GUARANTEES[guarantee],
-            decision=DECISIONS[decision],
-        )
-        for part in _inputs(items)
-    )
+    asked = _asked(alpha, guarantee, decision)
+    requests = (pb.ScoreRequest(model=_selector(model, version), input=part, **asked) for part in _inputs(items))
     return Call("Score", requests, _scores)
 
 
-def analyze(items: Items, outputs: Iterable[str], alpha: float | None, model: str, version: int) -> Call[Analysis]:
+def analyze(
+    items: Items,
+    outputs: Iterable[str],
+    alpha: float | None,
+    guarantee: Guarantee | None,
+    decision: Decision | None,
+    model: str,
+    version: int,
+) -> Call[Analysis]:
     """Any mix of outputs from one pass of the encoder."""
     wanted = list(outputs)
     if unknown := [name for name in wanted if name not in OUTPUTS]:
         raise InvalidInput.at("outputs", got=repr(unknown[0]), expected=f"among {list(OUTPUTS)}")
     codes = [OUTPUTS[name] for name in wanted]
+    asked = _asked(alpha, guarantee, decision)
     requests = (
-        pb.AnalyzeRequest(model=_selector(model, version), input=part, outputs=codes, alpha=alpha)
+        pb.AnalyzeRequest(model=_selector(model, version), input=part, outputs=codes, **asked)
         for part in _inputs(items)
     )
     return Call("Analyze", requests, _analysis)
+
+
+def _asked(alpha: float | None, guarantee: Guarantee | None, decision: Decision | None) -> dict[str, Any]:
+    """The fields of a request that say what is asked of its scores."""
+    if guarantee is not None and guarantee not in GUARANTEES:
+        raise InvalidInput.at("guarantee", got=repr(guarantee), expected=f"one of {list(GUARANTEES)}")
+    if decision is not None and decision not in DECISIONS:
+        raise InvalidInput.at("decision", got=repr(decision), expected=f"one of {list(DECISIONS)}")
+    return {
+        "alpha": alpha,
+        "guarantee": GUARANTEES[guarantee] if guarantee else None,
+        "decision": DECISIONS[decision] if decision else None,
+    }
 
 
 def decode(latents: NDArray[Any], model: str, version: int) -> Call[NDArray[np.float32]]:

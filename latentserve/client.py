@@ -87,20 +87,20 @@ class Client:
         self,
         items: Items,
         alpha: float | None = None,
-        guarantee: Guarantee = "marginal",
-        decision: Decision = "per_row",
         model: str = "",
         version: int = 0,
+        guarantee: Guarantee = "marginal",
+        decision: Decision = "per_row",
     ) -> Scores:
         """Out-of-distribution scores, p-values and decisions.
 
         Args:
             items: the rows.
             alpha: level of the decision; default: the bundle's.
-            guarantee: `conditional` p-values hold for the calibration at hand, not only on average.
-            decision: `false_discovery_rate` flags by Benjamini and Hochberg's procedure over all items.
             model: name; default: the only one.
             version: default: the newest.
+            guarantee: `conditional` p-values hold for the calibration at hand, not only on average.
+            decision: `false_discovery_rate` flags by Benjamini and Hochberg's procedure over all items.
         """
         return self._run(calls.score(items, alpha, guarantee, decision, model, version))
 
@@ -108,10 +108,10 @@ class Client:
         self,
         items: Iterable[Item],
         alpha: float | None = None,
-        guarantee: Guarantee = "marginal",
         model: str = "",
         version: int = 0,
         timeout_seconds: float | None = None,
+        guarantee: Guarantee = "marginal",
     ) -> Iterator[Scores | LatentserveError]:
         """Score for pipelines: items without end in, for each its scores or its error out, in order.
 
@@ -121,10 +121,10 @@ class Client:
         Args:
             items: a file each (path or bytes), one row, or an array of rows: see `streaming.Item`.
             alpha: level of the decision (default: the bundle's).
-            guarantee: as of `score`.
             model: name.
             version: 0 for the newest.
             timeout_seconds: for the whole stream; none by default.
+            guarantee: as of `score`.
 
         Raises:
             LatentserveError: the stream itself broke; results that did not come never will.
@@ -139,9 +139,11 @@ class Client:
         alpha: float | None = None,
         model: str = "",
         version: int = 0,
+        guarantee: Guarantee | None = None,
+        decision: Decision | None = None,
     ) -> Analysis:
         """Any of `embedding`, `latent`, `reconstruction`, `score` from one pass of the encoder."""
-        return self._run(calls.analyze(items, outputs, alpha, model, version))
+        return self._run(calls.analyze(items, outputs, alpha, guarantee, decision, model, version))
 
     def decode(self, latents: NDArray[Any], model: str = "", version: int = 0) -> NDArray[np.float32]:
         """Images from latents [n, L], float32 [n, height, width, channels], 0 to 1."""
@@ -221,10 +223,10 @@ class AsyncClient:
         self,
         items: Items,
         alpha: float | None = None,
-        guarantee: Guarantee = "marginal",
-        decision: Decision = "per_row",
         model: str = "",
         version: int = 0,
+        guarantee: Guarantee = "marginal",
+        decision: Decision = "per_row",
     ) -> Scores:
         """As `Client.score`."""
         return await self._run(calls.score(items, alpha, guarantee, decision, model, version))
@@ -233,10 +235,10 @@ class AsyncClient:
         self,
         items: Iterable[Item] | AsyncIterable[Item],
         alpha: float | None = None,
-        guarantee: Guarantee = "marginal",
         model: str = "",
         version: int = 0,
         timeout_seconds: float | None = None,
+        guarantee: Guarantee = "marginal",
     ) -> AsyncIterator[Scores | LatentserveError]:
         """As `Client.score_stream`, with `async for`; items may be asynchronous too."""
         question = streaming.Question(alpha, guarantee, model, version, self._priority)
@@ -249,9 +251,11 @@ class AsyncClient:
         alpha: float | None = None,
         model: str = "",
         version: int = 0,
+        guarantee: Guarantee | None = None,
+        decision: Decision | None = None,
     ) -> Analysis:
         """As `Client.analyze`."""
-        return await self._run(calls.analyze(items, outputs, alpha, model, version))
+        return await self._run(calls.analyze(items, outputs, alpha, guarantee, decision, model, version))
 
     async def decode(self, latents: NDArray[Any], model: str = "", version: int = 0) -> NDArray[np.float32]:
         """As `Client.decode`."""

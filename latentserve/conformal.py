@@ -51,13 +51,12 @@ def p_values(
     num = len(sorted_calibration)
     if num == 0:
         raise ValueError("sorted_calibration: got no scores, expected at least one")
-    strange_N = ~np.isfinite(scores_N)
-    above_N = num - np.searchsorted(sorted_calibration, scores_N, side="right")
-    at_least_N = num - np.searchsorted(sorted_calibration, scores_N, side="left")
+    ranked_N = np.where(np.isfinite(scores_N), scores_N, np.inf)
+    at_least_N = num - np.searchsorted(sorted_calibration, ranked_N, side="left")
     if rng is not None:  # the row's place among its equals, itself included
+        above_N = num - np.searchsorted(sorted_calibration, ranked_N, side="right")
         at_least_N = above_N + rng.integers(0, at_least_N - above_N, endpoint=True)
-    p: NDArray[np.float64] = (1.0 + np.where(strange_N, 0, at_least_N)) / (num + 1.0)
-    return p
+    return np.asarray((1.0 + at_least_N) / (num + 1.0), np.float64)
 
 
 def sha256_of_scores(scores: NDArray[np.float32]) -> str:

@@ -26,8 +26,7 @@ FIRST_BIN = 0.01
 BIN_RATIO = 1.2
 """Each further bin ends at a rank this much larger, about 25 bins in all. Within one, bets hardly change."""
 SHARES, EXPONENTS = (0.1, 0.4), (0.05, 0.2, 0.5)
-"""One bettor for each pair: a share of the rows has p-values with the density k p^(k - 1), the rest are uniform. Finer
-grids found nothing faster in simulation."""
+"""One bettor for each pair: a share of the rows has p-values with the density k p^(k - 1), the rest are uniform."""
 AT_ONCE, HALF_LIFE_ROWS = 0.5, 1000
 """Half the capital bets from the first row. The rest begins row by row, half of it within 1,000 rows and always some to
 come, so that a shift after long peace finds a bettor who has not lost yet."""

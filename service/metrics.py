@@ -86,7 +86,7 @@ class Metrics:
         )
 
         self.judged_rows = counter("judged_rows_total", "Rows scored, by decision.", "model", "version", "flagged")
-        self.p_value = histogram("p_value", "Conformal p-values of scored rows.", P_VALUES, "model", "version")
+        self.p_value = histogram("p_value", "Marginal conformal p-values of scored rows.", P_VALUES, "model", "version")
         self.not_finite_scores = counter(
             "not_finite_scores_total", "Rows whose score was no number.", "model", "version"
         )
@@ -142,7 +142,7 @@ class Metrics:
         self.judged_rows.labels(model, version, "false").inc(len(verdicts.flagged) - num_flagged)
         self.not_finite_scores.labels(model, version).inc(verdicts.num_not_finite)
         p_value = self.p_value.labels(model, version)
-        for p in verdicts.p_values:
+        for p in verdicts.marginal_p_values:  # one meaning, whatever guarantee a caller asked for
             p_value.observe(p)
 
 

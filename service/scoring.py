@@ -63,6 +63,8 @@ class Judge:
     def __init__(self, manifest: Manifest, calibration: dict[str, NDArray[np.float32]]) -> None:
         self._manifest = manifest
         self._calibration = calibration
+        for detector in manifest.detectors:
+            detector.smallest_conditional_p_value  # noqa: B018  # computes the adjustment now, not in the first call
 
     def question(self, alpha: float | None, guarantee: Guarantee, decision: Decision) -> Question:
         """What is asked, at the caller's level or the bundle's. To be made before anything is computed.

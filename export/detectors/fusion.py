@@ -3,13 +3,14 @@
     Bonferroni: max_k -log p_k        Cauchy: asinh of mean_k tan(pi (1/2 - p_k))
 
 Neither has to be a p-value itself: the column is calibrated like any other, which makes its p-values exact whatever
-the dependence of the detectors. Between two reference rows p goes on as a line, so that a rounding difference stays
-one; a score beyond all of them goes on as an exponential tail would, so that strange rows keep their order.
+the dependence of the detectors. Of the reference rows some sixty are kept, close to each other where p is small;
+between two of these p goes on as a line, so that a rounding difference stays one. A score beyond all goes on as an
+exponential tail would, so that strange rows keep their order.
 
 Sources: Liu and Xie, Cauchy combination test, J. American Statistical Association 115 (2020) 393; exponential tails of
 excesses: Pickands, Annals of Statistics 3 (1975) 119.
 
-Shape legend: B rows, K detectors, M reference rows.
+Shape legend: B rows, K detectors, M reference rows, Q knots, the reference rows that are kept.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ TAIL = 0.05
 """Share of the reference rows whose excess over the next one sets the tail's scale."""
 LARGEST_SURPRISE = 60.0
 """-log p: e^60 and its reciprocal are float32 numbers."""
+KNOT_RATIO = 1.1
+"""All 2,000 rows would be compared with every score, and that cost more than the encoder of a digit."""
 EXACT_PARTS = 1024  # times the 2,000 reference rows at most: still below 2^24, where float32 counts exactly
 LARGEST_P = 0.9
 """As p nears 1 tan goes to minus infinity: one detector that is quite sure of a row would outvote all others."""
@@ -42,8 +45,9 @@ class Fusion(nn.Module):
 
     names: ClassVar[tuple[str, ...]] = (CAUCHY, BONFERRONI)
     methods: ClassVar[tuple[str, ...]] = (CAUCHY_METHOD, BONFERRONI_METHOD)
-    reference_MK: Tensor
-    gap_MK: Tensor
+    knot_QK: Tensor
+    gap_QK: Tensor
+    rows_Q1: Tensor
     largest_K: Tensor
     scale_K: Tensor
 
@@ -56,16 +60,23 @@ class Fusion(nn.Module):
         super().__init__()
         if not np.isfinite(reference_MK).all():
             raise ValueError(f"reference: got {int((~np.isfinite(reference_MK)).sum())} scores that are not finite")
-        ordered_MK = np.sort(reference_MK, axis=0)
-        tail = ordered_MK[-max(2, round(TAIL * len(ordered_MK))) :]
-        gap_MK = np.diff(ordered_MK, axis=0, prepend=ordered_MK[:1])
-        # where rows are equal there is a step; a millionth of the spread is as steep as float32 can follow
-        steepest_K = 1e-6 * ordered_MK.std(axis=0) + 1e-12
-        self.register_buffer("reference_MK", torch.from_numpy(float32(ordered_MK)))
-        self.register_buffer("gap_MK", torch.from_numpy(float32(np.maximum(gap_MK, steepest_K))))
-        self.register_buffer("largest_K", torch.from_numpy(float32(ordered_MK[-1])))
-        # equal scores have no tail: then whatever lies above is as strange as can be
-        self.register_buffer("scale_K", torch.from_numpy(float32((tail - tail[0]).mean(axis=0) + 1e-12)))
+        self.num_rows = len(reference_MK)
+        descending_MK = -np.sort(-reference_MK, axis=0)
+        ranks = knots(self.num_rows)
+        knot_QK = descending_MK[[rank - 1 for rank in ranks]]
+        # where knots are equal there is a step; a millionth of the spread is as steep as float32 can follow
+        steepest_K = 1e-6 * descending_MK.std(axis=0) + 1e-12
+        tail = descending_MK[: max(2, round(TAIL * self.num_rows))]
+        buffers = {
+            "knot_QK": knot_QK,
+            "gap_QK": np.maximum(-np.diff(knot_QK, axis=0, append=knot_QK[-1:]), steepest_K),
+            "rows_Q1": np.diff(ranks, append=self.num_rows + 1)[:, None],  # from this knot on, before the next one
+            "largest_K": descending_MK[0],
+            # equal scores have no tail: then whatever lies above is as strange as can be
+            "scale_K": (tail - tail[-1]).mean(axis=0) + 1e-12,
+        }
+        for name, array in buffers.items():
+            self.register_buffer(name, torch.from_numpy(float32(array)))
 
     def forward(self, scores_BK: Tensor) -> Tensor:
         """See the class."""
@@ -78,10 +89,18 @@ class Fusion(nn.Module):
 
     def surprise(self, scores_BK: Tensor) -> Tensor:
         """-log p, float64 [B, K], against the reference rows."""
-        # #{reference >= score}, where a row counts as the share of its gap that lies above the score
-        share_BMK = ((self.reference_MK - scores_BK[:, None]) / self.gap_MK).clamp(0, 1)
+        # #{reference > score}: the rows from a knot on count as the share of its gap that lies above the score
+        share_BQK = ((self.knot_QK - scores_BK[:, None]) / self.gap_QK).clamp(0, 1)
         # A sum of 1,024ths is exact in any order, so that it is the same whatever the batch.
-        at_least_BK = ((share_BMK * EXACT_PARTS).round() / EXACT_PARTS).sum(dim=1)
+        above_BK = ((share_BQK * EXACT_PARTS).round() / EXACT_PARTS * self.rows_Q1).sum(dim=1)
         beyond_BK = torch.relu(scores_BK - self.largest_K) / self.scale_K
-        p_BK = ((at_least_BK + 1) / (len(self.reference_MK) + 1)).clamp_max(LARGEST_P)
+        p_BK = ((above_BK + 1) / (self.num_rows + 1)).clamp_max(LARGEST_P)
         return (beyond_BK.double() - p_BK.double().log()).clamp_max(LARGEST_SURPRISE)
+
+
+def knots(num_rows: int) -> list[int]:
+    """Ranks from the strangest row on, each by KNOT_RATIO larger than the one before: to these p is exact."""
+    ranks = [1]
+    while ranks[-1] < num_rows:
+        ranks.append(min(num_rows, max(ranks[-1] + 1, int(ranks[-1] * KNOT_RATIO))))
+    return ranks

@@ -22,7 +22,7 @@ K = 5
 """Small, since banks are: the paper's 50 is of 50,000 rows."""
 BANK_BYTES = 2**24
 BANK_ROWS = 10_000
-"""What a bundle may carry and a CPU compare with in well under a millisecond a row."""
+"""What a bundle may carry, and a CPU compare with each row."""
 
 
 class Neighbours(nn.Module):

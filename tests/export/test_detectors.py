@@ -17,7 +17,7 @@ from torch import nn
 
 from export.detectors import Scorer
 from export.detectors.density import Density
-from export.detectors.fusion import LARGEST_P, Fusion
+from export.detectors.fusion import LARGEST_P, Fusion, knots
 from export.detectors.joint import JointDiscriminator
 from export.detectors.mahalanobis import ClusterMahalanobis, Mahalanobis, unit
 from export.detectors.neighbours import BANK_BYTES, K, Neighbours
@@ -145,18 +145,26 @@ def test_the_score_of_the_statistics_is_their_mahalanobis_distance() -> None:
     np.testing.assert_allclose(got[:50], expected, rtol=1e-3)
 
 
-def test_fusion_is_its_formula_within_the_reference_rows() -> None:
-    """At the reference rows themselves; in between p is a line."""
+def test_fusion_is_its_formula_at_the_knots_and_near_it_between() -> None:
     rng = np.random.default_rng(0)
-    reference = rng.standard_normal((199, 3)).astype(np.float32)
-    just_above = np.nextafter(reference[:50], np.inf)  # the row it is just above of does not count
-    got, test = Fusion(reference)(torch.from_numpy(reference[:50])).numpy(), just_above
-    p = np.stack([p_values(test[:, k], np.sort(reference[:, k])) for k in range(3)], axis=1).clip(max=LARGEST_P)
-    np.testing.assert_allclose(got[:, 0], np.arcsinh(np.tan(np.pi * (0.5 - p)).mean(axis=1)), rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(got[:, 1], -np.log(p.min(axis=1)), rtol=1e-3)
-    fine = torch.linspace(-2, 2, 2001)[:, None].repeat(1, 3)
-    assert Fusion(reference)(fine)[:, 1].diff().min() >= 0
-    assert Fusion(reference)(fine)[:, 1].diff().max() < 0.3
+    reference = rng.standard_normal((1999, 3)).astype(np.float32)
+    fusion, ranks = Fusion(reference), knots(1999)
+    assert ranks[:11] == list(range(1, 12))
+    assert (ranks[-1], len(ranks)) == (1999, len(fusion.knot_QK))
+    for rows, exact in ((np.array(ranks) - 1, True), (np.arange(1999), False)):
+        scores = -np.sort(-reference, axis=0)[rows]
+        scores = np.stack([rng.permutation(scores[:, k]) for k in range(3)], axis=1)
+        above = np.stack([(reference[:, k] > scores[:, k, None]).sum(axis=1) for k in range(3)], axis=1)
+        p = ((above + 1) / 2000).clip(max=LARGEST_P)
+        got = fusion(torch.from_numpy(scores)).numpy()
+        tolerance = 1e-3 if exact else 0.11
+        np.testing.assert_allclose(got[:, 1], -np.log(p.min(axis=1)), rtol=tolerance, atol=tolerance)
+        if exact:
+            expected = np.arcsinh(np.tan(np.pi * (0.5 - p)).mean(axis=1))
+            np.testing.assert_allclose(got[:, 0], expected, rtol=1e-3, atol=1e-3)
+    fine = torch.linspace(-2, 4, 2001)[:, None].repeat(1, 3)
+    assert fusion(fine)[:, 1].diff().min() >= 0
+    assert fusion(fine)[:, 1].diff().max() < 0.3
 
 
 def test_a_fused_score_does_not_depend_on_the_batch_bit_for_bit() -> None:
@@ -220,8 +228,8 @@ def test_reference_rows_are_not_those_of_the_fit() -> None:
     scorer = Scorer.fit(nn.Module(), {"embedding": clustered(500)})
     assert scorer.fusion is not None
     knn = scorer.names.index("knn") - 2
-    assert scorer.fusion.reference_MK[:, knn].min() > 1e-5
-    assert len(scorer.fusion.reference_MK) == 100
+    assert scorer.fusion.knot_QK[:, knn].min() > 1e-5
+    assert scorer.fusion.num_rows == 100
 
 
 def test_units_are_of_length_one() -> None:

@@ -81,6 +81,13 @@ def test_what_alpha_promises_is_the_callers_choice(
     expected = conditional_p_values(marginal, detector.num_calibration_rows, detector.delta, detector.adjustment)
     np.testing.assert_array_equal(careful, expected)
     assert (careful >= marginal).all()
+    beside = client.analyze(digits, ["embedding", "score"], alpha=0.05, guarantee="conditional").scores
+    assert beside is not None
+    np.testing.assert_array_equal(beside.p_values, careful)
+    with pytest.raises(InvalidInput, match="guarantee: got 2, expected none without OUTPUT_SCORE"):
+        client.analyze(digits, ["embedding"], guarantee="conditional")
+    with pytest.raises(InvalidInput, match="guarantee: got 'sure', expected one of"):
+        client.score(digits, guarantee="sure")  # type: ignore[arg-type]
     described = client.get_model().model.detectors[0]
     assert described.smallest_conditional_p_value == detector.smallest_conditional_p_value
     assert (described.delta, described.calibration_sha256) == (detector.delta, detector.calibration_sha256)

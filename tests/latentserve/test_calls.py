@@ -38,7 +38,7 @@ def test_what_cannot_be_sent_is_refused_at_once(items: object, message: str) -> 
 
 def test_an_unknown_output_is_refused() -> None:
     with pytest.raises(InvalidInput, match="got 'embeddings', expected among"):
-        calls.analyze(np.zeros((1, 2), np.uint8), ["embeddings"], None, "", 0)
+        calls.analyze(np.zeros((1, 2), np.uint8), ["embeddings"], None, None, None, "", 0)
 
 
 def test_rows_of_two_versions_are_never_joined() -> None:

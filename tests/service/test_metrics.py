@@ -45,8 +45,8 @@ def test_what_a_queue_tells_is_what_is_counted(engine: Engine) -> None:
 
 def test_decisions_are_counted() -> None:
     metrics = Metrics()
-    p = np.array([0.01, 0.5, 0.9])
-    metrics.judged("m", "1", Verdicts(np.zeros((3, 1), np.float32), p[:, None], p, p, p <= 0.05, 1))
+    p, marginal = np.array([0.04, 0.9, 1.0]), np.array([0.01, 0.5, 0.9])
+    metrics.judged("m", "1", Verdicts(np.zeros((3, 1), np.float32), p[:, None], p, marginal, p <= 0.05, 1))
 
     def value(name: str, **more: str) -> float | None:
         return metrics.registry.get_sample_value(f"latentserve_{name}", {"model": "m", "version": "1"} | more)

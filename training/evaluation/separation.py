@@ -38,7 +38,7 @@ def separation(usual_N: NDArray[Any], strange_M: NDArray[Any]) -> Separation:
     truth = np.concatenate([np.zeros(len(usual_N)), np.ones(len(strange_M))])
     scores = np.concatenate([usual_N, strange_M])
     return Separation(
-        auroc=float(roc_auc_score(truth, scores)),
+        auroc=auroc(usual_N, strange_M),
         aupr_strange=float(average_precision_score(truth, scores)),
         aupr_usual=float(average_precision_score(1 - truth, -scores)),
         fpr_at_95_strange=float((usual_N >= np.quantile(strange_M, 0.05, method="lower")).mean()),
