@@ -69,6 +69,13 @@ class Row:
     auroc: dict[str, float]
 
 
+@dataclass(frozen=True)
+class Figures:
+    """What is recorded."""
+
+    rows: tuple[Row, ...]
+
+
 def main(options: Options) -> int:
     """Prints a line for each embedding."""
     rows = [row for folder in options.runs for row in measured(folder, options.against)]
@@ -82,7 +89,7 @@ def main(options: Options) -> int:
         console.width = 140
     console.print(table)
     if options.record:
-        records.write({"rows": [records.to_json(row) for row in rows]}, RESULTS)
+        records.write(Figures(tuple(rows)), RESULTS)
         print(RESULTS)
     return 0
 

@@ -122,7 +122,12 @@ def read_recipe(path: Path) -> Recipe:
 
 
 def run_seed(name: str, recipe: Recipe, seed: int) -> bundle.Manifest:
-    """Trains (or goes on, or finds it done) and exports one seed."""
+    """The manifest of `bundle_of`."""
+    return bundle.load(bundle_of(name, recipe, seed))
+
+
+def bundle_of(name: str, recipe: Recipe, seed: int) -> Path:
+    """Trains (or goes on, or finds it done) and exports one seed; the folder of its newest bundle."""
     run, models = WORK / name / f"seed{seed}", WORK / name / "models"
     model = f"{name}-seed{seed}".replace("_", "-")
     if not (run / RESULT).exists():
@@ -131,8 +136,7 @@ def run_seed(name: str, recipe: Recipe, seed: int) -> bundle.Manifest:
         _python("training", recipe.method, *options)
     if not (models / model).exists():
         _python("export", str(run), "--to", str(models), "--name", model)
-    newest = max((models / model).iterdir(), key=lambda folder: int(folder.name))
-    return bundle.load(newest)
+    return max((models / model).iterdir(), key=lambda folder: int(folder.name))
 
 
 def _python(module: str, *arguments: str) -> None:

@@ -1,0 +1,29 @@
+"""The density's comparison: what it measures is what it says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks import density
+from benchmarks.density import Options, main, measured
+from latentserve import records
+
+
+def test_trained_and_untrained_are_asked_about_the_same_sets(run_folder: Path) -> None:
+    trained, untrained = measured(run_folder, ("noise", "digits"))
+    assert (trained.embedding, untrained.embedding) == ("vae", "vae, untrained")
+    assert trained.data == untrained.data == "digits"
+    assert trained.auroc["digits"] == pytest.approx(0.5)  # the test rows themselves are not strange
+    assert trained.auroc["noise"] != untrained.auroc["noise"]
+
+
+def test_the_record_has_a_row_for_each_embedding(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(density, "RESULTS", tmp_path / "density.json")
+    assert main(Options((run_folder,), against=("noise",), record=True)) == 0
+    rows = records.read_json(tmp_path / "density.json")["rows"]
+    assert [row["embedding"] for row in rows] == ["vae", "vae, untrained"]
+    assert all(f"{row['auroc']['noise']:.4f}" in capsys_out for capsys_out in [capsys.readouterr().out] for row in rows)
