@@ -13,9 +13,9 @@ from service.providers import DeviceError
 from service.server import Server
 
 
-async def serve(config: Config) -> None:
+async def serve(config: Config, arguments: list[str]) -> None:
     """Runs a server until it is told to stop."""
-    async with Server(config) as server:
+    async with Server(config, read_again=lambda: load_config(arguments)) as server:
         print(f"ready grpc={config.host}:{server.port} metrics={config.host}:{server.metrics_port}", flush=True)
         await server.until_signal()
 
@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> int:
         logging.basicConfig(level=config.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
         logging.info("config: %s", config)
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(serve(config))
+            runner.run(serve(config, arguments))
     except (ConfigError, BundleError, DeviceError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

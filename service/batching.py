@@ -89,7 +89,7 @@ class BatchQueue:
 
     Args:
         execute: runs a batch.
-        config: bounds.
+        config: bounds; may be replaced at any time.
         slot: held while a batch runs; shared by the queues of one device.
         observer: is told what happens.
         clock: seconds, monotonic; deadlines are on this clock.
@@ -104,7 +104,7 @@ class BatchQueue:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._execute = execute
-        self._config = config
+        self.config = config
         self._slot = slot
         self._observer = observer
         self._clock = clock
@@ -135,7 +135,7 @@ class BatchQueue:
         try:
             return await future
         except asyncio.CancelledError:
-            self._drop(job, "cancelled")
+            self._drop(job, "expired" if deadline <= self._clock() else "cancelled")
             raise
         finally:
             self._jobs.discard(job)
@@ -145,7 +145,7 @@ class BatchQueue:
         try:
             while not (self._draining and self._line.rows == 0):
                 await self._until(lambda: self._line.rows > 0 or self._draining)
-                if self._config.window_seconds:
+                if self.config.window_seconds:
                     await self._fill_window()
                 async with self._slot:
                     batch = self._gather()
@@ -173,7 +173,7 @@ class BatchQueue:
         if deadline <= self._clock():
             self._observer.dropped("expired", num_rows)
             raise DeadlineExceeded("the deadline had passed on arrival")
-        line, config = self._line, self._config
+        line, config = self._line, self.config
         if line.rows + num_rows > config.max_queue_rows or line.size_bytes + size_bytes > config.max_queue_bytes:
             self._observer.dropped("full", num_rows)
             raise Overloaded(
@@ -189,8 +189,8 @@ class BatchQueue:
 
     async def _fill_window(self) -> None:
         """Waits for more rows, at most until `window_seconds` after the first arrival."""
-        full = self._until(lambda: self._line.rows >= self._config.max_batch_rows or self._draining)
-        left = self._line.first_arrival() + self._config.window_seconds - self._clock()
+        full = self._until(lambda: self._line.rows >= self.config.max_batch_rows or self._draining)
+        left = self._line.first_arrival() + self.config.window_seconds - self._clock()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(full, max(left, 0))
 
@@ -204,8 +204,8 @@ class BatchQueue:
         for job, start, stop in batch:
             self._observer.waited(now - job.arrived, stop - start)
         if batch:
-            full = sum(stop - start for _, start, stop in batch) == self._config.max_batch_rows
-            self._observer.cut("full" if full else "window" if self._config.window_seconds else "free")
+            full = sum(stop - start for _, start, stop in batch) == self.config.max_batch_rows
+            self._observer.cut("full" if full else "window" if self.config.window_seconds else "free")
         self._tell_queue()
         return batch
 
@@ -215,7 +215,7 @@ class BatchQueue:
         A batch may take half of what the most urgent caller gave in all: then rows that arrive while one batch runs are
         answered by the next. If more waits than that, what would expire inside a slow batch is given up now.
         """
-        max_rows, urgent = self._config.max_batch_rows, self._line.most_urgent()
+        max_rows, urgent = self.config.max_batch_rows, self._line.most_urgent()
         if urgent is None or urgent.deadline == math.inf or not self._pace.known:
             return max_rows, 0.0
         in_time = self._pace.rows_within((urgent.deadline - urgent.arrived) / 2)

@@ -1,15 +1,20 @@
-"""What an operator may set: on the command line, or as LATENTSERVE_<NAME> in the environment."""
+"""What an operator may set: on the command line, as LATENTSERVE_<NAME> in the environment, or in a TOML file.
+
+The file is read again on SIGHUP. What may change while the server runs is `AT_RUN_TIME`; the rest needs a restart.
+"""
 
 from __future__ import annotations
 
 import math
 import os
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, CliSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from service.batching import QueueConfig
 from service.decoding import Limits
@@ -20,10 +25,35 @@ PREFIX = "LATENTSERVE_"
 CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 OF_OTHERS = {"LATENTSERVE_DATA"}
 """Variables with our prefix that training reads."""
+AT_RUN_TIME = (
+    *("batch_window_seconds", "max_queue_rows", "max_queue_bytes"),
+    *("lame_duck_seconds", "drain_seconds", "log_level"),
+)
+"""Settings that SIGHUP changes."""
 
 
 class ConfigError(ValueError):
     """A setting is unknown or out of range. The message names it, what was got and expected."""
+
+
+class _SettingsFile(PydanticBaseSettingsSource):
+    """The file that a stronger source named, if one did."""
+
+    def __call__(self) -> dict[str, Any]:
+        path = self.current_state.get("settings")
+        if path is None:
+            return {}
+        try:
+            found = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise ConfigError(f"settings: got {path}, expected a TOML file: {error}") from error
+        if "settings" in found:
+            raise ConfigError(f"settings: {path} names another file, expected it to hold the settings themselves")
+        return found
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        """Not called: the whole file is given at once."""
+        raise NotImplementedError
 
 
 class Config(BaseSettings):
@@ -39,6 +69,7 @@ class Config(BaseSettings):
         cli_avoid_json=True,
     )
 
+    settings: Path | None = Field(None, description="TOML file of these settings, for those not given elsewhere")
     models: Path = Field(description="model repository: <name>/<version>/bundle.json")
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 in a container")
     port: int = Field(50051, ge=0, le=65535, description="gRPC port; 0 for any free one")
@@ -57,8 +88,18 @@ class Config(BaseSettings):
     max_item_pixels: int = Field(50_000_000, ge=1, description="pixels of one encoded image, checked before decoding")
     monitor_window_rows: int = Field(1000, ge=10, le=1_000_000, description="scored rows the monitor looks back on")
     monitor_level: float = Field(0.01, gt=0, le=0.2, description="probability that the monitor alarms in error")
-    drain_seconds: float = Field(20.0, ge=0, description="how long accepted calls may take after SIGTERM")
+    lame_duck_seconds: float = Field(
+        0.0, ge=0, description="how long new calls are still taken after SIGTERM, health being NOT_SERVING"
+    )
+    drain_seconds: float = Field(20.0, ge=0, description="how long accepted calls may take after that")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe line to log")
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], *_: PydanticBaseSettingsSource, **sources: PydanticBaseSettingsSource
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment, then the file; the command line, which `load_config` reads, comes before both."""
+        return sources["init_settings"], sources["env_settings"], _SettingsFile(settings_cls)
 
     @property
     def queue(self) -> QueueConfig:
@@ -102,7 +143,7 @@ def available_cpus() -> int:
 
 
 def load_config(arguments: Sequence[str]) -> Config:
-    """Reads the command line, then the environment, then the defaults.
+    """Reads the command line, then the environment, then the settings file, then the defaults.
 
     Raises:
         ConfigError: unknown variable, or a value out of range.
@@ -118,6 +159,12 @@ def load_config(arguments: Sequence[str]) -> Config:
     except ValidationError as error:
         faults = [_sentence(fault) for fault in error.errors()]
         raise ConfigError("; ".join(faults)) from error
+
+
+def changed(old: Config, new: Config) -> tuple[set[str], set[str]]:
+    """Names of the settings that differ: those that may change at run time, and those that may not."""
+    names = {name for name in Config.model_fields if getattr(old, name) != getattr(new, name)}
+    return names & set(AT_RUN_TIME), names - set(AT_RUN_TIME)
 
 
 def _sentence(fault: object) -> str:

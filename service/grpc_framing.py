@@ -15,7 +15,15 @@ from service.frames import literal_headers
 from service.stream import Stream
 from service.transport import Answer, Ended
 
-UNKNOWN, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNIMPLEMENTED, INTERNAL = 2, 4, 8, 12, 13
+CANCELLED, UNKNOWN, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNIMPLEMENTED, INTERNAL = 1, 2, 4, 8, 12, 13
+NAMES = {
+    CANCELLED: "CANCELLED",
+    DEADLINE_EXCEEDED: "DEADLINE_EXCEEDED",
+    RESOURCE_EXHAUSTED: "RESOURCE_EXHAUSTED",
+    UNIMPLEMENTED: "UNIMPLEMENTED",
+    INTERNAL: "INTERNAL",
+}
+"""Of the statuses that a call may end with before its request is whole."""
 PREFIX = struct.Struct(">BI")  # compressed?, bytes of the message
 UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 

@@ -12,7 +12,7 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from service.transport import OK, SERVICE, Answer, Call, StreamCall
+from service.transport import OK, SERVICE, Answer, Call, StreamCall, trace_id
 
 _STATUS = {status.value[0]: status for status in grpc.StatusCode}
 
@@ -60,7 +60,7 @@ def _handler(call: Call | StreamCall) -> Any:
 
 def _unary(call: Call) -> Any:
     async def handle(body: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
-        answer = await call.answer(body, _deadline(context))
+        answer = await call.answer(body, _deadline(context), _trace_id(context))
         await _check(answer, context)
         return answer.body
 
@@ -77,6 +77,13 @@ def _stream(call: StreamCall) -> Any:
 def _deadline(context: grpc.aio.ServicerContext[Any, Any]) -> float:
     left = context.time_remaining()
     return math.inf if left is None else time.monotonic() + left
+
+
+def _trace_id(context: grpc.aio.ServicerContext[Any, Any]) -> str:
+    for name, value in context.invocation_metadata() or ():
+        if name == "traceparent":
+            return trace_id(str(value))
+    return ""
 
 
 async def _check(answer: Answer, context: grpc.aio.ServicerContext[Any, Any]) -> None:

@@ -13,7 +13,7 @@ from service.grpc_framing import PREFIX, Messages
 from service.http2 import Connection
 from service.side_calls import SideCall, side_calls
 from service.stream import Stream
-from service.transport import DRAINING, OK, SERVICE, Answer, Call, StreamCall
+from service.transport import DRAINING, OK, SERVICE, Answer, Call, StreamCall, trace_id
 
 log = logging.getLogger(__name__)
 
@@ -23,11 +23,12 @@ TIMER_SECONDS = 1e-3  # uvloop rounds to these: a call must not end before its d
 class Exchange:
     """What a stream is to us: what came of the request, and who answers it."""
 
-    __slots__ = ("body", "deadline", "handler", "messages", "task", "timer")
+    __slots__ = ("body", "deadline", "handler", "messages", "task", "timer", "trace_id")
 
-    def __init__(self, handler: Any, deadline: float) -> None:
+    def __init__(self, handler: Any, deadline: float, trace_id: str) -> None:
         self.handler = handler
         self.deadline = deadline
+        self.trace_id = trace_id
         self.body = bytearray()
         self.messages: Messages | None = None
         self.task: asyncio.Task[None] | None = None
@@ -98,7 +99,9 @@ class Http2Server:
         except ValueError:
             framing.end(stream, Answer(b"", framing.INTERNAL, f"grpc-timeout: got {headers[b'grpc-timeout']!r}"))
             return
-        exchange = stream.context = Exchange(handler, time.monotonic() + left)
+        traced = headers.get(b"traceparent")
+        exchange = Exchange(handler, time.monotonic() + left, trace_id(traced.decode("latin-1")) if traced else "")
+        stream.context = exchange
         if left < math.inf:
             exchange.timer = asyncio.get_running_loop().call_later(left + TIMER_SECONDS, self._expired, stream)
         if isinstance(handler, (StreamCall, SideCall)):
@@ -124,11 +127,15 @@ class Http2Server:
         """See `http2.Application`."""
         exchange = stream.context
         if isinstance(exchange, Exchange):
+            _count_unread(exchange, framing.CANCELLED)
             _release(exchange)
 
     async def _unary(self, stream: Stream, exchange: Exchange, body: bytes) -> None:
-        fault = framing.fault(body)
-        answer = fault or await exchange.handler.answer(body[PREFIX.size :], exchange.deadline)
+        answer = framing.fault(body)
+        if answer is None:
+            answer = await exchange.handler.answer(body[PREFIX.size :], exchange.deadline, exchange.trace_id)
+        else:
+            exchange.handler.unread(framing.NAMES[answer.code])
         if exchange.timer is not None:
             exchange.timer.cancel()
         if answer.code == OK:
@@ -159,8 +166,16 @@ class Http2Server:
     def _finish(self, stream: Stream, answer: Answer) -> None:
         """Answers now, whatever is under way."""
         if isinstance(stream.context, Exchange):
+            _count_unread(stream.context, answer.code)
             _release(stream.context)
+            stream.context = None  # whatever still comes of it is nobody's
         framing.end(stream, answer)
+
+
+def _count_unread(exchange: Exchange, code: int) -> None:
+    """A call whose request never was whole is an answer all the same: the metrics have every one."""
+    if exchange.messages is None and exchange.task is None:
+        exchange.handler.unread(framing.NAMES[code])
 
 
 def _release(exchange: Exchange) -> None:

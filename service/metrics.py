@@ -56,9 +56,23 @@ class Metrics:
             "embedding_space",
         )
         self.refused_bundles = gauge("refused_bundles", "Bundles found but not served.")
+        self.device_fallback = gauge(
+            "device_fallback",
+            "1 if a model runs on the CPU although there is an NVIDIA driver and the CPU was not asked for.",
+            "model",
+            "version",
+        )
+        self.event_loop_lag = histogram(
+            "event_loop_lag_seconds", "How late the event loop woke a timer, ten times a second.", SECONDS
+        )
+        self.config_reload_ok = gauge(
+            "config_last_reload_successful", "1 if the settings in force are those last asked for (SIGHUP), else 0."
+        )
 
         self.requests = counter("requests_total", "Calls answered, by gRPC status code.", "method", "model", "code")
-        self.request_seconds = histogram("request_seconds", "From the call's arrival to its answer.", SECONDS, "method")
+        self.request_seconds = histogram(
+            "request_seconds", "From the call's arrival to its answer.", SECONDS, "method", "model"
+        )
         self.requests_in_flight = gauge("requests_in_flight", "Calls being answered now.")
         self.streams_open = gauge("streams_open", "Streams of scores that are open; each message of one is a call.")
         self.request_rows = histogram("request_rows", "Rows of a call.", ROWS, "method", "model")
@@ -112,14 +126,23 @@ class Metrics:
 
         self._answered: dict[tuple[str, str, str], tuple[Counter, Histogram]] = {}
 
-    def answered(self, method: str, model: str, code: str, seconds: float, deadline: float) -> None:
-        """Counts an answer. The deadline is on `time.monotonic`."""
+    def answered(self, method: str, model: str, code: str, seconds: float, deadline: float, trace_id: str = "") -> None:
+        """Counts an answer.
+
+        Args:
+            method: of the service.
+            model: that answered; empty if the call never got to one.
+            code: gRPC status by name.
+            seconds: since the call's arrival.
+            deadline: on `time.monotonic`.
+            trace_id: of the caller's trace, which the latency then points to (an exemplar); empty if it has none.
+        """
         children = self._answered.get((method, model, code))
         if children is None:
-            children = self.requests.labels(method, model, code), self.request_seconds.labels(method)
+            children = self.requests.labels(method, model, code), self.request_seconds.labels(method, model)
             self._answered[method, model, code] = children
         children[0].inc()
-        children[1].observe(seconds)
+        children[1].observe(seconds, {"trace_id": trace_id} if trace_id else None)
         if code == "OK" and deadline < math.inf:
             self.deadline_slack.observe(deadline - time.monotonic())
 

@@ -68,13 +68,21 @@ def choose_provider(device: Device, graph: Path) -> str:
 
 
 @cache
+def has_driver() -> bool:
+    """Whether this machine, or container, was given an NVIDIA GPU: its driver is there."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
+
+
+@cache
 def why_not(provider: str, graph: Path) -> str | None:
     """Why a GPU provider does not run this graph, or None if it does."""
     if provider not in ort.get_available_providers():
         return f"this onnxruntime has no {provider}"
-    try:
-        ctypes.CDLL("libcuda.so.1")  # before preloading gigabytes of libraries that could not be used
-    except OSError:
+    if not has_driver():  # before preloading gigabytes of libraries that could not be used
         return "no NVIDIA driver"
     try:
         ort.preload_dlls()

@@ -23,6 +23,7 @@ from service.decoding import Decoder
 from service.engine import Engine
 from service.metrics import LaneMetrics, Metrics
 from service.monitor import Monitor
+from service.providers import CPU, has_driver
 from service.scoring import Judge
 from service.waiting import Tensors
 
@@ -166,6 +167,8 @@ def _open(folder: Path, config: Config, metrics: Metrics, workers: Workers) -> S
     metrics.model_info.labels(
         manifest.name, str(manifest.version), source.method, engine.execution_provider, manifest.embedding_space
     ).set(1)
+    fallback = config.device != "cpu" and engine.execution_provider == CPU and has_driver()
+    metrics.device_fallback.labels(manifest.name, str(manifest.version)).set(fallback)
     lanes = [INPUT, LATENT] if "decoder" in manifest.graphs else [INPUT]
     return ServedModel(
         manifest=manifest,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import signal
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -12,7 +14,8 @@ from typing import Any, Protocol, Self
 from grpc_health.v1 import health, health_pb2
 from prometheus_client import start_http_server
 
-from service.config import Config, available_cpus
+from service import loop_lag
+from service.config import AT_RUN_TIME, Config, ConfigError, available_cpus, changed
 from service.grpcio_server import GrpcioServer
 from service.http2_server import Http2Server
 from service.metrics import Metrics
@@ -47,14 +50,19 @@ class Server:
             await server.until_signal()        # SIGTERM or SIGINT
         # drained: every accepted call answered
 
+    Args:
+        config: settings to start with.
+        read_again: gives the settings anew on SIGHUP; without it there is nothing to read.
+
     Attributes:
         port: of gRPC, once started.
         metrics_port: of Prometheus, once started.
         repository: the models.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, read_again: Callable[[], Config] | None = None) -> None:
         self.config = config
+        self._read_again = read_again
         self.port = 0
         self.metrics_port = 0
         self.repository = Repository()
@@ -63,6 +71,8 @@ class Server:
         self._health = health.aio.HealthServicer()
         self._prometheus: Any = None
         self._lanes: list[asyncio.Task[None]] = []
+        self._lag: asyncio.Task[None]
+        self._stopped = asyncio.Event()
         self._workers = Workers(
             slot=asyncio.Lock(),
             engine=ThreadPoolExecutor(1, "engine"),
@@ -82,25 +92,31 @@ class Server:
             for model in self.repository.served()
             for name, lane in model.lanes.items()
         ]
+        self._lag = asyncio.create_task(loop_lag.watch(self.metrics.event_loop_lag.observe))
         self._prometheus, _ = start_http_server(config.metrics_port, config.host, self.metrics.registry)
         self.metrics_port = self._prometheus.server_port
+        self._hear_signals()
         await self._listen()
         self.metrics.ready.set(1)
+        self.metrics.config_reload_ok.set(1)
         log.info("ready: gRPC on %s:%d, metrics on %s:%d", config.host, self.port, config.host, self.metrics_port)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Drains: health says NOT_SERVING, new calls are refused, accepted calls are answered."""
-        log.info("draining for at most %g s", self.config.drain_seconds)
+        """Drains: health says NOT_SERVING, then new calls are refused, accepted calls are answered."""
         self.metrics.ready.set(0)
         await self._health.enter_graceful_shutdown()
+        if error is None:
+            await self._lame_duck()
+        log.info("draining for at most %g s", self.config.drain_seconds)
         await self._transport.stop(self.config.drain_seconds)
         for model in self.repository.served():
             for lane in model.lanes.values():
                 lane.drain()
         await asyncio.gather(*self._lanes)
+        self._lag.cancel()
         self._workers.engine.shutdown()
         self._workers.decoding.shutdown()
         self._prometheus.shutdown()
@@ -118,9 +134,44 @@ class Server:
             await self._health.set(name, SERVING)
 
     async def until_signal(self) -> None:
-        """Waits for SIGTERM or SIGINT."""
-        stopped = asyncio.Event()
+        """Waits for SIGTERM or SIGINT; SIGHUP meanwhile reads the settings again."""
+        await self._stopped.wait()
+        self._stopped.clear()
+
+    def _hear_signals(self) -> None:
+        """Before anybody can know that we listen: a signal that comes at once must drain, too."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stopped.set)
-        await stopped.wait()
+            loop.add_signal_handler(number, self._stopped.set)
+        if hasattr(signal, "SIGHUP"):
+            loop.add_signal_handler(signal.SIGHUP, self.reload)
+
+    def reload(self) -> None:
+        """Takes over what may change at run time; settings that are wrong change nothing."""
+        if self._read_again is None:
+            return
+        try:
+            new = self._read_again()
+        except (ConfigError, OSError) as error:
+            log.error("settings not reloaded: %s", error)
+            self.metrics.config_reload_ok.set(0)
+            return
+        taken, left = changed(self.config, new)
+        self.config = self.config.model_copy(update={name: getattr(new, name) for name in taken})
+        for model in self.repository.served():
+            for lane in model.lanes.values():
+                lane.config = self.config.queue
+        logging.getLogger().setLevel(self.config.log_level.upper())
+        self.metrics.config_reload_ok.set(not left)
+        log.info(
+            "settings reloaded: %s", {name: getattr(self.config, name) for name in sorted(taken)} or "none changed"
+        )
+        if left:
+            log.error("need a restart: %s; at run time only %s may change", sorted(left), ", ".join(AT_RUN_TIME))
+
+    async def _lame_duck(self) -> None:
+        """Serves on while load balancers learn that this server is going; another signal cuts it short."""
+        if self.config.lame_duck_seconds:
+            log.info("lame duck for %g s", self.config.lame_duck_seconds)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopped.wait(), self.config.lame_duck_seconds)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import re
 import time
 import uuid
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 SERVICE = pb.DESCRIPTOR.services_by_name["EmbeddingService"]
 OK = 0
 RETRY_AFTER = "retry-after-ms"
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?P<trace_id>[0-9a-f]{32})-[0-9a-f]{16}-(?P<flags>[0-9a-f]{2})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,18 +61,23 @@ class Call:
     method: Callable[[Any, Context], Awaitable[Any]]
     metrics: Metrics
 
-    async def answer(self, body: bytes, deadline: float) -> Answer:
+    async def answer(self, body: bytes, deadline: float, trace_id: str = "") -> Answer:
         """Answers one request; never raises but for cancellation.
 
         Args:
             body: serialized request.
             deadline: on `time.monotonic`.
+            trace_id: of the caller's trace, if it has one.
         """
         try:
             request = self.decoded(body, deadline)
         except InvalidInput as error:
             return Answer(b"", error.code, str(error))
-        return await self.respond(request, deadline)
+        return await self.respond(request, deadline, trace_id)
+
+    def unread(self, code: str) -> None:
+        """Counts a call that ended with this status before its request was whole."""
+        self.metrics.answered(self.name, "", code, 0.0, math.inf)
 
     def decoded(self, body: bytes, deadline: float) -> Any:
         """The request.
@@ -85,7 +92,7 @@ class Call:
             got = f"{len(body)} bytes"
             raise InvalidInput.at("request", got=got, expected=f"a {self.request.__name__}") from error
 
-    async def respond(self, request: Any, deadline: float) -> Answer:
+    async def respond(self, request: Any, deadline: float, trace_id: str = "") -> Answer:
         """As `answer`, once the request is decoded."""
         started = time.monotonic()
         context = Context(self.name, deadline)
@@ -110,7 +117,8 @@ class Call:
             return Answer(b"", Code.INTERNAL, f"internal error, id {fault} in the server's log")
         finally:
             self.metrics.requests_in_flight.dec()
-            self.metrics.answered(self.name, context.model, code, time.monotonic() - started, deadline)
+            seconds = time.monotonic() - started
+            self.metrics.answered(self.name, context.model, code, seconds, deadline, trace_id)
 
 
 class Ended(Exception):
@@ -201,6 +209,12 @@ def calls(servicer: Servicer, metrics: Metrics) -> dict[str, Call | StreamCall]:
 
 def _snake(name: str) -> str:
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
+
+
+def trace_id(traceparent: str) -> str:
+    """The id of a sampled trace from the header that names it, else empty. Source: https://www.w3.org/TR/trace-context/."""
+    found = _TRACEPARENT.fullmatch(traceparent)
+    return found["trace_id"] if found and int(found["flags"], 16) & 1 else ""
 
 
 def _trailing(error: LatentserveError) -> tuple[tuple[str, str], ...]:

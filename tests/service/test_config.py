@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from service.config import ConfigError, load_config
+from service.config import ConfigError, changed, load_config
 
 
 def test_the_command_line_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,3 +59,36 @@ def test_threads_default_to_the_cpus_we_may_use(monkeypatch: pytest.MonkeyPatch,
     for text, cpus in (("max 100000", 3), ("150000 100000", 2), ("50000 100000", 1), ("900000 100000", 3)):
         quota.write_text(text)
         assert load_config(["--models", "m"]).threads == cpus
+
+
+def test_the_file_gives_what_nothing_stronger_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text('models = "from-file"\nmax_queue_rows = 7\nmax_batch_rows = 8\nport = 1\n')
+    monkeypatch.setenv("LATENTSERVE_SETTINGS", str(file))
+    monkeypatch.setenv("LATENTSERVE_MAX_BATCH_ROWS", "16")
+    config = load_config(["--port", "2"])
+    assert (config.models, config.max_queue_rows) == (Path("from-file"), 7)
+    assert (config.max_batch_rows, config.port) == (16, 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("max_queue = 7", "max_queue: got 7, expected:"),
+        ("port = 'x'", "port: got 'x'"),
+        ("port =", "settings: got .*settings.toml, expected a TOML file: "),
+        ("settings = 'other.toml'", "names another file"),
+    ],
+)
+def test_a_wrong_file_is_an_error_that_says_where(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "settings.toml").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_config(["--models", "m", "--settings", str(tmp_path / "settings.toml")])
+    with pytest.raises(ConfigError, match=r"settings: got .*missing\.toml"):
+        load_config(["--models", "m", "--settings", str(tmp_path / "missing.toml")])
+
+
+def test_what_differs_is_told_apart_by_whether_it_needs_a_restart() -> None:
+    old = load_config(["--models", "m"])
+    new = load_config(["--models", "m", "--port", "1", "--max-queue-rows", "9", "--log-level", "debug"])
+    assert changed(old, new) == ({"max_queue_rows", "log_level"}, {"port"})

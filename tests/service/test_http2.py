@@ -26,8 +26,14 @@ class Echo:
         self.gate = asyncio.Event()
         self.gate.set()
         self.cancelled = 0
+        self.unread_codes: list[str] = []
+        self.trace_ids: list[str] = []
 
-    async def answer(self, body: bytes, deadline: float) -> Answer:
+    def unread(self, code: str) -> None:
+        self.unread_codes.append(code)
+
+    async def answer(self, body: bytes, deadline: float, trace_id: str = "") -> Answer:
+        self.trace_ids.append(trace_id)
         try:
             await self.gate.wait()
         except asyncio.CancelledError:
@@ -47,10 +53,19 @@ class Peer:
     def send(self, *frames: bytes) -> None:
         self.writer.write(b"".join(frames))
 
-    def request(self, stream: int, body: bytes = b"hello", timeout: str | None = None, path: str = PATH) -> None:
+    def request(
+        self,
+        stream: int,
+        body: bytes = b"hello",
+        timeout: str | None = None,
+        path: str = PATH,
+        traceparent: str | None = None,
+    ) -> None:
         headers = [(":method", "POST"), (":scheme", "http"), (":path", path), ("content-type", "application/grpc")]
         if timeout:
             headers.append(("grpc-timeout", timeout))
+        if traceparent:
+            headers.append(("traceparent", traceparent))
         block = self.encoder.encode(headers)
         message = struct.pack(">BI", 0, len(body)) + body
         self.send(wire.frame(wire.HEADERS, wire.END_HEADERS, stream, block))
@@ -110,6 +125,38 @@ def test_a_request_is_answered_with_its_status() -> None:
         peer.request(3, b"again")
         assert await peer.answer() == (1, b"hello", {"grpc-status": "0"})
         assert await peer.answer() == (3, b"again", {"grpc-status": "0"})
+
+    with_server(body)
+
+
+def test_calls_that_end_before_their_request_is_whole_are_counted() -> None:
+    async def body(peer: Peer, echo: Echo, server: Http2Server) -> None:
+        sent: list[bytes] = []
+        send, peer.send = peer.send, lambda *frames: sent.extend(frames)  # type: ignore[method-assign]
+        for stream, timeout in ((1, "20m"), (3, None)):
+            peer.request(stream, timeout=timeout)
+            send(sent[-2])  # the headers alone
+        assert (await peer.answer())[2]["grpc-status"] == "4"
+        send(wire.frame(wire.RST_STREAM, 0, 1, struct.pack(">I", 8)))  # of the answered call: not counted again
+        send(wire.frame(wire.RST_STREAM, 0, 3, struct.pack(">I", 8)))
+        peer.request(5, bytes(5000))
+        send(sent[-2], sent[-1])
+        assert (await peer.answer())[2]["grpc-status"] == "8"
+        assert echo.unread_codes == ["DEADLINE_EXCEEDED", "CANCELLED", "RESOURCE_EXHAUSTED"]
+
+    with_server(body, max_request_bytes=4000)
+
+
+def test_the_callers_sampled_trace_is_passed_on() -> None:
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+
+    async def body(peer: Peer, echo: Echo, server: Http2Server) -> None:
+        peer.request(1, traceparent=f"00-{trace}-00f067aa0ba902b7-01")
+        peer.request(3, traceparent=f"00-{trace}-00f067aa0ba902b7-00")  # not sampled
+        peer.request(5, traceparent="nonsense")
+        for _ in range(3):
+            await peer.answer()
+        assert echo.trace_ids == [trace, "", ""]
 
     with_server(body)
 

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import asyncio
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from prometheus_client.openmetrics import exposition as openmetrics
 
 from latentserve import bundle
+from service import loop_lag
 from service.engine import Engine
 from service.metrics import LaneMetrics, Metrics
 from service.providers import DeviceConfig
@@ -65,5 +69,30 @@ def test_answers_are_counted_by_code() -> None:
     value = metrics.registry.get_sample_value
     assert value("latentserve_requests_total", {"method": "Embed", "model": "m", "code": "OK"}) == 2
     assert value("latentserve_requests_total", {"method": "Embed", "model": "", "code": "NOT_FOUND"}) == 1
-    assert value("latentserve_request_seconds_sum", {"method": "Embed"}) == pytest.approx(0.4)
+    assert value("latentserve_request_seconds_sum", {"method": "Embed", "model": "m"}) == pytest.approx(0.3)
     assert value("latentserve_deadline_slack_seconds_count") == 0
+
+
+def test_a_latency_points_to_its_trace() -> None:
+    metrics = Metrics()
+    metrics.answered("Embed", "m", "OK", 0.0015, float("inf"), "4bf92f3577b34da6a3ce929d0e0e4736")
+    metrics.answered("Embed", "m", "OK", 0.3, float("inf"))
+    page = openmetrics.generate_latest(metrics.registry).decode()
+    pointing = [line for line in page.splitlines() if "# {" in line]
+    assert len(pointing) == 1
+    assert 'le="0.002"' in pointing[0]
+    assert '# {trace_id="4bf92f3577b34da6a3ce929d0e0e4736"} 0.0015' in pointing[0]
+
+
+def test_the_lag_of_the_loop_is_what_blocks_it() -> None:
+    late: list[float] = []
+
+    async def run() -> None:
+        watching = asyncio.create_task(loop_lag.watch(late.append, 0.01))
+        await asyncio.sleep(0.005)
+        time.sleep(0.1)
+        await asyncio.sleep(0.005)
+        watching.cancel()
+
+    asyncio.run(run())
+    assert late[0] > 0.08

@@ -1,0 +1,162 @@
+"""The server as an operator meets it: signals, settings read again, counters that add up."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from numpy.typing import NDArray
+
+from benchmarks.openloop import open_loop
+from benchmarks.served import ServedProcess
+from latentserve.client import Client
+from latentserve.errors import InvalidInput, ModelNotFound, Unavailable
+from latentserve.tensors import to_tensor
+from latentserve.v1 import embedding_pb2 as pb
+from latentserve.v1 import embedding_pb2_grpc as pb_grpc
+
+HEADERS = ("content-type: application/grpc", "te: trailers")
+PATH = "latentserve.v1.EmbeddingService/Embed"
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come true"
+        time.sleep(0.02)
+
+
+def health(channel: grpc.Channel) -> int:
+    answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=5)
+    return int(answer.status)
+
+
+@pytest.mark.parametrize("transport", ["http2", "grpcio"])
+def test_a_lame_duck_says_so_and_still_answers(
+    repository: Path, tmp_path: Path, digits: NDArray[np.uint8], transport: str
+) -> None:
+    arguments = ("--lame-duck-seconds", "1.5", "--transport", transport)
+    with ServedProcess(repository, tmp_path / "log", arguments) as process:
+        with grpc.insecure_channel(process.target) as channel, Client(process.target) as client:
+            assert health(channel) == health_pb2.HealthCheckResponse.SERVING
+            client.embed(digits[:1])
+            told = time.monotonic()
+            os.kill(process.pid, signal.SIGTERM)
+            eventually(lambda: health(channel) == health_pb2.HealthCheckResponse.NOT_SERVING)
+            while time.monotonic() < told + 1.2:
+                assert len(client.embed(digits[:1])) == 1
+            assert process.metrics()["latentserve_ready"] == 0
+        assert process.stop() == 0
+        assert time.monotonic() - told >= 1.5
+    with Client(process.target) as client, pytest.raises(Unavailable):
+        client.embed(digits[:1])
+
+
+def test_a_second_signal_cuts_the_lame_duck_short(repository: Path, tmp_path: Path) -> None:
+    with ServedProcess(repository, tmp_path / "log", ("--lame-duck-seconds", "60")) as process:
+        os.kill(process.pid, signal.SIGTERM)
+        eventually(lambda: "lame duck for 60 s" in (tmp_path / "log").read_text())
+        started = time.monotonic()
+        assert process.stop() == 0
+        assert time.monotonic() - started < 20
+
+
+def test_settings_are_read_again_on_sighup(repository: Path, tmp_path: Path, digits: NDArray[np.uint8]) -> None:
+    file, log = tmp_path / "settings.toml", tmp_path / "log"
+    file.write_text("max_queue_rows = 100\n")
+
+    def reload(text: str, said: str) -> float:
+        file.write_text(text)
+        os.kill(process.pid, signal.SIGHUP)
+        eventually(lambda: said in log.read_text())
+        return process.metrics()["latentserve_config_last_reload_successful"]
+
+    with ServedProcess(repository, log, ("--settings", str(file))) as process, Client(process.target) as client:
+        client.embed(digits[:50])
+        assert reload("max_queue_rows = 10\n", "settings reloaded: {'max_queue_rows': 10}") == 1
+        with pytest.raises(Exception, match="of 10 rows"):
+            client.embed(digits[:50])
+        assert reload("max_queue_rows = 0\n", "settings not reloaded: max_queue_rows: got 0") == 0
+        assert reload("max_queue_rows = ", "expected a TOML file") == 0
+        client.embed(digits[:10])
+        assert reload("max_queue_rows = 100\nmax_batch_rows = 8\n", "need a restart: ['max_batch_rows']") == 0
+        client.embed(digits[:50])
+        assert reload("max_queue_rows = 100\n", "settings reloaded: none changed") == 1
+
+
+def counted(process: ServedProcess, method: str) -> Counter[str]:
+    """Calls of a method by code, over models."""
+    found: Counter[str] = Counter()
+    for name, value in process.metrics().items():
+        if name.startswith("latentserve_requests_total{") and f'method="{method}"' in name:
+            found[name.split('code="')[1].split('"')[0]] += int(value)
+    return found
+
+
+@pytest.mark.slow
+def test_the_counters_are_the_callers_own_counts(repository: Path, tmp_path: Path, digits: NDArray[np.uint8]) -> None:
+    """Successes, refusals, expiries and cancels: what the metrics say is what callers got, call by call."""
+    arguments = ("--max-queue-rows", "64", "--batch-window-seconds", "0.3")
+    with ServedProcess(repository, tmp_path / "log", arguments) as process, Client(process.target) as client:
+        body = pb.EmbedRequest(input=pb.Input(tensor=to_tensor(digits[:4]))).SerializeToString()
+        framed = bytes([0]) + len(body).to_bytes(4, "big") + body
+        url, hurried = f"http://{process.target}/{PATH}", (*HEADERS, "grpc-timeout: 60m")
+        tallies = [open_loop(url, framed, headers, 150, 3.0) for headers in (HEADERS, hurried)]
+        theirs = sum((Counter(tally.codes) for tally in tallies), Counter[str]())
+        assert set(theirs) == {"0", "4", "8"}  # every kind was there, and every call was answered
+
+        for _ in range(7):
+            with pytest.raises(ModelNotFound):
+                client.embed(digits[:1], model="moon")
+        for _ in range(5):
+            with pytest.raises(InvalidInput):
+                client.embed(np.zeros((1, 3, 3, 1), np.uint8))
+        num_cancelled = cancel_some(process, digits)
+
+        def ours() -> Counter[str]:
+            return counted(process, "Embed")
+
+        eventually(lambda: ours()["CANCELLED"] == num_cancelled)
+        assert ours() == {
+            "OK": theirs["0"],
+            "DEADLINE_EXCEEDED": theirs["4"],
+            "RESOURCE_EXHAUSTED": theirs["8"],
+            "NOT_FOUND": 7,
+            "INVALID_ARGUMENT": 5,
+            "CANCELLED": num_cancelled,
+        }
+        metrics = process.metrics()
+        assert metrics["latentserve_requests_in_flight"] == 0
+        lane = 'lane="input",model="digits-vae"'
+
+        def dropped(reason: str) -> float:
+            return metrics[f'latentserve_dropped_rows_total{{{lane},reason="{reason}",version="1"}}']
+
+        num_run = metrics[f'latentserve_batch_rows_sum{{{lane},version="1"}}']
+        assert dropped("full") == 4 * theirs["8"]
+        assert dropped("cancelled") == num_cancelled
+        assert dropped("failed") == 0
+        assert num_run + dropped("expired") >= 4 * (theirs["0"] + theirs["4"])  # a late answer was run, and is late
+
+
+def cancel_some(process: ServedProcess, digits: NDArray[np.uint8]) -> int:
+    """Calls cancelled while they wait for a batch; how many were."""
+    request = pb.EmbedRequest(input=pb.Input(tensor=to_tensor(digits[:1])))
+    with grpc.insecure_channel(process.target) as channel:
+        stub = pb_grpc.EmbeddingServiceStub(channel)
+        grpc.channel_ready_future(channel).result(10)
+        calls = [stub.Embed.future(request) for _ in range(9)]
+        eventually(lambda: process.metrics()["latentserve_requests_in_flight"] == len(calls))
+        for call in calls:
+            threading.Thread(target=call.cancel).start()
+        eventually(lambda: all(call.cancelled() for call in calls))
+    return len(calls)
