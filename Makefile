@@ -5,11 +5,11 @@ BIN := $(VENV)/bin
 UV_VERSION := 0.13.8
 RECIPE ?= vae_digits
 BUF := npx --yes @bufbuild/buf@1.75.0
-PACKAGES := latentserve service training export
+PACKAGES := latentserve service training export deploy
 PROTOS := protos/latentserve/v1/embedding.proto
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml
 
-.PHONY: help setup demo serve mnist test check fix protos lock bench reproduce clean
+.PHONY: help setup demo serve mnist test ops-test check fix protos lock bench reproduce clean
 .DEFAULT_GOAL := help
 
 help:  ## list the verbs
@@ -35,6 +35,9 @@ mnist: setup  ## the same line on full MNIST, with probes and floors through the
 
 test: setup  ## run the tests
 	$(BIN)/python -m pytest
+
+ops-test: setup  ## real Prometheus and Envoy on the real service: rules, dashboards, alerts, restarts (needs prometheus)
+	$(BIN)/python -m pytest -m ops --timeout 900
 
 check: setup  ## ruff, mypy, buf, stubs up to date
 	$(BIN)/ruff check .

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import select
 import socket
 import struct
@@ -42,6 +43,8 @@ class Tally:
         p50_ms: median latency of the answers with status 0, from the intended send time.
         p99_ms: 99th percentile of them.
         late_ms: 99th percentile of how late the generator itself sent.
+        first_failure_seconds: after the start, of an answer with another status than 0; NaN without one.
+        last_failure_seconds: the same of the last.
     """
 
     seconds: float
@@ -50,6 +53,8 @@ class Tally:
     p50_ms: float
     p99_ms: float
     late_ms: float
+    first_failure_seconds: float = math.nan
+    last_failure_seconds: float = math.nan
 
     @property
     def answered_per_second(self) -> float:
@@ -78,6 +83,7 @@ class Caller:
         self.latencies: list[float] = []
         self.late: list[float] = []
         self.codes: Counter[str] = Counter()
+        self.failed_at: list[float] = []
         self.flying: dict[int, float] = {}
         self.backlog: deque[float] = deque()
         self._header_block, self._body = header_block, body
@@ -167,13 +173,16 @@ class Caller:
         self.codes[code] += 1
         if code == "0":
             self.latencies.append(time.monotonic() - intended)
+        else:
+            self.failed_at.append(time.monotonic())
 
 
 def run(callers: list[Caller], rate: float, seconds: float) -> Tally:
     """Drives the callers along a Poisson schedule, then waits for the last answers."""
     gaps = np.random.default_rng(0).exponential(1 / rate, int(rate * seconds))
     by_socket = {caller.socket: caller for caller in callers}
-    schedule = deque((time.monotonic() + 0.1 + np.cumsum(gaps)).tolist())
+    started = time.monotonic() + 0.1
+    schedule = deque((started + np.cumsum(gaps)).tolist())
     sent, end = len(schedule), schedule[-1] + GRACE_SECONDS
     number = 0
     while schedule or any(caller.flying or caller.backlog for caller in callers):
@@ -196,7 +205,9 @@ def run(callers: list[Caller], rate: float, seconds: float) -> Tally:
     latencies = [latency for caller in callers for latency in caller.latencies] or [float("nan")]
     late = [late for caller in callers for late in caller.late] or [float("nan")]
     p50, p99 = (float(value) * 1e3 for value in np.percentile(latencies, [50, 99]))
-    return Tally(float(gaps.sum()), sent, dict(codes), p50, p99, float(np.percentile(late, 99)) * 1e3)
+    failed_at = sorted(moment - started for caller in callers for moment in caller.failed_at) or [math.nan]
+    late_ms = float(np.percentile(late, 99)) * 1e3
+    return Tally(float(gaps.sum()), sent, dict(codes), p50, p99, late_ms, failed_at[0], failed_at[-1])
 
 
 def main() -> int:

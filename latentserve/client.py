@@ -167,7 +167,8 @@ class Client:
                 if len(under_way) == REQUESTS_IN_FLIGHT:
                     responses.append(under_way.popleft().result())
                 timeout = max(deadline - time.monotonic(), 0.0)
-                under_way.append(self._methods[call.method].future(request, timeout=timeout))
+                method = self._methods[call.method]
+                under_way.append(method.future(request, timeout=timeout, metadata=rpc.routing(request)))
             while under_way:
                 responses.append(under_way.popleft().result())
         except grpc.RpcError as error:
@@ -279,7 +280,8 @@ class AsyncClient:
                 if len(under_way) == REQUESTS_IN_FLIGHT:
                     responses.append(await under_way.popleft())
                 timeout = max(deadline - time.monotonic(), 0.0)
-                under_way.append(self._methods[call.method](request, timeout=timeout))
+                method = self._methods[call.method]
+                under_way.append(method(request, timeout=timeout, metadata=rpc.routing(request)))
                 await asyncio.sleep(0)  # let the request leave before the next is built
             while under_way:
                 responses.append(await under_way.popleft())

@@ -13,7 +13,10 @@ from latentserve.errors import LatentserveError, from_code
 from latentserve.v1 import embedding_pb2 as pb
 
 _SERVICE = pb.DESCRIPTOR.services_by_name["EmbeddingService"]
-_RETRY_UNAVAILABLE = {
+MODEL_HEADER = "x-latentserve-model"
+"""Names the model of a request where a proxy can read it, which then asks only replicas that serve it."""
+_SERVICE_CONFIG = {
+    "loadBalancingConfig": [{"round_robin": {}}],  # over all addresses of a name, such as a headless Service
     "methodConfig": [
         {
             "name": [{"service": _SERVICE.full_name}],
@@ -25,10 +28,10 @@ _RETRY_UNAVAILABLE = {
                 "retryableStatusCodes": ["UNAVAILABLE"],
             },
         }
-    ]
+    ],
 }
 OPTIONS: Sequence[tuple[str, Any]] = (
-    ("grpc.service_config", json.dumps(_RETRY_UNAVAILABLE)),
+    ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
 )
@@ -44,6 +47,12 @@ def stubs(channel: grpc.Channel | grpc.aio.Channel) -> dict[str, Any]:
         )
         for method in _SERVICE.methods
     }
+
+
+def routing(request: Any) -> tuple[tuple[str, str], ...]:
+    """The metadata of a request that names a model."""
+    name = request.model.name if "model" in request.DESCRIPTOR.fields_by_name else ""
+    return ((MODEL_HEADER, name),) if name.isascii() and name.isprintable() and name else ()
 
 
 def _message(descriptor: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, disable_created_metrics
@@ -25,26 +26,46 @@ LANE = ("model", "version", "lane")
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each metric that no query of ours reads
 
 
+@dataclass(frozen=True)
+class Declared:
+    """What docs/metrics.md says of a metric."""
+
+    name: str
+    kind: str
+    text: str
+    labels: tuple[str, ...]
+
+
 class Metrics:
-    """The metrics of one server. A lane is a queue of a model: `input` rows or `latent` rows."""
+    """The metrics of one server. A lane is a queue of a model: `input` rows or `latent` rows.
+
+    Attributes:
+        registry: what is scraped.
+        declared: every metric of ours, in this order.
+    """
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
+        self.declared: list[Declared] = []
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         GCCollector(registry=registry)
 
         def counter(name: str, text: str, *labels: str) -> Counter:
+            self.declared.append(Declared(f"latentserve_{name}", "counter", text, labels))
             return Counter(f"latentserve_{name}", text, labels, registry=registry)
 
         def gauge(name: str, text: str, *labels: str) -> Gauge:
+            self.declared.append(Declared(f"latentserve_{name}", "gauge", text, labels))
             return Gauge(f"latentserve_{name}", text, labels, registry=registry)
 
         def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+            self.declared.append(Declared(f"latentserve_{name}", "histogram", text, labels))
             return Histogram(f"latentserve_{name}", text, labels, buckets=buckets, registry=registry)
 
         self.build = Info("latentserve_build", "Version of the service.", registry=registry)
         self.build.info({"version": latentserve.__version__})
+        self.declared.append(Declared("latentserve_build_info", "gauge", "Version of the service.", ("version",)))
         self.ready = gauge("ready", "1 while calls are accepted, else 0.")
         self.model_info = gauge(
             "model_info",

@@ -26,6 +26,7 @@ from service.transport import SERVICE, Call, StreamCall, calls
 log = logging.getLogger(__name__)
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 class Transport(Protocol):
@@ -130,8 +131,12 @@ class Server:
             calls(servicer, self.metrics), self._health, config.max_request_bytes
         )
         self.port = await self._transport.listen(config.host, config.port)
-        for name in ("", SERVICE.full_name):
+        served = {model.manifest.name for model in self.repository.served()}
+        for name in ("", SERVICE.full_name, *served):
             await self._health.set(name, SERVING)
+        for refused in self.repository.refused:
+            if refused.name not in served:
+                await self._health.set(refused.name, NOT_SERVING)
 
     async def until_signal(self) -> None:
         """Waits for SIGTERM or SIGINT; SIGHUP meanwhile reads the settings again."""
