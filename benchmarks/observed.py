@@ -8,27 +8,23 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import subprocess
 import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from benchmarks.proxied import free_port
+from benchmarks.child import ChildProcess, free_port
 from deploy.panels import Panel
 
 RULES = Path(__file__).resolve().parents[1] / "deploy" / "prometheus"
 SPEED = 60
 SCRAPE = "500ms"
-START_SECONDS = 20
 RATE_INTERVAL = "10s"
 """What stands for Grafana's variable: four scrapes at least."""
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -45,7 +41,7 @@ def sped_up(rules: str) -> str:
     return _DURATION.sub(shorter, rules)
 
 
-class PrometheusProcess:
+class PrometheusProcess(ChildProcess):
     """Prometheus as a child process; ready when entered.
 
     Args:
@@ -64,33 +60,14 @@ class PrometheusProcess:
         (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
-        self._log = folder / "prometheus.log"
-        self._command = [
+        command = [
             *("prometheus", f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}"),
             *(f"--web.listen-address=127.0.0.1:{port}", "--enable-feature=exemplar-storage", "--log.level=warn"),
         ]
-        self._process: subprocess.Popen[bytes]
+        super().__init__(command, folder / "prometheus.log")
 
-    def __enter__(self) -> Self:
-        if shutil.which("prometheus") is None:
-            raise FileNotFoundError("prometheus: not found, expected it installed: apt-get install prometheus")
-        with self._log.open("w") as log:
-            self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
-        end = time.monotonic() + START_SECONDS
-        while not self._ready():
-            if self._process.poll() is not None or time.monotonic() > end:
-                self.__exit__(None, None, None)
-                raise RuntimeError(f"Prometheus did not start:\n{self._log.read_text()}")
-            time.sleep(0.1)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._process.terminate()
-        self._process.wait()
-
-    def _ready(self) -> bool:
+    def ready(self) -> bool:
+        """It answers queries."""
         try:
             with urllib.request.urlopen(f"{self.url}/-/ready", timeout=2) as page:
                 return bool(page.status == 200)

@@ -4,27 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
-import subprocess
 import sys
-import time
 import urllib.request
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import yaml
 
+from benchmarks.child import ChildProcess, free_port
+
 CONFIG = Path(__file__).resolve().parents[1] / "deploy" / "envoy" / "envoy.yml"
-START_SECONDS = 20
-
-
-def free_port() -> int:
-    """A port of the loopback that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def config(port: int, admin_port: int, replicas: tuple[int, ...]) -> dict[str, Any]:
@@ -42,7 +31,7 @@ def config(port: int, admin_port: int, replicas: tuple[int, ...]) -> dict[str, A
     return made
 
 
-class EnvoyProcess:
+class EnvoyProcess(ChildProcess):
     """Envoy as a child process, with one thread; ready when entered.
 
     Args:
@@ -58,30 +47,23 @@ class EnvoyProcess:
         port, admin_port = free_port(), free_port()
         self.target, self.admin_url = f"127.0.0.1:{port}", f"http://127.0.0.1:{admin_port}"
         self._num_replicas = len(replicas)
-        self._log = folder / "envoy.log"
         file = folder / "envoy.json"
         file.write_text(json.dumps(config(port, admin_port, replicas)))
-        self._command = [
-            *(str(binary()), "-c", str(file), "--concurrency", "1", "--use-dynamic-base-id"),
-            *("--log-level", "warning", "--log-path", str(self._log)),
+        command = [
+            str(binary()),
+            "-c",
+            str(file),
+            "--concurrency",
+            "1",
+            "--use-dynamic-base-id",
+            "--log-level",
+            "warning",
         ]
-        self._process: subprocess.Popen[bytes]
+        super().__init__(command, folder / "envoy.log")
 
-    def __enter__(self) -> Self:
-        self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        end = time.monotonic() + START_SECONDS
-        while self.healthy() < self._num_replicas:
-            if self._process.poll() is not None or time.monotonic() > end:
-                self.__exit__(None, None, None)
-                raise RuntimeError(f"Envoy did not find all replicas healthy:\n{self._log.read_text()}")
-            time.sleep(0.05)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._process.terminate()
-        self._process.wait()
+    def ready(self) -> bool:
+        """Every replica is found healthy."""
+        return self.healthy() == self._num_replicas
 
     def healthy(self, cluster: str = "latentserve") -> int:
         """Replicas that Envoy would ask."""

@@ -24,9 +24,10 @@ from pathlib import Path
 import numpy as np
 import tyro
 
+from benchmarks.child import free_port
 from benchmarks.load import closed_loop, require_h2load
 from benchmarks.openloop import Tally, open_loop
-from benchmarks.proxied import EnvoyProcess, free_port
+from benchmarks.proxied import EnvoyProcess
 from benchmarks.served import ServedProcess
 from latentserve import bundle, records
 from latentserve.tensors import to_tensor

@@ -51,7 +51,7 @@ def test_the_control_decides_the_exit_status(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_suite_trains_examines_and_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reproduce, "WORK", tmp_path / "work")
     monkeypatch.setattr(strange, "RESULTS", tmp_path / "results")
-    suite = Suite("vae_digits", ("others", "saved_again"), ("digits[label=0,1,2]",), 20)
+    suite = Suite("vae_digits", ("others", "saved_again"), ("digits[label=0,1,2]",), 20, (0,))
     monkeypatch.setitem(SUITES, "mnist", suite)
     assert main(Options("mnist", record=True)) == 0
     others, control, *_ = strange.records.read(Recorded, tmp_path / "results" / "mnist.json").findings

@@ -7,7 +7,6 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import grpc
@@ -23,16 +22,10 @@ from latentserve.errors import InvalidInput, ModelNotFound, Unavailable
 from latentserve.tensors import to_tensor
 from latentserve.v1 import embedding_pb2 as pb
 from latentserve.v1 import embedding_pb2_grpc as pb_grpc
+from tests.waiting import eventually
 
 HEADERS = ("content-type: application/grpc", "te: trailers")
 PATH = "latentserve.v1.EmbeddingService/Embed"
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come true"
-        time.sleep(0.02)
 
 
 def health(channel: grpc.Channel) -> int:

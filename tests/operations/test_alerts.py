@@ -10,7 +10,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,15 +18,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from benchmarks.child import free_port
 from benchmarks.observed import PrometheusProcess, as_asked, draw
 from benchmarks.openloop import open_loop
-from benchmarks.proxied import free_port
 from benchmarks.served import ServedProcess
 from deploy.panels import DASHBOARDS
 from latentserve.client import Client
 from latentserve.errors import LatentserveError
 from latentserve.tensors import to_tensor
 from latentserve.v1 import embedding_pb2 as pb
+from tests.waiting import eventually
 
 pytestmark = [
     pytest.mark.ops,
@@ -35,13 +36,6 @@ pytestmark = [
 HEADERS = ("content-type: application/grpc", "te: trailers")
 PICTURES = os.environ.get("OPS_PICTURES")
 """A folder for the drawn dashboards, if one is wanted."""
-
-
-def eventually(condition: Callable[[], bool], seconds: float, what: Callable[[], object]) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, what()
-        time.sleep(0.25)
 
 
 @contextmanager
