@@ -17,11 +17,12 @@ from export.detectors.density import Density
 from export.detectors.detector import Arrays, Detector
 from export.detectors.fusion import Fusion
 from export.detectors.joint import JointDiscriminator
+from export.detectors.magnitude import Magnitude
 from export.detectors.mahalanobis import ClusterMahalanobis, Mahalanobis
 from export.detectors.neighbours import Neighbours
 from export.detectors.statistics import StatisticsMahalanobis
 
-FITTED: tuple[Any, ...] = (StatisticsMahalanobis, Mahalanobis, ClusterMahalanobis, Neighbours, Density)
+FITTED: tuple[Any, ...] = (StatisticsMahalanobis, Mahalanobis, ClusterMahalanobis, Neighbours, Density, Magnitude)
 REFERENCE_ROWS = 2000
 REFERENCE_SHARE = 0.2
 """Of the training rows, at most: the detectors are fitted on the rest."""

@@ -19,6 +19,7 @@ from export.detectors import Scorer
 from export.detectors.density import Density
 from export.detectors.fusion import LARGEST_P, Fusion, knots
 from export.detectors.joint import JointDiscriminator
+from export.detectors.magnitude import Magnitude
 from export.detectors.mahalanobis import ClusterMahalanobis, Mahalanobis, unit
 from export.detectors.neighbours import BANK_BYTES, K, Neighbours
 from export.detectors.statistics import StatisticsMahalanobis, statistics
@@ -27,7 +28,8 @@ from latentserve.conformal import p_values
 from latentserve.inputs import INPUT
 from training.methods.vae import gaussian_kl
 
-EMBEDDING_DETECTORS = [Mahalanobis, ClusterMahalanobis, Neighbours, Density]
+DIRECTION_DETECTORS = [Mahalanobis, ClusterMahalanobis, Neighbours, Density]
+EMBEDDING_DETECTORS = [*DIRECTION_DETECTORS, Magnitude]
 
 
 def clustered(num: int, seed: int = 0) -> NDArray[np.float32]:
@@ -90,6 +92,26 @@ def test_density_is_scikit_learns_of_the_components_with_the_lowest_bic() -> Non
     np.testing.assert_allclose(scores(detector, test), expected, rtol=1e-3, atol=2e-2)
 
 
+def test_magnitude_is_the_distance_of_two_logarithms_and_has_two_sides() -> None:
+    train, test = clustered(500) + 3, clustered(40, 1) + 3
+
+    def size_and_spread(x: NDArray[Any]) -> NDArray[np.float64]:
+        size = np.linalg.norm(x.astype(np.float64), axis=1)
+        return np.log(np.stack([size, np.abs(x.astype(np.float64)).sum(axis=1) / size], axis=1))
+
+    s = size_and_spread(train)
+    oracle = LedoitWolf().fit((s - s.mean(axis=0)) / s.std(axis=0))
+    expected = [
+        mahalanobis(row, np.zeros(2), oracle.precision_)
+        for row in (size_and_spread(test) - s.mean(axis=0)) / s.std(axis=0)
+    ]
+    detector = Magnitude.fit({"embedding": train})
+    np.testing.assert_allclose(scores(detector, test), expected, rtol=2e-3)
+    usual = scores(detector, test).max()
+    for factor in (0.2, 5.0):  # weaker and stronger than usual
+        assert scores(detector, factor * test).min() > usual
+
+
 def test_dead_dimensions_of_an_embedding_do_no_harm() -> None:
     train = np.concatenate([clustered(300), np.zeros((300, 20), np.float32)], axis=1)
     for kind in EMBEDDING_DETECTORS:
@@ -106,9 +128,13 @@ def test_what_is_no_number_gets_no_usual_score(kind: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", EMBEDDING_DETECTORS)
-def test_a_row_of_zeros_and_the_length_of_an_embedding_are_no_trouble(kind: Any) -> None:
+def test_a_row_of_zeros_is_no_trouble(kind: Any) -> None:
+    assert np.isfinite(scores(kind.fit({"embedding": clustered(300)}), np.zeros((1, 12), np.float32))).all()
+
+
+@pytest.mark.parametrize("kind", DIRECTION_DETECTORS)
+def test_a_detector_of_directions_does_not_see_the_length(kind: Any) -> None:
     detector = kind.fit({"embedding": clustered(300)})
-    assert np.isfinite(scores(detector, np.zeros((1, 12), np.float32))).all()
     np.testing.assert_allclose(scores(detector, 5 * clustered(9)), scores(detector, clustered(9)), rtol=1e-3, atol=1e-4)
 
 
@@ -214,13 +240,24 @@ def test_the_exported_scorer_gives_what_its_detectors_give(tmp_path: Path) -> No
     tensors = generated(400)
     scorer = Scorer.fit(nn.Module(), tensors)
     assert scorer.names[:3] == ("cauchy", "bonferroni", "statistics_mahalanobis")
-    assert len(scorer.names) == len(scorer.methods) == 7
+    assert len(scorer.names) == len(scorer.methods) == 8
     example = {name: torch.from_numpy(tensors[name][:2]) for name in scorer.inputs}
     graph = export_graph(scorer, example, ["scores"], tmp_path / "scorer.onnx")
     session = GraphRunner(tmp_path, [graph]).sessions["scorer.onnx"]
     for rows in (slice(0, 1), slice(3, 10), slice(0, 400)):
         (got,) = session.run(["scores"], {name: tensors[name][rows] for name in scorer.inputs})
         np.testing.assert_allclose(got, scorer.scores(tensors)[rows], rtol=1e-4, atol=1e-4)
+
+
+def test_the_exported_magnitude_of_a_row_is_the_same_in_any_batch(tmp_path: Path) -> None:
+    rows = np.maximum(np.random.default_rng(0).standard_normal((97, 1021)), 0).astype(np.float32)
+    detector = Magnitude.fit({"embedding": rows})
+    graph = export_graph(detector, {"embedding": torch.from_numpy(rows[:2])}, ["scores"], tmp_path / "scorer.onnx")
+    session = GraphRunner(tmp_path, [graph]).sessions["scorer.onnx"]
+    (together,) = session.run(["scores"], {"embedding": rows})
+    for start, stop in ((0, 1), (5, 6), (40, 97), (96, 97)):
+        (got,) = session.run(["scores"], {"embedding": rows[start:stop]})
+        np.testing.assert_array_equal(got, together[start:stop])
 
 
 def test_reference_rows_are_not_those_of_the_fit() -> None:

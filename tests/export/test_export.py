@@ -55,7 +55,7 @@ def test_a_model_without_a_posterior_is_scored_by_its_embedding(tmp_path: Path) 
     assert set(manifest.graphs) == {"encoder", "decoder", "scorer"}
     assert [spec.name for spec in manifest.graphs["encoder"].outputs] == ["embedding", "latent"]
     names = [detector.name for detector in manifest.detectors]
-    assert names == ["cauchy", "bonferroni", "mahalanobis", "cluster_mahalanobis", "knn", "density"]
+    assert names == ["cauchy", "bonferroni", "mahalanobis", "cluster_mahalanobis", "knn", "density", "magnitude"]
     assert [spec.name for spec in manifest.graphs["scorer"].inputs] == ["embedding"]
     assert {"linear_probe_accuracy", "reconstruction_nats"} <= {one.name for one in manifest.evaluations}
     assert (folder / bundle.REPORT).is_file()

@@ -1,0 +1,64 @@
+"""How large an embedding is, and over how many of its units it is spread: what unit length throws away.
+
+    s(x) = log [ |z|_2, |z|_1 / |z|_2 ]
+
+The score is the Mahalanobis distance of s(x) to the training rows. It has two sides: an embedding that is weaker than
+usual, as of noise, is as strange as one that is stronger. Distances of directions have one side, and a row that lies
+closer to the middle than usual rows do passes them all.
+
+Sources: Tack et al., CSI, https://arxiv.org/abs/2007.08176 (the norm after contrastive training); Hurley and Rickard,
+Comparing measures of sparsity, https://arxiv.org/abs/0811.4706; Nalisnick et al., https://arxiv.org/abs/1906.02994
+(typical, not likely).
+
+Shape legend: B rows, D embedding.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from export.detectors.detector import Arrays, float32
+from export.detectors.mahalanobis import whitening
+
+TINY = 1e-8
+
+
+def size_and_spread(embedding_BD: Tensor) -> Tensor:
+    """s(x), float [B, 2]."""
+    # In float64, rounded at the end: sums and logarithms of a row differ in their last bit with its place in a batch.
+    embedding_BD = embedding_BD.double()
+    size_B = embedding_BD.square().sum(dim=1).sqrt() + TINY
+    spread_B = embedding_BD.abs().sum(dim=1) / size_B + TINY
+    return torch.stack([size_B, spread_B], dim=1).log().float()
+
+
+class Magnitude(nn.Module):
+    """embedding -> scores [B]."""
+
+    name: ClassVar[str] = "magnitude"
+    method: ClassVar[str] = "Mahalanobis distance of log [|z|_2, |z|_1 / |z|_2] of the embedding z to the training rows"
+    inputs: ClassVar[tuple[str, ...]] = ("embedding",)
+    mean_2: Tensor
+    whiten_22: Tensor
+
+    def __init__(self, mean_2: NDArray[Any], whiten_22: NDArray[Any]) -> None:
+        super().__init__()
+        self.register_buffer("mean_2", torch.from_numpy(float32(mean_2)))
+        self.register_buffer("whiten_22", torch.from_numpy(float32(whiten_22)))
+
+    @classmethod
+    def fit(cls, train: Arrays) -> Self:
+        """Mean and shrunk covariance of the training rows' sizes and spreads."""
+        s_N2 = size_and_spread(torch.from_numpy(train["embedding"])).numpy().astype(np.float64)
+        scale_2 = s_N2.std(axis=0) + 1e-6  # embeddings that all have one length differ by rounding only
+        return cls(s_N2.mean(axis=0), whitening(s_N2 / scale_2) / scale_2[:, None])
+
+    def forward(self, embedding_BD: Tensor) -> Tensor:
+        """Larger is stranger."""
+        s_B2 = size_and_spread(embedding_BD)
+        return ((s_B2 - self.mean_2) @ self.whiten_22).square().sum(dim=1).sqrt()
