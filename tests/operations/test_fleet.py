@@ -85,19 +85,17 @@ def test_the_serving_image_s_commands_run_on_its_own_requirements(
     subprocess.run([*uv, "--python", venv / "bin/python", "-r", ROOT / "requirements/serve-cpu.txt"], check=True)
     environment = {"PATH": f"{venv}/bin", "LATENTSERVE_MODELS": str(repository), "LATENTSERVE_PORT": "0"}
     environment |= {"LATENTSERVE_METRICS_PORT": "0", "PYTHONDONTWRITEBYTECODE": "1"}
-    process = subprocess.Popen(
-        [venv / "bin/python", "-m", "service"], cwd=app, env=environment, stdout=subprocess.PIPE, text=True
-    )
-    try:
+    command = [venv / "bin/python", "-m", "service"]
+    with subprocess.Popen(command, cwd=app, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         ready = READY.search(process.stdout.readline())
-        assert ready is not None
-        target = ready[1]
-        health = [venv / "bin/python", "-m", "service.health", target]
-        asked = subprocess.run(health, cwd=app, env=environment, capture_output=True, text=True)
-        assert (asked.returncode, asked.stdout.strip()) == (0, "SERVING")
-        with Client(target) as client:
-            assert client.score(digits[:3]).p_values.shape == (3,)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        try:
+            assert ready is not None
+            health = [venv / "bin/python", "-m", "service.health", ready[1]]
+            asked = subprocess.run(health, cwd=app, env=environment, capture_output=True, text=True)
+            assert (asked.returncode, asked.stdout.strip()) == (0, "SERVING")
+            with Client(ready[1]) as client:
+                assert client.score(digits[:3]).p_values.shape == (3,)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 0
