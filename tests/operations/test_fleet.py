@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from benchmarks.proxied import CONFIG, EnvoyProcess, binary
+from benchmarks.proxied import EnvoyProcess
 from benchmarks.rolling import Fleet, measured, missed
 from benchmarks.served import READY, ServedProcess
 from latentserve.client import Client
@@ -64,12 +64,6 @@ def test_a_lame_duck_gets_no_new_calls(repository: Path, tmp_path: Path, digits:
 
 def calls(process: ServedProcess) -> float:
     return sum(value for name, value in process.metrics().items() if name.startswith("latentserve_requests_total{"))
-
-
-def test_envoy_takes_the_configuration_as_it_is_deployed() -> None:
-    command = [str(binary()), "--mode", "validate", "-c", str(CONFIG)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
 
 
 def test_the_serving_image_s_commands_run_on_its_own_requirements(
