@@ -5,7 +5,7 @@
 For each run, its encoder and the same network untrained are exported; `Density` (a Gaussian mixture) is fitted on what
 the graphs give for the training rows and asked about the test rows and about strange ones. The claim, from Winkens et
 al., https://arxiv.org/abs/2007.05566, and lectures since: after contrastive training the density tells strange rows
-apart, before it, or on an autoencoder, much less. Labels are not used.
+apart, before it, or on an autoencoder, much less. Labels are not used. `--table` prints what is recorded.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.reproduce import mean_and_spread
 from export.detectors.density import Density
 from export.graphs import EXAMPLE_ROWS, EncoderGraph, GraphRunner, encoder_outputs, export_graph
 from latentserve import records
@@ -45,11 +46,13 @@ class Options:
         runs: folders that `python -m training` left behind.
         against: strange sets and data specs.
         record: write docs/results/density.json.
+        table: print what is recorded, over seeds, as Markdown; run nothing.
     """
 
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
     against: tuple[str, ...] = ("horizontal_flip", "rotated_90", "shapes", "noise", "blends")
     record: bool = False
+    table: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,9 @@ class Figures:
 
 def main(options: Options) -> int:
     """Prints a line for each embedding."""
+    if options.table:
+        print("\n".join(over_seeds(records.read(Figures, RESULTS))))
+        return 0
     rows = [row for folder in options.runs for row in measured(folder, options.against)]
     table = Table(title="AUROC of the density of the embedding", title_justify="left")
     for heading in ("embedding", "data", "seed", *options.against):
@@ -92,6 +98,20 @@ def main(options: Options) -> int:
         records.write(Figures(tuple(rows)), RESULTS)
         print(RESULTS)
     return 0
+
+
+def over_seeds(figures: Figures) -> list[str]:
+    """Mean and spread of each embedding's AUROC."""
+    sets = list(figures.rows[0].auroc)
+    lines = [f"| density on | seeds | {' | '.join(sets)} |", f"| --- | --- |{' --- |' * len(sets)}"]
+    for kind in dict.fromkeys((row.embedding, row.data) for row in figures.rows):
+        rows = [row for row in figures.rows if (row.embedding, row.data) == kind]
+        cells = []
+        for name in sets:
+            mean, spread = mean_and_spread(tuple(row.auroc[name] for row in rows))
+            cells.append(f"{mean:.3f} +- {spread:.3f}" if len(rows) > 1 else f"{mean:.3f}")
+        lines.append(f"| {', '.join(kind)} | {len(rows)} | {' | '.join(cells)} |")
+    return lines
 
 
 def measured(folder: Path, against: tuple[str, ...]) -> Iterator[Row]:

@@ -14,6 +14,7 @@ from typing import Annotated
 import tyro
 
 from export import card, ood
+from export.calibration import Promise
 from export.card import CardSize
 from export.exporter import export_run
 from export.graphs import ExportError
@@ -32,7 +33,8 @@ class Options:
         to: the model repository; the bundle goes to <to>/<name>/<version>.
         name: of the model; default: <data>-<method>.
         card: how much of the report card goes into the bundle: `full` takes minutes, with every floor.
-        precision: of the encoder; int8 is quantised, smaller and faster on a CPU.
+        precision: of the encoder; int8 is quantised.
+        promise: of the p-values.
     """
 
     run: Annotated[Path, tyro.conf.Positional]
@@ -40,6 +42,7 @@ class Options:
     name: str | None = None
     card: CardSize = "quick"
     precision: Precision = "float32"
+    promise: Annotated[Promise, tyro.conf.arg(name="")] = Promise()  # noqa: RUF009 (frozen)
 
 
 def main(arguments: list[str]) -> int:
@@ -48,10 +51,10 @@ def main(arguments: list[str]) -> int:
         return card.main(arguments[1:])
     if arguments[:1] == ["ood"]:
         return ood.main(arguments[1:])
-    options = tyro.cli(Options, args=arguments, prog="python -m export")
     try:
-        folder = export_run(options.run, options.to, options.name, options.card, options.precision)
-    except (RunError, DataError, CheckpointError, ExportError, FileNotFoundError) as error:
+        options = tyro.cli(Options, args=arguments, prog="python -m export")
+        folder = export_run(options.run, options.to, options.name, options.card, options.precision, options.promise)
+    except (RunError, DataError, CheckpointError, ExportError, FileNotFoundError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(folder)

@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
 from latentserve.bundle import Detector
-from latentserve.conformal import sha256_of_scores
-
-DELTA = 0.1
-"""How often at most the conditional guarantee may fail, over calibration sets: as Bates et al. take it."""
+from latentserve.conformal import Adjustment, sha256_of_scores
 
 
-def calibrate(name: str, method: str, scores_N: NDArray[np.float32]) -> tuple[Detector, NDArray[np.float32]]:
+@dataclass(frozen=True)
+class Promise:
+    """What a bundle's p-values are for.
+
+    Attributes:
+        alpha: level of a decision if the caller names none.
+        delta: how often at most the conditional guarantee may fail, over calibration sets; a tenth in Bates et al.
+        adjustment: how conditional p-values are made: `simes` is tight for small ones, `dkwm` the same everywhere,
+            `monte_carlo` nearly tight for all; it is simulated when a server opens the bundle.
+    """
+
+    alpha: float = 0.05
+    delta: float = 0.1
+    adjustment: Adjustment = "simes"
+
+    def __post_init__(self) -> None:
+        for name in ("alpha", "delta"):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(f"{name}: got {getattr(self, name)}, expected between 0 and 1")
+
+
+def calibrate(
+    name: str, method: str, scores_N: NDArray[np.float32], promise: Promise
+) -> tuple[Detector, NDArray[np.float32]]:
     """The manifest's entry of a detector and its sorted calibration scores.
 
     Raises:
@@ -21,4 +43,5 @@ def calibrate(name: str, method: str, scores_N: NDArray[np.float32]) -> tuple[De
     if not np.isfinite(scores_N).all():
         raise ValueError(f"{name}: {int((~np.isfinite(scores_N)).sum())} calibration scores are not finite")
     ordered = np.sort(scores_N.astype(np.float32))
-    return Detector(name, method, len(ordered), sha256_of_scores(ordered), DELTA), ordered
+    sha256 = sha256_of_scores(ordered)
+    return Detector(name, method, len(ordered), sha256, promise.delta, promise.adjustment), ordered

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from export.calibration import calibrate
+from export.calibration import Promise, calibrate
 from export.card import CardSize, exported_card
 from export.detectors import Scorer
 from export.evaluate import Measured, evaluate
@@ -42,7 +42,6 @@ from training.evaluate import EVALUATION
 from training.loop import Trained
 from training.run import Run, load_model, open_run
 
-DEFAULT_ALPHA = 0.05
 GOLDEN_ROWS = 8
 PARITY_ROWS = 256
 LIBRARIES = ("torch", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime", "numpy", "scikit-learn")
@@ -56,6 +55,7 @@ class Draft:
     model: Any
     graphs: dict[str, Graph]
     precision: Precision
+    promise: Promise
     scorer: Scorer | None = None
     detectors: tuple[Detector, ...] = ()
 
@@ -66,6 +66,7 @@ def export_run(
     name: str | None = None,
     card: CardSize = "quick",
     precision: Precision = "float32",
+    promise: Promise = Promise(),  # noqa: B008 (frozen)
 ) -> Path:
     """Exports a finished training run as the next version of a model.
 
@@ -75,6 +76,7 @@ def export_run(
         name: of the model; default: <data>-<method>, and -int8 if quantised.
         card: how much is measured: see `export.card`.
         precision: of the encoder: see `export.quantise`.
+        promise: of its p-values.
 
     Returns:
         The bundle's folder.
@@ -93,7 +95,7 @@ def export_run(
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     try:
-        _write(folder, run, trained, load_model(run_folder, run), data, name, version, card, precision)
+        _write(folder, run, trained, load_model(run_folder, run), data, name, version, card, precision, promise)
         final = repository / name / str(version)
         folder.rename(final)
         return final
@@ -116,9 +118,10 @@ def _write(
     version: int,
     size: CardSize,
     precision: Precision,
+    promise: Promise,
 ) -> None:
     _say("graphs")
-    draft = _export_model(folder, model, data, precision)
+    draft = Draft(folder, model, _export_model(folder, model, data, precision), precision, promise)
     _say("detectors and calibration")
     train = GraphRunner(folder, draft.graphs.values()).run(data.train.values)
     draft, calibration = _export_scorer(draft, data, train)
@@ -130,7 +133,7 @@ def _write(
     test = runner.run(data.test.values)
     card = exported_card(folder, draft.graphs["encoder"], run, data, train["embedding"], test["embedding"], size)
     records.write(card, folder / EVALUATION)
-    measured = evaluate(runner, data, train, test, card.marks, calibration, DEFAULT_ALPHA)
+    measured = evaluate(runner, data, train, test, card.marks, calibration, promise.alpha)
     manifest = _manifest(draft, run, trained, data, name, version, parity, measured)
     page = bundle_report(manifest, trained, data, measured, runner)
     (folder / bundle.REPORT).write_text(page, encoding="utf-8")
@@ -138,7 +141,7 @@ def _write(
     records.write(replace(manifest, files=files), folder / bundle.MANIFEST)
 
 
-def _export_model(folder: Path, model: Any, data: Data, precision: Precision) -> Draft:
+def _export_model(folder: Path, model: Any, data: Data, precision: Precision) -> dict[str, Graph]:
     example = torch.from_numpy(data.test.values[:EXAMPLE_ROWS])
     names = encoder_outputs(model, example)
     graphs = {"encoder": export_graph(EncoderGraph(model), {INPUT: example}, names, folder / "encoder.onnx")}
@@ -153,7 +156,7 @@ def _export_model(folder: Path, model: Any, data: Data, precision: Precision) ->
             ["reconstruction"],
             folder / "decoder.onnx",
         )
-    return Draft(folder, model, graphs, precision)
+    return graphs
 
 
 def _export_scorer(
@@ -164,8 +167,8 @@ def _export_scorer(
     Returns:
         The draft, and the calibration scores of the deciding detector; None if there are too few rows for any.
     """
-    if 1 / (len(data.calibration) + 1) > DEFAULT_ALPHA:
-        _say(f"no scores: {len(data.calibration)} calibration rows cannot keep a level of {DEFAULT_ALPHA:g}")
+    if 1 / (len(data.calibration) + 1) > draft.promise.alpha:
+        _say(f"no scores: {len(data.calibration)} calibration rows cannot keep a level of {draft.promise.alpha:g}")
         return draft, None
     tensors: dict[str, Any] = {INPUT: data.train.values, **train}
     scorer = Scorer.fit(draft.model, tensors)
@@ -174,7 +177,7 @@ def _export_scorer(
     graphs = {**draft.graphs, "scorer": graph}
     calibration = GraphRunner(draft.folder, graphs.values()).run(data.calibration.values)
     columns = [
-        calibrate(name, method, calibration["scores"][:, column])
+        calibrate(name, method, calibration["scores"][:, column], draft.promise)
         for column, (name, method) in enumerate(zip(scorer.names, scorer.methods, strict=True))
     ]
     arrays: dict[str, Any] = {detector.name: ordered for detector, ordered in columns}
@@ -229,7 +232,7 @@ def _manifest(
         ),
         files={},
         detectors=draft.detectors,
-        default_alpha=DEFAULT_ALPHA if draft.detectors else 0.0,
+        default_alpha=draft.promise.alpha if draft.detectors else 0.0,
         parity=parity,
         evaluations=measured.evaluations + _from_training(run, trained),
     )

@@ -27,3 +27,10 @@ def test_the_record_has_a_row_for_each_embedding(
     rows = records.read_json(tmp_path / "density.json")["rows"]
     assert [row["embedding"] for row in rows] == ["vae", "vae, untrained"]
     assert all(f"{row['auroc']['noise']:.4f}" in capsys_out for capsys_out in [capsys.readouterr().out] for row in rows)
+
+
+def test_the_readme_holds_what_is_recorded() -> None:
+    """Made with `python -m benchmarks.density --table`."""
+    readme = (Path(density.__file__).parents[1] / "README.md").read_text()
+    for line in density.over_seeds(records.read(density.Figures, density.RESULTS)):
+        assert line in readme, line

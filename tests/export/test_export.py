@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from export.__main__ import main
-from export.calibration import calibrate
+from export.calibration import Promise, calibrate
 from export.exporter import export_run
 from export.graphs import ExportError, GraphRunner, export_graph
 from export.parity import check_parity, trained_tensors
@@ -62,14 +62,25 @@ def test_a_model_without_a_posterior_is_scored_by_its_embedding(tmp_path: Path) 
 
 
 def test_too_few_calibration_rows_give_a_bundle_that_does_not_score(
-    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("export.exporter.DEFAULT_ALPHA", 1 / 302)  # 300 rows are there
-    folder = export_run(run_folder, tmp_path)
+    folder = export_run(run_folder, tmp_path, promise=Promise(alpha=1 / 302))  # 300 rows are there
     assert "no scores: 300 calibration rows cannot keep a level of 0.0033" in capsys.readouterr().err
     manifest = bundle.load(folder)
     assert manifest.detectors == ()
     assert "scorer" not in manifest.graphs
+
+
+def test_what_p_values_promise_is_the_exporter_s_choice(run_folder: Path, tmp_path: Path) -> None:
+    assert (
+        main([str(run_folder), "--to", str(tmp_path), "--alpha", "0.02", "--delta", "0.2", "--adjustment", "dkwm"]) == 0
+    )
+    manifest = bundle.load(tmp_path / "digits-vae" / "1")
+    assert manifest.default_alpha == 0.02
+    assert {(detector.delta, detector.adjustment) for detector in manifest.detectors} == {(0.2, "dkwm")}
+    for wrong in ({"alpha": 0.0}, {"delta": 1.0}):
+        with pytest.raises(ValueError, match="expected between 0 and 1"):
+            Promise(**wrong)
 
 
 def test_pixels_go_in_as_they_are(bundle_folder: Path) -> None:
@@ -196,7 +207,7 @@ def test_calibration_is_on_rows_nobody_saw(bundle_folder: Path, runner: GraphRun
     data = load_data("digits")
     tensors = runner.run(data.calibration.values)
     stored = bundle.load_calibration(bundle_folder, manifest)
-    assert len(stored) == tensors["scores"].shape[1] == 7
+    assert len(stored) == tensors["scores"].shape[1] == 8
     for column, name in enumerate(stored):
         np.testing.assert_array_equal(stored[name], np.sort(tensors["scores"][:, column]))
     scores = stored[manifest.detectors[0].name]
@@ -207,7 +218,7 @@ def test_calibration_is_on_rows_nobody_saw(bundle_folder: Path, runner: GraphRun
 
 def test_scores_that_are_no_numbers_are_not_calibrated() -> None:
     with pytest.raises(ValueError, match="d: 1 calibration scores are not finite"):
-        calibrate("d", "m", np.array([1.0, np.nan], np.float32))
+        calibrate("d", "m", np.array([1.0, np.nan], np.float32), Promise())
 
 
 def test_the_report_shows_what_the_model_is(bundle_folder: Path) -> None:
