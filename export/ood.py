@@ -27,8 +27,7 @@ from latentserve import bundle, records
 from latentserve.bundle import Manifest
 from latentserve.conformal import p_values
 from latentserve.errors import BundleError
-from training.data import AudioShape, Data, DataError
-from training.data.rows import load_data
+from training.data import AudioShape, Data, DataError, load_data
 from training.data.subset import Subset
 from training.evaluate import in_shape_of, say
 from training.evaluation.separation import Separation, separation

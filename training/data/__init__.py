@@ -7,6 +7,7 @@ Every set comes in three splits that share no row. Only `train` is trained on; `
 out-of-distribution scores are calibrated on; `test` is what figures are reported on.
 """
 
-from training.data.rows import AudioShape, Data, DataError, ImageShape, Rows, load_data
+from training.data.loading import load_data
+from training.data.rows import AudioShape, Data, DataError, ImageShape, Rows
 
 __all__ = ["AudioShape", "Data", "DataError", "ImageShape", "Rows", "load_data"]

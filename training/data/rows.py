@@ -14,8 +14,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-OWN_IMAGE_SIZE = 64
-"""Height and width of a user's own images, unless said otherwise."""
 CALIBRATION_SHARE = TEST_SHARE = 0.1
 LONG_ROW_SECONDS = 2.56
 """20,480 samples at 8 kHz: as many as a row of van den Oord et al., section 3.1, https://arxiv.org/abs/1807.03748."""
@@ -114,55 +112,6 @@ class Data:
     def fingerprint(self) -> str:
         """sha256 of the training rows in their order, in hex."""
         return hashlib.sha256(np.ascontiguousarray(self.train.values).data).hexdigest()
-
-
-def load_data(
-    spec: str,
-    image_size: int | None = None,
-    seed: int = 0,
-    sample_rate_hz: int | None = None,
-    num_samples: int | None = None,
-) -> Data:
-    """Loads a data set by its spec.
-
-    Args:
-        spec: `digits`, `mnist`, `cifar10`, `shapes`, `folder:PATH`, `wds:PATTERN`, `fsdd` or `audio:PATH`; of any
-            of them some rows as `mnist[label=0]`: see `training.data.subset`.
-        image_size: height and width; None for the set's own.
-        seed: draws the splits where the set brings none, and the order of audio.
-        sample_rate_hz: of the clips to take; None for the set's own.
-        num_samples: of a row of audio; None for one second.
-
-    Raises:
-        DataError: unknown spec, missing or empty folder, failed download, or an option the data does not have.
-    """
-    # Imported here: torchvision alone takes seconds, and digits does not need it.
-    from training.data import audio, cifar10, digits, folder, fsdd, mnist, shapes, shards
-    from training.data.subset import Subset
-
-    if (subset := Subset.parse(spec)) is not None:
-        return subset.of(load_data(subset.base, image_size, seed, sample_rate_hz, num_samples), spec)
-    name, _, argument = spec.partition(":")
-    if name in ("audio", "fsdd"):
-        _refuse(spec, image_size=image_size)
-        if name == "audio":
-            return audio.load(argument, sample_rate_hz, num_samples, seed)
-        return fsdd.load(sample_rate_hz, num_samples, seed)
-    _refuse(spec, sample_rate_hz=sample_rate_hz, num_samples=num_samples)
-    own = {"folder": folder.load, "wds": shards.load}
-    if name in own:
-        return own[name](argument, image_size or OWN_IMAGE_SIZE, seed)
-    loaders = {"digits": digits.load, "mnist": mnist.load, "cifar10": cifar10.load, "shapes": shapes.load}
-    if name not in loaders or argument:
-        known = ", ".join(loaders)
-        raise DataError(f"data: got {spec!r}, expected one of {known}, fsdd, folder:PATH, wds:PATTERN or audio:PATH")
-    return loaders[name](image_size, seed)
-
-
-def _refuse(spec: str, **options: int | None) -> None:
-    for name, value in options.items():
-        if value is not None:
-            raise DataError(f"{name}: got {value}, expected none: {spec} has no such option")
 
 
 def three_splits(spec: str, rows: Rows, seed: int, sample_rate_hz: int | None = None) -> Data:
