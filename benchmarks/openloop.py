@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import base64
 import json
-import math
 import select
 import socket
 import struct
@@ -43,7 +42,7 @@ class Tally:
         p50_ms: median latency of the answers with status 0, from the intended send time.
         p99_ms: 99th percentile of them.
         late_ms: 99th percentile of how late the generator itself sent.
-        first_failure_seconds: after the start, of an answer with another status than 0; NaN without one.
+        first_failure_seconds: after the start, of an answer with another status than 0; None without one.
         last_failure_seconds: the same of the last.
     """
 
@@ -53,8 +52,8 @@ class Tally:
     p50_ms: float
     p99_ms: float
     late_ms: float
-    first_failure_seconds: float = math.nan
-    last_failure_seconds: float = math.nan
+    first_failure_seconds: float | None = None
+    last_failure_seconds: float | None = None
 
     @property
     def answered_per_second(self) -> float:
@@ -205,7 +204,7 @@ def run(callers: list[Caller], rate: float, seconds: float) -> Tally:
     latencies = [latency for caller in callers for latency in caller.latencies] or [float("nan")]
     late = [late for caller in callers for late in caller.late] or [float("nan")]
     p50, p99 = (float(value) * 1e3 for value in np.percentile(latencies, [50, 99]))
-    failed_at = sorted(moment - started for caller in callers for moment in caller.failed_at) or [math.nan]
+    failed_at = sorted(moment - started for caller in callers for moment in caller.failed_at) or [None]
     late_ms = float(np.percentile(late, 99)) * 1e3
     return Tally(float(gaps.sum()), sent, dict(codes), p50, p99, late_ms, failed_at[0], failed_at[-1])
 

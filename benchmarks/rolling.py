@@ -9,7 +9,6 @@ rolling restart of all three fails no call; `kill -9` of one fails under 0.1 % o
 
 from __future__ import annotations
 
-import math
 import os
 import signal
 import sys
@@ -64,7 +63,7 @@ class Figures:
 
     Attributes:
         replicas: behind Envoy.
-        capacity_per_second: requests that a closed loop of 32 callers reached.
+        capacity_per_second: requests that a closed loop of 32 callers reached; 0 if it was not asked.
         rate: requests a second that were sent.
         restart: of all replicas, one after another.
         kill: of one replica.
@@ -138,7 +137,7 @@ def main(options: Options) -> int:
 def measured(fleet: Fleet, rate: float | None = None) -> Figures:
     """Loads the fleet, restarts it, kills one of it."""
     body, url = one_image(fleet.models), f"http://{fleet.envoy.target}/{METHOD}"
-    capacity = math.nan
+    capacity = 0.0
     if rate is None:
         require_h2load()
         capacity = closed_loop(url, body, HEADERS[:2], 32, 5000, http1=False).requests_per_second
