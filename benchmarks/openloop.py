@@ -204,9 +204,18 @@ def run(callers: list[Caller], rate: float, seconds: float) -> Tally:
     latencies = [latency for caller in callers for latency in caller.latencies] or [float("nan")]
     late = [late for caller in callers for late in caller.late] or [float("nan")]
     p50, p99 = (float(value) * 1e3 for value in np.percentile(latencies, [50, 99]))
-    failed_at = sorted(moment - started for caller in callers for moment in caller.failed_at) or [None]
+    failed_at = [moment - started for caller in callers for moment in caller.failed_at]
     late_ms = float(np.percentile(late, 99)) * 1e3
-    return Tally(float(gaps.sum()), sent, dict(codes), p50, p99, late_ms, failed_at[0], failed_at[-1])
+    return Tally(
+        float(gaps.sum()),
+        sent,
+        dict(codes),
+        p50,
+        p99,
+        late_ms,
+        min(failed_at, default=None),
+        max(failed_at, default=None),
+    )
 
 
 def main() -> int:

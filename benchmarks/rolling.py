@@ -188,10 +188,9 @@ def missed(figures: Figures) -> list[str]:
     num_failed = figures.kill.sent - figures.kill.codes.get("0", 0)
     if num_failed >= 0.001 * figures.kill.sent:
         found.append(f"the kill failed {num_failed} of {figures.kill.sent} calls")
-    if figures.kill.last_failure_seconds > figures.killed_after_seconds + 3:
-        found.append(
-            f"calls still failed {figures.kill.last_failure_seconds - figures.killed_after_seconds:.1f} s after"
-        )
+    last = figures.kill.last_failure_seconds
+    if last is not None and last > figures.killed_after_seconds + 3:
+        found.append(f"calls still failed {last - figures.killed_after_seconds:.1f} s after the kill")
     print(*found, sep="\n")
     return found
 
