@@ -21,6 +21,7 @@ class Panel:
         unit: Grafana's name of it.
         lines: PromQL by legend.
         stacked: whether lines add up.
+        lowest: where the axis begins; None for wherever the lines do.
     """
 
     title: str
@@ -28,6 +29,7 @@ class Panel:
     unit: str
     lines: dict[str, str]
     stacked: bool = False
+    lowest: float | None = 0.0
 
 
 def quantiles(metric: str, by: str = "", where: str = "") -> dict[str, str]:
@@ -172,6 +174,7 @@ MODELS = (
         "Log10. The alarm is at 2 (level 0.01): raised in error in at most 1 % of the services, however long they run.",
         "short",
         {"{{model}}/{{version}}": f"max by (model, version) (latentserve_monitor_evidence_log10{{{MODEL}}})"},
+        lowest=None,
     ),
     Panel(
         "Monitor: embedding drift",
