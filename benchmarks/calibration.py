@@ -220,7 +220,7 @@ def served(folder: Path, manifest: Manifest, data: Data) -> Iterator[Promise]:
                 )
                 if alpha < manifest.detectors[0].smallest_conditional_p_value:
                     continue  # the server refuses it
-                rate = float(client.score(data.test.values, alpha, "conditional").flagged.mean())
+                rate = float(client.score(data.test.values, alpha, guarantee="conditional").flagged.mean())
                 kept = rate <= alpha
                 yield Promise(label(manifest), "served conditional", num, alpha, rate, 0.0, alpha, kept, not kept, kept)
 
