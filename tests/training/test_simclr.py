@@ -87,11 +87,15 @@ def test_two_processes_have_the_loss_and_the_gradient_of_one(tmp_path: Path) -> 
     views, net = torch.randn(2, 8, 5), nn.Linear(5, 3)
     torch.save(views, tmp_path / "views.pt")
     torch.save(net.state_dict(), tmp_path / "net.pt")
-    other = multiprocessing.get_context("spawn").Process(target=run_rank, args=(1, str(tmp_path)), daemon=True)
-    other.start()
-    loss, gradient = run_rank(0, str(tmp_path))
-    other.join(10)
-    other.kill()  # it passed the barrier, so it did its half; torch's threads sometimes keep it from ending
+    spawn = multiprocessing.get_context("spawn")
+    ranks = [spawn.Process(target=run_rank, args=(rank, str(tmp_path)), daemon=True) for rank in (0, 1)]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join(50)
+        rank.kill()
+    assert [rank.exitcode for rank in ranks] == [0, 0]
+    loss, gradient = torch.load(tmp_path / "rank0.pt")
     expected = nt_xent(net(views[0]), net(views[1]), 0.2)
     expected.backward()  # type: ignore[no-untyped-call]
     torch.testing.assert_close(loss, expected.detach())
