@@ -32,8 +32,9 @@ def size_and_spread(embedding_BD: Tensor) -> Tensor:
     """s(x), float [B, 2]."""
     # In float64, rounded at the end: sums and logarithms of a row differ in their last bit with its place in a batch.
     embedding_BD = embedding_BD.double()
-    size_B = embedding_BD.square().sum(dim=1).sqrt() + TINY
-    spread_B = embedding_BD.abs().sum(dim=1) / size_B + TINY
+    # clamp_min, not + TINY: the exporter takes an addition of 1e-8 for one of nothing and leaves it out.
+    size_B = embedding_BD.square().sum(dim=1).sqrt().clamp_min(TINY)
+    spread_B = (embedding_BD.abs().sum(dim=1) / size_B).clamp_min(TINY)
     return torch.stack([size_B, spread_B], dim=1).log().float()
 
 

@@ -34,14 +34,15 @@ TINY = 1e-8
 def statistics(x_BHWC: Tensor, reconstruction_BHWC: Tensor, mu_BL: Tensor, sigma_BL: Tensor) -> Tensor:
     """The statistics vector s(x), float [B, 4]."""
     error_BHWC = (x_BHWC.to(torch.float32) / 255 - reconstruction_BHWC).square()
-    kl_BL = 0.5 * (mu_BL.square() + sigma_BL.square() - 2 * (sigma_BL + TINY).log() - 1)
+    kl_BL = 0.5 * (mu_BL.square() + sigma_BL.square() - 2 * sigma_BL.clamp_min(TINY).log() - 1)
     values = [
         error_BHWC.flatten(1).mean(dim=1),
         mu_BL.square().sum(dim=1).sqrt(),
         sigma_BL.square().sum(dim=1).sqrt(),
         kl_BL.sum(dim=1).clamp_min(0),
     ]
-    return (torch.stack(values, dim=1) + TINY).double().log().float()  # in float64: see `fusion`
+    # in float64: see `fusion`; clamp_min, not + TINY: see `magnitude`
+    return torch.stack(values, dim=1).clamp_min(TINY).double().log().float()
 
 
 class StatisticsMahalanobis(nn.Module):

@@ -249,6 +249,31 @@ def test_the_exported_scorer_gives_what_its_detectors_give(tmp_path: Path) -> No
         np.testing.assert_allclose(got, scorer.scores(tensors)[rows], rtol=1e-4, atol=1e-4)
 
 
+def test_a_row_of_zeros_has_a_finite_score_through_onnx_too(tmp_path: Path) -> None:
+    rows = np.maximum(clustered(300), 0)
+    rows[3] = 0
+    scorer = Scorer.fit(nn.Module(), {"embedding": rows})
+    graph = export_graph(scorer, {"embedding": torch.from_numpy(rows[:2])}, ["scores"], tmp_path / "scorer.onnx")
+    session = GraphRunner(tmp_path, [graph]).sessions["scorer.onnx"]
+    (got,) = session.run(["scores"], {"embedding": rows})
+    np.testing.assert_allclose(got, scorer.scores({"embedding": rows}), rtol=1e-4, atol=1e-4)
+    assert np.isfinite(got).all()
+
+
+def test_statistics_of_nothing_are_finite_through_onnx_too(tmp_path: Path) -> None:
+    tensors = generated(400)
+    detector = StatisticsMahalanobis.fit(tensors)
+    for name in ("reconstruction", "latent"):
+        tensors[name][0] = 0
+    tensors[INPUT][0] = 0
+    tensors["latent_scale"][0] = 0
+    example = {name: torch.from_numpy(tensors[name][:2]) for name in detector.inputs}
+    graph = export_graph(detector, example, ["scores"], tmp_path / "scorer.onnx")
+    session = GraphRunner(tmp_path, [graph]).sessions["scorer.onnx"]
+    (got,) = session.run(["scores"], {name: tensors[name] for name in detector.inputs})
+    assert np.isfinite(got).all()
+
+
 def test_the_exported_magnitude_of_a_row_is_the_same_in_any_batch(tmp_path: Path) -> None:
     rows = np.maximum(np.random.default_rng(0).standard_normal((97, 1021)), 0).astype(np.float32)
     detector = Magnitude.fit({"embedding": rows})

@@ -68,7 +68,7 @@ def test_p_values_and_decisions_are_those_of_the_calibration(
     assert (scores.alpha, scores.deciding_detector) == (0.2, "cauchy")
     assert client.score(digits).alpha == 0.05
     assert scores.detectors[:3] == ("cauchy", "bonferroni", "statistics_mahalanobis")
-    assert scores.detector_p_values.shape == (len(digits), 7)
+    assert scores.detector_p_values.shape == (len(digits), 8)
     np.testing.assert_allclose(scores.detector_p_values[:, 0], p, rtol=1e-6)
 
 
@@ -254,7 +254,7 @@ def test_metrics_count_what_the_client_sent(
     assert value('requests_total{code="OK",method="Score",model="digits-vae"}') == 1
     assert value('requests_total{code="NOT_FOUND",method="Embed",model=""}') == 1
     assert value('requests_total{code="INVALID_ARGUMENT",method="Embed",model="digits-vae"}') == 1
-    assert value('request_seconds_count{method="Embed"}') == 5
+    assert value('request_seconds_count{method="Embed",model="digits-vae"}') == 5
     assert value('batch_rows_sum{lane="input",model="digits-vae",version="1"}') == 55
     assert value('padding_rows_total{lane="input",model="digits-vae",version="1"}') == 0
     assert value('judged_rows_total{flagged="true",model="digits-vae",version="1"}') == flagged.sum()
