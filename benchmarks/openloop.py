@@ -42,8 +42,7 @@ class Tally:
         p50_ms: median latency of the answers with status 0, from the intended send time.
         p99_ms: 99th percentile of them.
         late_ms: 99th percentile of how late the generator itself sent.
-        first_failure_seconds: after the start, of an answer with another status than 0; None without one.
-        last_failure_seconds: the same of the last.
+        last_failure_seconds: after the start, of an answer with another status than 0; None without one.
     """
 
     seconds: float
@@ -52,7 +51,6 @@ class Tally:
     p50_ms: float
     p99_ms: float
     late_ms: float
-    first_failure_seconds: float | None = None
     last_failure_seconds: float | None = None
 
     @property

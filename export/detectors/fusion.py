@@ -30,7 +30,7 @@ TAIL = 0.05
 LARGEST_SURPRISE = 60.0
 """-log p: e^60 and its reciprocal are float32 numbers."""
 KNOT_RATIO = 1.1
-"""All 2,000 rows would be compared with every score, and that cost more than the encoder of a digit."""
+"""Some sixty rows are compared with each score, not all 2,000."""
 EXACT_PARTS = 1024  # times the 2,000 reference rows at most: still below 2^24, where float32 counts exactly
 LARGEST_P = 0.9
 """As p nears 1 tan goes to minus infinity: one detector that is quite sure of a row would outvote all others."""
