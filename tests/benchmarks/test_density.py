@@ -26,7 +26,8 @@ def test_the_record_has_a_row_for_each_embedding(
     assert main(Options((run_folder,), against=("noise",), record=True)) == 0
     rows = records.read_json(tmp_path / "density.json")["rows"]
     assert [row["embedding"] for row in rows] == ["vae", "vae, untrained"]
-    assert all(f"{row['auroc']['noise']:.4f}" in capsys_out for capsys_out in [capsys.readouterr().out] for row in rows)
+    printed = capsys.readouterr().out
+    assert all(f"{row['auroc']['noise']:.4f}" in printed for row in rows)
 
 
 def test_the_readme_holds_what_is_recorded() -> None:
