@@ -25,8 +25,8 @@ from service.stream import Application, Stream
 MAX_RESETS_AHEAD = 2000
 """Streams a client may cancel beyond those it let finish (CVE-2023-44487, rapid reset)."""
 LINGER_SECONDS = 1.0
-"""How long a drained client has to close. Closed at once, frames of it that come too late would make TCP reset the
-connection, and the last answer could be lost on its way."""
+"""How long a drained client has to close, and as long again once it was told that nothing more will come. Closed at
+once, frames of it that come too late would make TCP reset the connection, and the last answer could be lost."""
 
 
 class Connection(asyncio.Protocol):
@@ -95,8 +95,7 @@ class Connection(asyncio.Protocol):
         self._draining = True
         if not self._transport.is_closing():
             self._goaway(wire.NO_ERROR, "")
-            if not self.streams:
-                self._transport.close()
+            self._close_if_drained()
 
     def abort(self) -> None:
         """Closes at once."""
@@ -174,6 +173,7 @@ class Connection(asyncio.Protocol):
         headers = self._headers.decode(block)  # even if the stream is refused: the table belongs to the connection
         stream = self.streams.get(stream_id)
         if stream is not None:  # trailers of a request: only their end matters
+            stream.ended = True
             self._application.received(stream, b"", True)
             return
         if stream_id <= self._highest_id:
@@ -184,8 +184,9 @@ class Connection(asyncio.Protocol):
             return
         self._last_id = stream_id
         stream = self.streams[stream_id] = Stream(self, stream_id, headers, self._out.stream_window)
+        stream.ended = bool(flags & wire.END_STREAM)
         self._application.started(stream)
-        if flags & wire.END_STREAM and stream_id in self.streams:
+        if stream.ended and stream_id in self.streams:
             self._application.received(stream, b"", True)
 
     def _on_data(self, flags: int, stream_id: int, payload: bytes) -> None:
@@ -202,9 +203,10 @@ class Connection(asyncio.Protocol):
         stream.unread += size
         if stream.unread > wire.STREAM_WINDOW_BYTES:
             raise wire.ProtocolError(wire.FLOW_CONTROL_ERROR, "got more DATA than the stream's window")
-        if stream.reading and not flags & wire.END_STREAM:
+        stream.ended = bool(flags & wire.END_STREAM)
+        if stream.reading and not stream.ended:
             self.widen(stream)
-        self._application.received(stream, wire.unpadded(flags, payload), bool(flags & wire.END_STREAM))
+        self._application.received(stream, wire.unpadded(flags, payload), stream.ended)
 
     def _on_reset(self, stream_id: int, payload: bytes) -> None:
         if len(payload) != 4 or stream_id > self._highest_id:
@@ -244,8 +246,8 @@ class Connection(asyncio.Protocol):
     def _close_if_drained(self) -> None:
         if self._draining and not self.streams:
             loop = asyncio.get_running_loop()
-            loop.call_soon(self._out.finish)
-            loop.call_later(LINGER_SECONDS, self._transport.close)
+            loop.call_later(LINGER_SECONDS, self._out.finish)
+            loop.call_later(2 * LINGER_SECONDS, self._transport.close)
 
     def _goaway(self, code: int, message: str) -> None:
         self._out.write(wire.frame(wire.GOAWAY, 0, 0, struct.pack(">II", self._last_id, code) + message.encode()))

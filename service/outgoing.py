@@ -121,7 +121,10 @@ class Outgoing:
             return b""
         self._streams.pop(stream.id, None)
         self._ended()
-        return wire.frame(wire.HEADERS, wire.END_HEADERS | wire.END_STREAM, stream.id, trailers)
+        last = wire.frame(wire.HEADERS, wire.END_HEADERS | wire.END_STREAM, stream.id, trailers)
+        # 8.1: whoever is answered before its request is whole need not send the rest. Without it grpcio keeps the
+        # stream open, and calls it broken when the connection ends, answers it has but did not take yet included.
+        return last if stream.ended else last + wire.frame(wire.RST_STREAM, 0, stream.id, bytes(4))
 
     def control(self, data: bytes) -> None:
         """Sends a frame the peer made us send: one who does not read them must not fill our memory.

@@ -39,14 +39,15 @@ class Stream:
         context: the application's to use.
         reading: while False the client gets no more room than it has: at most a window's bytes may still come.
         answering: the response has begun, its headers are gone.
+        ended: the whole request is there.
         unread: bytes that came since the client was last given room.
         pending: bytes to send that wait for the client's windows.
         trailers: to send after them.
     """
 
     __slots__ = (
-        *("answering", "connection", "context", "headers", "id", "pending", "reading", "send_window", "trailers"),
-        *("unread", "_waiter"),
+        *("answering", "connection", "context", "ended", "headers", "id", "pending", "reading", "send_window"),
+        *("trailers", "unread", "_waiter"),
     )
 
     def __init__(self, connection: Sender, stream_id: int, headers: dict[bytes, bytes], window: int) -> None:
@@ -56,6 +57,7 @@ class Stream:
         self.send_window = window
         self.reading = True
         self.answering = False
+        self.ended = False
         self.unread = 0
         self.pending = bytearray()
         self.trailers = b""

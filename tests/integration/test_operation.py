@@ -98,7 +98,7 @@ def counted(process: ServedProcess, method: str) -> Counter[str]:
 @pytest.mark.slow
 def test_the_counters_are_the_callers_own_counts(repository: Path, tmp_path: Path, digits: NDArray[np.uint8]) -> None:
     """Successes, refusals, expiries and cancels: what the metrics say is what callers got, call by call."""
-    arguments = ("--max-queue-rows", "64", "--batch-window-seconds", "0.3")
+    arguments = ("--max-queue-rows", "64", "--batch-window-seconds", "1")  # those to be cancelled wait
     with ServedProcess(repository, tmp_path / "log", arguments) as process, Client(process.target) as client:
         body = pb.EmbedRequest(input=pb.Input(tensor=to_tensor(digits[:4]))).SerializeToString()
         framed = bytes([0]) + len(body).to_bytes(4, "big") + body
@@ -113,14 +113,14 @@ def test_the_counters_are_the_callers_own_counts(repository: Path, tmp_path: Pat
         for _ in range(5):
             with pytest.raises(InvalidInput):
                 client.embed(np.zeros((1, 3, 3, 1), np.uint8))
-        num_cancelled = cancel_some(process, digits)
+        num_cancelled, num_answered = cancel_some(process, digits)
 
         def ours() -> Counter[str]:
             return counted(process, "Embed")
 
         eventually(lambda: ours()["CANCELLED"] == num_cancelled)
         assert ours() == {
-            "OK": theirs["0"],
+            "OK": theirs["0"] + num_answered,
             "DEADLINE_EXCEEDED": theirs["4"],
             "RESOURCE_EXHAUSTED": theirs["8"],
             "NOT_FOUND": 7,
@@ -141,8 +141,8 @@ def test_the_counters_are_the_callers_own_counts(repository: Path, tmp_path: Pat
         assert num_run + dropped("expired") >= 4 * (theirs["0"] + theirs["4"])  # a late answer was run, and is late
 
 
-def cancel_some(process: ServedProcess, digits: NDArray[np.uint8]) -> int:
-    """Calls cancelled while they wait for a batch; how many were."""
+def cancel_some(process: ServedProcess, digits: NDArray[np.uint8]) -> tuple[int, int]:
+    """Cancels calls that wait for a batch; how many were, and how many were answered first (on a slow machine)."""
     request = pb.EmbedRequest(input=pb.Input(tensor=to_tensor(digits[:1])))
     with grpc.insecure_channel(process.target) as channel:
         stub = pb_grpc.EmbeddingServiceStub(channel)
@@ -151,5 +151,7 @@ def cancel_some(process: ServedProcess, digits: NDArray[np.uint8]) -> int:
         eventually(lambda: process.metrics()["latentserve_requests_in_flight"] == len(calls))
         for call in calls:
             threading.Thread(target=call.cancel).start()
-        eventually(lambda: all(call.cancelled() for call in calls))
-    return len(calls)
+        eventually(lambda: all(call.done() for call in calls))
+    num_cancelled = sum(call.cancelled() for call in calls)
+    assert num_cancelled > 0
+    return num_cancelled, len(calls) - num_cancelled
