@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+ROWS_AT_ONCE = 500
 Arrays = dict[str, NDArray[Any]]
 """What was sent and what the exported graphs gave for it, by tensor name."""
 
@@ -33,3 +35,14 @@ class Detector(Protocol):
 def float32(array: NDArray[Any]) -> NDArray[np.float32]:
     """What a buffer of a detector is made of."""
     return np.ascontiguousarray(array, dtype=np.float32)
+
+
+def features_of(kind: Any, train: Arrays) -> NDArray[np.float32]:
+    """What `kind.features` makes of the tensors that `kind.inputs` names, float [N, F].
+
+    Some rows at a time: inputs may be large.
+    """
+    given = [torch.from_numpy(train[name]) for name in kind.inputs]
+    parts = [kind.features(*rows) for rows in zip(*(torch.split(one, ROWS_AT_ONCE) for one in given), strict=True)]
+    features_NF: NDArray[np.float32] = torch.cat(parts).numpy()
+    return features_NF

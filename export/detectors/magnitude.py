@@ -15,15 +15,12 @@ Shape legend: B rows, D embedding.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Self
+from typing import ClassVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from export.detectors.detector import Arrays, float32
-from export.detectors.mahalanobis import whitening
+from export.detectors.mahalanobis import Distance
 
 TINY = 1e-8
 
@@ -38,28 +35,16 @@ def size_and_spread(embedding_BD: Tensor) -> Tensor:
     return torch.stack([size_B, spread_B], dim=1).log().float()
 
 
-class Magnitude(nn.Module):
-    """embedding -> scores [B]."""
+class Magnitude(Distance):
+    """The distance of s(x) to the mean of the training rows."""
 
     name: ClassVar[str] = "magnitude"
     method: ClassVar[str] = "Mahalanobis distance of log [|z|_2, |z|_1 / |z|_2] of the embedding z to the training rows"
     inputs: ClassVar[tuple[str, ...]] = ("embedding",)
-    mean_2: Tensor
-    whiten_22: Tensor
+    own_units: ClassVar[bool] = True
 
-    def __init__(self, mean_2: NDArray[Any], whiten_22: NDArray[Any]) -> None:
-        super().__init__()
-        self.register_buffer("mean_2", torch.from_numpy(float32(mean_2)))
-        self.register_buffer("whiten_22", torch.from_numpy(float32(whiten_22)))
-
-    @classmethod
-    def fit(cls, train: Arrays) -> Self:
-        """Mean and shrunk covariance of the training rows' sizes and spreads."""
-        s_N2 = size_and_spread(torch.from_numpy(train["embedding"])).numpy().astype(np.float64)
-        scale_2 = s_N2.std(axis=0) + 1e-6  # embeddings that all have one length differ by rounding only
-        return cls(s_N2.mean(axis=0), whitening(s_N2 / scale_2) / scale_2[:, None])
-
-    def forward(self, embedding_BD: Tensor) -> Tensor:
-        """Larger is stranger."""
-        s_B2 = size_and_spread(embedding_BD)
-        return ((s_B2 - self.mean_2) @ self.whiten_22).square().sum(dim=1).sqrt()
+    @staticmethod
+    def features(*tensors: Tensor) -> Tensor:
+        """See `Distance`."""
+        (embedding_BD,) = tensors
+        return size_and_spread(embedding_BD)

@@ -1,4 +1,4 @@
-"""Mahalanobis distances of the embedding: to the training rows, and to their clusters.
+"""Mahalanobis distances: of any features to those of the training rows, and of the embedding to their clusters.
 
 Embeddings are scaled to unit length first: the length of an embedding says how much there is in an image, and its
 spread would drown the rest (Mueller and Hein, Mahalanobis++, https://arxiv.org/abs/2505.18032).
@@ -8,7 +8,7 @@ https://arxiv.org/abs/2103.12051 (k-means clusters in place of labels); Ledoit a
 (2004) 365 (shrinkage). Left out: the relative distance of Ren et al., https://arxiv.org/abs/2106.09022, which takes the
 distance to all rows away again: with clusters in place of labels it called far rows usual (docs/adr/0009).
 
-Shape legend: B rows, N training rows, D embedding, K clusters.
+Shape legend: B rows, N training rows, D embedding, F features, K clusters.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from sklearn.covariance import LedoitWolf
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from export.detectors.detector import Arrays, float32
+from export.detectors.detector import Arrays, features_of, float32
 
 NUM_CLUSTERS = 10  # Sehwag et al. find 1 to 10 alike; more needs more rows than small sets have
 TINY = 1e-8
+SMALLEST_SCALE = 1e-6  # features that are all alike, as sizes of embeddings of one length, differ by rounding only
 
 
 def unit(embedding_BD: Tensor) -> Tensor:
@@ -46,29 +47,54 @@ def whitening(x_ND: NDArray[Any]) -> NDArray[np.float64]:
     return whiten_DD
 
 
-class Mahalanobis(nn.Module):
-    """The distance to the mean of the training rows."""
+class Distance(nn.Module):
+    """Of a row's features to the mean of the training rows'; which features a subclass says.
+
+    Attributes:
+        own_units: whether each feature is divided by its standard deviation before shrinking.
+    """
+
+    inputs: ClassVar[tuple[str, ...]]
+    own_units: ClassVar[bool] = False
+    mean_F: Tensor
+    whiten_FF: Tensor
+
+    def __init__(self, mean_F: NDArray[Any], whiten_FF: NDArray[Any]) -> None:
+        super().__init__()
+        self.register_buffer("mean_F", torch.from_numpy(float32(mean_F)))
+        self.register_buffer("whiten_FF", torch.from_numpy(float32(whiten_FF)))
+
+    @staticmethod
+    def features(*tensors: Tensor) -> Tensor:
+        """Float [B, F] of what `inputs` names."""
+        raise NotImplementedError
+
+    @classmethod
+    def fit(cls, train: Arrays) -> Self:
+        """Mean and shrunk covariance of the training rows' features."""
+        x_NF = features_of(cls, train).astype(np.float64)
+        if not cls.own_units:
+            return cls(x_NF.mean(axis=0), whitening(x_NF))
+        scale_F = x_NF.std(axis=0) + SMALLEST_SCALE
+        return cls(x_NF.mean(axis=0), whitening(x_NF / scale_F) / scale_F[:, None])
+
+    def forward(self, *tensors: Tensor) -> Tensor:
+        """Scores [B]."""
+        return ((self.features(*tensors) - self.mean_F) @ self.whiten_FF).square().sum(dim=1).sqrt()
+
+
+class Mahalanobis(Distance):
+    """The distance of the embedding, as a direction, to the mean of the training rows."""
 
     name: ClassVar[str] = "mahalanobis"
     method: ClassVar[str] = "Mahalanobis distance of the embedding, of unit length, to the training rows"
     inputs: ClassVar[tuple[str, ...]] = ("embedding",)
-    mean_D: Tensor
-    whiten_DD: Tensor
 
-    def __init__(self, mean_D: NDArray[Any], whiten_DD: NDArray[Any]) -> None:
-        super().__init__()
-        self.register_buffer("mean_D", torch.from_numpy(float32(mean_D)))
-        self.register_buffer("whiten_DD", torch.from_numpy(float32(whiten_DD)))
-
-    @classmethod
-    def fit(cls, train: Arrays) -> Self:
-        """Mean and shrunk covariance of the training rows."""
-        x_ND = unit(torch.from_numpy(train["embedding"]).double()).numpy()
-        return cls(x_ND.mean(axis=0), whitening(x_ND))
-
-    def forward(self, embedding_BD: Tensor) -> Tensor:
-        """Scores [B]."""
-        return ((unit(embedding_BD) - self.mean_D) @ self.whiten_DD).square().sum(dim=1).sqrt()
+    @staticmethod
+    def features(*tensors: Tensor) -> Tensor:
+        """See `Distance`."""
+        (embedding_BD,) = tensors
+        return unit(embedding_BD)
 
 
 class ClusterMahalanobis(nn.Module):

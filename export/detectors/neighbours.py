@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from export.detectors.detector import Arrays, float32
+from export.detectors.detector import Arrays, features_of, float32
 from export.detectors.mahalanobis import unit
 
 K = 5
@@ -37,15 +37,21 @@ class Neighbours(nn.Module):
         super().__init__()
         self.register_buffer("bank_DN", torch.from_numpy(float32(bank_ND.T)))
 
+    @staticmethod
+    def features(*tensors: Tensor) -> Tensor:
+        """What is compared, float [B, D]; see `inputs` for another."""
+        (embedding_BD,) = tensors
+        return embedding_BD
+
     @classmethod
     def fit(cls, train: Arrays) -> Self:
         """Keeps as many training rows as fit, drawn evenly."""
-        embedding_ND = train["embedding"]
-        num_rows = min(len(embedding_ND), BANK_ROWS, max(K, BANK_BYTES // (4 * embedding_ND.shape[1])))
-        chosen = np.random.default_rng(0).permutation(len(embedding_ND))[:num_rows]
-        return cls(unit(torch.from_numpy(embedding_ND[chosen])).numpy())
+        x_ND = features_of(cls, train)
+        num_rows = min(len(x_ND), BANK_ROWS, max(K, BANK_BYTES // (4 * x_ND.shape[1])))
+        chosen = np.random.default_rng(0).permutation(len(x_ND))[:num_rows]
+        return cls(unit(torch.from_numpy(x_ND[chosen])).numpy())
 
-    def forward(self, embedding_BD: Tensor) -> Tensor:
+    def forward(self, *tensors: Tensor) -> Tensor:
         """Scores [B]."""
-        similarity_BN = unit(embedding_BD) @ self.bank_DN
+        similarity_BN = unit(self.features(*tensors)) @ self.bank_DN
         return 1 - similarity_BN.topk(K, dim=1).values[:, K - 1]

@@ -16,13 +16,17 @@ from torch import Tensor, nn
 from export.detectors.density import Density
 from export.detectors.detector import Arrays, Detector
 from export.detectors.fusion import Fusion
+from export.detectors.inputs import InputMahalanobis, InputNeighbours
 from export.detectors.joint import JointDiscriminator
 from export.detectors.magnitude import Magnitude
 from export.detectors.mahalanobis import ClusterMahalanobis, Mahalanobis
 from export.detectors.neighbours import Neighbours
 from export.detectors.statistics import StatisticsMahalanobis
 
-FITTED: tuple[Any, ...] = (StatisticsMahalanobis, Mahalanobis, ClusterMahalanobis, Neighbours, Density, Magnitude)
+FITTED: tuple[Any, ...] = (
+    *(StatisticsMahalanobis, Mahalanobis, ClusterMahalanobis, Neighbours, Density, Magnitude),
+    *(InputMahalanobis, InputNeighbours),
+)
 REFERENCE_ROWS = 2000
 REFERENCE_SHARE = 0.2
 """Of the training rows, at most: the detectors are fitted on the rest."""

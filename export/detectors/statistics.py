@@ -16,15 +16,12 @@ Shape legend: B rows, H height, W width, C channels, L latent, S statistics.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Self
+from typing import ClassVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from export.detectors.detector import Arrays, float32
-from export.detectors.mahalanobis import whitening
+from export.detectors.mahalanobis import Distance
 from latentserve.inputs import INPUT
 
 TINY = 1e-8
@@ -45,28 +42,15 @@ def statistics(x_BHWC: Tensor, reconstruction_BHWC: Tensor, mu_BL: Tensor, sigma
     return torch.stack(values, dim=1).clamp_min(TINY).double().log().float()
 
 
-class StatisticsMahalanobis(nn.Module):
-    """input, reconstruction, latent, latent_scale -> scores [B]."""
+class StatisticsMahalanobis(Distance):
+    """The distance of s(x) to the mean of the training rows."""
 
     name: ClassVar[str] = "statistics_mahalanobis"
     method: ClassVar[str] = "Mahalanobis distance of log [reconstruction error, |mu|, |sigma|, KL] to the training rows"
     inputs: ClassVar[tuple[str, ...]] = (INPUT, "reconstruction", "latent", "latent_scale")
-    mean_S: Tensor
-    whiten_SS: Tensor
+    own_units: ClassVar[bool] = True
 
-    def __init__(self, mean_S: NDArray[Any], whiten_SS: NDArray[Any]) -> None:
-        super().__init__()
-        self.register_buffer("mean_S", torch.from_numpy(float32(mean_S)))
-        self.register_buffer("whiten_SS", torch.from_numpy(float32(whiten_SS)))
-
-    @classmethod
-    def fit(cls, train: Arrays) -> Self:
-        """Mean and shrunk covariance of the training rows' statistics."""
-        s_NS = statistics(*(torch.from_numpy(train[name]) for name in cls.inputs)).numpy().astype(np.float64)
-        scale_S = s_NS.std(axis=0) + TINY  # the statistics have units of their own
-        return cls(s_NS.mean(axis=0), whitening(s_NS / scale_S) / scale_S[:, None])
-
-    def forward(self, x_BHWC: Tensor, reconstruction_BHWC: Tensor, mu_BL: Tensor, sigma_BL: Tensor) -> Tensor:
-        """Larger is stranger."""
-        s_BS = statistics(x_BHWC, reconstruction_BHWC, mu_BL, sigma_BL)
-        return ((s_BS - self.mean_S) @ self.whiten_SS).square().sum(dim=1).sqrt()
+    @staticmethod
+    def features(*tensors: Tensor) -> Tensor:
+        """See `Distance`."""
+        return statistics(*tensors)

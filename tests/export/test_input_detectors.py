@@ -1,0 +1,115 @@
+"""Detectors that look at the input itself: coarse pixels, bands of a waveform, and their distances."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from scipy.signal import get_window
+from scipy.spatial.distance import mahalanobis
+from sklearn.covariance import LedoitWolf
+from sklearn.neighbors import NearestNeighbors
+
+from export.detectors.inputs import FRAME_SAMPLES, QUIET, InputMahalanobis, InputNeighbours, coarse
+from export.detectors.neighbours import K
+from export.graphs import GraphRunner, export_graph
+from latentserve.inputs import INPUT
+
+RATE = 8000
+KINDS = [InputMahalanobis, InputNeighbours]
+
+
+def images(num: int, side: int = 32, seed: int = 0) -> NDArray[np.uint8]:
+    """Smooth images: a few brightnesses, and a little noise."""
+    rng = np.random.default_rng(seed)
+    smooth = rng.integers(60, 200, (num, 4, 4, 3)).repeat(side // 4, axis=1).repeat(side // 4, axis=2)
+    return (smooth + rng.integers(-5, 6, smooth.shape)).astype(np.uint8)
+
+
+def waveforms(num: int, seed: int = 0) -> NDArray[np.int16]:
+    """Two tones each, below 1 kHz, and a little noise."""
+    rng = np.random.default_rng(seed)
+    time = np.arange(RATE // 2) / RATE
+    hertz, loudness = rng.uniform(200, 1000, (num, 2, 1)), rng.uniform(0.05, 0.3, (num, 2, 1))
+    sound = (loudness * np.sin(2 * np.pi * hertz * time)).sum(axis=1) + 0.001 * rng.standard_normal((num, len(time)))
+    return np.round(32767 * sound).astype(np.int16)
+
+
+def test_pixels_are_averaged_to_sixteen_a_side_at_most() -> None:
+    for side, expected in ((8, 8), (16, 16), (28, 14), (32, 16), (96, 16)):
+        rows = images(3, side)
+        got = coarse(torch.from_numpy(rows)).numpy()
+        assert got.shape == (3, 3 * expected**2)
+        step = side // expected
+        means = rows.reshape(3, expected, step, expected, step, 3).mean(axis=(2, 4)) / 255
+        np.testing.assert_allclose(got, means.transpose(0, 3, 1, 2).reshape(3, -1), atol=1e-6)
+
+
+def test_bands_are_averages_of_the_power_spectrum() -> None:
+    rows = waveforms(4)
+    frames = rows[:, : 15 * FRAME_SAMPLES].reshape(4, 15, FRAME_SAMPLES) / 32768
+    power = np.abs(np.fft.rfft(frames * get_window("hann", FRAME_SAMPLES))) ** 2
+    got = coarse(torch.from_numpy(rows)).numpy()
+    mean, spread = np.split(got, 2, axis=1)
+    first = np.log(power[:, :, 1] + QUIET)  # the lowest band is one frequency wide
+    np.testing.assert_allclose(mean[:, 0], first.mean(axis=1), rtol=1e-4)
+    np.testing.assert_allclose(spread[:, 0], first.std(axis=1), rtol=1e-3)
+    last = power.shape[2] - np.round(128 - 129 ** (19 / 20) + 1).astype(int)
+    np.testing.assert_allclose(mean[:, -1], np.log(power[:, :, last:].mean(axis=2) + QUIET).mean(axis=1), rtol=1e-4)
+
+
+def test_a_waveform_shorter_than_a_frame_is_one_frame() -> None:
+    got = coarse(torch.from_numpy(waveforms(2)[:, :100])).numpy()
+    assert np.isfinite(got).all()
+    np.testing.assert_array_equal(got[:, got.shape[1] // 2 :], 0)
+
+
+@pytest.mark.parametrize("rows_of", [images, waveforms])
+def test_the_distances_are_scipys_and_scikit_learns(rows_of: Any) -> None:
+    train, test = rows_of(900), rows_of(20, seed=1)
+    x, y = (coarse(torch.from_numpy(rows)).numpy().astype(np.float64) for rows in (train, test))
+    oracle = LedoitWolf().fit(x)
+    expected = [mahalanobis(row, oracle.location_, oracle.precision_) for row in y]
+    got = InputMahalanobis.fit({INPUT: train})(torch.from_numpy(test)).numpy()
+    np.testing.assert_allclose(got, expected, rtol=1e-2)
+    distances, _ = NearestNeighbors(n_neighbors=K, metric="cosine").fit(x).kneighbors(y)
+    got = InputNeighbours.fit({INPUT: train})(torch.from_numpy(test)).numpy()
+    np.testing.assert_allclose(got, distances[:, -1], atol=1e-6)
+
+
+def test_each_finds_what_it_is_there_for() -> None:
+    """Noise has no neighbour in frequency; drawings have none in brightness."""
+    rng = np.random.default_rng(2)
+    noise, drawing = rng.integers(0, 256, (20, 32, 32, 3), np.uint8), np.zeros((20, 32, 32, 3), np.uint8)
+    drawing[:, 8:16, 8:24] = 255
+    hiss = rng.integers(-9000, 9000, (20, RATE // 2), np.int16)
+    for kind, train, usual, strange in (
+        (InputMahalanobis, images(900), images(99, seed=1), noise),
+        (InputNeighbours, images(900), images(99, seed=1), drawing),
+        (InputMahalanobis, waveforms(900), waveforms(99, 1), hiss),
+        (InputNeighbours, waveforms(900), waveforms(99, 1), hiss),
+    ):
+        detector: Any = kind.fit({INPUT: train})
+        assert detector(torch.from_numpy(strange)).min() > detector(torch.from_numpy(usual)).max(), kind
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("rows_of", [images, waveforms])
+def test_exported_it_gives_the_same_in_any_batch_and_is_finite_for_nothing(
+    kind: Any, rows_of: Any, tmp_path: Path
+) -> None:
+    rows = rows_of(97)
+    rows[3] = 0
+    detector = kind.fit({INPUT: rows})
+    graph = export_graph(detector, {INPUT: torch.from_numpy(rows[:2])}, ["scores"], tmp_path / "scorer.onnx")
+    session = GraphRunner(tmp_path, [graph]).sessions["scorer.onnx"]
+    (together,) = session.run(["scores"], {INPUT: rows})
+    np.testing.assert_allclose(together, detector(torch.from_numpy(rows)).numpy(), rtol=1e-4, atol=1e-5)
+    assert np.isfinite(together).all()
+    for start, stop in ((0, 1), (5, 6), (40, 97), (96, 97)):
+        (got,) = session.run(["scores"], {INPUT: rows[start:stop]})
+        np.testing.assert_array_equal(got, together[start:stop])
