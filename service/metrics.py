@@ -87,7 +87,7 @@ class Metrics:
             "event_loop_lag_seconds", "How late the event loop woke a timer, ten times a second.", SECONDS
         )
         self.config_reload_ok = gauge(
-            "config_last_reload_successful", "1 if the settings in force are those last asked for (SIGHUP), else 0."
+            "config_last_reload_successful", "1 if settings and models are those last asked for (SIGHUP), else 0."
         )
 
         self.requests = counter("requests_total", "Calls answered, by gRPC status code.", "method", "model", "code")
@@ -107,6 +107,7 @@ class Metrics:
         self.queue_rows = gauge("queue_rows", "Rows that wait.", *LANE)
         self.queue_bytes = gauge("queue_bytes", "Bytes that wait.", *LANE)
         self.queue_oldest_seconds = gauge("queue_oldest_seconds", "How long the oldest row has waited.", *LANE)
+        self._of_lanes = (self.queue_rows, self.queue_bytes, self.queue_oldest_seconds)
         self.queue_seconds = histogram("queue_seconds", "How long a request's rows waited for a batch.", SECONDS, *LANE)
         self.dropped_rows = counter("dropped_rows_total", "Rows that were not run, by reason.", *LANE, "reason")
         self.batch_rows = histogram("batch_rows", "Rows of a batch, without padding.", ROWS, *LANE)
@@ -144,6 +145,10 @@ class Metrics:
         self.monitor_alarm = gauge(
             "monitor_alarm", "1 while raised: `evidence` (stays), `window` or `embedding` (now).", *of_version, "kind"
         )
+        self._of_monitors = (
+            *(self.monitor_rows, self.monitor_share, self.monitor_low, self.monitor_high),
+            *(self.monitor_evidence, self.monitor_drift, self.monitor_alarm),
+        )
 
         self._answered: dict[tuple[str, str, str], tuple[Counter, Histogram]] = {}
 
@@ -178,6 +183,11 @@ class Metrics:
             self.monitor_drift.labels(model, version).set_function(lambda: drift.value)
         for kind in monitor.alarms:
             self.monitor_alarm.labels(model, version, kind).set_function(partial(_alarm, monitor, kind))
+
+    def forget(self, model: str, version: str) -> None:
+        """What is asked of a version that is no longer served: its gauges go, what was counted stays."""
+        for metric in (self.model_info, self.device_fallback, *self._of_lanes, *self._of_monitors):
+            metric.remove_by_labels({"model": model, "version": version})
 
     def judged(self, model: str, version: str, verdicts: Verdicts) -> None:
         """Counts the decisions of a call."""

@@ -1,4 +1,8 @@
-"""The model repository: bundles found, proven, opened and warmed; the broken ones refused by name."""
+"""The model repository: bundles found, proven, opened and warmed; the broken ones refused by name.
+
+It is looked through at the start and again when asked to: what is new is opened beside what is served, and what has
+gone is given up (`look`, `Repository.take`). A bundle never changes in place: what is served is not opened again.
+"""
 
 from __future__ import annotations
 
@@ -52,6 +56,11 @@ class ServedModel:
     monitor: Monitor | None
     lanes: dict[str, BatchQueue]
 
+    @property
+    def key(self) -> tuple[str, int]:
+        """Name and version."""
+        return self.manifest.name, self.manifest.version
+
 
 @dataclass(frozen=True)
 class Refused:
@@ -98,6 +107,18 @@ class Repository:
             raise ModelNotFound(f"model.version: got {version} of {name!r}, expected one of {sorted(versions)}")
         return versions[version or max(versions)]
 
+    def take(self, found: Look) -> None:
+        """From now on what was opened answers, and what has gone does not. The newest version is the default one."""
+        for model in found.opened:
+            name, version = model.key
+            self.models.setdefault(name, {})[version] = model
+        for model in found.gone:
+            name, version = model.key
+            del self.models[name][version]
+            if not self.models[name]:
+                del self.models[name]
+        self.refused = found.refused
+
     def served(self) -> list[ServedModel]:
         """Every model, by name, then newest first."""
         return [
@@ -116,8 +137,23 @@ class Workers:
     decoding: ThreadPoolExecutor
 
 
-def open_repository(config: Config, metrics: Metrics, workers: Workers) -> Repository:
-    """Opens every bundle under `config.models`, one after another.
+@dataclass(frozen=True)
+class Look:
+    """What a look at the folder found, beside what is served.
+
+    Attributes:
+        opened: not served before, proven and warm.
+        refused: found but not to be served.
+        gone: served, but their folders are no longer there.
+    """
+
+    opened: list[ServedModel]
+    refused: list[Refused]
+    gone: list[ServedModel]
+
+
+def look(config: Config, metrics: Metrics, workers: Workers, repository: Repository) -> Look:
+    """Opens every bundle under `config.models` that is not served, one after another. Slow; changes nothing.
 
     Raises:
         BundleError: there is no bundle, or none can be served.
@@ -126,20 +162,31 @@ def open_repository(config: Config, metrics: Metrics, workers: Workers) -> Repos
     folders = find_bundles(config.models)
     if not folders:
         raise BundleError(f"models: got no bundle under {config.models}, expected <name>/<version>/{bundle.MANIFEST}")
-    repository = Repository()
-    for folder in folders:
-        name, version = folder.parent.name, int(folder.name)
+    named = {(folder.parent.name, int(folder.name)): folder for folder in folders}
+    served = {model.key: model for model in repository.served()}
+    opened: list[ServedModel] = []
+    refused: list[Refused] = []
+    for (name, version), folder in named.items():
+        if (name, version) in served:
+            continue
         try:
-            model = _open(folder, config, metrics, workers)
+            opened.append(_open(folder, config, metrics, workers))
         except BundleError as error:
             log.error("refused %s version %d: %s", name, version, error)
-            repository.refused.append(Refused(name, version, str(error)))
+            refused.append(Refused(name, version, str(error)))
             continue
-        repository.models.setdefault(name, {})[version] = model
-        log.info("model %s version %d is warm on %s", name, version, model.execution_provider)
-    metrics.refused_bundles.set(len(repository.refused))
-    if not repository.models:
+        log.info("model %s version %d is warm on %s", name, version, opened[-1].execution_provider)
+    gone = [model for key, model in served.items() if key not in named]
+    if len(served) - len(gone) + len(opened) == 0:
         raise BundleError(f"models: none of {len(folders)} bundles under {config.models} can be served")
+    return Look(opened, refused, gone)
+
+
+def open_repository(config: Config, metrics: Metrics, workers: Workers) -> Repository:
+    """All that can be served under `config.models`. Raises what `look` raises."""
+    repository = Repository()
+    repository.take(look(config, metrics, workers, repository))
+    metrics.refused_bundles.set(len(repository.refused))
     return repository
 
 

@@ -6,20 +6,23 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol, Self
 
 from grpc_health.v1 import health, health_pb2
 from prometheus_client import start_http_server
 
+from latentserve.errors import BundleError
 from service import loop_lag
 from service.config import AT_RUN_TIME, Config, ConfigError, available_cpus, changed
 from service.grpcio_server import GrpcioServer
 from service.http2_server import Http2Server
 from service.metrics import Metrics
-from service.repository import Repository, Workers, open_repository
+from service.providers import DeviceError
+from service.repository import Repository, ServedModel, Workers, look, open_repository
 from service.servicer import Servicer
 from service.transport import SERVICE, Call, StreamCall, calls
 
@@ -27,6 +30,8 @@ log = logging.getLogger(__name__)
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+LAST_CALLS_SECONDS = 5.0
+"""How long a model that has gone still answers calls that found it before: they may be reading their rows."""
 
 
 class Transport(Protocol):
@@ -44,6 +49,14 @@ class Transport(Protocol):
 TRANSPORTS: dict[str, type[Transport]] = {"http2": Http2Server, "grpcio": GrpcioServer}
 
 
+@dataclass(eq=False)
+class Running:
+    """A model and what works off its queues."""
+
+    model: ServedModel
+    tasks: list[asyncio.Task[None]]
+
+
 class Server:
     """A running service.
 
@@ -53,7 +66,7 @@ class Server:
 
     Args:
         config: settings to start with.
-        read_again: gives the settings anew on SIGHUP; without it there is nothing to read.
+        read_again: gives the settings anew on SIGHUP; without it only models are looked for.
 
     Attributes:
         port: of gRPC, once started.
@@ -71,7 +84,9 @@ class Server:
         self._transport: Transport
         self._health = health.aio.HealthServicer()
         self._prometheus: Any = None
-        self._lanes: list[asyncio.Task[None]] = []
+        self._running: list[Running] = []
+        self._looks: set[asyncio.Task[None]] = set()
+        self._one_look = asyncio.Lock()
         self._lag: asyncio.Task[None]
         self._stopped = asyncio.Event()
         self._workers = Workers(
@@ -88,11 +103,8 @@ class Server:
         self.repository = await loop.run_in_executor(
             self._workers.engine, open_repository, config, self.metrics, self._workers
         )
-        self._lanes = [
-            asyncio.create_task(lane.run(), name=f"{model.manifest.name}/{model.manifest.version}/{name}")
-            for model in self.repository.served()
-            for name, lane in model.lanes.items()
-        ]
+        for model in self.repository.served():
+            self._run(model)
         self._lag = asyncio.create_task(loop_lag.watch(self.metrics.event_loop_lag.observe))
         self._prometheus, _ = start_http_server(config.metrics_port, config.host, self.metrics.registry)
         self.metrics_port = self._prometheus.server_port
@@ -108,15 +120,14 @@ class Server:
     ) -> None:
         """Drains: health says NOT_SERVING, then new calls are refused, accepted calls are answered."""
         self.metrics.ready.set(0)
+        for task in self._looks:
+            task.cancel()
         await self._health.enter_graceful_shutdown()
         if error is None:
             await self._lame_duck()
         log.info("draining for at most %g s", self.config.drain_seconds)
         await self._transport.stop(self.config.drain_seconds)
-        for model in self.repository.served():
-            for lane in model.lanes.values():
-                lane.drain()
-        await asyncio.gather(*self._lanes)
+        await asyncio.gather(*(self._retire(one) for one in list(self._running)))
         self._lag.cancel()
         self._workers.engine.shutdown()
         self._workers.decoding.shutdown()
@@ -131,15 +142,32 @@ class Server:
             calls(servicer, self.metrics), self._health, config.max_request_bytes
         )
         self.port = await self._transport.listen(config.host, config.port)
-        served = {model.manifest.name for model in self.repository.served()}
-        for name in ("", SERVICE.full_name, *served):
+        for name in ("", SERVICE.full_name):
             await self._health.set(name, SERVING)
-        for refused in self.repository.refused:
-            if refused.name not in served:
-                await self._health.set(refused.name, NOT_SERVING)
+        await self._say_health()
+
+    async def _say_health(self, gone: Sequence[ServedModel] = ()) -> None:
+        """Of each model by its name."""
+        for name in (*(refused.name for refused in self.repository.refused), *(model.key[0] for model in gone)):
+            if name not in self.repository.models:
+                await self._health.set(name, NOT_SERVING)
+        for name in list(self.repository.models):
+            await self._health.set(name, SERVING)
+
+    def _run(self, model: ServedModel) -> None:
+        name, version = model.key
+        tasks = [asyncio.create_task(lane.run(), name=f"{name}/{version}/{at}") for at, lane in model.lanes.items()]
+        self._running.append(Running(model, tasks))
+
+    async def _retire(self, one: Running) -> None:
+        """All that waits in its queues is answered, then it is let go."""
+        for lane in one.model.lanes.values():
+            lane.drain()
+        await asyncio.gather(*one.tasks)
+        self._running.remove(one)
 
     async def until_signal(self) -> None:
-        """Waits for SIGTERM or SIGINT; SIGHUP meanwhile reads the settings again."""
+        """Waits for SIGTERM or SIGINT; SIGHUP meanwhile reads settings and models again."""
         await self._stopped.wait()
         self._stopped.clear()
 
@@ -152,27 +180,61 @@ class Server:
             loop.add_signal_handler(signal.SIGHUP, self.reload)
 
     def reload(self) -> None:
-        """Takes over what may change at run time; settings that are wrong change nothing."""
+        """Takes over settings that may change at run time, then looks for models. What is wrong changes nothing."""
+        well = self._reload_settings()
+        task = asyncio.create_task(self._reload_models(well))
+        self._looks.add(task)
+        task.add_done_callback(self._looks.discard)
+
+    def _reload_settings(self) -> bool:
+        """Whether those in force are those asked for."""
         if self._read_again is None:
-            return
+            return True
         try:
             new = self._read_again()
         except (ConfigError, OSError) as error:
             log.error("settings not reloaded: %s", error)
-            self.metrics.config_reload_ok.set(0)
-            return
+            return False
         taken, left = changed(self.config, new)
         self.config = self.config.model_copy(update={name: getattr(new, name) for name in taken})
-        for model in self.repository.served():
-            for lane in model.lanes.values():
+        for one in self._running:
+            for lane in one.model.lanes.values():
                 lane.config = self.config.queue
         logging.getLogger().setLevel(self.config.log_level.upper())
-        self.metrics.config_reload_ok.set(not left)
         log.info(
             "settings reloaded: %s", {name: getattr(self.config, name) for name in sorted(taken)} or "none changed"
         )
         if left:
             log.error("need a restart: %s; at run time only %s may change", sorted(left), ", ".join(AT_RUN_TIME))
+        return not left
+
+    async def _reload_models(self, well: bool) -> None:
+        """Opens what is new while the rest serves on, then lets it answer; gives up what has gone."""
+        self.metrics.config_reload_ok.set(well)
+        async with self._one_look:
+            try:  # in a thread of its own: the engine's goes on serving
+                found = await asyncio.to_thread(look, self.config, self.metrics, self._workers, self.repository)
+            except (BundleError, DeviceError, OSError) as error:
+                log.error("models not reloaded: %s", error)
+                self.metrics.config_reload_ok.set(0)
+                return
+            for model in found.opened:
+                self._run(model)
+            self.repository.take(found)
+            self.metrics.refused_bundles.set(len(found.refused))
+            await self._say_health(found.gone)
+        opened, gone, refused = len(found.opened), len(found.gone), len(found.refused)
+        log.info("models reloaded: %d opened, %d gone, %d refused", opened, gone, refused)
+        if found.gone:
+            await asyncio.sleep(LAST_CALLS_SECONDS)
+            await self._give_up(found.gone)
+
+    async def _give_up(self, gone: list[ServedModel]) -> None:
+        for one in [one for one in self._running if any(one.model is model for model in gone)]:
+            await self._retire(one)
+            name, version = one.model.key
+            if version not in self.repository.models.get(name, {}):  # it may have come back meanwhile
+                self.metrics.forget(name, str(version))
 
     async def _lame_duck(self) -> None:
         """Serves on while load balancers learn that this server is going; another signal cuts it short."""

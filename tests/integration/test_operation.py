@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
 import time
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from benchmarks.openloop import open_loop
 from benchmarks.served import ServedProcess
+from export.exporter import export_run
 from latentserve.client import Client
 from latentserve.errors import InvalidInput, ModelNotFound, Unavailable
 from latentserve.tensors import to_tensor
@@ -26,6 +28,8 @@ from tests.waiting import eventually
 
 HEADERS = ("content-type: application/grpc", "te: trailers")
 PATH = "latentserve.v1.EmbeddingService/Embed"
+MONITORED = 'latentserve_monitor_rows{model="digits-vae",version="1"}'
+JUDGED = 'latentserve_judged_rows_total{flagged="false",model="digits-vae",version="1"}'
 
 
 def health(channel: grpc.Channel) -> int:
@@ -155,3 +159,97 @@ def cancel_some(process: ServedProcess, digits: NDArray[np.uint8]) -> tuple[int,
     num_cancelled = sum(call.cancelled() for call in calls)
     assert num_cancelled > 0
     return num_cancelled, len(calls) - num_cancelled
+
+
+@pytest.fixture(scope="module")
+def versions(run_folder: Path, repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with digits-vae versions 1 and 2."""
+    models = tmp_path_factory.mktemp("versions")
+    shutil.copytree(repository, models, dirs_exist_ok=True)
+    export_run(run_folder, models)
+    return models / "digits-vae"
+
+
+class Asking(threading.Thread):
+    """A caller that never stops.
+
+    Attributes:
+        versions: that answered.
+        failures: of calls.
+    """
+
+    def __init__(self, target: str, digits: NDArray[np.uint8]) -> None:
+        super().__init__()
+        self._target = target
+        self._request = pb.ScoreRequest(input=pb.Input(tensor=to_tensor(digits[:3])))
+        self._over = threading.Event()
+        self.versions: Counter[int] = Counter()
+        self.failures: list[grpc.RpcError] = []
+
+    def run(self) -> None:
+        with grpc.insecure_channel(self._target) as channel:
+            stub = pb_grpc.EmbeddingServiceStub(channel)
+            while not self._over.is_set():
+                try:
+                    self.versions[stub.Score(self._request, timeout=20).model.version] += 1
+                except grpc.RpcError as error:
+                    self.failures.append(error)
+
+    def __enter__(self) -> Asking:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self.join()
+
+
+@pytest.mark.parametrize("transport", ["http2", "grpcio"])
+def test_models_come_and_go_while_calls_are_answered(
+    versions: Path, tmp_path: Path, digits: NDArray[np.uint8], transport: str
+) -> None:
+    """SIGHUP: a broken bundle is refused, a new version takes over, an old one goes; no call fails meanwhile."""
+    models, log = tmp_path / "models", tmp_path / "log"
+    first, second = models / "digits-vae" / "1", models / "digits-vae" / "2"
+    shutil.copytree(versions / "1", first)
+
+    def reload(said: str) -> dict[str, float]:
+        os.kill(process.pid, signal.SIGHUP)
+        eventually(lambda: said in log.read_text(), 30, log.read_text)
+        return process.metrics()
+
+    with (
+        ServedProcess(models, log, ("--transport", transport)) as process,
+        Client(process.target) as client,
+        Asking(process.target, digits) as asking,
+    ):
+        eventually(lambda: asking.versions[1] > 10)
+        shutil.copytree(versions / "1", second)  # another version's bytes
+        assert reload("models reloaded: 0 opened, 0 gone, 1 refused")["latentserve_refused_bundles"] == 1
+        shutil.rmtree(second)
+        shutil.copytree(versions / "2", second)
+        assert reload("models reloaded: 1 opened, 0 gone, 0 refused")["latentserve_refused_bundles"] == 0
+        eventually(lambda: asking.versions[2] > 10)
+        assert [model.version for model in client.list_models().models] == [2, 1]
+        client.score(digits[:3], version=1)  # while it is there
+        first.rename(tmp_path / "put-away")
+        reload("models reloaded: 0 opened, 1 gone, 0 refused")
+        with pytest.raises(ModelNotFound, match="got 1 of 'digits-vae', expected one of \\[2\\]"):
+            client.score(digits[:3], version=1)
+        asked = asking.versions[2]
+        eventually(lambda: MONITORED not in process.metrics(), 20)
+        assert process.metrics()[JUDGED] > 0  # what was counted stays
+        second.rename(tmp_path / "put-away-too")
+        assert reload("models not reloaded: models: got no bundle")["latentserve_config_last_reload_successful"] == 0
+        eventually(lambda: asking.versions[2] > asked + 10)  # what is there serves on
+    assert asking.failures == []
+
+
+def test_a_server_that_lets_a_model_go_can_be_told_to_stop(versions: Path, tmp_path: Path) -> None:
+    models, log = tmp_path / "models", tmp_path / "log"
+    shutil.copytree(versions, models / "digits-vae")
+    with ServedProcess(models, log) as process:
+        (models / "digits-vae" / "1").rename(tmp_path / "put-away")
+        os.kill(process.pid, signal.SIGHUP)
+        eventually(lambda: "1 gone" in log.read_text())
+        assert process.stop() == 0
