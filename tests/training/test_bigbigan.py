@@ -210,8 +210,8 @@ def test_the_seed_decides_everything(tmp_path: Path) -> None:
 def test_a_loss_that_is_no_number_stops_the_run_with_its_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original = BigBiGan.regression
 
-    def poisoned(self: BigBiGan, pair: Any) -> Tensor:
-        term = original(self, pair)
+    def poisoned(self: BigBiGan, data: Any, model: Any) -> Tensor:
+        term = original(self, data, model)
         return term * float("nan") if self.current_epoch == 1 else term
 
     monkeypatch.setattr(BigBiGan, "regression", poisoned)
@@ -262,14 +262,15 @@ def test_averaged_networks_are_never_in_training_mode() -> None:
     assert not any(module.training for module in gan.served.modules())
 
 
-def test_latent_regression_is_left_out_unless_it_is_asked_for() -> None:
-    z = torch.randn(32, 4)
-    for weight in (0.0, 3.0):
-        gan = model(config=replace(SMALL, latent_regression=weight)).eval()
-        image = gan.trained.generate(z)
-        expected = weight * (gan.trained.posterior(image)[1] - z).square().mean()
-        torch.testing.assert_close(gan.regression((image, z)), expected)
-    assert BigBiGanConfig().latent_regression == 0
+def test_what_is_not_in_the_paper_is_left_out_unless_it_is_asked_for() -> None:
+    z, x = torch.randn(32, 4), torch.rand(32, 1, 8, 8)
+    for latent, image in ((0.0, 0.0), (3.0, 0.0), (0.0, 5.0), (3.0, 5.0)):
+        gan = model(config=replace(SMALL, latent_regression=latent, image_regression=image)).eval()
+        made, encoded = gan.trained.generate(z), gan.trained.sample(x)
+        expected = latent * (gan.trained.posterior(made)[1] - z).square().mean()
+        expected = expected + image * (gan.trained.generate(encoded) - x).square().mean()
+        torch.testing.assert_close(gan.regression((x, encoded), (made, z)), expected)
+    assert BigBiGanConfig().latent_regression == BigBiGanConfig().image_regression == 0
 
 
 def test_the_scale_of_the_encoder_is_bounded_and_is_that_of_its_samples() -> None:
@@ -314,6 +315,7 @@ def test_any_image_size_is_decoded_at_that_size(image_size: int, channels: int) 
         ({"latent_dim": 0}, "latent_dim: got 0, expected above 0"),
         ({"spectral_gain": -1.0}, "spectral_gain: got -1.0, expected above 0"),
         ({"latent_regression": -1.0}, "latent_regression: got -1.0, expected 0 or greater"),
+        ({"image_regression": -1.0}, "image_regression: got -1.0, expected 0 or greater"),
         ({"ema_decay": 1.0}, "ema_decay: got 1.0, expected 0 or greater and below 1"),
     ],
 )

@@ -13,9 +13,13 @@ section 2, equations for L_D and L_EG.
 
 What is ours: networks of the size of a digit; the encoder's scale is bounded, since an encoder free to be noise
 matches the prior without looking at x; weights are averaged over steps and the average is what encodes and decodes.
-`latent_regression` adds a term that is NOT in the paper (0 leaves it out, the default):
+Two terms are NOT in the paper (a weight of 0 leaves one out, the default). They ask in so many words for what the joint
+term of a small discriminator asks for too softly, that E and G be each other's inverse:
 
-    loss_EG += latent_regression * mean_j (E(G(z))_j - z_j)^2
+    loss_EG += latent_regression * mean_j (E(G(z))_j - z_j)^2     (j: over latents)
+    loss_EG += image_regression * mean_p (G(E(x))_p - x_p)^2      (p: over pixels)
+
+The second is the explicit cycle of ALICE: Li et al., https://arxiv.org/abs/1709.01215, section 3.2.
 
 Shape legend: B rows, C channels, H height, W width, D embedding, L latent.
 """
@@ -56,7 +60,8 @@ class BigBiGanConfig:
         discriminator_dim: hidden layers of F and H; those of J are twice as wide.
         spectral_gain: the spectral norm of every layer of the discriminator.
         largest_scale: upper bound of the encoder's standard deviation.
-        latent_regression: weight of the term that is not in the paper; 0 is BigBiGAN.
+        latent_regression: weight of a term that is not in the paper; 0 is BigBiGAN.
+        image_regression: weight of the other one; 0 is BigBiGAN.
         learning_rate: of generator and encoder, at its highest.
         discriminator_learning_rate: of the discriminator, at its highest.
         beta1: of Adam, both optimizers; beta2 is 0.999.
@@ -70,6 +75,7 @@ class BigBiGanConfig:
     spectral_gain: float = 2.0
     largest_scale: float = 0.5
     latent_regression: float = 0.0
+    image_regression: float = 0.0
     learning_rate: float = 1e-3
     discriminator_learning_rate: float = 1e-3
     beta1: float = 0.5
@@ -88,8 +94,9 @@ class BigBiGanConfig:
         ):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected above 0")
-        if self.latent_regression < 0:
-            raise ValueError(f"latent_regression: got {self.latent_regression}, expected 0 or greater")
+        for name in ("latent_regression", "image_regression"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}: got {getattr(self, name)}, expected 0 or greater")
         for name in ("beta1", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected 0 or greater and below 1")
@@ -182,7 +189,7 @@ class BigBiGan(LightningModule):
         self.take_step(discriminator_optimizer, loss_d)
         with self.toggled_optimizer(optimizer):  # the discriminator is given no gradient
             scores = self.scores(data, model)
-            loss_eg = encoder_generator_loss(*scores) + self.regression(model)
+            loss_eg = encoder_generator_loss(*scores) + self.regression(data, model)
             self.take_step(optimizer, loss_eg)
         self.served.update_parameters(self.trained)
         for scheduler in cast(list[Any], self.lr_schedulers()):  # Lightning leaves them to us here
@@ -197,13 +204,17 @@ class BigBiGan(LightningModule):
         num = len(data[0])
         return Scores(*(s[:num] for s in both)), Scores(*(s[num:] for s in both))
 
-    def regression(self, model: Pair) -> Tensor:
-        """The term that is not in the paper."""
-        if self.config.latent_regression == 0:
-            return model[1].new_zeros(())
-        image_BCHW, z_BL = model
-        # mean_j (E(G(z))_j - z_j)^2
-        return self.config.latent_regression * (self.trained.posterior(image_BCHW)[1] - z_BL).square().mean()
+    def regression(self, data: Pair, model: Pair) -> Tensor:
+        """The terms that are not in the paper."""
+        (x_BCHW, encoded_BL), (image_BCHW, z_BL) = data, model
+        loss = z_BL.new_zeros(())
+        if self.config.latent_regression:
+            # mean_j (E(G(z))_j - z_j)^2
+            loss = loss + self.config.latent_regression * F.mse_loss(self.trained.posterior(image_BCHW)[1], z_BL)
+        if self.config.image_regression:
+            # mean_p (G(E(x))_p - x_p)^2
+            loss = loss + self.config.image_regression * F.mse_loss(self.trained.generate(encoded_BL), x_BCHW)
+        return loss
 
     def take_step(self, optimizer: Any, loss: Tensor) -> None:
         """Gradients of `loss` alone, then the step."""
