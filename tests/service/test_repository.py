@@ -11,7 +11,7 @@ import pytest
 from latentserve.errors import BundleError, InvalidInput, ModelNotFound
 from service.config import Config, load_config
 from service.metrics import Metrics
-from service.repository import Repository, Workers, open_repository
+from service.repository import Repository, Workers, look, open_repository
 
 
 @pytest.fixture
@@ -71,3 +71,39 @@ def test_what_is_not_there_is_said_with_what_is(copied_bundle: Path, workers: Wo
         repository.find("digits-vae", -1)
     with pytest.raises(InvalidInput, match="model.name: got no name"):
         Repository(models={"a": {}, "b": {}}).find("", 0)
+
+
+def test_a_second_look_opens_what_is_new_and_nothing_else(copied_bundle: Path, workers: Workers) -> None:
+    models, metrics = copied_bundle.parents[1], Metrics()
+    repository = open_repository(config(models), metrics, workers)
+    served = repository.find("digits-vae", 1)
+    (models / "other" / "1").mkdir(parents=True)
+    found = look(config(models), metrics, workers, repository)
+    assert (found.opened, found.gone, [one.name for one in found.refused]) == ([], [], ["other"])
+    assert repository.refused == []  # not before it is taken
+    repository.take(found)
+    assert repository.refused == found.refused
+    assert repository.find("digits-vae", 1) is served
+
+
+def test_the_last_model_is_not_given_up(copied_bundle: Path, workers: Workers, tmp_path: Path) -> None:
+    models, metrics = copied_bundle.parents[1], Metrics()
+    repository = open_repository(config(models), metrics, workers)
+    (models / "other" / "1").mkdir(parents=True)
+    copied_bundle.rename(tmp_path / "put-away")
+    with pytest.raises(BundleError, match="none of 1 bundles"):
+        look(config(models), metrics, workers, repository)
+    assert repository.find("digits-vae", 0).key == ("digits-vae", 1)
+
+
+def test_a_version_that_is_forgotten_leaves_its_counts(copied_bundle: Path, workers: Workers) -> None:
+    metrics = Metrics()
+    open_repository(config(copied_bundle.parents[1]), metrics, workers)
+    labels = {"model": "digits-vae", "version": "1", "lane": "input"}
+
+    def value(name: str) -> float | None:
+        return metrics.registry.get_sample_value(f"latentserve_{name}", labels)
+
+    assert (value("queue_rows"), value("batch_rows_count")) == (0, 0)
+    metrics.forget("digits-vae", "1")
+    assert (value("queue_rows"), value("batch_rows_count")) == (None, 0)
