@@ -305,6 +305,25 @@ def test_a_peer_that_breaks_the_protocol_is_told_and_dropped(sent: bytes, code: 
     with_server(body)
 
 
+def test_a_request_answered_before_it_is_whole_is_ended_on_both_sides() -> None:
+    """grpcio holds the stream open otherwise, and calls it broken, with its answer, when the connection ends."""
+
+    async def body(peer: Peer, echo: Echo, server: Http2Server) -> None:
+        peer.request(1, b"x" * 5000)
+        peer.send(wire.frame(wire.DATA, 0, 1, b"more"))  # of a stream that has ended: nobody minds
+        assert (await peer.answer())[2]["grpc-status"] == "8"
+        peer.request(3)
+        assert await peer.answer() == (3, b"hello", {"grpc-status": "0"})
+
+        block = peer.encoder.encode([(":method", "POST"), (":path", PATH), ("content-type", "application/grpc")])
+        peer.send(wire.frame(wire.HEADERS, wire.END_HEADERS, 5, block), wire.frame(wire.DATA, 0, 5, bytes(5000)))
+        assert (await peer.answer())[2]["grpc-status"] == "8"
+        kind, _, stream, payload = await peer.frame()
+        assert (kind, stream, payload) == (wire.RST_STREAM, 5, struct.pack(">I", wire.NO_ERROR))
+
+    with_server(body, max_request_bytes=4000)
+
+
 def test_a_client_of_another_protocol_is_dropped() -> None:
     async def body(peer: Peer, echo: Echo, server: Http2Server) -> None:
         port = peer.writer.get_extra_info("peername")[1]
