@@ -87,7 +87,8 @@ class Metrics:
             "event_loop_lag_seconds", "How late the event loop woke a timer, ten times a second.", SECONDS
         )
         self.config_reload_ok = gauge(
-            "config_last_reload_successful", "1 if settings and models are those last asked for (SIGHUP), else 0."
+            "config_last_reload_successful",
+            "1 if the last SIGHUP was carried out, else 0. A bundle refused is another matter.",
         )
 
         self.requests = counter("requests_total", "Calls answered, by gRPC status code.", "method", "model", "code")

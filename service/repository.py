@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -152,11 +153,20 @@ class Look:
     gone: list[ServedModel]
 
 
-def look(config: Config, metrics: Metrics, workers: Workers, repository: Repository) -> Look:
-    """Opens every bundle under `config.models` that is not served, one after another. Slow; changes nothing.
+def look(
+    config: Config, metrics: Metrics, workers: Workers, repository: Repository, leaving: threading.Event | None = None
+) -> Look:
+    """Opens every bundle under `config.models` that is not served, one after another. Slow; takes nothing over.
+
+    Args:
+        config: where to look, and what models are served with.
+        metrics: hear of what is opened.
+        workers: of the models.
+        repository: what is served.
+        leaving: once set, no further bundle is opened.
 
     Raises:
-        BundleError: there is no bundle, or none can be served.
+        BundleError: there is no bundle, or none can be served, or the server is leaving.
         DeviceError: the required device is not there.
     """
     folders = find_bundles(config.models)
@@ -166,20 +176,33 @@ def look(config: Config, metrics: Metrics, workers: Workers, repository: Reposit
     served = {model.key: model for model in repository.served()}
     opened: list[ServedModel] = []
     refused: list[Refused] = []
-    for (name, version), folder in named.items():
-        if (name, version) in served:
-            continue
-        try:
-            opened.append(_open(folder, config, metrics, workers))
-        except BundleError as error:
-            log.error("refused %s version %d: %s", name, version, error)
-            refused.append(Refused(name, version, str(error)))
-            continue
-        log.info("model %s version %d is warm on %s", name, version, opened[-1].execution_provider)
+    try:
+        for (name, version), folder in named.items():
+            if leaving and leaving.is_set():
+                raise BundleError("models: not looked through, the server is leaving")
+            if (name, version) not in served:
+                _open_or_refuse(folder, partial(_open, folder, config, metrics, workers), opened, refused)
+    except BaseException:
+        for model in opened:
+            metrics.forget(model.manifest.name, str(model.manifest.version))
+        raise
     gone = [model for key, model in served.items() if key not in named]
     if len(served) - len(gone) + len(opened) == 0:
         raise BundleError(f"models: none of {len(folders)} bundles under {config.models} can be served")
     return Look(opened, refused, gone)
+
+
+def _open_or_refuse(
+    folder: Path, open_it: Callable[[], ServedModel], opened: list[ServedModel], refused: list[Refused]
+) -> None:
+    name, version = folder.parent.name, int(folder.name)
+    try:
+        opened.append(open_it())
+    except BundleError as error:
+        log.error("refused %s version %d: %s", name, version, error)
+        refused.append(Refused(name, version, str(error)))
+    else:
+        log.info("model %s version %d is warm on %s", name, version, opened[-1].execution_provider)
 
 
 def open_repository(config: Config, metrics: Metrics, workers: Workers) -> Repository:
@@ -198,10 +221,14 @@ def find_bundles(models: Path) -> list[Path]:
         (
             folder
             for folder in models.glob("*/*")
-            if folder.is_dir() and folder.name.isdigit() and not folder.parent.name.startswith(".")
+            if folder.is_dir() and _is_version(folder.name) and not folder.parent.name.startswith(".")
         ),
         key=lambda folder: (folder.parent.name, int(folder.name)),
     )
+
+
+def _is_version(name: str) -> bool:
+    return name.isdecimal() and str(int(name)) == name
 
 
 def _open(folder: Path, config: Config, metrics: Metrics, workers: Workers) -> ServedModel:

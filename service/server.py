@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -21,7 +24,7 @@ from service.config import AT_RUN_TIME, Config, ConfigError, available_cpus, cha
 from service.grpcio_server import GrpcioServer
 from service.http2_server import Http2Server
 from service.metrics import Metrics
-from service.providers import DeviceError
+from service.providers import CPU, DeviceError
 from service.repository import Repository, ServedModel, Workers, look, open_repository
 from service.servicer import Servicer
 from service.transport import SERVICE, Call, StreamCall, calls
@@ -86,6 +89,7 @@ class Server:
         self._prometheus: Any = None
         self._running: list[Running] = []
         self._looks: set[asyncio.Task[None]] = set()
+        self._leaving = threading.Event()
         self._one_look = asyncio.Lock()
         self._lag: asyncio.Task[None]
         self._stopped = asyncio.Event()
@@ -120,6 +124,7 @@ class Server:
     ) -> None:
         """Drains: health says NOT_SERVING, then new calls are refused, accepted calls are answered."""
         self.metrics.ready.set(0)
+        self._leaving.set()
         for task in self._looks:
             task.cancel()
         await self._health.enter_graceful_shutdown()
@@ -157,14 +162,18 @@ class Server:
     def _run(self, model: ServedModel) -> None:
         name, version = model.key
         tasks = [asyncio.create_task(lane.run(), name=f"{name}/{version}/{at}") for at, lane in model.lanes.items()]
+        for lane in model.lanes.values():
+            lane.config = self.config.queue  # it may have changed since the model was begun to be opened
         self._running.append(Running(model, tasks))
 
     async def _retire(self, one: Running) -> None:
         """All that waits in its queues is answered, then it is let go."""
         for lane in one.model.lanes.values():
             lane.drain()
-        await asyncio.gather(*one.tasks)
-        self._running.remove(one)
+        # shielded: whoever waits here may be cancelled, what is accepted is answered all the same
+        await asyncio.gather(*map(asyncio.shield, one.tasks))
+        if one in self._running:
+            self._running.remove(one)
 
     async def until_signal(self) -> None:
         """Waits for SIGTERM or SIGINT; SIGHUP meanwhile reads settings and models again."""
@@ -181,7 +190,10 @@ class Server:
 
     def reload(self) -> None:
         """Takes over settings that may change at run time, then looks for models. What is wrong changes nothing."""
+        if self._leaving.is_set():
+            return
         well = self._reload_settings()
+        self.metrics.config_reload_ok.set(well)
         task = asyncio.create_task(self._reload_models(well))
         self._looks.add(task)
         task.add_done_callback(self._looks.discard)
@@ -209,13 +221,17 @@ class Server:
         return not left
 
     async def _reload_models(self, well: bool) -> None:
-        """Opens what is new while the rest serves on, then lets it answer; gives up what has gone."""
-        self.metrics.config_reload_ok.set(well)
+        """Opens what is new, then lets it answer; gives up what has gone."""
+        # On a CPU in a thread of its own: the engine's goes on serving. A GPU is the engine thread's alone: calls wait.
+        on_gpu = any(model.execution_provider != CPU for model in self.repository.served())
+        executor = self._workers.engine if on_gpu else None
+        work = partial(look, self.config, self.metrics, self._workers, self.repository, self._leaving)
         async with self._one_look:
-            try:  # in a thread of its own: the engine's goes on serving
-                found = await asyncio.to_thread(look, self.config, self.metrics, self._workers, self.repository)
-            except (BundleError, DeviceError, OSError) as error:
-                log.error("models not reloaded: %s", error)
+            try:
+                found = await asyncio.get_running_loop().run_in_executor(executor, work)
+            except Exception as error:  # whatever it is, what is served goes on
+                expected = isinstance(error, (BundleError, DeviceError, OSError))
+                log.error("models not reloaded: %s", error, exc_info=not expected)
                 self.metrics.config_reload_ok.set(0)
                 return
             for model in found.opened:
@@ -223,18 +239,22 @@ class Server:
             self.repository.take(found)
             self.metrics.refused_bundles.set(len(found.refused))
             await self._say_health(found.gone)
+            self.metrics.config_reload_ok.set(well)
         opened, gone, refused = len(found.opened), len(found.gone), len(found.refused)
         log.info("models reloaded: %d opened, %d gone, %d refused", opened, gone, refused)
         if found.gone:
             await asyncio.sleep(LAST_CALLS_SECONDS)
-            await self._give_up(found.gone)
+            await self._give_up([one for one in self._running if any(one.model is model for model in found.gone)])
 
-    async def _give_up(self, gone: list[ServedModel]) -> None:
-        for one in [one for one in self._running if any(one.model is model for model in gone)]:
+    async def _give_up(self, gone: list[Running]) -> None:
+        for one in gone:
             await self._retire(one)
-            name, version = one.model.key
-            if version not in self.repository.models.get(name, {}):  # it may have come back meanwhile
-                self.metrics.forget(name, str(version))
+        async with self._one_look:  # one that is being opened again has its metrics already
+            for name, version in [one.model.key for one in gone]:
+                if version not in self.repository.models.get(name, {}):
+                    self.metrics.forget(name, str(version))
+        gone.clear()
+        gc.collect()  # sessions lie in cycles, and their memory may be a GPU's
 
     async def _lame_duck(self) -> None:
         """Serves on while load balancers learn that this server is going; another signal cuts it short."""

@@ -84,8 +84,10 @@ class Fusion(nn.Module):
         surprise_BK = self.surprise(scores_BK)
         angle_BK = math.pi * torch.exp(-surprise_BK)
         # tan(pi (1/2 - p)) = cos(pi p) / sin(pi p)
-        cauchy_B = torch.asinh((angle_BK.cos() / angle_BK.sin()).mean(dim=1).float())
-        return torch.stack([cauchy_B, surprise_BK.amax(dim=1).float()], dim=1)
+        mean_B = (angle_BK.cos() / angle_BK.sin()).mean(dim=1)
+        # asinh x, written out: ONNX Runtime has no kernel for it on a GPU
+        cauchy_B = mean_B.sign() * (mean_B.abs() + (mean_B.square() + 1).sqrt()).log()
+        return torch.stack([cauchy_B.float(), surprise_BK.amax(dim=1).float()], dim=1)
 
     def surprise(self, scores_BK: Tensor) -> Tensor:
         """-log p, float64 [B, K], against the reference rows."""

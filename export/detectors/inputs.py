@@ -34,7 +34,7 @@ QUIET = 1e-4
 
 
 def _fourier() -> Tensor:
-    """Cosines and sines of a frame under a Hann window, [S, 2 F], without the mean."""
+    """Cosines and sines of a frame under a Hann window, [S, 2 F]."""
     time_S, frequency_F = np.arange(FRAME_SAMPLES), np.arange(1, FRAME_SAMPLES // 2 + 1)
     angle_SF = 2 * np.pi * time_S[:, None] * frequency_F / FRAME_SAMPLES
     window_S1 = np.hanning(FRAME_SAMPLES + 1)[:-1, None]
@@ -70,8 +70,10 @@ def pixels_of(rows_BHWC: Tensor) -> Tensor:
 def bands_of(rows_BT: Tensor) -> Tensor:
     """Log power of each band: its mean over frames, then its standard deviation."""
     x_BT = waveform_from_int16(rows_BT)
-    num_frames = max(1, x_BT.shape[1] // FRAME_SAMPLES)
-    x_BT = F.pad(x_BT, (0, max(0, FRAME_SAMPLES - x_BT.shape[1])))[:, : num_frames * FRAME_SAMPLES]
+    if x_BT.shape[1] < FRAME_SAMPLES:
+        x_BT = F.pad(x_BT, (0, FRAME_SAMPLES - x_BT.shape[1]))
+    num_frames = x_BT.shape[1] // FRAME_SAMPLES
+    x_BT = x_BT[:, : num_frames * FRAME_SAMPLES]
     waves_BN2F = x_BT.reshape(-1, num_frames, FRAME_SAMPLES) @ FOURIER_S2F
     cosine, sine = waves_BN2F.square().chunk(2, dim=2)
     power_BNF = (cosine + sine) @ BANDS
@@ -95,7 +97,7 @@ class InputMahalanobis(Distance):
 
 
 class InputNeighbours(Neighbours):
-    """1 - cosine similarity of the coarse input to that of the k-th nearest training row."""
+    """1 - cosine similarity of the coarse input to that of the k-th nearest training row; 1 for an image all black."""
 
     name: ClassVar[str] = "input_knn"
     method: ClassVar[str] = (

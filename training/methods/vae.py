@@ -103,9 +103,9 @@ def tc_decomposition(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Mutual information, total correlation and dimension-wise KL, each [B], nats; their sum is log q(z|x) - log p(z).
 
-    Of B rows no more can be told than that log q(z) is log B below log q(z|x). Where latents tell images apart further
-    (mutual information above log B) TC comes out too low, even below 0, and a large beta then rewards narrow
-    posteriors instead of independent ones: raise alpha and gamma, or B, until the mutual information is near log B.
+    A batch of B rows shows mutual information up to about log B; beyond it few neighbours are left and then, up to
+    log N, only the row itself. TC comes out too low there, even below 0, and a large beta rewards narrow posteriors
+    instead of independent ones: raise alpha and gamma, or B, until the mutual information is near log B.
 
     Args:
         z_BL: one sample of each row's q(z|x) = N(mu, sigma^2).
