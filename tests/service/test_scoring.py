@@ -87,7 +87,7 @@ def test_every_detector_has_p_values_of_its_own_and_the_first_decides(bundle_fol
         detector.name: np.arange(300, dtype=np.float32) * (1 + column)
         for column, detector in enumerate(whole.detectors)
     }
-    verdicts = Judge(whole, calibration).judge(np.full((2, 8), 299.0, np.float32), Question(0.05))
+    verdicts = Judge(whole, calibration).judge(np.full((2, len(whole.detectors)), 299.0, np.float32), Question(0.05))
     expected = [(1 + np.sum(scores >= 299)) / 301 for scores in calibration.values()]
     np.testing.assert_allclose(verdicts.detector_p_values, [expected, expected])
     np.testing.assert_array_equal(verdicts.p_values, verdicts.detector_p_values[:, 0])
