@@ -6,8 +6,8 @@
 
 A recipe is training/recipes/<method>_<data>.toml (a variant's name ends in one more word): the method, the data, the
 arguments, the seeds, what is aimed at. It trains, exports, and takes its figures from the bundle, where they were
-measured through the ONNX graphs. What was recorded lies in docs/results/recipes/<name>.json; the head of the recipe says
-the same in words. A run that was interrupted is resumed; one that is finished is not trained again.
+measured through the ONNX graphs. What was recorded lies in docs/results/recipes/<name>.json; the head of the recipe
+says the same in words. A run that was interrupted is resumed; one that is finished is not trained again.
 """
 
 from __future__ import annotations
