@@ -242,18 +242,21 @@ class Server:
             self.metrics.config_reload_ok.set(well)
         opened, gone, refused = len(found.opened), len(found.gone), len(found.refused)
         log.info("models reloaded: %d opened, %d gone, %d refused", opened, gone, refused)
-        if found.gone:
+        going = [one for one in self._running if any(one.model is model for model in found.gone)]
+        found.gone.clear()
+        if going:
             await asyncio.sleep(LAST_CALLS_SECONDS)
-            await self._give_up([one for one in self._running if any(one.model is model for model in found.gone)])
+            await self._give_up(going)
 
-    async def _give_up(self, gone: list[Running]) -> None:
-        for one in gone:
-            await self._retire(one)
+    async def _give_up(self, going: list[Running]) -> None:
+        """Empties the list: whoever still held a model would keep its memory."""
+        keys = [one.model.key for one in going]
+        while going:
+            await self._retire(going.pop())
         async with self._one_look:  # one that is being opened again has its metrics already
-            for name, version in [one.model.key for one in gone]:
+            for name, version in keys:
                 if version not in self.repository.models.get(name, {}):
                     self.metrics.forget(name, str(version))
-        gone.clear()
         gc.collect()  # sessions lie in cycles, and their memory may be a GPU's
 
     async def _lame_duck(self) -> None:

@@ -19,7 +19,7 @@ term of a small discriminator asks for too softly, that E and G be each other's 
     loss_EG += latent_regression * mean_j (E(G(z))_j - z_j)^2     (j: over latents)
     loss_EG += image_regression * mean_p (G(E(x))_p - x_p)^2      (p: over pixels)
 
-The second is the explicit cycle of ALICE: Li et al., https://arxiv.org/abs/1709.01215, section 3.2.
+The second is the explicit cycle of ALICE: Li et al., https://arxiv.org/abs/1709.01215.
 
 Shape legend: B rows, C channels, H height, W width, D embedding, L latent.
 """
