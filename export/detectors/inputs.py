@@ -1,99 +1,43 @@
-"""The input itself, coarsely: what an encoder was taught to ignore, or never had to look at.
-
-    images       pixels, averaged to 16 a side at most                                                       [B, F]
-    waveforms    log power in bands of frequency, its mean and standard deviation over time                  [B, F]
+"""Detectors that look at the input itself: what an encoder was taught to ignore, or never had to look at.
 
 An encoder trained to call two crops of a photograph the same thing gives noise, digits and drawings embeddings close to
 the middle of its training rows. They look like no training row all the same, and it takes little to see that: nearest
 pixels are a floor that trained encoders often miss. What a broken camera or microphone does shows here first.
 
-Shape legend: B rows, H height, W width, C channels, T samples, N frames, S samples of a frame, F features (of a
-spectrum: frequencies).
+Shape legend: B rows, F features.
 """
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from export.detectors.mahalanobis import Distance
+from export.detectors.coarse import coarse
+from export.detectors.edges import edges_of
+from export.detectors.mahalanobis import Distance, unit
 from export.detectors.neighbours import K, Neighbours
 from latentserve.inputs import INPUT
-from training.networks import image_from_uint8, waveform_from_int16
 
-LARGEST_SIDE = 16
-FRAME_SAMPLES = 256  # 32 ms at 8 kHz
-NUM_BANDS = 20  # asked for: the lowest are one frequency wide
-QUIET = 1e-4
-"""Power that counts as none: that of a sine 76 dB below full scale at its frequency. Noise of 16 bits is far below."""
-
-
-def _fourier() -> Tensor:
-    """Cosines and sines of a frame under a Hann window, [S, 2 F]."""
-    time_S, frequency_F = np.arange(FRAME_SAMPLES), np.arange(1, FRAME_SAMPLES // 2 + 1)
-    angle_SF = 2 * np.pi * time_S[:, None] * frequency_F / FRAME_SAMPLES
-    window_S1 = np.hanning(FRAME_SAMPLES + 1)[:-1, None]
-    waves_S2F = np.concatenate([np.cos(angle_SF), np.sin(angle_SF)], axis=1) * window_S1
-    return torch.from_numpy(waves_S2F.astype(np.float32))
-
-
-def _bands() -> Tensor:
-    """Averages over bands that widen with frequency, [F, bands]."""
-    num_frequencies = FRAME_SAMPLES // 2
-    edges = np.unique(np.round(np.geomspace(1, num_frequencies + 1, NUM_BANDS + 1)).astype(int)) - 1
-    bands = np.zeros((num_frequencies, len(edges) - 1), np.float32)
-    for band, (low, high) in enumerate(pairwise(edges)):
-        bands[low:high, band] = 1 / (high - low)
-    return torch.from_numpy(bands)
-
-
-FOURIER_S2F, BANDS = _fourier(), _bands()
-
-
-def coarse(rows: Tensor) -> Tensor:
-    """Float [B, F] of rows as clients send them."""
-    return bands_of(rows) if rows.dtype == torch.int16 else pixels_of(rows)
-
-
-def pixels_of(rows_BHWC: Tensor) -> Tensor:
-    """Pixels averaged over squares; what is left over at the right and at the bottom is left out."""
-    x_BCHW = image_from_uint8(rows_BHWC)
-    side = -(-max(x_BCHW.shape[2:]) // LARGEST_SIDE)
-    return (F.avg_pool2d(x_BCHW, side) if side > 1 else x_BCHW).flatten(1)
-
-
-def bands_of(rows_BT: Tensor) -> Tensor:
-    """Log power of each band: its mean over frames, then its standard deviation."""
-    x_BT = waveform_from_int16(rows_BT)
-    if x_BT.shape[1] < FRAME_SAMPLES:
-        x_BT = F.pad(x_BT, (0, FRAME_SAMPLES - x_BT.shape[1]))
-    num_frames = x_BT.shape[1] // FRAME_SAMPLES
-    x_BT = x_BT[:, : num_frames * FRAME_SAMPLES]
-    waves_BN2F = x_BT.reshape(-1, num_frames, FRAME_SAMPLES) @ FOURIER_S2F
-    cosine, sine = waves_BN2F.square().chunk(2, dim=2)
-    power_BNF = (cosine + sine) @ BANDS
-    log_BNF = (power_BNF + QUIET).double().log()  # in float64: see `fusion`
-    mean_BF = log_BNF.mean(dim=1)
-    spread_BF = (log_BNF - mean_BF[:, None]).square().mean(dim=1).sqrt()
-    return torch.cat([mean_BF, spread_BF], dim=1).float()
+FAINT = 1e-4
+"""An edge that counts as hardly any: a hundredth of what a step from black to white gives."""
 
 
 class InputMahalanobis(Distance):
-    """The distance of the coarse input to the mean of the training rows."""
+    """The distance of the coarse input to the mean of the training rows; of images their edges' too."""
 
     name: ClassVar[str] = "input_mahalanobis"
-    method: ClassVar[str] = "Mahalanobis distance of the input, coarsely (pixels or bands), to the training rows"
+    method: ClassVar[str] = "Mahalanobis distance of the input (coarse pixels and edges, or bands) to the training rows"
     inputs: ClassVar[tuple[str, ...]] = (INPUT,)
 
     @staticmethod
     def features(*tensors: Tensor) -> Tensor:
-        """See `Distance`."""
-        return coarse(*tensors)
+        """Pixels and edges, each part of unit length; the roots of edges, whose spread grows with their size."""
+        (rows,) = tensors
+        if rows.dtype == torch.int16:
+            return coarse(rows)
+        return torch.cat([unit(coarse(rows)), unit((edges_of(rows) + FAINT).sqrt())], dim=1)
 
 
 class InputNeighbours(Neighbours):
@@ -109,3 +53,16 @@ class InputNeighbours(Neighbours):
     def features(*tensors: Tensor) -> Tensor:
         """See `Neighbours`."""
         return coarse(*tensors)
+
+
+class EdgeNeighbours(Neighbours):
+    """1 - cosine similarity of the input's edges to those of the k-th nearest training row; 1 where there are none."""
+
+    name: ClassVar[str] = "edge_knn"
+    method: ClassVar[str] = f"1 - cosine similarity of the input's edges, by direction, to its {K}th nearest neighbour"
+    inputs: ClassVar[tuple[str, ...]] = (INPUT,)
+
+    @staticmethod
+    def features(*tensors: Tensor) -> Tensor:
+        """See `Neighbours`."""
+        return edges_of(*tensors)

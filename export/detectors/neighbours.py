@@ -3,7 +3,7 @@
 Source: Sun et al., Out-of-distribution detection with deep nearest neighbors, https://arxiv.org/abs/2204.06507:
 embeddings of unit length, the distance to the k-th neighbour.
 
-Shape legend: B rows, N rows of the bank, D embedding.
+Shape legend: B rows, N rows of the bank, D embedding, P directions of it that are kept.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from export.detectors.mahalanobis import unit
 
 K = 5
 """Small, since banks are: the paper's 50 is of 50,000 rows."""
-BANK_BYTES = 2**24
-BANK_ROWS = 10_000
-"""What a bundle may carry, and a CPU compare with each row."""
+BANK_ROWS = 5000
+BANK_DIM = 128
+"""What a bundle may carry, and a CPU compare with each row. The paper loses nothing with a hundredth of its bank."""
 
 
 class Neighbours(nn.Module):
@@ -31,11 +31,14 @@ class Neighbours(nn.Module):
     name: ClassVar[str] = "knn"
     method: ClassVar[str] = f"1 - cosine similarity of the embedding to its {K}th nearest neighbour of a bank"
     inputs: ClassVar[tuple[str, ...]] = ("embedding",)
-    bank_DN: Tensor
+    leading_DP: Tensor
+    bank_PN: Tensor
 
     def __init__(self, bank_ND: NDArray[Any]) -> None:
         super().__init__()
-        self.register_buffer("bank_DN", torch.from_numpy(float32(bank_ND.T)))
+        leading_DP = leading_directions(bank_ND)
+        self.register_buffer("leading_DP", torch.from_numpy(float32(leading_DP)))
+        self.register_buffer("bank_PN", torch.from_numpy(float32((bank_ND @ leading_DP).T)))
 
     @staticmethod
     def features(*tensors: Tensor) -> Tensor:
@@ -47,11 +50,24 @@ class Neighbours(nn.Module):
     def fit(cls, train: Arrays) -> Self:
         """Keeps as many training rows as fit, drawn evenly."""
         x_ND = features_of(cls, train)
-        num_rows = min(len(x_ND), BANK_ROWS, max(K, BANK_BYTES // (4 * x_ND.shape[1])))
-        chosen = np.random.default_rng(0).permutation(len(x_ND))[:num_rows]
+        chosen = np.random.default_rng(0).permutation(len(x_ND))[:BANK_ROWS]
         return cls(unit(torch.from_numpy(x_ND[chosen])).numpy())
 
     def forward(self, *tensors: Tensor) -> Tensor:
         """Scores [B]."""
-        similarity_BN = unit(self.features(*tensors)) @ self.bank_DN
+        similarity_BN = unit(self.features(*tensors)) @ self.leading_DP @ self.bank_PN
         return 1 - similarity_BN.topk(K, dim=1).values[:, K - 1]
+
+
+def leading_directions(bank_ND: NDArray[Any]) -> NDArray[np.float64]:
+    """The P directions, orthonormal [D, P], in which rows of the bank are longest: all D where they are few.
+
+    A similarity to a row of the bank is a sum over directions, and what lies outside the bank's adds nothing to it.
+    """
+    dim = bank_ND.shape[1]
+    if dim <= BANK_DIM:
+        return np.eye(dim)
+    x_ND = bank_ND.astype(np.float64)
+    _, directions_DD = np.linalg.eigh(x_ND.T @ x_ND)  # in ascending order
+    leading_DP: NDArray[np.float64] = directions_DD[:, -BANK_DIM:]
+    return leading_DP

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from export.detectors.density import Density
 from export.detectors.detector import Arrays, Detector
 from export.detectors.fusion import Fusion
-from export.detectors.inputs import InputMahalanobis, InputNeighbours
+from export.detectors.inputs import EdgeNeighbours, InputMahalanobis, InputNeighbours
 from export.detectors.joint import JointDiscriminator
 from export.detectors.magnitude import Magnitude
 from export.detectors.mahalanobis import ClusterMahalanobis, Mahalanobis
@@ -25,7 +25,7 @@ from export.detectors.statistics import StatisticsMahalanobis
 
 FITTED: tuple[Any, ...] = (
     *(StatisticsMahalanobis, Mahalanobis, ClusterMahalanobis, Neighbours, Density, Magnitude),
-    *(InputMahalanobis, InputNeighbours),
+    *(InputMahalanobis, InputNeighbours, EdgeNeighbours),
 )
 REFERENCE_ROWS = 2000
 REFERENCE_SHARE = 0.2

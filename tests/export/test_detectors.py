@@ -21,7 +21,7 @@ from export.detectors.fusion import LARGEST_P, Fusion, knots
 from export.detectors.joint import JointDiscriminator
 from export.detectors.magnitude import Magnitude
 from export.detectors.mahalanobis import ClusterMahalanobis, Mahalanobis, unit
-from export.detectors.neighbours import BANK_BYTES, K, Neighbours
+from export.detectors.neighbours import BANK_DIM, BANK_ROWS, K, Neighbours, leading_directions
 from export.detectors.statistics import StatisticsMahalanobis, statistics
 from export.graphs import GraphRunner, export_graph
 from latentserve.conformal import p_values
@@ -75,9 +75,21 @@ def test_neighbours_are_scikit_learns() -> None:
 
 
 def test_a_bank_stays_within_what_a_bundle_may_carry() -> None:
-    wide = np.random.default_rng(0).standard_normal((3000, 4096)).astype(np.float32)
-    bank = Neighbours.fit({"embedding": wide}).bank_DN
-    assert bank.shape == (4096, BANK_BYTES // 4 // 4096)
+    wide = np.random.default_rng(0).standard_normal((6000, 512)).astype(np.float32)
+    detector = Neighbours.fit({"embedding": wide})
+    assert detector.bank_PN.shape == (BANK_DIM, BANK_ROWS)
+    assert detector.leading_DP.shape == (512, BANK_DIM)
+
+
+def test_a_bank_of_many_dimensions_gives_the_similarities_of_its_longest_directions() -> None:
+    """Rows that lie in 100 of 512 directions: nothing is lost, whatever the query."""
+    rng = np.random.default_rng(0)
+    train = (rng.standard_normal((400, 100)) @ rng.standard_normal((100, 512))).astype(np.float32)
+    test = rng.standard_normal((40, 512)).astype(np.float32)
+    distances, _ = NearestNeighbors(n_neighbors=K, metric="cosine").fit(train).kneighbors(test)
+    np.testing.assert_allclose(scores(Neighbours.fit({"embedding": train}), test), distances[:, -1], atol=1e-6)
+    leading = leading_directions(normalised(train))
+    np.testing.assert_allclose(leading.T @ leading, np.eye(BANK_DIM), atol=1e-9)
 
 
 def test_density_is_scikit_learns_of_the_components_with_the_lowest_bic() -> None:
@@ -240,7 +252,7 @@ def test_the_exported_scorer_gives_what_its_detectors_give(tmp_path: Path) -> No
     tensors = generated(400)
     scorer = Scorer.fit(nn.Module(), tensors)
     assert scorer.names[:3] == ("cauchy", "bonferroni", "statistics_mahalanobis")
-    assert len(scorer.names) == len(scorer.methods) == 10
+    assert len(scorer.names) == len(scorer.methods) == 11
     example = {name: torch.from_numpy(tensors[name][:2]) for name in scorer.inputs}
     graph = export_graph(scorer, example, ["scores"], tmp_path / "scorer.onnx")
     session = GraphRunner(tmp_path, [graph]).sessions["scorer.onnx"]

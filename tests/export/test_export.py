@@ -56,7 +56,7 @@ def test_a_model_without_a_posterior_is_scored_by_its_embedding(tmp_path: Path) 
     assert [spec.name for spec in manifest.graphs["encoder"].outputs] == ["embedding", "latent"]
     names = [detector.name for detector in manifest.detectors]
     on_embedding = ["mahalanobis", "cluster_mahalanobis", "knn", "density", "magnitude"]
-    assert names == ["cauchy", "bonferroni", *on_embedding, "input_mahalanobis", "input_knn"]
+    assert names == ["cauchy", "bonferroni", *on_embedding, "input_mahalanobis", "input_knn", "edge_knn"]
     assert [spec.name for spec in manifest.graphs["scorer"].inputs] == ["embedding", "input"]
     assert {"linear_probe_accuracy", "reconstruction_nats"} <= {one.name for one in manifest.evaluations}
     assert (folder / bundle.REPORT).is_file()
@@ -208,7 +208,7 @@ def test_calibration_is_on_rows_nobody_saw(bundle_folder: Path, runner: GraphRun
     data = load_data("digits")
     tensors = runner.run(data.calibration.values)
     stored = bundle.load_calibration(bundle_folder, manifest)
-    assert len(stored) == tensors["scores"].shape[1] == 10
+    assert len(stored) == tensors["scores"].shape[1] == 11
     for column, name in enumerate(stored):
         np.testing.assert_array_equal(stored[name], np.sort(tensors["scores"][:, column]))
     scores = stored[manifest.detectors[0].name]

@@ -31,7 +31,7 @@ def test_the_command_prints_writes_and_leaves_the_bundle_alone(
     assert "fpr at 95 usual" in printed
     found = records.read(Examination, tmp_path / "ood.json")
     assert list(dict.fromkeys(row.against for row in found.rows)) == [*IMAGES, "saved_again"]
-    assert len(found.rows) == (len(IMAGES) + 1) * 10
+    assert len(found.rows) == (len(IMAGES) + 1) * 11
     assert found.num_usual == 150
     page = (tmp_path / "ood.html").read_text()
     assert page.count("data:image/png;base64,") == 2
