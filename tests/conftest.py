@@ -45,6 +45,17 @@ def bundle_folder(repository: Path) -> Path:
     return repository / "digits-vae" / "1"
 
 
+@pytest.fixture(scope="session")
+def versions(run_folder: Path, repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with digits-vae versions 1 and 2; not to be changed."""
+    from export.exporter import export_run
+
+    models = tmp_path_factory.mktemp("versions")
+    shutil.copytree(repository, models, dirs_exist_ok=True)
+    export_run(run_folder, models)
+    return models / "digits-vae"
+
+
 @pytest.fixture
 def copied_bundle(bundle_folder: Path, tmp_path: Path) -> Path:
     """A copy of the bundle, to be broken."""

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from benchmarks.openloop import open_loop
 from benchmarks.served import ServedProcess
-from export.exporter import export_run
 from latentserve.client import Client
 from latentserve.errors import InvalidInput, ModelNotFound, Unavailable
 from latentserve.tensors import to_tensor
@@ -159,15 +158,6 @@ def cancel_some(process: ServedProcess, digits: NDArray[np.uint8]) -> tuple[int,
     num_cancelled = sum(call.cancelled() for call in calls)
     assert num_cancelled > 0
     return num_cancelled, len(calls) - num_cancelled
-
-
-@pytest.fixture(scope="module")
-def versions(run_folder: Path, repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with digits-vae versions 1 and 2."""
-    models = tmp_path_factory.mktemp("versions")
-    shutil.copytree(repository, models, dirs_exist_ok=True)
-    export_run(run_folder, models)
-    return models / "digits-vae"
 
 
 class Asking(threading.Thread):
