@@ -74,7 +74,9 @@ class Engine:
         bound: bool | None = None,
     ) -> None:
         self.manifest = manifest
-        self.execution_provider = choose_provider(config.device, folder / manifest.graphs["encoder"].file)
+        self.execution_provider = choose_provider(
+            config.device, [folder / graph.file for graph in manifest.graphs.values()]
+        )
         on_gpu = self.execution_provider != CPU
         self._runners: dict[str, HostRunner | DeviceRunner] = {}
         for graph in manifest.graphs.values():

@@ -1,7 +1,7 @@
 """What runs a graph: ONNX Runtime's execution providers, found by trying, and sessions on them.
 
-ONNX Runtime falls back to the CPU with no more than a log line. Here CUDA is tried with the fallback forbidden, and
-every session is asked afterwards where its nodes went.
+ONNX Runtime falls back to the CPU with no more than a log line. Here every session is asked where its nodes went, and
+one that left work to the CPU is refused.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import logging
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -25,6 +26,26 @@ CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
 TENSORRT = "TensorrtExecutionProvider"
 Device = Literal["auto", "cpu", "cuda", "tensorrt"]
+SHAPE_WORK = frozenset(
+    [
+        "Add",
+        "Cast",
+        "Concat",
+        "ConstantOfShape",
+        "Div",
+        "Gather",
+        "Mul",
+        "Range",
+        "Reshape",
+        "Shape",
+        "Slice",
+        "Squeeze",
+        "Sub",
+        "Unsqueeze",
+    ]
+)
+"""CUDA runs all of these. On the CPU they are there because ONNX Runtime works shapes out where they are needed: a few
+integers, and no row is copied."""
 ENGINE_CACHE = Path.home() / ".cache" / "latentserve" / "tensorrt"
 
 
@@ -49,8 +70,8 @@ class DeviceConfig:
     cuda_graphs: bool = False
 
 
-def choose_provider(device: Device, graph: Path) -> str:
-    """The execution provider that really runs, found by trying.
+def choose_provider(device: Device, graphs: Iterable[Path]) -> str:
+    """The execution provider that really runs all graphs, found by trying.
 
     Raises:
         DeviceError: a device was required and does not work.
@@ -58,7 +79,7 @@ def choose_provider(device: Device, graph: Path) -> str:
     if device == "cpu":
         return CPU
     wanted = TENSORRT if device == "tensorrt" else CUDA
-    why = why_not(wanted, graph)
+    why = next((why for graph in graphs if (why := why_not(wanted, graph))), None)
     if why is None:
         return wanted
     if device != "auto":
@@ -77,7 +98,6 @@ def has_driver() -> bool:
     return True
 
 
-@cache
 def why_not(provider: str, graph: Path) -> str | None:
     """Why a GPU provider does not run this graph, or None if it does."""
     if provider not in ort.get_available_providers():
@@ -86,12 +106,10 @@ def why_not(provider: str, graph: Path) -> str | None:
         return "no NVIDIA driver"
     try:
         ort.preload_dlls()
-        options = ort.SessionOptions()
-        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-        ort.InferenceSession(graph, options, providers=[provider] if provider == CUDA else [provider, CUDA])
+        chosen = [provider] if provider == CUDA else [provider, CUDA]
+        return left_to_cpu(ort.InferenceSession(graph, _options(provider), providers=chosen), provider)
     except Exception as error:  # ONNX Runtime raises its own classes and plain RuntimeError
         return str(error).splitlines()[0]
-    return None
 
 
 def open_session(folder: Path, graph: Graph, provider: str, config: DeviceConfig) -> ort.InferenceSession:
@@ -101,19 +119,26 @@ def open_session(folder: Path, graph: Graph, provider: str, config: DeviceConfig
         BundleError: ONNX Runtime cannot load the graph, or it is not what the manifest says.
     """
     path = folder / graph.file
-    options = ort.SessionOptions()
-    for name, value in session_entries(provider).items():
-        options.add_session_config_entry(name, value)
+    options = _options(provider)
     options.intra_op_num_threads = config.intra_op_threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3
     try:
         session = ort.InferenceSession(path, options, providers=providers(provider, graph, config))
     except Exception as error:  # ONNX Runtime raises its own classes and plain RuntimeError
         raise BundleError(f"{path}: ONNX Runtime cannot load it: {error}") from error
     _check_graph(graph, session)
+    if provider != CPU and (why := left_to_cpu(session, provider)):
+        raise BundleError(f"{path}: {why}")
     log.info("%s: nodes by provider: %s", path, dict(node_counts(session)))
     return session
+
+
+def _options(provider: str) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    for name, value in session_entries(provider).items():
+        options.add_session_config_entry(name, value)
+    return options
 
 
 def session_entries(provider: str) -> dict[str, str]:
@@ -123,7 +148,7 @@ def session_entries(provider: str) -> dict[str, str]:
         # Threads may spin inside a run, where the next operator comes in microseconds, but not between runs: there they
         # would take the cores from the threads that read, decode and write.
         return entries | {"session.force_spinning_stop": "1"}
-    return entries | {"session.disable_cpu_ep_fallback": "1"}
+    return entries
 
 
 def providers(provider: str, graph: Graph, config: DeviceConfig) -> list[Any]:
@@ -150,6 +175,15 @@ def node_counts(session: ort.InferenceSession) -> Counter[str]:
     for part in session.get_provider_graph_assignment_info():
         counts[part.ep_name] += len(part.get_nodes())
     return counts
+
+
+def left_to_cpu(session: ort.InferenceSession, provider: str) -> str | None:
+    """Which work a session for a GPU left to the CPU, or None if that is at most work on shapes."""
+    if provider not in session.get_providers():
+        return f"ONNX Runtime could not start {provider}"
+    parts = session.get_provider_graph_assignment_info()
+    ops = {node.op_type for part in parts if part.ep_name == CPU for node in part.get_nodes()} - SHAPE_WORK
+    return f"{provider} leaves {', '.join(sorted(ops))} to the CPU" if ops else None
 
 
 def _check_graph(graph: Graph, session: ort.InferenceSession) -> None:

@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 from sklearn.covariance import LedoitWolf
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from export.detectors.detector import Arrays, features_of, float32
 
@@ -31,8 +30,12 @@ SMALLEST_SCALE = 1e-6  # features that are all alike, as sizes of embeddings of 
 
 
 def unit(embedding_BD: Tensor) -> Tensor:
-    """Rows of length 1; a row of zeros stays one."""
-    return F.normalize(embedding_BD, dim=1, eps=TINY)
+    """Rows of length 1; a row of zeros stays one.
+
+    Written out: `F.normalize` expands the lengths to a shape that every call would have to work out.
+    """
+    length_B1: Tensor = torch.linalg.vector_norm(embedding_BD, dim=1, keepdim=True)
+    return embedding_BD / length_B1.clamp_min(TINY)
 
 
 def whitening(x_ND: NDArray[Any]) -> NDArray[np.float64]:

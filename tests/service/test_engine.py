@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -123,7 +124,7 @@ def test_a_graph_that_is_not_what_the_manifest_says_is_a_broken_bundle(copied_bu
 
 def test_without_cuda_auto_runs_on_the_cpu_and_cuda_fails(bundle_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(providers_module, "why_not", lambda provider, graph: "no NVIDIA driver")
-    graph = bundle_folder / "encoder.onnx"
+    graph = [bundle_folder / "encoder.onnx"]
     assert choose_provider("auto", graph) == CPU
     assert choose_provider("cpu", graph) == CPU
     with pytest.raises(DeviceError, match="got no working CUDAExecutionProvider .no NVIDIA driver., expected"):
@@ -136,11 +137,21 @@ def test_with_cuda_auto_takes_it_unless_the_cpu_is_asked_for(
     bundle_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(providers_module, "why_not", lambda provider, graph: None)
-    graph = bundle_folder / "encoder.onnx"
+    graph = [bundle_folder / "encoder.onnx"]
     assert choose_provider("auto", graph) == CUDA
     assert choose_provider("cuda", graph) == CUDA
     assert choose_provider("tensorrt", graph) == TENSORRT
     assert choose_provider("cpu", graph) == CPU
+
+
+def test_a_device_is_taken_only_if_it_runs_every_graph(bundle_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        providers_module, "why_not", lambda provider, graph: "no Tan" if graph.name == "scorer.onnx" else None
+    )
+    graphs = [bundle_folder / "encoder.onnx", bundle_folder / "scorer.onnx"]
+    assert choose_provider("auto", graphs) == CPU
+    with pytest.raises(DeviceError, match="got no working CUDAExecutionProvider .no Tan., expected"):
+        choose_provider("cuda", graphs)
 
 
 def test_without_the_provider_in_onnxruntime_the_reason_says_so(bundle_folder: Path) -> None:
@@ -153,6 +164,24 @@ def test_every_node_is_asked_where_it_runs(engine: Engine) -> None:
         counts = node_counts(runner._session)
         assert set(counts) == {CPU}
         assert counts[CPU] > 1
+
+
+@pytest.mark.parametrize(
+    ("running", "on_cpu", "expected"),
+    [
+        ([CUDA, CPU], ["Concat", "Squeeze"], None),  # shapes
+        ([CUDA, CPU], ["Concat", "Tan", "Asinh"], "CUDAExecutionProvider leaves Asinh, Tan to the CPU"),
+        ([CPU], ["Conv"], "ONNX Runtime could not start CUDAExecutionProvider"),
+    ],
+)
+def test_only_shapes_may_be_worked_out_on_the_cpu(running: list[str], on_cpu: list[str], expected: str | None) -> None:
+    def part(provider: str, ops: list[str]) -> Any:
+        nodes = [SimpleNamespace(op_type=op) for op in ops]
+        return SimpleNamespace(ep_name=provider, get_nodes=lambda: nodes)
+
+    parts = [part(CUDA, ["Conv", "Asinh2"]), part(CPU, on_cpu)]
+    session: Any = SimpleNamespace(get_providers=lambda: running, get_provider_graph_assignment_info=lambda: parts)
+    assert providers_module.left_to_cpu(session, CUDA) == expected
 
 
 def test_provider_options_keep_float32_and_name_every_batch_size(bundle_folder: Path) -> None:
@@ -193,7 +222,7 @@ def test_a_cpu_binds_nothing(bundle_folder: Path) -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("recorded", [False, True])
 def test_on_a_gpu_the_golden_rows_hold(bundle_folder: Path, recorded: bool) -> None:
-    graph = bundle_folder / "encoder.onnx"
+    graph = [bundle_folder / "encoder.onnx"]
     if choose_provider("auto", graph) == CPU:
         pytest.skip("no working CUDA here")
     on_gpu = Engine(bundle_folder, bundle.load(bundle_folder), DeviceConfig("cuda", 1, 16, cuda_graphs=recorded))
