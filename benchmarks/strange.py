@@ -55,7 +55,12 @@ IMAGES = ("horizontal_flip", "vertical_flip", "rotated_90", "shapes", "noise", "
 SUITES = {
     "mnist": Suite("cpc_mnist", IMAGES, aims=(("horizontal_flip", 0.85),)),
     "one_class_mnist": Suite(
-        "cpc_mnist", ("others",), tuple(f"mnist[label={label}]" for label in range(10)), 16, (0,), (("others", 0.985),)
+        "cpc_mnist",
+        ("others",),
+        tuple(f"mnist[label={label}]" for label in range(10)),
+        16,
+        (0, 1, 2),
+        (("others", 0.985),),
     ),
     "speakers_fsdd": Suite(
         "cpc_audio_fsdd", ("others", "reversed", "noise", "tone"), ("fsdd[group!=2]",), 35, (0, 1, 2)
