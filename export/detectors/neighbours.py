@@ -22,7 +22,7 @@ K = 5
 """Small, since banks are: the paper's 50 is of 50,000 rows."""
 BANK_ROWS = 5000
 BANK_DIM = 128
-"""What a bundle may carry, and a CPU compare with each row. The paper loses nothing with a hundredth of its bank."""
+"""What a bundle may carry, and a CPU compare with each row."""
 
 
 class Neighbours(nn.Module):
