@@ -31,14 +31,17 @@ class Neighbours(nn.Module):
     name: ClassVar[str] = "knn"
     method: ClassVar[str] = f"1 - cosine similarity of the embedding to its {K}th nearest neighbour of a bank"
     inputs: ClassVar[tuple[str, ...]] = ("embedding",)
-    leading_DP: Tensor
+    leading_DP: Tensor | None
     bank_PN: Tensor
 
     def __init__(self, bank_ND: NDArray[Any]) -> None:
         super().__init__()
-        leading_DP = leading_directions(bank_ND)
-        self.register_buffer("leading_DP", torch.from_numpy(float32(leading_DP)))
-        self.register_buffer("bank_PN", torch.from_numpy(float32((bank_ND @ leading_DP).T)))
+        self.register_buffer("leading_DP", None)
+        if bank_ND.shape[1] > BANK_DIM:
+            leading_DP = leading_directions(bank_ND)
+            self.leading_DP = torch.from_numpy(float32(leading_DP))
+            bank_ND = bank_ND @ leading_DP
+        self.register_buffer("bank_PN", torch.from_numpy(float32(bank_ND.T)))
 
     @staticmethod
     def features(*tensors: Tensor) -> Tensor:
@@ -55,18 +58,17 @@ class Neighbours(nn.Module):
 
     def forward(self, *tensors: Tensor) -> Tensor:
         """Scores [B]."""
-        similarity_BN = unit(self.features(*tensors)) @ self.leading_DP @ self.bank_PN
-        return 1 - similarity_BN.topk(K, dim=1).values[:, K - 1]
+        x_BP = unit(self.features(*tensors))
+        if self.leading_DP is not None:
+            x_BP = x_BP @ self.leading_DP
+        return 1 - (x_BP @ self.bank_PN).topk(K, dim=1).values[:, K - 1]
 
 
 def leading_directions(bank_ND: NDArray[Any]) -> NDArray[np.float64]:
-    """The P directions, orthonormal [D, P], in which rows of the bank are longest: all D where they are few.
+    """The P directions, orthonormal [D, P], in which rows of the bank are longest.
 
     A similarity to a row of the bank is a sum over directions, and what lies outside the bank's adds nothing to it.
     """
-    dim = bank_ND.shape[1]
-    if dim <= BANK_DIM:
-        return np.eye(dim)
     x_ND = bank_ND.astype(np.float64)
     _, directions_DD = np.linalg.eigh(x_ND.T @ x_ND)  # in ascending order
     leading_DP: NDArray[np.float64] = directions_DD[:, -BANK_DIM:]
