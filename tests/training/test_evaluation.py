@@ -2,13 +2,19 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
+from sklearn.preprocessing import StandardScaler
 
 from training.evaluation.clusters import cluster_agreement
 from training.evaluation.composition import composition_accuracies, held_out_combinations
 from training.evaluation.probes import (
+    FEW_LABELS_INVERSE_L2,
+    INVERSE_L2S,
     KNN_TEMPERATURE,
+    choose_inverse_l2,
     draw_per_class,
+    fit_linear_probe,
     knn_accuracy,
     labels_curve,
     leave_one_group_out_accuracies,
@@ -37,6 +43,54 @@ def test_the_linear_probe_reads_what_is_there_and_nothing_else() -> None:
     assert linear_probe_accuracy(train, labels, test, test_labels) > 0.75
     shuffled = np.random.default_rng(2).permutation(labels)
     assert linear_probe_accuracy(train, shuffled, test, test_labels) < 0.5
+
+
+def objective(probe: LogisticRegression, features: np.ndarray, labels: np.ndarray) -> float:  # type: ignore[type-arg]
+    nats = -probe.predict_log_proba(features)[np.arange(len(labels)), labels].sum()
+    return float(nats + np.square(probe.coef_).sum() / (2 * probe.C))
+
+
+def test_the_linear_probe_is_fitted_to_the_end() -> None:
+    """Features of which most vary together: where a solver that stops early is far from the optimum."""
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(2000, 1)) + 0.1 * rng.normal(size=(2000, 40))
+    labels = (features @ rng.normal(size=(40, 3)) + rng.normal(size=(2000, 3))).argmax(axis=1)
+    scaler, probe = fit_linear_probe(features, labels, inverse_l2=1.0)
+    standardised = scaler.transform(features)
+    exact = LogisticRegression(C=1.0, solver="newton-cholesky", tol=1e-10).fit(standardised, labels)
+    best = objective(exact, standardised, labels)
+    assert objective(probe, standardised, labels) == pytest.approx(best, rel=1e-5)
+    hasty = LogisticRegression(C=1.0, tol=1e-2).fit(standardised, labels)
+    assert objective(hasty, standardised, labels) > 1.001 * best  # the tolerance is what it depends on
+
+
+def test_the_strength_of_the_probe_is_what_does_best_on_training_rows_held_out() -> None:
+    rng = np.random.default_rng(0)
+    clean, labels = blobs(4000, 0)
+    lost_in_noise = np.concatenate([clean, rng.normal(size=(4000, 600))], axis=1)
+    held_out, fitted = np.split(np.random.default_rng(0).permutation(4000), [1000])
+
+    def chosen_by_hand(features: np.ndarray) -> float:  # type: ignore[type-arg]
+        def accuracy(inverse_l2: float) -> float:
+            probe = LogisticRegression(C=inverse_l2, max_iter=1000).fit(features[fitted], labels[fitted])
+            return float(probe.score(features[held_out], labels[held_out]))
+
+        return max(INVERSE_L2S, key=accuracy)
+
+    for features in (clean, lost_in_noise):
+        assert choose_inverse_l2(features, labels) == chosen_by_hand(features)
+    assert chosen_by_hand(lost_in_noise) < FEW_LABELS_INVERSE_L2  # one strength for all would not do
+    standardised = StandardScaler().fit_transform(lost_in_noise)
+    assert choose_inverse_l2(standardised, labels) == fit_linear_probe(lost_in_noise, labels)[-1].C
+
+
+def test_where_nothing_can_be_held_out_the_strength_is_the_usual_one() -> None:
+    held_out = np.random.default_rng(0).permutation(300)[:150]
+    alone = np.isin(np.arange(300), held_out[:1]).astype(int)  # the only row of its class is held out
+    for labels in (np.array([0, 1]), np.arange(150) % 2, alone):
+        features = labels[:, None] + np.random.default_rng(1).normal(size=(len(labels), 3))
+        assert choose_inverse_l2(features, labels) == FEW_LABELS_INVERSE_L2
+        assert fit_linear_probe(features, labels)[-1].C == FEW_LABELS_INVERSE_L2
 
 
 def test_as_many_labels_are_drawn_of_each_class_as_asked_for() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from training.evaluation.probes import linear_probe_accuracy
+from training.evaluation.probes import FEW_LABELS_INVERSE_L2, linear_probe_accuracy
 
 
 def held_out_combinations(labels_N: NDArray[Any], factor_N: NDArray[Any], num_classes: int) -> NDArray[np.bool_]:
@@ -45,5 +45,5 @@ def composition_accuracies(
         unseen = held_out_combinations(test_labels_N, test_factor_N, num_classes)
         if len(np.unique(train_labels_N[seen])) == num_classes and unseen.any():
             arrays = (train_ND[seen], train_labels_N[seen], test_ND[unseen], test_labels_N[unseen])
-            accuracies.append(linear_probe_accuracy(*arrays))
+            accuracies.append(linear_probe_accuracy(*arrays, FEW_LABELS_INVERSE_L2))
     return np.array(accuracies)
