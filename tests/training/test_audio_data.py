@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from latentserve.audio import decode_audio
-from training.data import AudioShape, DataError, Rows, load_data
+from training.data import AudioShape, DataError, Rows, fsdd, load_data
 from training.data.rows import joined
 
 RATE = 800
@@ -151,6 +152,22 @@ def test_spoken_digits_that_are_not_there_or_broken_are_named(tmp_path: Path, mo
     write(tmp_path / "fsdd" / "recordings" / "0_ann_0.wav", np.ones(99, np.int16), 16000)
     with pytest.raises(DataError, match=r"0_ann_0.wav: sample rate: got 16000 Hz, expected 8000 Hz"):
         load_data("fsdd")
+
+
+def test_spoken_digits_are_downloaded_once_and_whole_or_not_at_all(tmp_path: Path, url: str) -> None:
+    digit_clips(tmp_path / "made")
+    archive, cache = tmp_path / "v1.tar.gz", tmp_path / "cache"
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(tmp_path / "made" / "fsdd", "free-spoken-digit-dataset-1")
+    cut = tmp_path / "cut.tar.gz"
+    cut.write_bytes(archive.read_bytes()[:20_000])
+    with pytest.raises(DataError, match=r"the download of http:.*cut.tar.gz to .* failed .*set LATENTSERVE_DATA to"):
+        fsdd.downloaded(f"{url}/cut.tar.gz", cache)
+    assert not list(cache.glob("*/recordings"))
+    folder = fsdd.downloaded(f"{url}/v1.tar.gz", cache)
+    assert len(list(folder.glob("*.wav"))) == 48
+    assert list(cache.iterdir()) == [cache / "fsdd"]  # nothing is left beside it
+    assert fsdd.downloaded(f"{url}/nowhere", cache) == folder
 
 
 def test_the_spoken_digits_are_read_whole() -> None:

@@ -1,12 +1,9 @@
 from __future__ import annotations
 
-import functools
-import http.server
 import io
 import os
 import tarfile
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -142,22 +139,6 @@ def test_a_set_that_memory_should_not_hold_is_refused(pattern: str, monkeypatch:
 def test_an_empty_shard_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="wds: got 0 readable images of 0, expected at least 20 JPEG or PNG"):
         load_data(f"wds:{write_shard(tmp_path / 'empty.tar', {})}")
-
-
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-        pass
-
-
-@pytest.fixture
-def url(tmp_path: Path) -> Iterator[str]:
-    handler = functools.partial(Quiet, directory=tmp_path)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
 
 
 def test_remote_shards_are_read_by_url(url: str, pattern: str) -> None:

@@ -2,23 +2,20 @@
 
 Read from the WebDataset shards `$LATENTSERVE_DATA/cifar10-jpeg/{train,test}-*.tar.gz` if LATENTSERVE_DATA is set
 (JPEG, so not the original pixels), else downloaded once to `~/.cache/latentserve`.
-Source: Krizhevsky, Learning Multiple Layers of Features from Tiny Rows, 2009.
+Source: Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009.
 """
 
 from __future__ import annotations
-
-import os
-from pathlib import Path
 
 import numpy as np
 from torchvision.datasets import CIFAR10
 
 from training.data import shards
 from training.data.rows import Data, DataError, Rows, resized, split_off
+from training.data.source import CACHE, given_folder
 
 NUM_CALIBRATION = 5000
 IMAGE_SIZE = 32
-CACHE = Path.home() / ".cache" / "latentserve"
 
 
 def load(image_size: int | None, seed: int) -> Data:
@@ -33,14 +30,14 @@ def read(split: str, image_size: int | None) -> Rows:
     Raises:
         DataError: it is not where it should be, or cannot be downloaded.
     """
-    given = os.environ.get("LATENTSERVE_DATA")
+    given = given_folder()
     if given:
         try:
-            found = shards.matching(str(Path(given) / "cifar10-jpeg" / f"{split}-*.tar.gz"))
+            found = shards.matching(str(given / "cifar10-jpeg" / f"{split}-*.tar.gz"))
         except DataError as error:
             raise DataError(
                 f"cifar10: LATENTSERVE_DATA is {given}, expected WebDataset shards"
-                f" {Path(given) / 'cifar10-jpeg'}/{split}-*.tar.gz"
+                f" {given / 'cifar10-jpeg'}/{split}-*.tar.gz"
             ) from error
         return shards.read(found, image_size or IMAGE_SIZE)
     try:

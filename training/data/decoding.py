@@ -57,7 +57,7 @@ def decode_all(kind: str, files: Iterable[File], image_size: int) -> tuple[NDArr
     num_files = len(files) if isinstance(files, Sized) else 0
     _check_size(kind, num_files, image_size)
     stream, decoded = iter(files), list[NDArray[np.uint8] | str]()
-    with ThreadPoolExecutor() as pool, tqdm(desc="decoding", total=num_files or None, unit="image") as bar:
+    with ThreadPoolExecutor() as pool, tqdm(desc="decoding", total=num_files or None, unit=" images") as bar:
         while some := list(islice(stream, FILES_AT_ONCE)):
             decoded += pool.map(decode, some)
             bar.update(len(some))

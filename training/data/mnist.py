@@ -6,16 +6,13 @@ Read from `$LATENTSERVE_DATA/MNIST/raw` if LATENTSERVE_DATA is set, else downloa
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import numpy as np
 from torchvision.datasets import MNIST
 
 from training.data.rows import Data, DataError, Rows, resized, split_off
+from training.data.source import CACHE, given_folder
 
 NUM_CALIBRATION = 5000
-CACHE = Path.home() / ".cache" / "latentserve"
 
 
 def load(image_size: int | None, seed: int) -> Data:
@@ -25,8 +22,8 @@ def load(image_size: int | None, seed: int) -> Data:
 
 
 def _read(train: bool, image_size: int | None) -> Rows:
-    given = os.environ.get("LATENTSERVE_DATA")
-    root = Path(given) if given else CACHE
+    given = given_folder()
+    root = given or CACHE
     try:
         dataset = MNIST(str(root), train=train, download=not given)
     except (RuntimeError, OSError) as error:
