@@ -4,7 +4,10 @@ The discriminator gives three scores, and every layer of it is under spectral no
 
     s_x = a(F(x))        s_z = b(H(z))        s_xz = c(J(F(x), H(z)))
 
-Sources: Donahue and Simonyan, https://arxiv.org/abs/1907.02544, section 2 and figure 1; spectral norm: Miyato et al.,
+The encoder is a backbone with an MLP on top that gives the posterior. What it learned of images is the backbone's
+output, in front of the MLP, as in the paper.
+
+Sources: Donahue and Simonyan, https://arxiv.org/abs/1907.02544, sections 2 and 3; spectral norm: Miyato et al.,
 https://arxiv.org/abs/1802.05957.
 
 Shape legend: B rows, C channels, H height, W width, L latent.
@@ -19,7 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from training.networks import ConvDecoder, ConvEncoder, halvings
+from training.backbones import build_backbone
+from training.networks import ConvDecoder, halvings
 
 SLOPE = 0.2  # of LeakyReLU below 0: Radford et al., https://arxiv.org/abs/1511.06434
 
@@ -92,16 +96,29 @@ class EncoderGenerator(nn.Module):
     """E and G: trained against the discriminator, and averaged to be served."""
 
     def __init__(
-        self, channels: int, image_size: int, width: int, embedding_dim: int, latent_dim: int, largest_scale: float
+        self,
+        channels: int,
+        image_size: int,
+        width: int,
+        backbone: str,
+        backbone_width: int | None,
+        hidden_dim: int,
+        latent_dim: int,
+        largest_scale: float,
     ) -> None:
         super().__init__()
         self.largest_scale = largest_scale
-        self.encoder = ConvEncoder(channels, image_size, width, embedding_dim)
-        self.posterior_head = nn.Linear(embedding_dim, 2 * latent_dim)
-        self.generator = ConvDecoder(channels, image_size, width, embedding_dim, latent_dim)
+        self.encoder, features = build_backbone(backbone, channels, image_size, backbone_width)
+        self.posterior_head = nn.Sequential(
+            nn.Linear(features, hidden_dim, bias=False),
+            nn.BatchNorm1d(hidden_dim),
+            nn.ReLU(),
+            nn.Linear(hidden_dim, 2 * latent_dim),
+        )
+        self.generator = ConvDecoder(channels, image_size, width, hidden_dim, latent_dim)
 
     def posterior(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Embedding [B, D], mean [B, L] and standard deviation [B, L] of E(x); pixels from 0 to 1."""
+        """Backbone's output [B, D], mean [B, L] and standard deviation [B, L] of E(x); pixels from 0 to 1."""
         h_BD = self.encoder(2 * x_BCHW - 1)
         mean_BL, raw_BL = self.posterior_head(h_BD).chunk(2, dim=1)
         return h_BD, mean_BL, self.largest_scale * raw_BL.sigmoid()

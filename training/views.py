@@ -49,6 +49,11 @@ class ViewConfig:
     jitter: float = 0.0
     grey_probability: float = 0.0
 
+    @property
+    def moves(self) -> bool:
+        """Whether any pixel of a view lies elsewhere."""
+        return self.crop_area_min < 1 or self.flip or any((self.rotation_degrees, self.shear, self.elastic))
+
     def __post_init__(self) -> None:
         if not 0 < self.crop_area_min <= 1:
             raise ValueError(f"crop_area_min: got {self.crop_area_min}, expected above 0 and at most 1")
@@ -59,6 +64,10 @@ class ViewConfig:
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected 0 to 1")
         if not 0 <= self.jitter <= 1.25:  # 0.8 * 1.25 = 1: beyond it brightness would turn negative
             raise ValueError(f"jitter: got {self.jitter}, expected 0 to 1.25")
+
+
+STILL = ViewConfig(crop_area_min=1.0, rotation_degrees=0.0, shear=0.0, elastic=0.0)
+"""Every view is the image itself."""
 
 
 class Views:
@@ -89,7 +98,8 @@ class Views:
 
     def __call__(self, x_BCHW: Tensor) -> Tensor:
         """One view of each row."""
-        x_BCHW = warped(x_BCHW, self.config)
+        if self.config.moves:
+            x_BCHW = warped(x_BCHW, self.config)
         for colour in self.colours:
             x_BCHW = colour(x_BCHW)
         return x_BCHW

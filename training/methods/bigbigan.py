@@ -11,6 +11,9 @@ y = +1 for a data pair and -1 for a pair of the model:
 Source: Donahue and Simonyan, Large Scale Adversarial Representation Learning, https://arxiv.org/abs/1907.02544,
 section 2, equations for L_D and L_EG.
 
+As in the paper the *embedding* is the output of the encoder's backbone, in front of the MLP that gives the posterior.
+Training images may be augmented (`views`), before any of the networks sees them.
+
 What is ours: networks of the size of a digit; the encoder's scale is bounded, since an encoder free to be noise
 matches the prior without looking at x; weights are averaged over steps and the average is what encodes and decodes.
 Two terms are NOT in the paper (a weight of 0 leaves one out, the default). They ask in so many words for what the joint
@@ -38,10 +41,12 @@ from torch.optim import Adam
 from torch.optim.swa_utils import AveragedModel
 
 from training.adversarial_networks import Discriminator, EncoderGenerator, Scores
+from training.backbones import SMALL
 from training.data import ImageShape
 from training.loop import LoopConfig, warmup_then_cosine
 from training.methods.encoding import Encoding
 from training.networks import image_from_uint8
+from training.views import STILL, ViewConfig, Views
 
 FIGURE_ROWS = 1000  # latents drawn for the variance ratio
 
@@ -55,8 +60,10 @@ class BigBiGanConfig:
 
     Attributes:
         latent_dim: L.
-        embedding_dim: D, the encoder's last hidden layer.
-        width: channels after the first convolution of each network; doubled at each halving.
+        backbone: of the encoder: `small`, or the name of a timm model.
+        backbone_width: channels after the stem of `small` (its own: 16) and of timm's ResNets (64).
+        hidden_dim: hidden layers of the encoder's MLP and of the generator.
+        width: channels after the discriminator's first convolution and before the generator's last.
         discriminator_dim: hidden layers of F and H; those of J are twice as wide.
         spectral_gain: the spectral norm of every layer of the discriminator.
         largest_scale: upper bound of the encoder's standard deviation.
@@ -66,10 +73,13 @@ class BigBiGanConfig:
         discriminator_learning_rate: of the discriminator, at its highest.
         beta1: of Adam, both optimizers; beta2 is 0.999.
         ema_decay: of the weights that are served; 0 serves the last ones.
+        views: how training images are augmented; as they are, unless asked for.
     """
 
     latent_dim: int = 16
-    embedding_dim: int = 256
+    backbone: str = SMALL
+    backbone_width: int | None = None
+    hidden_dim: int = 256
     width: int = 16
     discriminator_dim: int = 256
     spectral_gain: float = 2.0
@@ -80,11 +90,12 @@ class BigBiGanConfig:
     discriminator_learning_rate: float = 1e-3
     beta1: float = 0.5
     ema_decay: float = 0.999
+    views: ViewConfig = STILL
 
     def __post_init__(self) -> None:
         for name in (
             "latent_dim",
-            "embedding_dim",
+            "hidden_dim",
             "width",
             "discriminator_dim",
             "spectral_gain",
@@ -152,8 +163,16 @@ class BigBiGan(LightningModule):
         self.automatic_optimization = False  # two optimizers that take turns
         self.config = config
         self.loop = loop
+        self.views = Views(config.views, shape.channels)
         sizes = (shape.channels, shape.image_size, config.width)
-        self.trained = EncoderGenerator(*sizes, config.embedding_dim, config.latent_dim, config.largest_scale)
+        self.trained = EncoderGenerator(
+            *sizes,
+            config.backbone,
+            config.backbone_width,
+            config.hidden_dim,
+            config.latent_dim,
+            config.largest_scale,
+        )
         self.served = AveragedModel(self.trained, avg_fn=ema_with_warmup(config.ema_decay), use_buffers=True)
         self.served.requires_grad_(False).eval()
         self.discriminator = Discriminator(*sizes, config.discriminator_dim, config.latent_dim, config.spectral_gain)
@@ -179,7 +198,7 @@ class BigBiGan(LightningModule):
 
     def training_step(self, x_BHWC: Tensor, batch_idx: int) -> Tensor:
         """One step of the discriminator, then one of encoder and generator, on uint8 images."""
-        x_BCHW = image_from_uint8(x_BHWC)
+        x_BCHW = self.views(image_from_uint8(x_BHWC))
         z_BL = torch.randn(len(x_BCHW), self.config.latent_dim, device=self.device)
         data: Pair = (x_BCHW, self.trained.sample(x_BCHW))
         model: Pair = (self.trained.generate(z_BL), z_BL)
