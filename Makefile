@@ -6,7 +6,6 @@ UV_VERSION := 0.13.8
 RECIPE ?= vae_digits
 BUF := npx --yes @bufbuild/buf@1.75.0
 PACKAGES := latentserve service training export deploy
-PROTOS := protos/latentserve/v1/embedding.proto
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml
 
 .PHONY: help setup demo serve mnist test ops-test check fix protos lock bench reproduce clean
@@ -51,7 +50,7 @@ fix: setup  ## format, and mend what ruff can mend
 	$(BIN)/ruff format .
 
 protos: setup  ## generate the stubs from protos/
-	$(BIN)/python -m grpc_tools.protoc -Iprotos --python_out=. --pyi_out=. --grpc_python_out=. $(PROTOS)
+	deploy/make_stubs.sh $(BIN)/python .
 
 lock: setup  ## pin what pyproject.toml asks for, with hashes
 	$(COMPILE) --extra serve --extra train --extra dev -o requirements/dev.txt

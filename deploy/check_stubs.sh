@@ -4,12 +4,13 @@
 set -euo pipefail
 made=$(mktemp -d)
 trap 'rm -r "$made"' EXIT
-"$1" -m grpc_tools.protoc -Iprotos --python_out="$made" --pyi_out="$made" --grpc_python_out="$made" \
-  protos/latentserve/v1/embedding.proto
-for stub in "$made"/latentserve/v1/*; do
-  diff -u "latentserve/v1/$(basename "$stub")" "$stub" || {
-    echo "$(basename "$stub") is not what protos/ says: run 'make protos'" >&2
-    exit 1
-  }
+deploy/make_stubs.sh "$1" "$made"
+for stub in latentserve/v1 service/stubs; do
+  for file in "$made/$stub"/*; do
+    diff -u "$stub/$(basename "$file")" "$file" || {
+      echo "$stub/$(basename "$file") is not what protos/ says: run 'make protos'" >&2
+      exit 1
+    }
+  done
 done
 echo "stubs: up to date"

@@ -3,7 +3,9 @@
     config      what an operator may set           repository  bundles found, proven, opened
     decoding    requests to rows                    engine      rows to tensors, ONNX Runtime
     waiting     the line in which rows wait         batching    who runs when, with whom
-    scoring     scores to p-values and decisions    servicer    the calls, without a transport
+    scoring     scores to p-values and decisions    inference   what every protocol asks of models
+    servicer    our calls, without a transport      tls         who we are, who our clients must be
+    open_inference  the Open Inference Protocol's calls (open_request, open_tensors, stubs)
     transport   what every transport shares         score_stream  many requests over one call, in order
     grpcio_server  calls on grpcio                  metrics     everything Prometheus sees
     server      start, serve, drain                 health      a container's health check

@@ -11,6 +11,7 @@ from latentserve.errors import BundleError
 from service.config import Config, ConfigError, load_config
 from service.providers import DeviceError
 from service.server import Server
+from service.tls import TlsError
 
 
 async def serve(config: Config, arguments: list[str]) -> None:
@@ -36,7 +37,7 @@ def main(arguments: list[str]) -> int:
         logging.info("config: %s", config)
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(serve(config, arguments))
-    except (ConfigError, BundleError, DeviceError, OSError) as error:
+    except (ConfigError, BundleError, DeviceError, TlsError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

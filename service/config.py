@@ -10,9 +10,9 @@ import os
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, CliSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -20,6 +20,7 @@ from service.batching import QueueConfig
 from service.decoding import Limits
 from service.monitor import MonitorConfig
 from service.providers import Device, DeviceConfig
+from service.tls import TlsFiles
 
 PREFIX = "LATENTSERVE_"
 CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
@@ -75,6 +76,9 @@ class Config(BaseSettings):
     port: int = Field(50051, ge=0, le=65535, description="gRPC port; 0 for any free one")
     metrics_port: int = Field(9464, ge=0, le=65535, description="Prometheus port; 0 for any free one")
     transport: Literal["http2", "grpcio"] = Field("http2", description="our own HTTP/2, or grpcio's server")
+    tls_certificate: Path | None = Field(None, description="PEM file: our certificate, then its chain; gRPC speaks TLS")
+    tls_key: Path | None = Field(None, description="PEM file: the certificate's key, not encrypted")
+    tls_client_ca: Path | None = Field(None, description="PEM file: only clients with a certificate signed by these")
     device: Device = Field("auto", description="cuda or tensorrt: that or fail; auto: CUDA if it works, else the CPU")
     cuda_graphs: bool = Field(False, description="on CUDA: record each batch size once and replay it")
     intra_op_threads: int = Field(0, ge=0, description="threads of one operator on the CPU; 0 for the CPUs we may use")
@@ -100,6 +104,21 @@ class Config(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """The environment, then the file; the command line, which `load_config` reads, comes before both."""
         return sources["init_settings"], sources["env_settings"], _SettingsFile(settings_cls)
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key: got one of them, expected both or neither")
+        if self.tls_client_ca is not None and self.tls_certificate is None:
+            raise ValueError("tls_client_ca: expected tls_certificate and tls_key with it")
+        return self
+
+    @property
+    def tls(self) -> TlsFiles | None:
+        """Where keys lie; None: gRPC in the clear."""
+        if self.tls_certificate is None or self.tls_key is None:
+            return None
+        return TlsFiles(self.tls_certificate, self.tls_key, self.tls_client_ca)
 
     @property
     def queue(self) -> QueueConfig:
@@ -170,6 +189,8 @@ def changed(old: Config, new: Config) -> tuple[set[str], set[str]]:
 def _sentence(fault: object) -> str:
     assert isinstance(fault, dict)
     name = ".".join(str(part) for part in fault["loc"])
+    if not name:  # of several settings together: it names them itself
+        return str(fault["ctx"]["error"])
     if fault["type"] == "missing":
         return f"{name}: missing, expected --{name.replace('_', '-')} or {PREFIX}{name.upper()}"
     return f"{name}: got {fault['input']!r}, expected: {fault['msg']}"

@@ -54,37 +54,37 @@ class Decoder:
         """
         kind = message.WhichOneof("rows")
         if kind == "tensor":
-            return checked_rows(message.tensor, self._expected.spec, "input.tensor", self._limits)
+            return self.checked(from_tensor(message.tensor, "input.tensor"), "input.tensor")
         if kind == "encoded":
-            return await self._decode(list(message.encoded.items))
+            return await self.decoded(list(message.encoded.items), "input.encoded.items")
         raise InvalidInput.at("input", got="no rows", expected="tensor or encoded")
 
-    async def _decode(self, items: list[bytes]) -> NDArray[Any]:
+    def checked(self, rows: NDArray[Any], field: str) -> NDArray[Any]:
+        """Rows that came as they are. Raises InvalidInput, which names the field, if they are not what is expected."""
+        return checked_rows(rows, self._expected.spec, field, self._limits)
+
+    async def decoded(self, items: list[bytes], field: str) -> NDArray[Any]:
+        """Rows that came as files. Raises InvalidInput, which names the file by its place in the field."""
         limits = self._limits
         if not 1 <= len(items) <= limits.max_request_rows:
-            raise InvalidInput.at(
-                "input.encoded.items", got=f"{len(items)} items", expected=f"1 to {limits.max_request_rows}"
-            )
+            raise InvalidInput.at(field, got=f"{len(items)} items", expected=f"1 to {limits.max_request_rows}")
         for i, item in enumerate(items):
             if len(item) > limits.max_item_bytes:
-                raise InvalidInput.at(
-                    f"input.encoded.items[{i}]",
-                    got=f"{len(item)} bytes",
-                    expected=f"at most {limits.max_item_bytes}",
-                )
+                got, expected = f"{len(item)} bytes", f"at most {limits.max_item_bytes}"
+                raise InvalidInput.at(f"{field}[{i}]", got=got, expected=expected)
         rows = np.empty((len(items), *self._expected.spec.shape), self._expected.spec.dtype)
         loop = asyncio.get_running_loop()
         starts = range(0, len(items), ITEMS_PER_TASK)
-        tasks = [loop.run_in_executor(self._pool, self._decode_some, items, rows, start) for start in starts]
+        tasks = [loop.run_in_executor(self._pool, self._decode_some, items, rows, start, field) for start in starts]
         await asyncio.gather(*tasks)
         return rows
 
-    def _decode_some(self, items: list[bytes], rows: NDArray[Any], start: int) -> None:
+    def _decode_some(self, items: list[bytes], rows: NDArray[Any], start: int, field: str) -> None:
         for i in range(start, min(start + ITEMS_PER_TASK, len(items))):
             try:
                 rows[i] = self._decode_item(items[i])
             except (ImageError, AudioError) as error:
-                raise InvalidInput(f"input.encoded.items[{i}]: {error}") from error
+                raise InvalidInput(f"{field}[{i}]: {error}") from error
 
 
 def item_decoder(expected: ImageInput | AudioInput, limits: Limits) -> Callable[[bytes], NDArray[Any]]:
@@ -95,13 +95,12 @@ def item_decoder(expected: ImageInput | AudioInput, limits: Limits) -> Callable[
     return lambda item: decode_image(item, height, width, channels, limits.max_item_pixels)
 
 
-def checked_rows(message: pb.Tensor, spec: TensorSpec, field: str, limits: Limits) -> NDArray[Any]:
-    """A tensor message as rows of a given type and shape, finite.
+def checked_rows(rows: NDArray[Any], spec: TensorSpec, field: str, limits: Limits) -> NDArray[Any]:
+    """The rows themselves, if they are of a given type and shape, not too many, and finite.
 
     Raises:
         InvalidInput: dtype, shape, size or a value is not what the model takes.
     """
-    rows = from_tensor(message, field)
     expected = f"{spec.dtype} [n, {', '.join(map(str, spec.shape))}]"
     if rows.dtype != np.dtype(spec.dtype) or rows.shape[1:] != spec.shape:
         raise InvalidInput.at(field, got=f"{rows.dtype} {list(rows.shape)}", expected=expected)

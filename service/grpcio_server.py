@@ -12,7 +12,8 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from service.transport import OK, SERVICE, Answer, Call, StreamCall, trace_id
+from service.tls import Tls
+from service.transport import OK, Answer, Call, Services, StreamCall, trace_id
 
 _STATUS = {status.value[0]: status for status in grpc.StatusCode}
 
@@ -20,7 +21,7 @@ _STATUS = {status.value[0]: status for status in grpc.StatusCode}
 class GrpcioServer:
     """See `server.Transport`."""
 
-    def __init__(self, calls: dict[str, Call | StreamCall], health_servicer: Any, max_request_bytes: int) -> None:
+    def __init__(self, services: Services, health_servicer: Any, max_request_bytes: int) -> None:
         self._server = grpc.aio.server(
             options=(
                 ("grpc.max_receive_message_length", max_request_bytes),
@@ -28,17 +29,23 @@ class GrpcioServer:
                 ("grpc.so_reuseport", 0),  # a second server on the same port is an error, not a coin toss
             )
         )
-        self._streams = [call for call in calls.values() if isinstance(call, StreamCall)]
-        methods = {name: _handler(call) for name, call in calls.items()}
-        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE.full_name, methods),))
+        every = [call for calls in services.values() for call in calls.values()]
+        self._streams = [call for call in every if isinstance(call, StreamCall)]
+        for service, calls in services.items():
+            methods = {name: _handler(call) for name, call in calls.items()}
+            self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, methods),))
         health_pb2_grpc.add_HealthServicer_to_server(health_servicer, self._server)
-        names = (SERVICE.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        names = (*services, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
 
-    async def listen(self, host: str, port: int) -> int:
+    async def listen(self, host: str, port: int, tls: Tls | None = None) -> int:
         """Starts to accept calls; returns the port."""
+        address = f"{host}:{port}"
         try:
-            bound = self._server.add_insecure_port(f"{host}:{port}")
+            if tls is None:
+                bound = self._server.add_insecure_port(address)
+            else:
+                bound = self._server.add_secure_port(address, tls.credentials())
         except RuntimeError as error:
             raise OSError(f"port: cannot listen on {host}:{port}: {error}") from error
         await self._server.start()

@@ -1,27 +1,51 @@
-"""`python -m service.health HOST:PORT`: exits with 0 if the server there is serving, for a container's health check."""
+"""Exits with 0 if a server is serving, for a container's health check.
+
+    python -m service.health localhost:50051                  asks grpc.health.v1, in the clear
+    python -m service.health http://localhost:9464/metrics    reads latentserve_ready: also where gRPC speaks TLS
+
+Without an argument: localhost:50051.
+"""
 
 from __future__ import annotations
 
 import sys
+import urllib.request
 from typing import Any
 
-import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-
 TIMEOUT_SECONDS = 2.0
+SERVING, NOT_SERVING = "SERVING", "NOT_SERVING"
 
 
 def main(target: str) -> int:
-    """Asks grpc.health.v1; prints what it says."""
+    """Asks; prints what it hears."""
+    try:
+        answer = ready(target) if target.startswith(("http://", "https://")) else serving(target)
+    except OSError as error:
+        print(f"{target}: {error}", file=sys.stderr)
+        return 1
+    print(answer)
+    return 0 if answer == SERVING else 1
+
+
+def ready(url: str) -> str:
+    """What the metrics page says. Raises OSError if there is none."""
+    with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as page:
+        lines = page.read().decode().splitlines()
+    return SERVING if "latentserve_ready 1.0" in lines else NOT_SERVING
+
+
+def serving(target: str) -> str:
+    """What grpc.health.v1 says. Raises ConnectionError if there is no answer."""
+    import grpc  # imported here: half a second that the page of metrics does not take
+    from grpc_health.v1 import health_pb2, health_pb2_grpc
+
     with grpc.insecure_channel(target) as channel:
         try:
             stub: Any = health_pb2_grpc.HealthStub(channel)
             answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=TIMEOUT_SECONDS)
         except grpc.RpcError as error:
-            print(f"{target}: {error.code().name}", file=sys.stderr)
-            return 1
-    print(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
-    return 0 if answer.status == health_pb2.HealthCheckResponse.SERVING else 1
+            raise ConnectionError(error.code().name) from error
+    return health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
 
 
 if __name__ == "__main__":

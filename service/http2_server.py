@@ -13,7 +13,8 @@ from service.grpc_framing import PREFIX, Messages
 from service.http2 import Connection
 from service.side_calls import SideCall, side_calls
 from service.stream import Stream
-from service.transport import DRAINING, OK, SERVICE, Answer, Call, StreamCall, trace_id
+from service.tls import HANDSHAKE_SECONDS, Tls
+from service.transport import DRAINING, OK, Answer, Call, Services, StreamCall, trace_id
 
 log = logging.getLogger(__name__)
 
@@ -38,19 +39,23 @@ class Exchange:
 class Http2Server:
     """See `server.Transport`."""
 
-    def __init__(self, calls: dict[str, Call | StreamCall], health_servicer: Any, max_request_bytes: int) -> None:
+    def __init__(self, services: Services, health_servicer: Any, max_request_bytes: int) -> None:
         self._max_request_bytes = max_request_bytes
         self._connections: set[Connection] = set()
         self._all_closed = asyncio.Event()
         self._server: asyncio.Server
-        self._handlers: dict[bytes, Call | StreamCall | SideCall] = {**side_calls(health_servicer)}
-        self._handlers |= {f"/{SERVICE.full_name}/{name}".encode(): call for name, call in calls.items()}
+        self._handlers: dict[bytes, Call | StreamCall | SideCall] = {**side_calls(health_servicer, services)}
+        for service, calls in services.items():
+            self._handlers |= {f"/{service}/{name}".encode(): call for name, call in calls.items()}
 
-    async def listen(self, host: str, port: int) -> int:
+    async def listen(self, host: str, port: int, tls: Tls | None = None) -> int:
         """Starts to accept calls; returns the port."""
         loop = asyncio.get_running_loop()
+        secure: dict[str, Any] = {} if tls is None else {"ssl": tls.context, "ssl_handshake_timeout": HANDSHAKE_SECONDS}
         try:
-            self._server = await loop.create_server(lambda: Connection(self, self._register), host, port, backlog=1024)
+            self._server = await loop.create_server(
+                lambda: Connection(self, self._register), host, port, backlog=1024, **secure
+            )
         except OSError as error:
             raise OSError(f"port: cannot listen on {host}:{port}: {error}") from error
         bound: int = self._server.sockets[0].getsockname()[1]

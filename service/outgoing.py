@@ -145,4 +145,5 @@ class Outgoing:
         """Sends nothing more: the peer sees the end once it has read the rest."""
         if not self._finished and not self._transport.is_closing():
             self._finished = True
-            self._transport.write_eof()
+            if self._transport.can_write_eof():  # TLS cannot: there GOAWAY is the last word
+                self._transport.write_eof()

@@ -23,11 +23,14 @@ from service import loop_lag
 from service.config import AT_RUN_TIME, Config, ConfigError, available_cpus, changed
 from service.grpcio_server import GrpcioServer
 from service.http2_server import Http2Server
+from service.inference import Inference
 from service.metrics import Metrics
+from service.open_inference import OpenInference
 from service.providers import CPU, DeviceError
 from service.repository import Repository, ServedModel, Workers, look, open_repository
 from service.servicer import Servicer
-from service.transport import SERVICE, Call, StreamCall, calls
+from service.tls import Tls, TlsError
+from service.transport import Services, services
 
 log = logging.getLogger(__name__)
 
@@ -38,12 +41,12 @@ LAST_CALLS_SECONDS = 5.0
 
 
 class Transport(Protocol):
-    """What carries the calls. Made from the calls by name, a health servicer and the bytes a request may have."""
+    """What carries the calls. Made from all of them, a health servicer and the bytes a request may have."""
 
-    def __init__(self, calls: dict[str, Call | StreamCall], health_servicer: Any, max_request_bytes: int) -> None: ...
+    def __init__(self, services: Services, health_servicer: Any, max_request_bytes: int) -> None: ...
 
-    async def listen(self, host: str, port: int) -> int:
-        """Starts to accept calls; returns the port. Raises OSError if it is taken."""
+    async def listen(self, host: str, port: int, tls: Tls | None = None) -> int:
+        """Starts to accept calls, in the clear without `tls`; returns the port. Raises OSError if it is taken."""
 
     async def stop(self, grace_seconds: float) -> None:
         """Refuses new calls, waits for those under way, then cancels what is left."""
@@ -84,6 +87,7 @@ class Server:
         self.metrics_port = 0
         self.repository = Repository()
         self.metrics = Metrics()
+        self._tls = Tls(config.tls) if config.tls else None
         self._transport: Transport
         self._health = health.aio.HealthServicer()
         self._prometheus: Any = None
@@ -142,12 +146,15 @@ class Server:
 
     async def _listen(self) -> None:
         config = self.config
-        servicer = Servicer(self.repository, config, self.metrics)
-        self._transport = TRANSPORTS[config.transport](
-            calls(servicer, self.metrics), self._health, config.max_request_bytes
+        inference = Inference(self.repository, self.metrics)
+        served = services(
+            Servicer(inference, self.repository, config),
+            OpenInference(inference, self.repository, config, ready=lambda: not self._leaving.is_set()),
+            self.metrics,
         )
-        self.port = await self._transport.listen(config.host, config.port)
-        for name in ("", SERVICE.full_name):
+        self._transport = TRANSPORTS[config.transport](served, self._health, config.max_request_bytes)
+        self.port = await self._transport.listen(config.host, config.port, self._tls)
+        for name in ("", *served):
             await self._health.set(name, SERVING)
         await self._say_health()
 
@@ -192,11 +199,21 @@ class Server:
         """Takes over settings that may change at run time, then looks for models. What is wrong changes nothing."""
         if self._leaving.is_set():
             return
-        well = self._reload_settings()
+        well = self._renew_keys() & self._reload_settings()
         self.metrics.config_reload_ok.set(well)
         task = asyncio.create_task(self._reload_models(well))
         self._looks.add(task)
         task.add_done_callback(self._looks.discard)
+
+    def _renew_keys(self) -> bool:
+        """Whether new connections get what is in the files."""
+        try:
+            if self._tls is not None:
+                self._tls.renew()
+        except TlsError as error:
+            log.error("keys not reloaded: %s", error)
+            return False
+        return True
 
     def _reload_settings(self) -> bool:
         """Whether those in force are those asked for."""

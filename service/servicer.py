@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import math
-import time
-from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from latentserve.errors import InvalidInput, Unsupported
-from latentserve.inputs import INPUT, AudioInput, ImageInput, TensorSpec
-from latentserve.tensors import data_type, to_tensor
+from latentserve.errors import InvalidInput
+from latentserve.inputs import AudioInput, ImageInput, TensorSpec
+from latentserve.tensors import data_type, from_tensor, to_tensor
 from latentserve.v1 import embedding_pb2 as pb
 from service.config import Config
 from service.decoding import checked_rows
-from service.metrics import Metrics
+from service.inference import EMBEDDING, RECONSTRUCTION, SCORES, Context, Inference, require
 from service.repository import LATENT, Repository, ServedModel
 from service.scoring import Decision, Guarantee, Question, Verdicts
 from service.waiting import Tensors
 
-EMBEDDING, RECONSTRUCTION, SCORES = "embedding", "reconstruction", "scores"
 TENSOR_OF_OUTPUT = {
     pb.OUTPUT_EMBEDDING: EMBEDDING,
     pb.OUTPUT_LATENT: LATENT,
@@ -49,29 +45,13 @@ MODALITIES = {"image": pb.MODALITY_IMAGE, "audio": pb.MODALITY_AUDIO}
 T = TypeVar("T")
 
 
-@dataclass
-class Context:
-    """What a transport knows of a call.
-
-    Attributes:
-        method: name of the call.
-        deadline: the caller's, on `time.monotonic`.
-        model: name of the model that answers, once it is known; for metrics.
-    """
-
-    method: str
-    deadline: float = math.inf
-    model: str = ""
-
-
 class Servicer:
     """One method for each call of `latentserve.v1.EmbeddingService`, named in snake case."""
 
-    def __init__(self, repository: Repository, config: Config, metrics: Metrics) -> None:
+    def __init__(self, inference: Inference, repository: Repository, config: Config) -> None:
+        self._inference = inference
         self._repository = repository
         self._config = config
-        self._limits = config.limits
-        self._metrics = metrics
 
     async def embed(self, request: pb.EmbedRequest, context: Context) -> pb.EmbedResponse:
         """See the proto."""
@@ -90,7 +70,10 @@ class Servicer:
         model = self._find(request.model, context)
         question = _question(model, request)
         tensors = await self._run(model, request, {SCORES}, context)
-        return pb.ScoreResponse(model=_version(model), out_of_distribution=self._judge(model, tensors, question))
+        verdicts = self._inference.judge(model, tensors, question)
+        return pb.ScoreResponse(
+            model=_version(model), out_of_distribution=_out_of_distribution(model, verdicts, question)
+        )
 
     async def analyze(self, request: pb.AnalyzeRequest, context: Context) -> pb.AnalyzeResponse:
         """See the proto."""
@@ -106,16 +89,17 @@ class Servicer:
         if RECONSTRUCTION in wants:
             response.reconstructions.CopyFrom(to_tensor(tensors[RECONSTRUCTION]))
         if question is not None:
-            response.out_of_distribution.CopyFrom(self._judge(model, tensors, question))
+            verdicts = self._inference.judge(model, tensors, question)
+            response.out_of_distribution.CopyFrom(_out_of_distribution(model, verdicts, question))
         return response
 
     async def decode(self, request: pb.DecodeRequest, context: Context) -> pb.DecodeResponse:
         """See the proto."""
         model = self._find(request.model, context)
-        _require(model, {RECONSTRUCTION})
-        spec = model.manifest.outputs[LATENT]
-        rows = checked_rows(request.latents, spec, "latents", self._limits)
-        tensors = await self._submit(model, LATENT, rows, {RECONSTRUCTION}, request, context)
+        require(model, {RECONSTRUCTION})
+        latents = from_tensor(request.latents, "latents")
+        rows = checked_rows(latents, model.manifest.outputs[LATENT], "latents", self._config.limits)
+        tensors = await self._inference.submit(model, LATENT, rows, {RECONSTRUCTION}, _priority(request), context)
         return pb.DecodeResponse(model=_version(model), reconstructions=to_tensor(tensors[RECONSTRUCTION]))
 
     async def get_model(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
@@ -140,34 +124,15 @@ class Servicer:
         )
 
     def _find(self, selector: pb.ModelSelector, context: Context) -> ServedModel:
-        model = self._repository.find(selector.name, selector.version)
-        context.model = model.manifest.name
-        return model
+        return self._inference.find(selector.name, selector.version, context)
 
     async def _run(self, model: ServedModel, request: Any, wants: set[str], context: Context) -> Tensors:
-        _require(model, wants)
-        started = time.monotonic()
-        rows = await model.decoder.rows(request.input)
-        self._metrics.decode_seconds.labels(context.model).observe(time.monotonic() - started)
-        return await self._submit(model, INPUT, rows, wants, request, context)
+        read = partial(model.decoder.rows, request.input)
+        return await self._inference.run(model, read, wants, _priority(request), context)
 
-    async def _submit(
-        self, model: ServedModel, lane: str, rows: NDArray[Any], wants: set[str], request: Any, context: Context
-    ) -> Tensors:
-        priority = _named(PRIORITIES, request.priority, "priority", pb.Priority)
-        self._metrics.request_rows.labels(context.method, context.model).observe(len(rows))
-        monitor = model.monitor
-        if monitor and monitor.drift and SCORES in wants:
-            wants = wants | {EMBEDDING}  # the encoder runs anyway, and on a CPU its rows are shown, not copied
-        tensors = await model.lanes[lane].submit(rows, frozenset(wants), context.deadline, priority)
-        if monitor:
-            monitor.observe(tensors.get(SCORES), tensors.get(EMBEDDING))
-        return tensors
 
-    def _judge(self, model: ServedModel, tensors: Tensors, question: Question) -> pb.OutOfDistribution:
-        verdicts = model.judge.judge(tensors[SCORES], question)
-        self._metrics.judged(model.manifest.name, str(model.manifest.version), verdicts)
-        return _out_of_distribution(model, verdicts, question)
+def _priority(request: Any) -> int:
+    return _named(PRIORITIES, request.priority, "priority", pb.Priority)
 
 
 def _wanted(request: pb.AnalyzeRequest) -> set[str]:
@@ -199,16 +164,6 @@ def _named(names: dict[int, T], code: int, field: str, enum: Any) -> T:
         known = ", ".join(enum.Name(one) for one in names)
         raise InvalidInput.at(field, got=code, expected=f"among {known}")
     return names[code]
-
-
-def _require(model: ServedModel, wants: set[str]) -> None:
-    """A model that cannot give a tensor says so before any row is read."""
-    missing = sorted(wants - model.manifest.outputs.keys())
-    if missing:
-        raise Unsupported(
-            f"model {model.manifest.name} version {model.manifest.version} gives no {missing[0]};"
-            f" it gives {', '.join(sorted(model.manifest.outputs))}"
-        )
 
 
 def _version(model: ServedModel) -> pb.ModelVersion:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 import grpc
@@ -10,7 +10,7 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from service.score_stream import Write
-from service.transport import OK, SERVICE, Answer, Ended
+from service.transport import OK, Answer, Ended
 
 
 class SideContext:
@@ -60,8 +60,8 @@ class SideCall:
         return Answer(b"", OK)
 
 
-def side_calls(health_servicer: Any) -> dict[bytes, SideCall]:
-    """By their paths."""
+def side_calls(health_servicer: Any, services: Iterable[str]) -> dict[bytes, SideCall]:
+    """By their paths; reflection tells of these services, too."""
 
     async def check(requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
         async for request in requests:
@@ -71,7 +71,7 @@ def side_calls(health_servicer: Any) -> dict[bytes, SideCall]:
         async for request in requests:
             yield await health_servicer.Watch(request, context)  # writes by itself, returns when cancelled
 
-    names = (SERVICE.full_name, "grpc.health.v1.Health", reflection.SERVICE_NAME)
+    names = (*services, "grpc.health.v1.Health", reflection.SERVICE_NAME)
     reflected = reflection.aio.ReflectionServicer(names)
     return {
         b"/grpc.health.v1.Health/Check": SideCall(health_pb2.HealthCheckRequest, check),

@@ -20,13 +20,17 @@ from google.protobuf.message import DecodeError
 
 from latentserve.errors import Code, InvalidInput, LatentserveError, Overloaded
 from latentserve.v1 import embedding_pb2 as pb
+from service.inference import Context
 from service.metrics import Metrics
+from service.open_inference import OpenInference
 from service.score_stream import Bounds, InOrder, Write
-from service.servicer import Context, Servicer
+from service.servicer import Servicer
+from service.stubs import open_inference_grpc_pb2 as open_pb
 
 log = logging.getLogger(__name__)
 
 SERVICE = pb.DESCRIPTOR.services_by_name["EmbeddingService"]
+OPEN_SERVICE = open_pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 OK = 0
 RETRY_AFTER = "retry-after-ms"
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?P<trace_id>[0-9a-f]{32})-[0-9a-f]{16}-(?P<flags>[0-9a-f]{2})")
@@ -190,21 +194,34 @@ class StreamCall:
         return encoded
 
 
-def calls(servicer: Servicer, metrics: Metrics) -> dict[str, Call | StreamCall]:
-    """Every call by its name, made from the service's descriptor: `GetModel` goes to `servicer.get_model`."""
+Services = dict[str, dict[str, Call | StreamCall]]
+"""The calls of each service, by the service's full name, then by their own."""
+
+
+def services(servicer: Servicer, open_inference: OpenInference, metrics: Metrics) -> Services:
+    """Every call there is, made from the services' descriptors: `GetModel` goes to `servicer.get_model`."""
 
     async def score(message: pb.ScoreStreamRequest, context: Context) -> pb.ScoreStreamResponse:
         return pb.ScoreStreamResponse(id=message.id, response=await servicer.score(message.request, context))
 
-    unary: dict[str, Call | StreamCall] = {
+    scores = Call("ScoreStream", pb.ScoreStreamRequest, score, metrics)
+    return {
+        SERVICE.full_name: {
+            **_unary(SERVICE, pb, servicer, metrics),
+            "ScoreStream": StreamCall(scores, pb.ScoreStreamResponse),
+        },
+        OPEN_SERVICE.full_name: _unary(OPEN_SERVICE, open_pb, open_inference, metrics),
+    }
+
+
+def _unary(service: Any, messages: Any, servicer: Any, metrics: Metrics) -> dict[str, Call | StreamCall]:
+    return {
         method.name: Call(
-            method.name, getattr(pb, method.input_type.name), getattr(servicer, _snake(method.name)), metrics
+            method.name, getattr(messages, method.input_type.name), getattr(servicer, _snake(method.name)), metrics
         )
-        for method in SERVICE.methods
+        for method in service.methods
         if not method.client_streaming
     }
-    scores = Call("ScoreStream", pb.ScoreStreamRequest, score, metrics)
-    return unary | {"ScoreStream": StreamCall(scores, pb.ScoreStreamResponse)}
 
 
 def _snake(name: str) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from latentserve.errors import ModelNotFound, Overloaded
 from latentserve.v1 import embedding_pb2 as pb
 from service.batching import Piece
-from service.servicer import Context
+from service.inference import Context
 from service.waiting import Tensors
 
 POISON = 255

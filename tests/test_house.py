@@ -62,8 +62,9 @@ def test_the_scheduler_knows_neither_grpc_nor_onnxruntime_nor_prometheus() -> No
     assert named <= set(sys.stdlib_module_names) | {"numpy", "latentserve", "service"}
 
 
-def test_the_servicer_knows_no_transport() -> None:
-    assert not {name for name in imports(ROOT / "service" / "servicer.py") if name.split(".")[0] == "grpc"}
+def test_servicers_know_no_transport() -> None:
+    for file in ("servicer.py", "open_inference.py", "inference.py"):
+        assert not {name for name in imports(ROOT / "service" / file) if name.split(".")[0] == "grpc"}, file
 
 
 def test_the_server_loads_no_torch() -> None:
@@ -84,9 +85,10 @@ def test_stubs_are_what_the_protos_say() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_every_message_field_and_value_of_the_proto_has_a_comment() -> None:
+@pytest.mark.parametrize("proto", ["latentserve/v1/embedding.proto", "inference/open_inference_grpc.proto"])
+def test_every_message_field_and_value_of_a_proto_has_a_comment(proto: str) -> None:
     """Stands in for `buf lint` with COMMENTS where npm is missing."""
-    lines = (ROOT / "protos/latentserve/v1/embedding.proto").read_text().splitlines()
+    lines = (ROOT / "protos" / proto).read_text().splitlines()
     declares = re.compile(r"^\s*(message|enum|service|rpc|oneof|optional|repeated|\w+ = \d+;|[\w.]+ \w+ = \d+;)")
     for number, line in enumerate(lines):
         if declares.match(line):

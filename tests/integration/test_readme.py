@@ -36,13 +36,13 @@ def test_every_link_leads_somewhere() -> None:
         assert (ROOT / target).exists(), target
 
 
-def test_the_client_example_runs(server: ServedProcess) -> None:
-    (code,) = blocks("python")
+@pytest.mark.parametrize(("code", "said"), zip(blocks("python"), ["digits-vae", "(3, 32)"], strict=True))
+def test_the_client_examples_run(server: ServedProcess, code: str, said: str) -> None:
     assert "localhost:50051" in code
     code = code.replace("localhost:50051", server.target)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    assert "digits-vae" in done.stdout
+    assert said in done.stdout
 
 
 @pytest.mark.slow

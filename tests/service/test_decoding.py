@@ -111,4 +111,4 @@ def test_numbers_that_are_none_are_refused_by_row(value: float) -> None:
     rows = np.zeros((4, 2), np.float32)
     rows[2, 1] = value
     with pytest.raises(InvalidInput, match=r"latents\[2\]: got NaN or infinity, expected finite"):
-        checked_rows(to_tensor(rows), TensorSpec("latent", "float32", (2,)), "latents", LIMITS)
+        checked_rows(rows, TensorSpec("latent", "float32", (2,)), "latents", LIMITS)

@@ -22,10 +22,11 @@ from latentserve.conformal import p_values
 from latentserve.tensors import to_tensor
 from latentserve.v1 import embedding_pb2 as pb
 from service.config import Config, load_config
+from service.inference import Context, Inference
 from service.metrics import Metrics
 from service.monitor import EmbeddingDrift, Monitor, MonitorConfig, band
 from service.repository import Workers, open_repository
-from service.servicer import Context, Servicer
+from service.servicer import Servicer
 
 AUROC_95 = math.sqrt(2) * stats.norm.ppf(0.95)
 """A shift of a normal by so much gives this AUROC."""
@@ -300,7 +301,7 @@ def test_each_version_has_a_monitor_of_its_own_and_a_restart_begins_afresh(model
 def test_what_is_scored_and_embedded_is_seen(models: Path, workers: Workers, digits: NDArray[np.uint8]) -> None:
     config, metrics = settings_of(models), Metrics()
     repository = open_repository(config, metrics, workers)
-    servicer = Servicer(repository, config, metrics)
+    servicer = Servicer(Inference(repository, metrics), repository, config)
 
     async def ask() -> None:
         lanes = [lane for model in repository.served() for lane in model.lanes.values()]

@@ -15,9 +15,10 @@ from latentserve.errors import InvalidInput
 from latentserve.tensors import to_tensor
 from latentserve.v1 import embedding_pb2 as pb
 from service.config import Config
+from service.inference import Context, Inference
 from service.metrics import Metrics
 from service.repository import Repository
-from service.servicer import Context, Servicer
+from service.servicer import Servicer
 
 
 class Lane:
@@ -49,7 +50,7 @@ def servicer(lane: Lane) -> Servicer:
         monitor=None,
     )
     repository = cast(Repository, SimpleNamespace(find=lambda name, version: model))
-    return Servicer(repository, Config(models="m"), Metrics())  # type: ignore[arg-type]
+    return Servicer(Inference(repository, Metrics()), repository, Config(models="m"))  # type: ignore[arg-type]
 
 
 IMAGES = pb.Input(tensor=to_tensor(np.zeros((2, 4, 4, 1), np.uint8)))

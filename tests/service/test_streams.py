@@ -18,7 +18,7 @@ from latentserve.v1.embedding_pb2_grpc import EmbeddingServiceStub
 from service.metrics import Metrics
 from service.score_stream import Bounds
 from service.server import TRANSPORTS, Transport
-from service.transport import Call, StreamCall
+from service.transport import SERVICE, Call, StreamCall
 from tests.fakes import FakeScores
 
 LIMIT = 4
@@ -60,7 +60,7 @@ def serve(request: pytest.FixtureRequest) -> Callable[[Body], None]:
         scores, metrics = FakeScores(), Metrics()
         call = Call("ScoreStream", pb.ScoreStreamRequest, scores.score, metrics)
         calls: Any = {"ScoreStream": StreamCall(call, pb.ScoreStreamResponse, Bounds(max_requests=LIMIT))}
-        server = TRANSPORTS[request.param](calls, health.aio.HealthServicer(), MAX_REQUEST_BYTES)
+        server = TRANSPORTS[request.param]({SERVICE.full_name: calls}, health.aio.HealthServicer(), MAX_REQUEST_BYTES)
         target = f"127.0.0.1:{await server.listen('127.0.0.1', 0)}"
         async with grpc.aio.insecure_channel(target) as channel, asyncio.timeout(20):
             try:

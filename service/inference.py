@@ -1,0 +1,105 @@
+"""What every protocol asks of the models: find one, run rows through it, judge what it gave.
+
+Servicers turn their messages into these calls and the results into messages again; they hold nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+
+from latentserve.errors import Unsupported
+from latentserve.inputs import INPUT
+from service.metrics import Metrics
+from service.repository import Repository, ServedModel
+from service.scoring import Question, Verdicts
+from service.waiting import Tensors
+
+EMBEDDING, RECONSTRUCTION, SCORES = "embedding", "reconstruction", "scores"
+
+
+@dataclass
+class Context:
+    """What a transport knows of a call.
+
+    Attributes:
+        method: name of the call.
+        deadline: the caller's, on `time.monotonic`.
+        model: name of the model that answers, once it is known; for metrics.
+    """
+
+    method: str
+    deadline: float = math.inf
+    model: str = ""
+
+
+class Inference:
+    """Models at work, for servicers.
+
+    Args:
+        repository: where they are.
+        metrics: hear of what is done.
+    """
+
+    def __init__(self, repository: Repository, metrics: Metrics) -> None:
+        self._repository = repository
+        self._metrics = metrics
+
+    def find(self, name: str, version: int, context: Context) -> ServedModel:
+        """See `Repository.find`. From now on the call is this model's."""
+        model = self._repository.find(name, version)
+        context.model = model.manifest.name
+        return model
+
+    async def run(
+        self,
+        model: ServedModel,
+        read: Callable[[], Awaitable[NDArray[Any]]],
+        wants: set[str],
+        priority: int,
+        context: Context,
+    ) -> Tensors:
+        """The wanted tensors for input rows, which are not read if the model cannot give them."""
+        require(model, wants)
+        started = time.monotonic()
+        rows = await read()
+        self._metrics.decode_seconds.labels(context.model).observe(time.monotonic() - started)
+        return await self.submit(model, INPUT, rows, wants, priority, context)
+
+    async def submit(
+        self, model: ServedModel, lane: str, rows: NDArray[Any], wants: set[str], priority: int, context: Context
+    ) -> Tensors:
+        """The wanted tensors for rows of a lane (`input` or `latent`)."""
+        self._metrics.request_rows.labels(context.method, context.model).observe(len(rows))
+        monitor = model.monitor
+        if monitor and monitor.drift and SCORES in wants:
+            wants = wants | {EMBEDDING}  # the encoder runs anyway, and on a CPU its rows are shown, not copied
+        tensors = await model.lanes[lane].submit(rows, frozenset(wants), context.deadline, priority)
+        if monitor:
+            monitor.observe(tensors.get(SCORES), tensors.get(EMBEDDING))
+        return tensors
+
+    def judge(self, model: ServedModel, tensors: Tensors, question: Question) -> Verdicts:
+        """What the scores among the tensors mean."""
+        verdicts = model.judge.judge(tensors[SCORES], question)
+        self._metrics.judged(model.manifest.name, str(model.manifest.version), verdicts)
+        return verdicts
+
+
+def require(model: ServedModel, wants: Iterable[str]) -> None:
+    """A model that cannot give a tensor says so before any row is read.
+
+    Raises:
+        Unsupported: it cannot.
+    """
+    missing = sorted(set(wants) - model.manifest.outputs.keys())
+    if missing:
+        raise Unsupported(
+            f"model {model.manifest.name} version {model.manifest.version} gives no {missing[0]};"
+            f" it gives {', '.join(sorted(model.manifest.outputs))}"
+        )

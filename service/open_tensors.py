@@ -1,0 +1,122 @@
+"""Tensors of the Open Inference Protocol to numpy arrays and back.
+
+Elements come as bytes, beside the inputs, or one by one inside them. They always go as bytes: NVIDIA's client decodes
+nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentserve.errors import InvalidInput
+from service.stubs import open_inference_grpc_pb2 as pb
+
+BYTES = "BYTES"
+DATATYPES: dict[str, np.dtype[Any]] = {
+    "UINT8": np.dtype("u1"),
+    "INT16": np.dtype("<i2"),
+    "FP32": np.dtype("<f4"),
+    "FP64": np.dtype("<f8"),
+    "BOOL": np.dtype("?"),
+}
+_NAMES = {dtype: name for name, dtype in DATATYPES.items()}
+_CONTENTS = {"UINT8": "uint_contents", "INT16": "int_contents", "FP32": "fp32_contents"}
+"""Where the elements of what may come in are, if they come one by one."""
+_LENGTH = struct.Struct("<I")
+
+
+def datatype(dtype: np.dtype[Any]) -> str:
+    """The protocol's name of a numpy dtype."""
+    return _NAMES[dtype.newbyteorder("<")]
+
+
+def read(request: pb.ModelInferRequest) -> NDArray[Any]:
+    """The one input of a request, a view of its bytes where it came as such.
+
+    Raises:
+        InvalidInput: no such type, an axis of size 0 or below, or elements that do not fit the shape.
+    """
+    tensor = request.inputs[0]
+    field = f"inputs[{tensor.name!r}]"
+    if tensor.datatype not in _CONTENTS:
+        expected = f"one of {', '.join(_CONTENTS)}, or BYTES for files"
+        raise InvalidInput.at(f"{field}.datatype", got=repr(tensor.datatype), expected=expected)
+    shape, dtype = _shape(tensor, field), DATATYPES[tensor.datatype]
+    raw = _raw(request, field)
+    if raw is None:
+        try:
+            elements = np.array(getattr(tensor.contents, _CONTENTS[tensor.datatype]), dtype)
+        except OverflowError as error:
+            raise InvalidInput.at(f"{field}.contents", got=error, expected=f"elements of {tensor.datatype}") from error
+        if elements.size != math.prod(shape):
+            got, expected = f"{elements.size} elements", f"{math.prod(shape)} for {list(shape)}"
+            raise InvalidInput.at(f"{field}.contents.{_CONTENTS[tensor.datatype]}", got=got, expected=expected)
+        return elements.reshape(shape)
+    if len(raw) != math.prod(shape) * dtype.itemsize:
+        got, expected = f"{len(raw)} bytes", f"{math.prod(shape) * dtype.itemsize} for {tensor.datatype} {list(shape)}"
+        raise InvalidInput.at("raw_input_contents[0]", got=got, expected=expected)
+    return np.frombuffer(raw, dtype).reshape(shape)
+
+
+def read_files(request: pb.ModelInferRequest) -> list[bytes]:
+    """The one input of a request of type BYTES, [n] or [n, 1]: one file a row.
+
+    Raises:
+        InvalidInput: another shape, or not as many files.
+    """
+    tensor = request.inputs[0]
+    field = f"inputs[{tensor.name!r}]"
+    shape = _shape(tensor, field)
+    if len(shape) > 2 or shape[1:] not in ((), (1,)):
+        raise InvalidInput.at(f"{field}.shape", got=list(shape), expected="[n] or [n, 1]: one file a row")
+    raw = _raw(request, field)
+    files = list(tensor.contents.bytes_contents) if raw is None else _split(raw)
+    if len(files) != shape[0]:
+        raise InvalidInput.at(field, got=f"{len(files)} files", expected=f"{shape[0]} for shape {list(shape)}")
+    return files
+
+
+def write(response: pb.ModelInferResponse, name: str, array: NDArray[Any]) -> None:
+    """Adds an output."""
+    response.outputs.add(name=name, datatype=datatype(array.dtype), shape=array.shape)
+    response.raw_output_contents.append(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
+
+
+def _shape(tensor: pb.ModelInferRequest.InferInputTensor, field: str) -> tuple[int, ...]:
+    shape = tuple(tensor.shape)
+    if not shape or min(shape) < 1:
+        raise InvalidInput.at(f"{field}.shape", got=list(shape), expected="axes of size 1 or more, rows first")
+    if tensor.parameters:
+        raise InvalidInput.at(f"{field}.parameters", got=sorted(tensor.parameters), expected="none")
+    return shape
+
+
+def _raw(request: pb.ModelInferRequest, field: str) -> bytes | None:
+    """The bytes of the one input, or None if its elements came one by one."""
+    contents = request.raw_input_contents
+    if not contents:
+        return None
+    if len(contents) != 1 or request.inputs[0].HasField("contents"):
+        got = f"{len(contents)} and {field}.contents" if len(contents) == 1 else len(contents)
+        raise InvalidInput.at("raw_input_contents", got=got, expected="one for the one input, and nothing beside it")
+    raw: bytes = contents[0]
+    return raw
+
+
+def _split(raw: bytes) -> list[bytes]:
+    """Files from bytes in which each stands behind its length."""
+    files, at = [], 0
+    while at < len(raw):
+        end = at + _LENGTH.size
+        if end > len(raw) or end + _LENGTH.unpack_from(raw, at)[0] > len(raw):
+            got, expected = f"{len(raw)} bytes that end within a file", "each file behind its length in 4 bytes"
+            raise InvalidInput.at("raw_input_contents[0]", got=got, expected=expected)
+        (size,) = _LENGTH.unpack_from(raw, at)
+        files.append(raw[end : end + size])
+        at = end + size
+    return files
