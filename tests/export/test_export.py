@@ -185,6 +185,10 @@ def test_a_quantised_bundle_is_calibrated_on_its_own_numbers(
     exact = GraphRunner(bundle_folder, whole.graphs.values()).run(data.calibration.values)["embedding"]
     off = np.abs(got["embedding"] - exact).max() / np.abs(exact).max()
     assert 0 < off < 0.1
+    weights = [onnx.numpy_helper.to_array(one) for one in onnx.load(folder / "encoder.onnx").graph.initializer]
+    eight_bit = [one for one in weights if one.dtype == np.int8 and one.ndim > 1]
+    assert eight_bit
+    assert max(np.abs(one.astype(int)).max() for one in eight_bit) <= 64  # two products of them and 255 fit in 16 bits
     engine = Engine(folder, manifest, DeviceConfig("cpu", 1, 64))
     engine.check_golden(bundle.load_arrays(folder / bundle.GOLDEN))
 

@@ -14,7 +14,7 @@ from service import frames as wire
 from service.frames import HeaderDecoder, ProtocolError, literal_headers
 from service.http2 import LINGER_SECONDS, MAX_RESETS_AHEAD
 from service.http2_server import Http2Server
-from service.transport import Answer
+from service.transport import SERVICE, Answer
 
 PATH = "/latentserve.v1.EmbeddingService/Echo"
 
@@ -103,7 +103,7 @@ def with_server(body: Any, max_request_bytes: int = 2**22) -> None:
     async def run() -> None:
         echo = Echo()
         calls: Any = {"Echo": echo}
-        server = Http2Server(calls, None, max_request_bytes)
+        server = Http2Server({SERVICE.full_name: calls}, None, max_request_bytes)
         port = await server.listen("127.0.0.1", 0)
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         peer = Peer(reader, writer)

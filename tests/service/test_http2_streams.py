@@ -14,7 +14,7 @@ from service import frames as wire
 from service.http2_server import Http2Server
 from service.metrics import Metrics
 from service.score_stream import Bounds
-from service.transport import Call, StreamCall
+from service.transport import SERVICE, Call, StreamCall
 from tests.fakes import FakeScores
 from tests.service.test_http2 import Peer
 
@@ -29,7 +29,7 @@ def with_server(body: Body) -> None:
         scores, metrics = FakeScores(), Metrics()
         call = Call("ScoreStream", pb.ScoreStreamRequest, scores.score, metrics)
         calls: Any = {"ScoreStream": StreamCall(call, pb.ScoreStreamResponse, Bounds(max_requests=LIMIT))}
-        server = Http2Server(calls, None, max_request_bytes=2**22)
+        server = Http2Server({SERVICE.full_name: calls}, None, max_request_bytes=2**22)
         reader, writer = await asyncio.open_connection("127.0.0.1", await server.listen("127.0.0.1", 0))
         peer = Peer(reader, writer)
         peer.send(wire.PREFACE, wire.frame(wire.SETTINGS, 0, 0))
