@@ -101,30 +101,36 @@ def plot_history(history: Sequence[dict[str, float]]) -> Figure:
 
 
 def plot_images(rows: Sequence[tuple[str, NDArray[Any]]], captions: Sequence[str] = ()) -> Figure:
-    """Rows of images under each other.
+    """Rows of images under each other, drawn as one picture: an axis for each image would take seconds.
 
     Args:
-        rows: a name and images [n, H, W, C], uint8 or 0 to 1, for each row.
+        rows: a name and images [n, H, W, C], uint8 or 0 to 1, for each row; all of one size.
         captions: one for each column, under the last row.
     """
+    height, width = rows[0][1].shape[1:3]
+    gap = max(1, height // 12)
     columns = max(len(images) for _, images in rows)
-    figure, axes = plt.subplots(len(rows), columns, figsize=(0.75 * columns, 0.85 * len(rows)), squeeze=False)
-    for row, (name, images) in enumerate(rows):
-        for column in range(columns):
-            axis = axes[row, column]
-            axis.set(xticks=[], yticks=[])
-            axis.spines[:].set_visible(False)
-            if column < len(images):
-                _show(axis, images[column])
-            if column < len(captions) and row == len(rows) - 1:
-                axis.set_xlabel(captions[column], fontsize=7)
-        axes[row, 0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
+    mosaic_HWC = np.ones((len(rows) * (height + gap), columns * (width + gap), 3), np.float32)
+    for row, (_, images) in enumerate(rows):
+        for column, image_HWC in enumerate(images):
+            top, left = row * (height + gap), column * (width + gap)
+            mosaic_HWC[top : top + height, left : left + width] = _unit(image_HWC)
+    figure, axis = plt.subplots(figsize=(0.75 * columns, 0.8 * len(rows)))
+    axis.imshow(mosaic_HWC, interpolation="nearest")
+    centres = [
+        (np.arange(num) * (size + gap) + (size - 1) / 2).tolist()
+        for num, size in ((columns, width), (len(rows), height))
+    ]
+    axis.set_xticks(centres[0][: len(captions)], captions, fontsize=7)
+    axis.set_yticks(centres[1], [name for name, _ in rows], fontsize=9)
+    axis.tick_params(length=0)
+    axis.spines[:].set_visible(False)
     return figure
 
 
-def _show(axis: Any, image_HWC: NDArray[Any]) -> None:
-    image = image_HWC / 255 if image_HWC.dtype == np.uint8 else np.clip(image_HWC, 0, 1)
-    axis.imshow(image[..., 0] if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=1)
+def _unit(image_HWC: NDArray[Any]) -> NDArray[Any]:
+    """Pixels 0 to 1; a grey image is broadcast over three channels."""
+    return image_HWC / np.float32(255) if image_HWC.dtype == np.uint8 else np.clip(image_HWC, 0, 1)
 
 
 def plot_scores(usual: NDArray[Any], strange: dict[str, NDArray[Any]]) -> Figure:
