@@ -33,7 +33,7 @@ class Options:
         to: the model repository; the bundle goes to <to>/<name>/<version>.
         name: of the model; default: <data>-<method>.
         card: how much of the report card goes into the bundle: `full` takes minutes, with every floor.
-        precision: of the encoder; int8 is quantised.
+        precision: of the encoder; int8 for CPUs, float16 for GPUs.
         promise: of the p-values.
     """
 

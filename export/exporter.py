@@ -31,6 +31,7 @@ from export.graphs import (
     encoder_outputs,
     export_graph,
 )
+from export.half import halve
 from export.parity import check_parity, trained_tensors
 from export.quantise import quantise
 from export.report import bundle_report
@@ -73,9 +74,9 @@ def export_run(
     Args:
         run_folder: of the run.
         repository: where models lie, as <name>/<version>.
-        name: of the model; default: <data>-<method>, and -int8 if quantised.
+        name: of the model; default: <data>-<method>, and -int8 or -float16 if it is.
         card: how much is measured: see `export.card`.
-        precision: of the encoder: see `export.quantise`.
+        precision: of the encoder: see `export.quantise` and `export.half`.
         promise: of its p-values.
 
     Returns:
@@ -145,9 +146,10 @@ def _export_model(folder: Path, model: Any, data: Data, precision: Precision) ->
     example = torch.from_numpy(data.test.values[:EXAMPLE_ROWS])
     names = encoder_outputs(model, example)
     graphs = {"encoder": export_graph(EncoderGraph(model), {INPUT: example}, names, folder / "encoder.onnx")}
-    if precision == "int8":
-        share = quantise(folder / "encoder.onnx", data.train.values)
-        _say(f"encoder in int8: {share:.0%} of its size")
+    if precision != "float32":
+        file = folder / "encoder.onnx"
+        share = halve(file) if precision == "float16" else quantise(file, data.train.values)
+        _say(f"encoder in {precision}: {share:.0%} of its size")
     if hasattr(model, "decode"):
         (latent,) = (spec for spec in graphs["encoder"].outputs if spec.name == "latent")
         graphs["decoder"] = export_graph(
@@ -192,8 +194,9 @@ def _export_scorer(
 
 
 def _write_golden(draft: Draft, runner: GraphRunner, rows: NDArray[Any]) -> None:
-    """What the service must give again: the trained model's numbers, or those of the quantised graph."""
-    tensors = runner.run(rows) if draft.precision == "int8" else trained_tensors(draft.model, draft.scorer, rows)
+    """What the service must give again: the trained model's numbers, or those of the graph of lower precision."""
+    exact = draft.precision == "float32"
+    tensors = trained_tensors(draft.model, draft.scorer, rows) if exact else runner.run(rows)
     arrays: dict[str, Any] = {INPUT: rows, **tensors}
     np.savez(draft.folder / bundle.GOLDEN, **arrays)
 

@@ -39,7 +39,7 @@ GOLDEN = "golden.npz"
 REPORT = "report.html"
 EMBEDDING_STATISTICS = "embedding_mean", "embedding_std"
 
-Precision = Literal["float32", "int8"]
+Precision = Literal["float32", "float16", "int8"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 

@@ -193,6 +193,25 @@ def test_a_quantised_bundle_is_calibrated_on_its_own_numbers(
     engine.check_golden(bundle.load_arrays(folder / bundle.GOLDEN))
 
 
+def test_a_bundle_of_16_bits_is_calibrated_on_its_own_numbers(
+    run_folder: Path, bundle_folder: Path, tmp_path: Path
+) -> None:
+    folder = export_run(run_folder, tmp_path, precision="float16")
+    manifest, whole = bundle.load(folder), bundle.load(bundle_folder)
+    assert (folder.parent.name, manifest.precision) == ("digits-vae-float16", "float16")
+    assert manifest.embedding_space != whole.embedding_space
+    assert (folder / "encoder.onnx").stat().st_size < 0.7 * (bundle_folder / "encoder.onnx").stat().st_size
+    weights = [onnx.numpy_helper.to_array(one) for one in onnx.load(folder / "encoder.onnx").graph.initializer]
+    assert {one.dtype for one in weights if one.ndim > 1} == {np.dtype(np.float16)}
+    rows = load_data("digits").calibration.values
+    got = GraphRunner(folder, manifest.graphs.values()).run(rows)
+    assert got["embedding"].dtype == np.float32
+    np.testing.assert_array_equal(np.sort(got["scores"][:, 0]), bundle.load_calibration(folder, manifest)["cauchy"])
+    exact = GraphRunner(bundle_folder, whole.graphs.values()).run(rows)["embedding"]
+    assert 0 < np.abs(got["embedding"] - exact).max() / np.abs(exact).max() < 0.01
+    Engine(folder, manifest, DeviceConfig("cpu", 1, 64)).check_golden(bundle.load_arrays(folder / bundle.GOLDEN))
+
+
 def test_the_next_version_is_written_beside_the_last(run_folder: Path, tmp_path: Path) -> None:
     first = export_run(run_folder, tmp_path, "mine")
     second = export_run(run_folder, tmp_path, "mine")
