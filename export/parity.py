@@ -21,8 +21,8 @@ ROUNDING_ERRORS = 4.0
 """Of the trained model's own, where that is more: a BatchNorm over a channel that hardly varies makes rounding large in
 torch and ONNX alike. Its own is what running it in float64 changes."""
 LOWER_TOLERANCE: dict[Precision, float] = {"float16": 0.01, "int8": 0.25}
-"""Of the largest absolute value of what the encoder gives. One rounding is 1/2048 of a number in 16-bit floats and 1/256
-of a tensor's range in 8-bit integers, and a network adds up dozens."""
+"""Of the largest absolute value of what the encoder gives. One rounding is 1/2048 of a number in 16-bit floats and
+1/256 of a tensor's range in 8-bit integers; a network adds up dozens."""
 BATCH_SIZES = (1, 7, 64)
 
 
