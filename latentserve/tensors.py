@@ -6,6 +6,7 @@ Raw little-endian bytes, never lists of floats: reading is a view of the message
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ DTYPES: dict[pb.DataType, np.dtype[Any]] = {
     pb.DATA_TYPE_INT16: np.dtype("<i2"),
     pb.DATA_TYPE_FLOAT32: np.dtype("<f4"),
 }
+MOST_AXES = 8
+"""Of a tensor that comes in; numpy has no more than 64, and no model of ours more than 4."""
 _CODES = {dtype: code for code, dtype in DTYPES.items()}
 
 
@@ -55,9 +58,7 @@ def from_tensor(tensor: pb.Tensor, field: str) -> NDArray[Any]:
     if dtype is None:
         known = ", ".join(pb.DataType.Name(code) for code in DTYPES)
         raise InvalidInput.at(f"{field}.dtype", got=_dtype_name(tensor.dtype), expected=f"one of {known}")
-    shape = tuple(tensor.shape)
-    if not shape or min(shape) < 1:
-        raise InvalidInput.at(f"{field}.shape", got=list(shape), expected="axes of size 1 or more, rows first")
+    shape = checked_shape(tensor.shape, field)
     expected = math.prod(shape) * dtype.itemsize
     if len(tensor.data) != expected:
         raise InvalidInput.at(
@@ -66,6 +67,14 @@ def from_tensor(tensor: pb.Tensor, field: str) -> NDArray[Any]:
             expected=f"{expected} bytes for {dtype} {list(shape)}",
         )
     return np.frombuffer(tensor.data, dtype=dtype).reshape(shape)
+
+
+def checked_shape(sizes: Sequence[int], field: str) -> tuple[int, ...]:
+    """Sizes of axes as they came. Raises InvalidInput if there are none, too many, or one is less than 1."""
+    if not sizes or len(sizes) > MOST_AXES or min(sizes) < 1:
+        got = list(sizes) if len(sizes) <= MOST_AXES else f"{len(sizes)} axes"
+        raise InvalidInput.at(f"{field}.shape", got=got, expected="axes of size 1 or more, rows first")
+    return tuple(sizes)
 
 
 def _dtype_name(code: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
@@ -38,11 +38,15 @@ class Decoder:
         expected: what one row is; its modality says how files are decoded.
         limits: held against a request before its items are touched.
         pool: threads for decoding; Pillow lets go of the interpreter lock.
+
+    Attributes:
+        spec: of one row.
+        limits: of a request.
     """
 
     def __init__(self, expected: ImageInput | AudioInput, limits: Limits, pool: Executor) -> None:
-        self._expected = expected
-        self._limits = limits
+        self.spec = expected.spec
+        self.limits = limits
         self._decode_item = item_decoder(expected, limits)
         self._pool = pool
 
@@ -56,23 +60,24 @@ class Decoder:
         if kind == "tensor":
             return self.checked(from_tensor(message.tensor, "input.tensor"), "input.tensor")
         if kind == "encoded":
-            return await self.decoded(list(message.encoded.items), "input.encoded.items")
+            return await self.decoded(message.encoded.items, "input.encoded.items")
         raise InvalidInput.at("input", got="no rows", expected="tensor or encoded")
 
     def checked(self, rows: NDArray[Any], field: str) -> NDArray[Any]:
         """Rows that came as they are. Raises InvalidInput, which names the field, if they are not what is expected."""
-        return checked_rows(rows, self._expected.spec, field, self._limits)
+        return checked_rows(rows, self.spec, field, self.limits)
 
-    async def decoded(self, items: list[bytes], field: str) -> NDArray[Any]:
+    async def decoded(self, given: Sequence[bytes], field: str) -> NDArray[Any]:
         """Rows that came as files. Raises InvalidInput, which names the file by its place in the field."""
-        limits = self._limits
-        if not 1 <= len(items) <= limits.max_request_rows:
-            raise InvalidInput.at(field, got=f"{len(items)} items", expected=f"1 to {limits.max_request_rows}")
+        limits = self.limits
+        if not 1 <= len(given) <= limits.max_request_rows:
+            raise InvalidInput.at(field, got=f"{len(given)} items", expected=f"1 to {limits.max_request_rows}")
+        items = list(given)
         for i, item in enumerate(items):
             if len(item) > limits.max_item_bytes:
                 got, expected = f"{len(item)} bytes", f"at most {limits.max_item_bytes}"
                 raise InvalidInput.at(f"{field}[{i}]", got=got, expected=expected)
-        rows = np.empty((len(items), *self._expected.spec.shape), self._expected.spec.dtype)
+        rows = np.empty((len(items), *self.spec.shape), self.spec.dtype)
         loop = asyncio.get_running_loop()
         starts = range(0, len(items), ITEMS_PER_TASK)
         tasks = [loop.run_in_executor(self._pool, self._decode_some, items, rows, start, field) for start in starts]
@@ -95,17 +100,26 @@ def item_decoder(expected: ImageInput | AudioInput, limits: Limits) -> Callable[
     return lambda item: decode_image(item, height, width, channels, limits.max_item_pixels)
 
 
+def check_shape(dtype: np.dtype[Any], shape: tuple[int, ...], spec: TensorSpec, field: str, limits: Limits) -> None:
+    """What can be said of rows before they are looked at.
+
+    Raises:
+        InvalidInput: dtype or shape is not what the model takes, or there are too many.
+    """
+    if dtype != np.dtype(spec.dtype) or shape[1:] != spec.shape:
+        expected = f"{spec.dtype} [n, {', '.join(map(str, spec.shape))}]"
+        raise InvalidInput.at(field, got=f"{dtype} {list(shape)}", expected=expected)
+    if shape[0] > limits.max_request_rows:
+        raise InvalidInput.at(field, got=f"{shape[0]} rows", expected=f"at most {limits.max_request_rows}")
+
+
 def checked_rows(rows: NDArray[Any], spec: TensorSpec, field: str, limits: Limits) -> NDArray[Any]:
     """The rows themselves, if they are of a given type and shape, not too many, and finite.
 
     Raises:
         InvalidInput: dtype, shape, size or a value is not what the model takes.
     """
-    expected = f"{spec.dtype} [n, {', '.join(map(str, spec.shape))}]"
-    if rows.dtype != np.dtype(spec.dtype) or rows.shape[1:] != spec.shape:
-        raise InvalidInput.at(field, got=f"{rows.dtype} {list(rows.shape)}", expected=expected)
-    if len(rows) > limits.max_request_rows:
-        raise InvalidInput.at(field, got=f"{len(rows)} rows", expected=f"at most {limits.max_request_rows}")
+    check_shape(rows.dtype, rows.shape, spec, field, limits)
     if rows.dtype.kind == "f" and not np.isfinite(rows).all():
         row = int(np.argmin(np.isfinite(rows).reshape(len(rows), -1).all(axis=1)))
         raise InvalidInput.at(f"{field}[{row}]", got="NaN or infinity", expected="finite numbers")

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from service.frames import literal_headers
 from service.stream import Stream
-from service.transport import Answer, Ended
+from service.transport import Answer, Ended, clipped
 
 CANCELLED, UNKNOWN, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNIMPLEMENTED, INTERNAL = 1, 2, 4, 8, 12, 13
 NAMES = {
@@ -125,7 +125,7 @@ def end(stream: Stream, answer: Answer) -> None:
     """Ends a stream with a status: a response of trailers alone if nothing was sent before."""
     headers = [
         (b"grpc-status", str(int(answer.code)).encode()),
-        (b"grpc-message", quote(answer.message, safe=_PRINTABLE).encode()),
+        (b"grpc-message", quote(clipped(answer.message), safe=_PRINTABLE).encode()),
         *((name.encode(), value.encode()) for name, value in answer.trailing),
     ]
     stream.send(b"", b"", (b"" if stream.answering else HEAD) + literal_headers(tuple(headers)))

@@ -13,7 +13,7 @@ from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from service.tls import Tls
-from service.transport import OK, Answer, Call, Services, StreamCall, trace_id
+from service.transport import OK, Answer, Call, Services, StreamCall, clipped, trace_id
 
 _STATUS = {status.value[0]: status for status in grpc.StatusCode}
 
@@ -96,4 +96,4 @@ def _trace_id(context: grpc.aio.ServicerContext[Any, Any]) -> str:
 async def _check(answer: Answer, context: grpc.aio.ServicerContext[Any, Any]) -> None:
     """Ends the call here if the answer is no good one."""
     if answer.code != OK:
-        await context.abort(_STATUS[answer.code], answer.message, answer.trailing)
+        await context.abort(_STATUS[answer.code], clipped(answer.message), answer.trailing)

@@ -29,7 +29,8 @@ def main(target: str) -> int:
 
 def ready(url: str) -> str:
     """What the metrics page says. Raises OSError if there is none."""
-    with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as page:
+    directly = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # whatever the environment says
+    with directly.open(url, timeout=TIMEOUT_SECONDS) as page:
         lines = page.read().decode().splitlines()
     return SERVING if "latentserve_ready 1.0" in lines else NOT_SERVING
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from service import grpc_framing as framing
 from service.grpc_framing import PREFIX, Messages
-from service.http2 import Connection
+from service.http2 import LINGER_SECONDS, Connection
 from service.side_calls import SideCall, side_calls
 from service.stream import Stream
 from service.tls import HANDSHAKE_SECONDS, Tls
@@ -42,6 +42,7 @@ class Http2Server:
     def __init__(self, services: Services, health_servicer: Any, max_request_bytes: int) -> None:
         self._max_request_bytes = max_request_bytes
         self._connections: set[Connection] = set()
+        self._stopping = False
         self._all_closed = asyncio.Event()
         self._server: asyncio.Server
         self._handlers: dict[bytes, Call | StreamCall | SideCall] = {**side_calls(health_servicer, services)}
@@ -51,7 +52,10 @@ class Http2Server:
     async def listen(self, host: str, port: int, tls: Tls | None = None) -> int:
         """Starts to accept calls; returns the port."""
         loop = asyncio.get_running_loop()
-        secure: dict[str, Any] = {} if tls is None else {"ssl": tls.context, "ssl_handshake_timeout": HANDSHAKE_SECONDS}
+        secure: dict[str, Any] = {}
+        if tls is not None:  # without the second limit a client that does not close would hold up draining
+            limits = {"ssl_handshake_timeout": HANDSHAKE_SECONDS, "ssl_shutdown_timeout": LINGER_SECONDS}
+            secure = {"ssl": tls.context, **limits}
         try:
             self._server = await loop.create_server(
                 lambda: Connection(self, self._register), host, port, backlog=1024, **secure
@@ -63,6 +67,7 @@ class Http2Server:
 
     async def stop(self, grace_seconds: float) -> None:
         """Refuses new calls, waits for those under way, then cancels what is left."""
+        self._stopping = True
         self._server.close()
         for handler in self._handlers.values():
             if isinstance(handler, StreamCall):
@@ -84,6 +89,8 @@ class Http2Server:
     def _register(self, connection: Connection, made: bool) -> None:
         if made:
             self._connections.add(connection)
+            if self._stopping:  # its handshake was under way
+                asyncio.get_running_loop().call_soon(connection.drain)
         else:
             self._connections.discard(connection)
             self._all_closed.set()

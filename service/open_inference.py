@@ -9,11 +9,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import partial
-from importlib.metadata import version
 from typing import NamedTuple
 
 import numpy as np
 
+import latentserve
 from latentserve.errors import InvalidInput, LatentserveError
 from latentserve.inputs import INPUT, TensorSpec
 from service import open_tensors as tensors_of
@@ -28,6 +28,7 @@ from service.waiting import Tensors
 
 P_VALUE, FLAGGED = "p_value", "flagged"
 JUDGED = (P_VALUE, FLAGGED)
+MOST_DIGITS = 18  # of a version, which is an int64 in our own protocol
 PLATFORM, BACKEND = "onnxruntime_onnx", "onnxruntime"
 EXTENSIONS = ("model_configuration", "model_repository(index)")
 _TRITON = {name: pb.DataType.Value(f"TYPE_{name}") for name in tensors_of.DATATYPES}
@@ -75,7 +76,7 @@ class OpenInference:
 
     async def server_metadata(self, request: pb.ServerMetadataRequest, context: Context) -> pb.ServerMetadataResponse:
         """See the proto."""
-        return pb.ServerMetadataResponse(name="latentserve", version=version("latentserve"), extensions=EXTENSIONS)
+        return pb.ServerMetadataResponse(name="latentserve", version=latentserve.__version__, extensions=EXTENSIONS)
 
     async def model_metadata(self, request: pb.ModelMetadataRequest, context: Context) -> pb.ModelMetadataResponse:
         """See the proto."""
@@ -140,9 +141,8 @@ class OpenInference:
             tensors = await self._inference.run(model, read, wants, parameters.priority, context)
         else:
             require(model, wants)
-            rows = checked_rows(
-                tensors_of.read(request), model.manifest.outputs[LATENT], f"inputs[{LATENT!r}]", self._config.limits
-            )
+            spec, limits = model.manifest.outputs[LATENT], self._config.limits
+            rows = checked_rows(tensors_of.read(request, spec, limits), spec, f"inputs[{LATENT!r}]", limits)
             tensors = await self._inference.submit(model, lane, rows, wants, parameters.priority, context)
         if question is not None:
             verdicts = self._inference.judge(model, tensors, question)
@@ -150,7 +150,7 @@ class OpenInference:
         return _response(model, request, wanted, tensors, question)
 
     def _find(self, name: str, text: str, context: Context) -> ServedModel:
-        if text and not text.isdecimal():
+        if text and not (text.isdecimal() and len(text) <= MOST_DIGITS):
             raise InvalidInput.at("model_version", got=repr(text), expected="a whole number, or nothing for the newest")
         return self._inference.find(name, int(text or 0), context)
 

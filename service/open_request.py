@@ -108,5 +108,5 @@ async def rows_of(request: pb.ModelInferRequest, decoder: Decoder) -> NDArray[An
     """The rows of the one tensor, `input`. Raises InvalidInput if they are not what the model takes."""
     field = f"inputs[{INPUT!r}]"
     if request.inputs[0].datatype == tensors_of.BYTES:
-        return await decoder.decoded(tensors_of.read_files(request), field)
-    return decoder.checked(tensors_of.read(request), field)
+        return await decoder.decoded(tensors_of.read_files(request, decoder.limits), field)
+    return decoder.checked(tensors_of.read(request, decoder.spec, decoder.limits), field)

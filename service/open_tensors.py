@@ -14,6 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentserve.errors import InvalidInput
+from latentserve.inputs import TensorSpec
+from latentserve.tensors import checked_shape
+from service.decoding import Limits, check_shape
 from service.stubs import open_inference_grpc_pb2 as pb
 
 BYTES = "BYTES"
@@ -35,11 +38,13 @@ def datatype(dtype: np.dtype[Any]) -> str:
     return _NAMES[dtype.newbyteorder("<")]
 
 
-def read(request: pb.ModelInferRequest) -> NDArray[Any]:
+def read(request: pb.ModelInferRequest, spec: TensorSpec, limits: Limits) -> NDArray[Any]:
     """The one input of a request, a view of its bytes where it came as such.
 
+    Its shape is held against what is expected before any element is touched.
+
     Raises:
-        InvalidInput: no such type, an axis of size 0 or below, or elements that do not fit the shape.
+        InvalidInput: type or shape are not what is expected, or the elements do not fit the shape.
     """
     tensor = request.inputs[0]
     field = f"inputs[{tensor.name!r}]"
@@ -47,38 +52,41 @@ def read(request: pb.ModelInferRequest) -> NDArray[Any]:
         expected = f"one of {', '.join(_CONTENTS)}, or BYTES for files"
         raise InvalidInput.at(f"{field}.datatype", got=repr(tensor.datatype), expected=expected)
     shape, dtype = _shape(tensor, field), DATATYPES[tensor.datatype]
-    raw = _raw(request, field)
+    check_shape(dtype, shape, spec, field, limits)
+    raw, size = _raw(request, field), math.prod(shape)
     if raw is None:
+        elements = getattr(tensor.contents, _CONTENTS[tensor.datatype])
+        if len(elements) != size:
+            got, expected = f"{len(elements)} elements", f"{size} for {list(shape)}"
+            raise InvalidInput.at(f"{field}.contents.{_CONTENTS[tensor.datatype]}", got=got, expected=expected)
         try:
-            elements = np.array(getattr(tensor.contents, _CONTENTS[tensor.datatype]), dtype)
+            return np.array(elements, dtype).reshape(shape)
         except OverflowError as error:
             raise InvalidInput.at(f"{field}.contents", got=error, expected=f"elements of {tensor.datatype}") from error
-        if elements.size != math.prod(shape):
-            got, expected = f"{elements.size} elements", f"{math.prod(shape)} for {list(shape)}"
-            raise InvalidInput.at(f"{field}.contents.{_CONTENTS[tensor.datatype]}", got=got, expected=expected)
-        return elements.reshape(shape)
-    if len(raw) != math.prod(shape) * dtype.itemsize:
-        got, expected = f"{len(raw)} bytes", f"{math.prod(shape) * dtype.itemsize} for {tensor.datatype} {list(shape)}"
+    if len(raw) != size * dtype.itemsize:
+        got, expected = f"{len(raw)} bytes", f"{size * dtype.itemsize} for {tensor.datatype} {list(shape)}"
         raise InvalidInput.at("raw_input_contents[0]", got=got, expected=expected)
     return np.frombuffer(raw, dtype).reshape(shape)
 
 
-def read_files(request: pb.ModelInferRequest) -> list[bytes]:
+def read_files(request: pb.ModelInferRequest, limits: Limits) -> list[bytes]:
     """The one input of a request of type BYTES, [n] or [n, 1]: one file a row.
 
     Raises:
-        InvalidInput: another shape, or not as many files.
+        InvalidInput: another shape, too many files, or not as many as the shape says.
     """
     tensor = request.inputs[0]
     field = f"inputs[{tensor.name!r}]"
     shape = _shape(tensor, field)
-    if len(shape) > 2 or shape[1:] not in ((), (1,)):
+    if shape[1:] not in ((), (1,)):
         raise InvalidInput.at(f"{field}.shape", got=list(shape), expected="[n] or [n, 1]: one file a row")
+    if shape[0] > limits.max_request_rows:
+        raise InvalidInput.at(field, got=f"{shape[0]} files", expected=f"at most {limits.max_request_rows}")
     raw = _raw(request, field)
-    files = list(tensor.contents.bytes_contents) if raw is None else _split(raw)
+    files = tensor.contents.bytes_contents if raw is None else _split(raw, shape[0])
     if len(files) != shape[0]:
         raise InvalidInput.at(field, got=f"{len(files)} files", expected=f"{shape[0]} for shape {list(shape)}")
-    return files
+    return list(files)
 
 
 def write(response: pb.ModelInferResponse, name: str, array: NDArray[Any]) -> None:
@@ -88,9 +96,7 @@ def write(response: pb.ModelInferResponse, name: str, array: NDArray[Any]) -> No
 
 
 def _shape(tensor: pb.ModelInferRequest.InferInputTensor, field: str) -> tuple[int, ...]:
-    shape = tuple(tensor.shape)
-    if not shape or min(shape) < 1:
-        raise InvalidInput.at(f"{field}.shape", got=list(shape), expected="axes of size 1 or more, rows first")
+    shape = checked_shape(tensor.shape, field)
     if tensor.parameters:
         raise InvalidInput.at(f"{field}.parameters", got=sorted(tensor.parameters), expected="none")
     return shape
@@ -108,10 +114,10 @@ def _raw(request: pb.ModelInferRequest, field: str) -> bytes | None:
     return raw
 
 
-def _split(raw: bytes) -> list[bytes]:
-    """Files from bytes in which each stands behind its length."""
-    files, at = [], 0
-    while at < len(raw):
+def _split(raw: bytes, num: int) -> list[bytes]:
+    """Files from bytes in which each stands behind its length; one more than `num` is enough to know."""
+    files, at = list[bytes](), 0
+    while at < len(raw) and len(files) <= num:
         end = at + _LENGTH.size
         if end > len(raw) or end + _LENGTH.unpack_from(raw, at)[0] > len(raw):
             got, expected = f"{len(raw)} bytes that end within a file", "each file behind its length in 4 bytes"

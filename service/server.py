@@ -8,9 +8,9 @@ import gc
 import logging
 import signal
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -19,7 +19,7 @@ from grpc_health.v1 import health, health_pb2
 from prometheus_client import start_http_server
 
 from latentserve.errors import BundleError
-from service import loop_lag
+from service import loop_lag, tls
 from service.config import AT_RUN_TIME, Config, ConfigError, available_cpus, changed
 from service.grpcio_server import GrpcioServer
 from service.http2_server import Http2Server
@@ -28,6 +28,7 @@ from service.metrics import Metrics
 from service.open_inference import OpenInference
 from service.providers import CPU, DeviceError
 from service.repository import Repository, ServedModel, Workers, look, open_repository
+from service.running import Running, RunningModels
 from service.servicer import Servicer
 from service.tls import Tls, TlsError
 from service.transport import Services, services
@@ -36,6 +37,8 @@ log = logging.getLogger(__name__)
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+STUCK_SECONDS = 5.0
+"""An event loop that has not come round for so long is as good as gone: we are not ready."""
 LAST_CALLS_SECONDS = 5.0
 """How long a model that has gone still answers calls that found it before: they may be reading their rows."""
 
@@ -53,14 +56,6 @@ class Transport(Protocol):
 
 
 TRANSPORTS: dict[str, type[Transport]] = {"http2": Http2Server, "grpcio": GrpcioServer}
-
-
-@dataclass(eq=False)
-class Running:
-    """A model and what works off its queues."""
-
-    model: ServedModel
-    tasks: list[asyncio.Task[None]]
 
 
 class Server:
@@ -88,14 +83,17 @@ class Server:
         self.repository = Repository()
         self.metrics = Metrics()
         self._tls = Tls(config.tls) if config.tls else None
+        self._serving = False
+        self._beat = 0.0
+        self._reloaded = {"keys": True, "settings": True, "models": True}
         self._transport: Transport
         self._health = health.aio.HealthServicer()
         self._prometheus: Any = None
-        self._running: list[Running] = []
+        self._running = RunningModels()
         self._looks: set[asyncio.Task[None]] = set()
         self._leaving = threading.Event()
         self._one_look = asyncio.Lock()
-        self._lag: asyncio.Task[None]
+        self._watching: list[asyncio.Task[None]] = []
         self._stopped = asyncio.Event()
         self._workers = Workers(
             slot=asyncio.Lock(),
@@ -112,14 +110,18 @@ class Server:
             self._workers.engine, open_repository, config, self.metrics, self._workers
         )
         for model in self.repository.served():
-            self._run(model)
-        self._lag = asyncio.create_task(loop_lag.watch(self.metrics.event_loop_lag.observe))
+            self._running.start(model, config.queue)
+        self._watching = [asyncio.create_task(loop_lag.watch(self._on_lag))]
+        self.metrics.ready.set_function(self.is_ready)
+        if self._tls is not None:
+            self.metrics.tls_expiry.set(self._tls.expires)
+            self._watching.append(asyncio.create_task(tls.watch(self._tls, self._renew_keys)))
         self._prometheus, _ = start_http_server(config.metrics_port, config.host, self.metrics.registry)
         self.metrics_port = self._prometheus.server_port
         self._hear_signals()
         await self._listen()
-        self.metrics.ready.set(1)
-        self.metrics.config_reload_ok.set(1)
+        self._serving, self._beat = True, time.monotonic()
+        self._told("settings", True)
         log.info("ready: gRPC on %s:%d, metrics on %s:%d", config.host, self.port, config.host, self.metrics_port)
         return self
 
@@ -127,7 +129,7 @@ class Server:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Drains: health says NOT_SERVING, then new calls are refused, accepted calls are answered."""
-        self.metrics.ready.set(0)
+        self._serving = False
         self._leaving.set()
         for task in self._looks:
             task.cancel()
@@ -136,20 +138,29 @@ class Server:
             await self._lame_duck()
         log.info("draining for at most %g s", self.config.drain_seconds)
         await self._transport.stop(self.config.drain_seconds)
-        await asyncio.gather(*(self._retire(one) for one in list(self._running)))
-        self._lag.cancel()
+        await self._running.retire_all()
+        for task in self._watching:
+            task.cancel()
         self._workers.engine.shutdown()
         self._workers.decoding.shutdown()
         self._prometheus.shutdown()
         self._prometheus.server_close()
         log.info("drained")
 
+    def is_ready(self) -> bool:
+        """Whether calls are accepted, and the event loop gets round to them. May be asked from another thread."""
+        return self._serving and time.monotonic() - self._beat < STUCK_SECONDS
+
+    def _on_lag(self, seconds: float) -> None:
+        self._beat = time.monotonic()
+        self.metrics.event_loop_lag.observe(seconds)
+
     async def _listen(self) -> None:
         config = self.config
         inference = Inference(self.repository, self.metrics)
         served = services(
             Servicer(inference, self.repository, config),
-            OpenInference(inference, self.repository, config, ready=lambda: not self._leaving.is_set()),
+            OpenInference(inference, self.repository, config, self.is_ready),
             self.metrics,
         )
         self._transport = TRANSPORTS[config.transport](served, self._health, config.max_request_bytes)
@@ -165,22 +176,6 @@ class Server:
                 await self._health.set(name, NOT_SERVING)
         for name in list(self.repository.models):
             await self._health.set(name, SERVING)
-
-    def _run(self, model: ServedModel) -> None:
-        name, version = model.key
-        tasks = [asyncio.create_task(lane.run(), name=f"{name}/{version}/{at}") for at, lane in model.lanes.items()]
-        for lane in model.lanes.values():
-            lane.config = self.config.queue  # it may have changed since the model was begun to be opened
-        self._running.append(Running(model, tasks))
-
-    async def _retire(self, one: Running) -> None:
-        """All that waits in its queues is answered, then it is let go."""
-        for lane in one.model.lanes.values():
-            lane.drain()
-        # shielded: whoever waits here may be cancelled, what is accepted is answered all the same
-        await asyncio.gather(*map(asyncio.shield, one.tasks))
-        if one in self._running:
-            self._running.remove(one)
 
     async def until_signal(self) -> None:
         """Waits for SIGTERM or SIGINT; SIGHUP meanwhile reads settings and models again."""
@@ -199,21 +194,30 @@ class Server:
         """Takes over settings that may change at run time, then looks for models. What is wrong changes nothing."""
         if self._leaving.is_set():
             return
-        well = self._renew_keys() & self._reload_settings()
-        self.metrics.config_reload_ok.set(well)
-        task = asyncio.create_task(self._reload_models(well))
+        self._renew_keys()
+        self._told("settings", self._reload_settings())
+        task = asyncio.create_task(self._reload_models())
         self._looks.add(task)
         task.add_done_callback(self._looks.discard)
 
-    def _renew_keys(self) -> bool:
-        """Whether new connections get what is in the files."""
+    def _told(self, part: str, well: bool) -> None:
+        """One part of what was asked for is in force, or is not."""
+        self._reloaded[part] = well
+        self.metrics.config_reload_ok.set(all(self._reloaded.values()))
+
+    def _renew_keys(self) -> None:
+        """New connections get what is in the files."""
+        if self._tls is None:
+            return
         try:
-            if self._tls is not None:
-                self._tls.renew()
+            self._tls.renew()
         except TlsError as error:
             log.error("keys not reloaded: %s", error)
-            return False
-        return True
+            self._told("keys", False)
+            return
+        self.metrics.tls_expiry.set(self._tls.expires)
+        self._told("keys", True)
+        log.info("keys reloaded")
 
     def _reload_settings(self) -> bool:
         """Whether those in force are those asked for."""
@@ -226,9 +230,7 @@ class Server:
             return False
         taken, left = changed(self.config, new)
         self.config = self.config.model_copy(update={name: getattr(new, name) for name in taken})
-        for one in self._running:
-            for lane in one.model.lanes.values():
-                lane.config = self.config.queue
+        self._running.bound(self.config.queue)
         logging.getLogger().setLevel(self.config.log_level.upper())
         log.info(
             "settings reloaded: %s", {name: getattr(self.config, name) for name in sorted(taken)} or "none changed"
@@ -237,7 +239,7 @@ class Server:
             log.error("need a restart: %s; at run time only %s may change", sorted(left), ", ".join(AT_RUN_TIME))
         return not left
 
-    async def _reload_models(self, well: bool) -> None:
+    async def _reload_models(self) -> None:
         """Opens what is new, then lets it answer; gives up what has gone."""
         # On a CPU in a thread of its own: the engine's goes on serving. A GPU is the engine thread's alone: calls wait.
         on_gpu = any(model.execution_provider != CPU for model in self.repository.served())
@@ -249,17 +251,17 @@ class Server:
             except Exception as error:  # whatever it is, what is served goes on
                 expected = isinstance(error, (BundleError, DeviceError, OSError))
                 log.error("models not reloaded: %s", error, exc_info=not expected)
-                self.metrics.config_reload_ok.set(0)
+                self._told("models", False)
                 return
             for model in found.opened:
-                self._run(model)
+                self._running.start(model, self.config.queue)
             self.repository.take(found)
             self.metrics.refused_bundles.set(len(found.refused))
             await self._say_health(found.gone)
-            self.metrics.config_reload_ok.set(well)
+            self._told("models", True)
         opened, gone, refused = len(found.opened), len(found.gone), len(found.refused)
         log.info("models reloaded: %d opened, %d gone, %d refused", opened, gone, refused)
-        going = [one for one in self._running if any(one.model is model for model in found.gone)]
+        going = self._running.those_of(found.gone)
         found.gone.clear()
         if going:
             await asyncio.sleep(LAST_CALLS_SECONDS)
@@ -269,7 +271,7 @@ class Server:
         """Empties the list: whoever still held a model would keep its memory."""
         keys = [one.model.key for one in going]
         while going:
-            await self._retire(going.pop())
+            await self._running.retire(going.pop())
         async with self._one_look:  # one that is being opened again has its metrics already
             for name, version in keys:
                 if version not in self.repository.models.get(name, {}):

@@ -32,6 +32,10 @@ log = logging.getLogger(__name__)
 SERVICE = pb.DESCRIPTOR.services_by_name["EmbeddingService"]
 OPEN_SERVICE = open_pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 OK = 0
+LONGEST_MESSAGE = 1000
+"""Characters of a status's message. It may quote what the caller sent, and clients refuse long headers: grpcio takes
+8 KB, and calls a longer one RESOURCE_EXHAUSTED."""
+PROBES = frozenset({"ServerLive", "ServerReady", "ModelReady"})
 RETRY_AFTER = "retry-after-ms"
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?P<trace_id>[0-9a-f]{32})-[0-9a-f]{16}-(?P<flags>[0-9a-f]{2})")
 
@@ -58,12 +62,21 @@ DRAINING = Answer(b"", Code.UNAVAILABLE, "the server is draining")
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One method of the service: `await call.answer(request_bytes, deadline)`."""
+    """One method of the service: `await call.answer(request_bytes, deadline)`.
+
+    Attributes:
+        name: of the method, in metrics too.
+        request: class of its message.
+        method: answers it.
+        metrics: hear of it.
+        counted: whether it is one of the answers that objectives are about; probes are not.
+    """
 
     name: str
     request: Any
     method: Callable[[Any, Context], Awaitable[Any]]
     metrics: Metrics
+    counted: bool = True
 
     async def answer(self, body: bytes, deadline: float, trace_id: str = "") -> Answer:
         """Answers one request; never raises but for cancellation.
@@ -81,7 +94,11 @@ class Call:
 
     def unread(self, code: str) -> None:
         """Counts a call that ended with this status before its request was whole."""
-        self.metrics.answered(self.name, "", code, 0.0, math.inf)
+        self._count("", code, 0.0, math.inf)
+
+    def _count(self, model: str, code: str, seconds: float, deadline: float, trace_id: str = "") -> None:
+        if self.counted:
+            self.metrics.answered(self.name, model, code, seconds, deadline, trace_id)
 
     def decoded(self, body: bytes, deadline: float) -> Any:
         """The request.
@@ -92,7 +109,7 @@ class Call:
         try:
             return self.request.FromString(body)
         except DecodeError as error:
-            self.metrics.answered(self.name, "", Code.INVALID_ARGUMENT.name, 0.0, deadline)
+            self._count("", Code.INVALID_ARGUMENT.name, 0.0, deadline)
             got = f"{len(body)} bytes"
             raise InvalidInput.at("request", got=got, expected=f"a {self.request.__name__}") from error
 
@@ -121,8 +138,7 @@ class Call:
             return Answer(b"", Code.INTERNAL, f"internal error, id {fault} in the server's log")
         finally:
             self.metrics.requests_in_flight.dec()
-            seconds = time.monotonic() - started
-            self.metrics.answered(self.name, context.model, code, seconds, deadline, trace_id)
+            self._count(context.model, code, time.monotonic() - started, deadline, trace_id)
 
 
 class Ended(Exception):
@@ -217,7 +233,11 @@ def services(servicer: Servicer, open_inference: OpenInference, metrics: Metrics
 def _unary(service: Any, messages: Any, servicer: Any, metrics: Metrics) -> dict[str, Call | StreamCall]:
     return {
         method.name: Call(
-            method.name, getattr(messages, method.input_type.name), getattr(servicer, _snake(method.name)), metrics
+            method.name,
+            getattr(messages, method.input_type.name),
+            getattr(servicer, _snake(method.name)),
+            metrics,
+            counted=method.name not in PROBES,
         )
         for method in service.methods
         if not method.client_streaming
@@ -232,6 +252,11 @@ def trace_id(traceparent: str) -> str:
     """The id of a sampled trace from the header that names it, else empty. Source: https://www.w3.org/TR/trace-context/."""
     found = _TRACEPARENT.fullmatch(traceparent)
     return found["trace_id"] if found and int(found["flags"], 16) & 1 else ""
+
+
+def clipped(message: str) -> str:
+    """A message that fits into a header."""
+    return message if len(message) <= LONGEST_MESSAGE else message[: LONGEST_MESSAGE - 3] + "..."
 
 
 def _trailing(error: LatentserveError) -> tuple[tuple[str, str], ...]:

@@ -121,7 +121,9 @@ def test_the_server_and_its_models_describe_themselves(heard: Heard, client: Cli
         ("type", "INVALID_ARGUMENT", "inputs['input']: got float32 [5, 8, 8, 1], expected uint8"),
         ("name", "INVALID_ARGUMENT", "inputs: got ['image'], expected exactly one, 'input' or 'latent'"),
         ("timeout", "DEADLINE_EXCEEDED", "the deadline"),
-        ("stream", "UNIMPLEMENTED", ""),
+        ("statistics", "UNIMPLEMENTED", ""),
+        ("long", "NOT_FOUND", "model.name: got 'xxxxx"),  # though what it quotes would not fit into a header
+        ("digits", "INVALID_ARGUMENT", "model_version: got '99999"),
     ],
 )
 def test_errors_have_the_codes_of_the_house(heard: Heard, case: str, code: str, message: str) -> None:

@@ -77,7 +77,9 @@ def main(target: str, model: str, folder: Path) -> None:
             "type": status_of(lambda: client.infer(model, [tensor("input", rows.astype(np.float32), "FP32")])),
             "name": status_of(lambda: client.infer(model, [tensor("image", rows, "UINT8")])),
             "timeout": status_of(lambda: client.infer(model, images, timeout=1)),
-            "stream": status_of(lambda: client.get_inference_statistics(model)),
+            "statistics": status_of(lambda: client.get_inference_statistics(model)),
+            "long": status_of(lambda: client.infer("x" * 100_000, images)),
+            "digits": status_of(lambda: client.infer(model, images, "9" * 5000)),
         },
     }
     (folder / "heard.json").write_text(json.dumps(heard))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import signal
 import socket
 import ssl
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +22,7 @@ from benchmarks.served import ServedProcess
 from latentserve.client import Client
 from latentserve.errors import LatentserveError, Unavailable
 from service.config import ConfigError, load_config
-from service.tls import Tls, TlsError, TlsFiles
+from service.tls import Tls, TlsError, TlsFiles, watch
 from tests.waiting import eventually
 
 TRANSPORTS = pytest.mark.parametrize("transport", ["http2", "grpcio"])
@@ -61,6 +64,12 @@ def test_calls_are_encrypted_and_nothing_else_is_answered(
         host, port = process.target.split(":")
         context = ssl.create_default_context(cadata=authority.cert_pem.bytes().decode())
         context.set_alpn_protocols(["h2"])
+        old = ssl.create_default_context(cadata=authority.cert_pem.bytes().decode())
+        with pytest.warns(DeprecationWarning, match="TLSv1_1"):
+            old.minimum_version = old.maximum_version = ssl.TLSVersion.TLSv1_1
+        old.set_ciphers("ALL:@SECLEVEL=0")
+        with socket.create_connection((host, int(port))) as raw, pytest.raises(ssl.SSLError):
+            old.wrap_socket(raw, server_hostname=host)
         with socket.create_connection((host, int(port))) as raw, context.wrap_socket(raw, server_hostname=host) as tls:
             assert tls.selected_alpn_protocol() == "h2"
             assert tls.version() in ("TLSv1.2", "TLSv1.3")
@@ -82,6 +91,53 @@ def test_clients_show_a_certificate_where_one_is_asked_for(
         for credentials in (unknown, trusting(authority)):
             with Client(process.target, 2, credentials) as client, pytest.raises(LatentserveError):
                 client.embed(digits[:1])
+
+
+@TRANSPORTS
+def test_an_authority_that_is_withdrawn_is_trusted_no_more(
+    repository: Path, tmp_path: Path, digits: NDArray[np.uint8], transport: str
+) -> None:
+    authority, first, second, log = trustme.CA(), trustme.CA(), trustme.CA(), tmp_path / "log"
+    trusted = tmp_path / "clients.pem"
+    trusted.write_bytes(first.cert_pem.bytes())
+    of_first, of_second = (
+        trusting(authority, *keys(tmp_path, one, name)) for one, name in ((first, "first"), (second, "second"))
+    )
+
+    def lets_in(credentials: grpc.ChannelCredentials) -> bool:
+        with Client(process.target, 2, credentials) as client:
+            try:
+                return len(client.embed(digits[:1])) == 1
+            except LatentserveError:
+                return False
+
+    arguments = (*flags(*keys(tmp_path, authority), transport), "--tls-client-ca", str(trusted))
+    with ServedProcess(repository, log, arguments) as process:
+        assert lets_in(of_first)
+        assert not lets_in(of_second)
+        trusted.write_bytes(second.cert_pem.bytes())
+        os.kill(process.pid, signal.SIGHUP)
+        eventually(lambda: "keys reloaded" in log.read_text())
+        assert not lets_in(of_first)
+        assert lets_in(of_second)
+
+
+@pytest.mark.parametrize(("transport", "drain_seconds"), [("http2", "15"), ("grpcio", "3")])  # grpcio waits them out
+def test_a_client_that_does_not_close_does_not_hold_up_a_stop(
+    repository: Path, tmp_path: Path, transport: str, drain_seconds: str
+) -> None:
+    authority = trustme.CA()
+    arguments = (*flags(*keys(tmp_path, authority), transport), "--drain-seconds", drain_seconds)
+    with ServedProcess(repository, tmp_path / "log", arguments) as process:
+        host, port = process.target.split(":")
+        context = ssl.create_default_context(cadata=authority.cert_pem.bytes().decode())
+        context.set_alpn_protocols(["h2"])
+        with socket.create_connection((host, int(port))) as raw, context.wrap_socket(raw, server_hostname=host) as deaf:
+            deaf.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0)))
+            deaf.recv(1)  # it listens to us no more
+            started = time.monotonic()
+            assert process.stop() == 0
+            assert time.monotonic() - started < 12
 
 
 @TRANSPORTS
@@ -120,6 +176,65 @@ def test_new_keys_are_taken_on_sighup_and_wrong_ones_change_nothing(
 @pytest.fixture
 def files(tmp_path: Path) -> TlsFiles:
     return TlsFiles(*keys(tmp_path, trustme.CA()))
+
+
+def handshake(server: ssl.SSLContext, authority: trustme.CA) -> bytes:
+    """The certificate that a client gets from a server's context, in memory."""
+    client = ssl.create_default_context(cadata=authority.cert_pem.bytes().decode())
+    up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ours = server.wrap_bio(up, down, server_side=True)
+    theirs = client.wrap_bio(down, up, server_hostname="127.0.0.1")
+    done: set[ssl.SSLObject] = set()
+    while len(done) < 2:
+        for side in (theirs, ours):
+            with contextlib.suppress(ssl.SSLWantReadError):
+                side.do_handshake()
+                done.add(side)
+    return theirs.getpeercert(True) or b""
+
+
+def test_what_does_not_fit_leaves_what_is_in_force_as_it_was(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    tls = Tls(TlsFiles(*keys(tmp_path, authority)))
+    before = handshake(tls.context, authority)
+    assert not tls.changed()
+    keys(tmp_path, authority, "other")
+    (tmp_path / "other.pem").replace(tmp_path / "server.pem")  # a new certificate without its key
+    assert tls.changed()
+    with pytest.raises(TlsError, match="tls_certificate, tls_key"):
+        tls.renew()
+    assert handshake(tls.context, authority) == before
+    assert tls.changed()  # and it is looked at again
+    (tmp_path / "other.key").replace(tmp_path / "server.key")
+    tls.renew()
+    assert handshake(tls.context, authority) != before
+    assert not tls.changed()
+
+
+def test_files_that_change_are_found_without_a_signal(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    tls, renewed = Tls(TlsFiles(*keys(tmp_path, authority))), list[bool]()
+
+    async def run() -> None:
+        task = asyncio.create_task(watch(tls, lambda: renewed.append(tls.changed()), every_seconds=0.01))
+        await asyncio.sleep(0.05)
+        assert renewed == []
+        keys(tmp_path, authority)
+        async with asyncio.timeout(5):
+            while not renewed:
+                await asyncio.sleep(0.01)
+        task.cancel()
+
+    asyncio.run(run())
+    assert tls.expires > time.time()
+
+
+def test_an_intermediate_may_be_the_authority_of_clients(tmp_path: Path) -> None:
+    root = trustme.CA()
+    between = root.create_child_ca()
+    (tmp_path / "between.pem").write_bytes(between.cert_pem.bytes())
+    tls = Tls(TlsFiles(*keys(tmp_path, root), tmp_path / "between.pem"))
+    assert tls.context.now.verify_flags & ssl.VERIFY_X509_PARTIAL_CHAIN
 
 
 def _other_key(files: TlsFiles, folder: Path) -> None:
