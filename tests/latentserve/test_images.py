@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import contextlib
+import io
+import zlib
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
 
 from latentserve.images import ImageError, center_crop, decode_image, fit_image
 
@@ -32,11 +37,63 @@ def test_the_centre_is_what_is_kept(encode: Any) -> None:
 def test_a_photo_on_its_side_is_turned_upright(encode: Any) -> None:
     image = np.zeros((8, 8, 3), np.uint8)
     image[:, :4] = 255
-    exif = Image.Exif()
-    exif[0x0112] = 6  # Orientation: rotate 90 degrees clockwise to see it
-    turned = decode_image(encode(image, "PNG", exif=exif), 8, 8, 3, LIMIT)
+    turned = decode_image(encode(image, "PNG", exif=held(6)), 8, 8, 3, LIMIT)
     assert turned[:4].min() == 255
     assert turned[4:].max() == 0
+
+
+@pytest.mark.parametrize("orientation", range(10))
+def test_every_way_to_hold_a_camera_is_turned_as_pillow_turns_it(encode: Any, orientation: int) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    data = encode(image, "PNG", exif=held(orientation))
+    upright = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
+    np.testing.assert_array_equal(decode_image(data, *upright.shape, LIMIT), upright)
+
+
+@pytest.mark.parametrize("tag", [b"\x00\x02", b"\x00\x0c", b"\x00\x05"])  # text, a double, a fraction
+def test_odd_exif_says_nothing(encode: Any, tag: bytes) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (8, 8, 1), dtype=np.uint8)
+    whole = encode(image, "PNG", exif=held(6))
+    orientation = b"\x01\x12\x00\x03"
+    odd = with_right_sums(whole.replace(orientation, b"\x01\x12" + tag))
+    assert orientation in whole
+    np.testing.assert_array_equal(decode_image(odd, 8, 8, 1, LIMIT), image)
+
+
+def held(orientation: int) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation  # 6: rotate 90 degrees clockwise to see it
+    return exif.tobytes()
+
+
+def with_right_sums(png: bytes) -> bytes:
+    """With the checksum of each chunk as its bytes are now."""
+    at = 8
+    while at < len(png):
+        end = at + 8 + int.from_bytes(png[at : at + 4])
+        png = png[:end] + zlib.crc32(png[at + 4 : end]).to_bytes(4) + png[end + 4 :]
+        at = end + 4
+    return png
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_a_damaged_file_is_an_image_or_an_image_error(encode: Any, data: st.DataObject) -> None:
+    format_ = data.draw(st.sampled_from(["JPEG", "PNG"]))
+    file = bytearray(encode(np.zeros((8, 8, 3), np.uint8), format_, exif=held(6)))
+    for at in data.draw(st.lists(st.integers(0, len(file) - 1), min_size=1, max_size=8)):
+        file[at] = data.draw(st.integers(0, 255))
+    damaged = bytes(file) if format_ == "JPEG" else with_right_sums(bytes(file))
+    with contextlib.suppress(ImageError):
+        assert decode_image(damaged, 4, 4, 3, LIMIT).shape == (4, 4, 3)
+
+
+def test_transparent_pixels_are_on_black(encode: Any) -> None:
+    rgba = np.full((4, 4, 4), 200, np.uint8)
+    rgba[:, :2, 3], rgba[:, 2:, 3] = 0, 255
+    for channels in (1, 3):
+        pixels = decode_image(encode(Image.fromarray(rgba)), 4, 4, channels, LIMIT)
+        assert (pixels[:, :2].max(), pixels[:, 2:].min()) == (0, 200)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
