@@ -19,9 +19,6 @@ from export.card import CardSize
 from export.exporter import export_run
 from export.graphs import ExportError
 from latentserve.bundle import Precision
-from training.checkpoint import CheckpointError
-from training.data import DataError
-from training.run import RunError
 
 
 @dataclass(frozen=True)
@@ -54,7 +51,7 @@ def main(arguments: list[str]) -> int:
     try:
         options = tyro.cli(Options, args=arguments, prog="python -m export")
         folder = export_run(options.run, options.to, options.name, options.card, options.precision, options.promise)
-    except (RunError, DataError, CheckpointError, ExportError, FileNotFoundError, ValueError) as error:
+    except (ExportError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(folder)

@@ -21,7 +21,7 @@ from export.graphs import GraphRunner
 from latentserve import bundle, records
 from latentserve.bundle import Graph
 from latentserve.errors import BundleError
-from training.data import Data, DataError
+from training.data import Data
 from training.evaluate import CardOptions, floor_card, floors_of, in_shape_of, make_card
 from training.evaluation.card import QUICK, Card, remembering, report_card
 from training.evaluation.floors import Encode
@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> int:
     try:
         options = tyro.cli(Options, args=arguments, prog="python -m export evaluate")
         card = evaluate_bundle(options.bundle, options.data, options.card)
-    except (BundleError, RunError, DataError, ValueError) as error:
+    except (BundleError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print_card(card.marks, f"{options.bundle} (through ONNX)")

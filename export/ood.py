@@ -27,13 +27,13 @@ from latentserve import bundle, records
 from latentserve.bundle import Manifest
 from latentserve.conformal import p_values
 from latentserve.errors import BundleError
-from training.data import AudioShape, Data, DataError, load_data
+from training.data import AudioShape, Data, load_data
 from training.data.subset import Subset
 from training.evaluate import in_shape_of, say
 from training.evaluation.separation import Separation, separation
 from training.evaluation.strange import CONTROL, known_sets, saved_as, strange_rows
 from training.report import Section, plot_roc, plot_scores, render_report
-from training.run import Run, RunError
+from training.run import Run
 
 OTHERS = "others"
 JPEG_SETS = ("cifar10",)
@@ -107,7 +107,7 @@ def main(arguments: list[str]) -> int:
     try:
         options = tyro.cli(Options, args=arguments, prog="python -m export ood")
         found, scores = examine(options)
-    except (BundleError, RunError, DataError, ValueError) as error:
+    except (BundleError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print_examination(found)

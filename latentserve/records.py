@@ -58,6 +58,15 @@ def from_json(kind: type[R], value: Any, place: str = "") -> R:
         raise RecordError(f"{place}: {error}") from error
 
 
+def differences(got: Any, expected: Any, place: str = "") -> list[str]:
+    """Where two JSON values differ: `place: got ..., expected ...` for each place."""
+    if not (isinstance(got, dict) and isinstance(expected, dict)):
+        return [] if got == expected else [f"{place}: got {got!r}, expected {expected!r}"]
+    names = list(expected) + [name for name in got if name not in expected]
+    within = f"{place}." if place else ""
+    return [line for name in names for line in differences(got.get(name), expected.get(name), within + name)]
+
+
 def read(kind: type[R], path: Path) -> R:
     """Reads a record from a JSON file.
 

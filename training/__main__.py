@@ -16,8 +16,7 @@ import torch
 import tyro
 
 from latentserve import records
-from training.checkpoint import CheckpointError
-from training.data import DataError, load_data
+from training.data import load_data
 from training.loop import LoopConfig, TrainingDiverged, train
 from training.methods import METHODS
 from training.run import CHECKPOINT, RESULT, RUN, Run, RunError, git_revision
@@ -34,7 +33,7 @@ class Options:
         image_size: height and width; default: the data set's own (folder, wds: 64).
         sample_rate_hz: of audio:PATH, take only clips of this rate; default: the one rate that all have.
         num_samples: of a row of audio; longer clips are cut, shorter ones padded; default: one second.
-        run: folder of the run; default: runs/<method>-<data>-seed<seed>.
+        run: folder of the run; default: runs/<method>-<data>-seed<seed>, and -smoke.
         resume: go on with a run that was interrupted.
         smoke: two epochs on 512 rows, to see that everything works.
     """
@@ -64,7 +63,7 @@ def main(arguments: list[str]) -> int:
     options, config = _parse(name, arguments[1:])
     try:
         folder = run_training(name, config, options)
-    except (DataError, RunError, CheckpointError, TrainingDiverged, ValueError) as error:
+    except (TrainingDiverged, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -91,6 +90,7 @@ def run_training(name: str, config: Any, options: Options) -> Path:
     Raises:
         RunError: the folder holds another run, or one that is there already.
         DataError: the data cannot be loaded.
+        CheckpointError: the one there is of another run, or none can be saved.
         TrainingDiverged: the loss became NaN or infinite.
     """
     _quiet()
@@ -109,11 +109,11 @@ def run_training(name: str, config: Any, options: Options) -> Path:
         config=records.to_json(config),
     )
     plain = "".join(letter if letter.isalnum() else "-" for letter in data.spec)
-    folder = options.run or Path("runs") / f"{name}-{plain}-seed{loop.seed}"
+    folder = options.run or Path("runs") / f"{name}-{plain}-seed{loop.seed}{'-smoke' if options.smoke else ''}"
     torch.manual_seed(loop.seed)
     module = run.build()
     _claim(folder, run, options.resume)
-    trained = train(module, data, loop, folder / CHECKPOINT)
+    trained = train(module, data, loop, folder / CHECKPOINT, run.identity)
     records.write(trained, folder / RESULT)
     return folder
 
@@ -121,6 +121,8 @@ def run_training(name: str, config: Any, options: Options) -> Path:
 def _claim(folder: Path, run: Run, resume: bool) -> None:
     """Writes run.json, or proves that the folder holds this very run."""
     if not (folder / RUN).exists():
+        if (folder / CHECKPOINT).exists():
+            raise RunError(f"{folder}: got {CHECKPOINT} without {RUN}, which says whose it is; pass another --run")
         folder.mkdir(parents=True, exist_ok=True)
         records.write(run, folder / RUN)
         return
@@ -130,8 +132,8 @@ def _claim(folder: Path, run: Run, resume: bool) -> None:
         before = records.read(Run, folder / RUN)
     except records.RecordError as error:
         raise RunError(f"{folder / RUN}: {error}") from error
-    if replace(before, git_revision="") != replace(run, git_revision=""):
-        raise RunError(f"{folder}: the run there has another config:\n  got      {run}\n  expected {before}")
+    if other := records.differences(run.identity, before.identity):
+        raise RunError(f"{folder}: the run there has another config: {'; '.join(other)}")
 
 
 def _quiet() -> None:

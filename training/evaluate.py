@@ -21,8 +21,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from latentserve import records
-from training.checkpoint import CheckpointError
-from training.data import Data, DataError, ImageShape, Rows, load_data
+from training.data import Data, ImageShape, Rows, load_data
 from training.evaluation.card import FULL, Card, CardConfig, Mark, Part, report_card, some_rows
 from training.evaluation.floors import PATCH, Encode, patch_centres, pixels, principal_components
 from training.evaluation.table import print_card
@@ -75,7 +74,7 @@ def main(arguments: list[str]) -> int:
     try:
         options = tyro.cli(Options, args=arguments, prog="python -m training evaluate")
         card = evaluate_run(options.run, options.card)
-    except (RunError, DataError, CheckpointError, FileNotFoundError, ValueError) as error:
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     records.write(card, options.run / EVALUATION)

@@ -31,7 +31,7 @@ SECONDS_BETWEEN_LINES = 5.0
 
 
 class TrainingDiverged(RuntimeError):
-    """The loss is not a number any more. The checkpoint of the last whole epoch is kept."""
+    """The loss or a weight is not a number any more. The checkpoint of the last whole epoch is kept."""
 
 
 @dataclass(frozen=True)
@@ -115,10 +115,11 @@ def warmup_then_cosine(optimizer: Optimizer, loop: LoopConfig, num_steps: int) -
     }
 
 
-def train(module: LightningModule, data: Data, loop: LoopConfig, checkpoint: Path) -> Trained:
+def train(module: LightningModule, data: Data, loop: LoopConfig, checkpoint: Path, identity: dict[str, Any]) -> Trained:
     """Trains from `checkpoint` if it exists, else from scratch, saving there after every epoch.
 
     Raises:
+        CheckpointError: the checkpoint there is of another run than `identity` says, or none can be saved.
         DataError: there is too little sound for one row.
         TrainingDiverged: the loss became NaN or infinite.
         KeyboardInterrupt: Ctrl-C; what is saved can be resumed.
@@ -137,7 +138,7 @@ def train(module: LightningModule, data: Data, loop: LoopConfig, checkpoint: Pat
         logger=False,
         enable_model_summary=False,
         reload_dataloaders_every_n_epochs=1,
-        plugins=[SafetensorsIO()],
+        plugins=[SafetensorsIO(identity)],
         callbacks=[diary, _save_every_epoch(checkpoint), *progress],
         enable_progress_bar=bool(progress),
         num_sanity_val_steps=0,
@@ -184,17 +185,16 @@ class Diary(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """A loss that is no number ends the run before it can be saved."""
+        """A loss that is no number ends the run."""
         loss = outputs["loss"] if isinstance(outputs, dict) else outputs
         if not torch.isfinite(loss):
-            step = trainer.fit_loop.total_batch_idx + 1  # global_step counts every optimizer's
-            raise TrainingDiverged(
-                f"the loss is {float(loss)} at step {step} (epoch {trainer.current_epoch});"
-                " the checkpoint of the last whole epoch is kept: try a lower learning rate"
-            )
+            raise _diverged(trainer, f"the loss is {float(loss)}")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Runs before the checkpoint of this epoch is saved."""
+        """Runs before the checkpoint of this epoch is saved: weights that are no numbers must not be."""
+        for name, tensor in pl_module.state_dict().items():
+            if not torch.isfinite(tensor).all():
+                raise _diverged(trainer, f"{name} is not finite")
         self.seconds += time.monotonic() - self._started
         figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
         self.history.append({"epoch": float(trainer.current_epoch), **figures})
@@ -222,6 +222,15 @@ class Diary(Callback):
         """What a resumed run goes on with."""
         self.history = list(state_dict["history"])
         self.seconds = float(state_dict["seconds"])
+
+
+def _diverged(trainer: Trainer, what: str) -> TrainingDiverged:
+    epoch, step = trainer.current_epoch, trainer.fit_loop.total_batch_idx + 1  # global_step counts every optimizer's
+    kept = "the checkpoint of the last whole epoch is kept" if epoch else "no epoch was whole, nothing is kept"
+    rate = max(group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups)
+    return TrainingDiverged(
+        f"{what} at step {step} (epoch {epoch}, learning rate {rate:.3g}); {kept}: try a lower learning rate"
+    )
 
 
 def _save_every_epoch(checkpoint: Path) -> ModelCheckpoint:

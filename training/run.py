@@ -54,6 +54,11 @@ class Run:
     loop: LoopConfig
     config: dict[str, Any]
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All of it but the revision, JSON: what a checkpoint belongs to."""
+        return {name: value for name, value in records.to_json(self).items() if name != "git_revision"}
+
     def load_data(self) -> Data:
         """The data of the run, with the very rows it trained on.
 
@@ -114,9 +119,13 @@ def open_run(folder: Path) -> tuple[Run, Trained]:
 
 
 def load_model(folder: Path, run: Run) -> LightningModule:
-    """The trained model in eval mode, on the CPU."""
+    """The trained model in eval mode, on the CPU.
+
+    Raises:
+        CheckpointError: the checkpoint there is not this run's.
+    """
     module = run.build()
-    module.load_state_dict(checkpoint.state_dict(folder / CHECKPOINT))
+    module.load_state_dict(checkpoint.state_dict(folder / CHECKPOINT, run.identity))
     return module.eval()
 
 

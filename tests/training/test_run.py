@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from lightning import LightningModule, Trainer
 
 from training import checkpoint
 from training.__main__ import Options, main, run_training
+from training.checkpoint import CheckpointError
 from training.data import AudioShape
 from training.loop import Batches, Diary, LoopConfig, TrainingDiverged
 from training.methods.vae import Vae, VaeConfig
@@ -91,17 +93,43 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_whole_epoch(
         return loss * float("nan") if self.current_epoch == 1 else loss
 
     monkeypatch.setattr(Vae, "training_step", poisoned)
-    with pytest.raises(TrainingDiverged, match=r"the loss is nan at step \d+ \(epoch 1\)"):
+    with pytest.raises(
+        TrainingDiverged, match=r"the loss is nan at step \d+ \(epoch 1, learning rate .*\); the checkpoint of the last"
+    ):
         train(tmp_path / "run")
     assert checkpoint.load(tmp_path / "run" / CHECKPOINT)["epoch"] == 0
     assert all(torch.isfinite(tensor).all() for tensor in weights(tmp_path / "run").values())
+
+
+def test_weights_that_are_no_numbers_are_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def poisoned(self: Vae, outputs: Any, batch: Any, batch_idx: int) -> None:
+        next(self.encoder.parameters()).data.fill_(torch.inf)  # after the step: its loss was still a number
+
+    monkeypatch.setattr(Vae, "on_train_batch_end", poisoned)
+    monkeypatch.setattr(Vae, "training_step", lambda self, x_BHWC, batch_idx: list(self.parameters())[-1].sum())
+    with pytest.raises(TrainingDiverged, match=r"encoder.0.weight is not finite .*no epoch was whole, nothing is kept"):
+        train(tmp_path / "run")
+    assert not (tmp_path / "run" / CHECKPOINT).exists()
+
+
+def test_a_checkpoint_that_is_not_this_runs_is_refused(run_folder: Path, tmp_path: Path) -> None:
+    run, _ = open_run(run_folder)
+    with pytest.raises(CheckpointError, match=r"of another run: num_train_rows: got \d+, expected 3$"):
+        load_model(run_folder, replace(run, num_train_rows=3))
+    shutil.copy(run_folder / CHECKPOINT, tmp_path)
+    with pytest.raises(RunError, match=r"got last.safetensors without run.json"):
+        train(tmp_path, resume=True)
+    stranger = train(tmp_path / "stranger", epochs=1)
+    shutil.copy(run_folder / CHECKPOINT, stranger)
+    with pytest.raises(CheckpointError, match=r"of another run: .*loop.epochs"):
+        train(stranger, epochs=1, resume=True)
 
 
 def test_a_run_is_not_overwritten_nor_resumed_as_another(tmp_path: Path) -> None:
     folder = train(tmp_path / "run", epochs=1)
     with pytest.raises(RunError, match="there is a run already; pass --resume"):
         train(folder, epochs=1)
-    with pytest.raises(RunError, match="has another config"):
+    with pytest.raises(RunError, match=r"has another config: config.latent_dim: got 5, expected 4$"):
         train(folder, epochs=1, resume=True, config=replace(SMALL, latent_dim=5))
     before = weights(folder)
     train(folder, epochs=1, resume=True)  # finished: nothing to do
