@@ -5,25 +5,28 @@
     python -m benchmarks.reproduce --table                the figures of all recipes
 
 A recipe is training/recipes/<method>_<data>.toml (a variant's name ends in one more word): the method, the data, the
-arguments, the seeds, what is aimed at. It trains, exports, and takes its figures from the bundle, where they were
-measured through the ONNX graphs. What was recorded lies in docs/results/recipes/<name>.json; the head of the recipe
-says the same in words. A run that was interrupted is resumed; one that is finished is not trained again.
+arguments, the seeds, what is aimed at. It trains, exports, and takes its figures from the bundle, measured through the
+ONNX graphs unless they say otherwise. What was recorded lies in docs/results/recipes/<name>.json; the head of the
+recipe says the same in words. A run that was interrupted is resumed; one that is finished is not trained again by the
+same code.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import subprocess
 import sys
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import tyro
 
 from latentserve import bundle, records
-from training.run import RESULT
+from training.run import RESULT, git_revision
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = ROOT / "training" / "recipes"
@@ -35,6 +38,9 @@ SLACK = 0.002
 """A figure is the recorded one if it lies within 3 standard deviations of the seeds and a fifth of a percent: another
 CPU rounds differently, and the spread of three seeds is itself uncertain."""
 SMALL_SLACK = 0.02  # of the mean, for figures that are no shares (nats)
+ONE_SEED_SLACK = 0.01
+"""For what one seed gave: its spread is not known."""
+DIRTY = "+dirty"
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,7 @@ class Recipe:
         arguments: the rest of its command line, without seed and run.
         seeds: of the recorded runs.
         targets: figures by name with what is aimed at, at least (at most for nats); 0 only to have the figure beside.
+        minutes: aimed at, at most, for the training of one seed; None: none.
     """
 
     method: str
@@ -54,6 +61,13 @@ class Recipe:
     arguments: tuple[str, ...]
     seeds: tuple[int, ...]
     targets: dict[str, float]
+    minutes: float | None = None
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """What decides the figures, JSON."""
+        whole = records.to_json(self)
+        return {name: whole[name] for name in ("method", "data", "arguments", "seeds")}
 
 
 @dataclass(frozen=True)
@@ -61,15 +75,23 @@ class Recorded:
     """What the seeds gave.
 
     Attributes:
-        seeds: that were run.
+        method: as in the recipe that was run, like the next three.
+        data: see there.
+        arguments: see there.
+        seeds: see there.
         figures: by name, one value a seed.
+        measured: by name, on what, and how if not through ONNX.
         seconds: of training, one value a seed.
         device: they ran on.
         git_revision: of the code.
     """
 
+    method: str
+    data: str
+    arguments: tuple[str, ...]
     seeds: tuple[int, ...]
     figures: dict[str, tuple[float, ...]]
+    measured: dict[str, str]
     seconds: tuple[float, ...]
     device: str
     git_revision: str
@@ -104,6 +126,12 @@ def main(options: Options) -> int:
         return 2
     recipe = read_recipe(path)
     if options.record:
+        if git_revision().endswith(DIRTY):
+            print(
+                "error: --record: the checkout was changed; commit first, so that its revision says what ran",
+                file=sys.stderr,
+            )
+            return 2
         recorded = record(recipe, [run_seed(path.stem, recipe, seed) for seed in recipe.seeds])
         records.write(recorded, RECORDS / f"{path.stem}.json")
         path.write_text(with_head(path.read_text(), head(path.stem, recipe, recorded)))
@@ -113,7 +141,8 @@ def main(options: Options) -> int:
         print(f"error: {path.stem}: nothing to check against; first: --record", file=sys.stderr)
         return 2
     manifest = run_seed(path.stem, recipe, recipe.seeds[0] if options.seed is None else options.seed)
-    return check(figures_of(recipe, manifest), records.read(Recorded, RECORDS / f"{path.stem}.json"))
+    got = {name: figure.value for name, figure in figures_of(recipe, manifest).items()}
+    return check(got, records.read(Recorded, RECORDS / f"{path.stem}.json"))
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -128,7 +157,8 @@ def run_seed(name: str, recipe: Recipe, seed: int) -> bundle.Manifest:
 
 def bundle_of(name: str, recipe: Recipe, seed: int) -> Path:
     """Trains (or goes on, or finds it done) and exports one seed; the folder of its newest bundle."""
-    run, models = WORK / name / f"seed{seed}", WORK / name / "models"
+    work = folder_of(name, recipe)
+    run, models = work / f"seed{seed}", work / "models"
     model = f"{name}-seed{seed}".replace("_", "-")
     if not (run / RESULT).exists():
         resume = ["--resume"] if run.exists() else []
@@ -139,20 +169,29 @@ def bundle_of(name: str, recipe: Recipe, seed: int) -> Path:
     return max((models / model).iterdir(), key=lambda folder: int(folder.name))
 
 
+def folder_of(name: str, recipe: Recipe) -> Path:
+    """Where its runs are: other arguments or other code is another folder, so that nothing stale is found done."""
+    revision = git_revision()
+    if revision.endswith(DIRTY):
+        print(f"{name}: the checkout was changed: runs found done may be of other code", file=sys.stderr)
+    said = json.dumps([recipe.method, recipe.data, recipe.arguments])
+    return WORK / name / f"{revision}-{hashlib.sha256(said.encode()).hexdigest()[:8]}"
+
+
 def _python(module: str, *arguments: str) -> None:
     print(f"python -m {module} {' '.join(arguments)}", file=sys.stderr, flush=True)
     subprocess.run([sys.executable, "-m", module, *arguments], check=True)
 
 
-def figures_of(recipe: Recipe, manifest: bundle.Manifest) -> dict[str, float]:
+def figures_of(recipe: Recipe, manifest: bundle.Manifest) -> dict[str, bundle.Evaluation]:
     """The recipe's figures, as the bundle has them.
 
     Raises:
         KeyError: the bundle lacks one.
     """
-    found: dict[str, float] = {}
+    found: dict[str, bundle.Evaluation] = {}
     for figure in manifest.evaluations:
-        found.setdefault(figure.name, figure.value)  # the first is the model's own data, then come others
+        found.setdefault(figure.name, figure)  # the first is the model's own data, then come others
     return {name: found[name] for name in recipe.targets}
 
 
@@ -161,8 +200,12 @@ def record(recipe: Recipe, manifests: list[bundle.Manifest]) -> Recorded:
     rows = [figures_of(recipe, manifest) for manifest in manifests]
     sources = [manifest.provenance for manifest in manifests]
     return Recorded(
+        method=recipe.method,
+        data=recipe.data,
+        arguments=recipe.arguments,
         seeds=recipe.seeds,
-        figures={name: tuple(row[name] for row in rows) for name in recipe.targets},
+        figures={name: tuple(row[name].value for row in rows) for name in recipe.targets},
+        measured={name: rows[0][name].data for name in recipe.targets},
         seconds=tuple(source.trained_seconds for source in sources),
         device=sources[0].device,
         git_revision=sources[-1].git_revision,
@@ -171,10 +214,10 @@ def record(recipe: Recipe, manifests: list[bundle.Manifest]) -> Recorded:
 
 def check(got: dict[str, float], recorded: Recorded) -> int:
     """Prints figure by figure; returns 1 if one is not the recorded one."""
-    status = 0
+    status, slack = 0, SLACK if len(recorded.seeds) > 1 else ONE_SEED_SLACK
     for name, value in got.items():
         mean, spread = mean_and_spread(recorded.figures[name])
-        allowed = SPREADS * spread + (SLACK if mean <= 1 else SMALL_SLACK * mean)
+        allowed = SPREADS * spread + (slack if mean <= 1 else SMALL_SLACK * mean)
         same = abs(value - mean) <= allowed
         status |= not same
         print(f"{name}: got {value:.4f}, recorded {mean:.4f}, allowed +- {allowed:.4f}: {'ok' if same else 'NO'}")
@@ -192,12 +235,22 @@ def head(name: str, recipe: Recipe, recorded: Recorded) -> str:
     for figure, target in recipe.targets.items():
         mean, spread = mean_and_spread(recorded.figures[figure])
         aim = f" (aimed at {aimed_at(figure, mean, target)})" if target else ""
-        lines.append(f"# {figure}: {mean:.4f} +- {spread:.4f}{aim}")
+        lines.append(f"# {figure}: {mean:.4f} +- {spread:.4f}{aim}, {recorded.measured[figure]}")
     seeds = f"{len(recorded.seeds)} seeds" if len(recorded.seeds) > 1 else "one seed"
-    minutes = np.mean(recorded.seconds) / 60
-    lines.append(f"# {seeds}, last epoch, through ONNX; {minutes:.1f} min a run on {recorded.device}")
+    lines.append(
+        f"# {seeds}, last epoch, through ONNX unless said; {minutes_of(recipe, recorded)} on {recorded.device}"
+    )
     lines.append(f"# make reproduce RECIPE={name}")
     return "\n".join(lines) + "\n"
+
+
+def minutes_of(recipe: Recipe, recorded: Recorded) -> str:
+    """How long a seed took, and whether the longest kept to the aim."""
+    mean, longest = np.mean(recorded.seconds) / 60, max(recorded.seconds) / 60
+    if recipe.minutes is None:
+        return f"{mean:.1f} min a run"
+    missed = "" if longest <= recipe.minutes else ", missed"
+    return f"{mean:.1f} min a run, {longest:.1f} at most (aimed at {recipe.minutes:g}{missed})"
 
 
 def aimed_at(figure: str, mean: float, target: float) -> str:

@@ -40,7 +40,7 @@ from latentserve.bundle import Detector, Graph, Manifest, Parity, Precision, Pro
 from latentserve.inputs import INPUT, AudioInput, ImageInput
 from training.data import AudioShape, Data, ImageShape
 from training.evaluate import EVALUATION
-from training.loop import Trained
+from training.loop import TEST_BATCH_ROWS, Trained
 from training.run import Run, load_model, open_run
 
 GOLDEN_ROWS = 8
@@ -251,7 +251,9 @@ def _from_training(run: Run, trained: Trained) -> tuple[bundle.Evaluation, ...]:
     """What the method itself measured after the last epoch, in torch."""
     where = f"{run.data} test"
     binarise = run.config.get("binarise", "none")
-    note = f"{where}, in torch" + ("" if binarise == "none" else f", {binarise} binarisation")
+    note = f"{where}, in torch, {TEST_BATCH_ROWS} rows at a time" + (
+        "" if binarise == "none" else f", {binarise} binarisation"
+    )
     return tuple(bundle.Evaluation(name.removeprefix("test_"), value, note) for name, value in trained.test.items())
 
 

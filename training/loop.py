@@ -254,5 +254,9 @@ def _chosen_precision(asked: Precision) -> Exact:
 
 
 def _device_name(device: torch.device, precision: Exact) -> str:
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        threads, model = torch.get_num_threads(), torch.cpu.get_capabilities().get("cpu_name", "a CPU")
+        name = f"{threads} thread{'s' * (threads > 1)} of {model}"
     return f"{name}, bfloat16" if precision == "bf16-mixed" else name
