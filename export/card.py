@@ -23,13 +23,17 @@ from latentserve.bundle import Graph
 from latentserve.errors import BundleError
 from training.data import Data
 from training.evaluate import CardOptions, floor_card, floors_of, in_shape_of, make_card
-from training.evaluation.card import QUICK, Card, remembering, report_card
+from training.evaluation.card import QUICK, Card, Part, remembering, report_card
 from training.evaluation.floors import Encode
 from training.evaluation.table import print_card
 from training.run import Run, RunError
 
 CardSize = Literal["quick", "full"]
-QUICK_FLOORS = ("pixels", "PCA-16", "random init")
+QUICK_FLOORS: dict[str, tuple[Part, ...]] = {
+    "pixels": ("labels",),  # as they have many dimensions, the probe would take longer than all the rest
+    "PCA-16": ("probes", "labels", "disentanglement"),
+    "random init": ("probes", "labels", "disentanglement"),
+}
 
 
 @dataclass(frozen=True)
@@ -102,7 +106,7 @@ def exported_card(
         marks = report_card(encode, data, QUICK, latent=latent_encoder(folder, graph))
         for name in floors_of(data):
             if name in QUICK_FLOORS:
-                marks += floor_card(name, run, data, replace(QUICK, parts=("labels",)))
+                marks += floor_card(name, run, data, replace(QUICK, parts=QUICK_FLOORS[name]))
     seconds = round(time.monotonic() - started, 1)
     return Card(graph.file, bundle.sha256_of_file(folder / graph.file), seconds, tuple(marks))
 

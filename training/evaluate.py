@@ -95,8 +95,8 @@ def evaluate_run(folder: Path, options: CardOptions) -> Card:
     data = run.load_data()
     model = load_model(folder, run)
     before = weights_sha256(model)
-    latent = torch_encoder(model, "latent") if _has_latents(model, data) else None
-    marks = make_card(torch_encoder(model), run, data, options, latent)
+    encode, latent = encoders(model, data)
+    marks = make_card(encode, run, data, options, latent)
     if weights_sha256(model) != before:
         raise RunError(f"{folder}: measuring changed the encoder's weights; the figures are worth nothing")
     return Card("torch", before, round(time.monotonic() - started, 1), tuple(marks))
@@ -131,17 +131,24 @@ def floors_of(data: Data, patches: bool = True) -> tuple[str, ...]:
 
 
 def floor_card(name: str, run: Run, data: Data, config: CardConfig, transfer: Data | None = None) -> list[Mark]:
-    """The figures of one of `FLOORS`."""
+    """The figures of one of `FLOORS`. Those with few dimensions are asked about factors, too, as latents are."""
     say(f"floor: {name}")
     train_NHWC = data.train.values
-    makers: dict[str, Callable[[], Encode]] = {
-        "pixels": lambda: pixels,
-        "PCA-16": lambda: principal_components(train_NHWC, 16),
-        "PCA-64": lambda: principal_components(train_NHWC, 64),
-        "random init": lambda: untrained_encoder(run),
-        "k-means patches": lambda: patch_centres(train_NHWC),
+    makers: dict[str, Callable[[], tuple[Encode, Encode | None]]] = {
+        "pixels": lambda: (pixels, None),
+        "PCA-16": lambda: (principal_components(train_NHWC, 16),) * 2,
+        "PCA-64": lambda: (principal_components(train_NHWC, 64), None),
+        "random init": lambda: encoders(untrained(run), data),
+        "k-means patches": lambda: (patch_centres(train_NHWC), None),
     }
-    return report_card(makers[name](), data, config, name, transfer)
+    encode, latent = makers[name]()
+    return report_card(encode, data, config, name, transfer, latent)
+
+
+def encoders(model: nn.Module, data: Data) -> tuple[Encode, Encode | None]:
+    """Rows to embeddings, and to latents where the model has them."""
+    latent = torch_encoder(model, "latent") if _has_latents(model.eval(), data) else None
+    return torch_encoder(model), latent
 
 
 def torch_encoder(model: nn.Module, tensor: Literal["embedding", "latent"] = "embedding") -> Encode:
@@ -167,10 +174,10 @@ def _has_latents(model: Any, data: Data) -> bool:
     return encoding.latent is not None
 
 
-def untrained_encoder(run: Run) -> Encode:
+def untrained(run: Run) -> nn.Module:
     """The network of a run as its training began."""
     torch.manual_seed(run.loop.seed)
-    return torch_encoder(run.build())
+    return run.build()
 
 
 def weights_sha256(model: nn.Module) -> str:

@@ -38,6 +38,8 @@ def test_a_bundle_holds_its_card_and_the_service_tells_the_methods_own_figures(b
     told = {figure.name: figure.value for figure in manifest.evaluations}
     assert own.items() <= told.items()
     assert len(manifest.evaluations) == len(told)  # no floor under the same name
+    floors = {mark.features for mark in kept.marks if mark.name == "linear_probe_accuracy"}
+    assert floors == {"embedding", "PCA-16", "random init"}
 
 
 def test_measuring_a_bundle_leaves_it_as_it_is(

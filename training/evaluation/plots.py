@@ -25,7 +25,7 @@ def plot_labels_curve(marks: Sequence[Mark], data: str, per_class: Sequence[int]
     if not any(name != "linear_probe_accuracy" for values in found.values() for name in values):
         return None
     figure, axis = plt.subplots(figsize=(6, 3.6))
-    ticks = list(names)
+    ticks = [name for name in names if any(name in values for values in found.values())]
     for i, ((features, values), color) in enumerate(zip(found.items(), _colors(found), strict=True)):
         shown = [values[name] for name in ticks if name in values]
         beside = (i - (len(found) - 1) / 2) * 0.05  # so that error bars do not hide each other
