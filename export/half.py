@@ -1,6 +1,6 @@
 """The encoder in 16-bit floats, for GPUs: half the memory, and products at twice the rate or better.
 
-A CPU computes it in 32 bits all the same and gains nothing but the size of the file. Inputs and outputs keep their
+An x86 CPU computes it in 32 bits all the same and gains nothing but the size of the file. Inputs and outputs keep their
 types. As with 8-bit integers detectors are fitted and calibrated on what this graph gives, and how far its embeddings
 are from the trained model's is measured, written into the bundle, and refused if it is too far: 16-bit floats end at
 65,504.
