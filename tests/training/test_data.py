@@ -116,11 +116,24 @@ def test_a_file_that_cannot_be_read_is_skipped_counted_and_named(
 ) -> None:
     (photos / "cats" / "broken.jpg").write_bytes(b"\xff\xd8\xff and no more")
     (photos / "notes.txt").write_text("not an image")
+    (photos / "dogs" / "rex.webp").write_bytes(b"of another kind")
+    (photos / ".DS_Store").write_bytes(b"nobody's")
     data = load_data(f"folder:{photos}", image_size=16)
     assert sum(map(len, (data.train, data.calibration, data.test))) == 30
     said = capsys.readouterr().err
     assert "broken.jpg" in said
     assert "skipped 1 of 31 images" in said
+    assert "left out 2 files (1 of .txt, 1 of .webp): not .jpeg, .jpg, .png" in said
+
+
+def test_links_are_followed_and_lead_in_no_circles(photos: Path, tmp_path: Path) -> None:
+    whole = load_data(f"folder:{photos}", image_size=16)
+    (photos / "cats" / "up").symlink_to(photos)
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    for name in ("cats", "dogs"):
+        (linked / name).symlink_to(photos / name)
+    assert load_data(f"folder:{linked}", image_size=16).fingerprint == whole.fingerprint
 
 
 @pytest.mark.parametrize(
@@ -135,6 +148,11 @@ def test_a_file_that_cannot_be_read_is_skipped_counted_and_named(
 def test_data_that_is_not_there_is_said_to_be_missing(spec: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         load_data(spec)
+
+
+def test_an_image_that_no_method_takes_is_refused(photos: Path) -> None:
+    with pytest.raises(DataError, match="image_size: got 4, expected 8 or more"):
+        load_data(f"folder:{photos}", image_size=4)
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:

@@ -110,7 +110,11 @@ def test_classes_count_only_if_every_image_has_one(members: dict[str, bytes], tm
 
 def test_a_shard_that_was_cut_is_an_error_that_names_it(pattern: str, tmp_path: Path) -> None:
     shard = tmp_path / "train-1.tar"
-    shard.write_bytes(shard.read_bytes()[: 512 + 50])  # in the middle of the first member
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[: whole.index(b".cls", 1024) // 512 * 512])  # between two members
+    with pytest.raises(DataError, match=rf"wds: {shard} cannot be read \(got no end-of-archive block"):
+        load_data(f"wds:{pattern}", image_size=16)
+    shard.write_bytes(whole[: 512 + 50])  # in the middle of the first member
     with pytest.raises(DataError, match=rf"wds: {shard} cannot be read .*repair it or leave it out"):
         load_data(f"wds:{pattern}", image_size=16)
 

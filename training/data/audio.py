@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from latentserve.audio import AudioError, decode_audio, fit_clip
 from training.data.decoding import LARGEST_SET_BYTES
+from training.data.files import files_in
 from training.data.folder import folder_labels
 from training.data.rows import Data, DataError, Rows, three_splits
 
@@ -41,7 +42,7 @@ def load(path: str, sample_rate_hz: int | None, num_samples: int | None, seed: i
     folder = Path(path).expanduser()
     if not path or not folder.is_dir():
         raise DataError(f"audio: got {path!r}, expected a folder of WAV or FLAC files (audio:PATH)")
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
+    files = files_in(folder, SUFFIXES)
     rows, kept, rate = _decode_all(files, sample_rate_hz, num_samples)
     if len(kept) < MIN_CLIPS:
         raise DataError(f"audio: got {len(kept)} readable clips under {folder}, expected at least {MIN_CLIPS}")

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.data.decoding import MIN_IMAGES, File, decode_all
+from training.data.files import files_in
 from training.data.rows import Data, DataError, Rows, three_splits
 
 SUFFIXES = {".jpg", ".jpeg", ".png"}
@@ -26,7 +27,7 @@ def load(path: str, image_size: int, seed: int) -> Data:
     folder = Path(path).expanduser()
     if not path or not folder.is_dir():
         raise DataError(f"folder: got {path!r}, expected a folder of JPEG or PNG images (folder:PATH)")
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
+    files = files_in(folder, SUFFIXES)
     if len(files) < MIN_IMAGES:
         raise DataError(f"folder: got {len(files)} images under {folder}, expected at least {MIN_IMAGES}")
     images_NHWC, rows = decode_all("folder", [File(str(file), file.read_bytes) for file in files], image_size)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 import tarfile
 import tempfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +78,8 @@ def downloaded(url: str, cache: Path) -> Path:
             if found is None:
                 raise OSError("there is no folder of recordings in it")
             found.rename(folder)
-    except (OSError, RuntimeError, ValueError, EOFError, tarfile.TarError) as error:
+    except (OSError, RuntimeError, ValueError, EOFError, zlib.error, tarfile.TarError) as error:
+        if folder.is_dir():  # another process was faster
+            return folder
         raise DataError(f"fsdd: the download of {url} to {cache} failed ({error}): {ADVICE}") from error
     return folder

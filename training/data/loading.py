@@ -7,6 +7,8 @@ from training.data.subset import Subset
 
 OWN_IMAGE_SIZE = 64
 """Height and width of a user's own images, unless said otherwise."""
+SMALLEST_IMAGE = 8
+"""Height and width that every method takes."""
 
 
 def load_data(
@@ -40,6 +42,8 @@ def load_data(
         if name == "audio":
             return audio.load(argument, sample_rate_hz, num_samples, seed)
         return fsdd.load(sample_rate_hz, num_samples, seed)
+    if image_size is not None and image_size < SMALLEST_IMAGE:
+        raise DataError(f"image_size: got {image_size}, expected {SMALLEST_IMAGE} or more")
     _refuse(spec, sample_rate_hz=sample_rate_hz, num_samples=num_samples)
     own = {"folder": folder.load, "wds": shards.load}
     if name in own:

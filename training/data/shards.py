@@ -16,6 +16,7 @@ import tarfile
 import zlib
 from collections.abc import Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
@@ -89,8 +90,17 @@ def _samples(shard: str) -> Iterator[dict[str, Any]]:
     try:
         with gopen(shard) as stream:
             yield from group_by_keys(tar_file_expander([{"url": shard, "stream": stream}]))
+        if shard.endswith(".tar") and Path(shard).is_file() and not _has_end(Path(shard)):
+            raise EOFError("got no end-of-archive block, as if it had been cut")
     except (OSError, tarfile.TarError, EOFError, zlib.error, ValueError) as error:
         raise DataError(f"wds: {shard} cannot be read ({error}); repair it or leave it out of the pattern") from error
+
+
+def _has_end(tar: Path) -> bool:
+    """Whether it ends as POSIX demands; one that was cut between two members reads as if it were whole."""
+    with tar.open("rb") as file:
+        file.seek(max(0, tar.stat().st_size - tarfile.BLOCKSIZE))
+        return not any(file.read())
 
 
 def _encoded(sample: dict[str, Any]) -> bytes:
