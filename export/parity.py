@@ -68,30 +68,19 @@ def check_parity(
     Raises:
         ExportError: a tensor is further off than its tolerance, or not finite.
     """
-    lower = precision != "float32"
-    expected = trained_tensors(model, None if lower else scorer, rows)
-    found = dict.fromkeys(expected, 0.0)
-    for batch_rows in BATCH_SIZES:
-        tensors = runner.run(rows, batch_rows)
-        if scorer is not None and lower:
-            expected["scores"] = scorer.scores({INPUT: rows, **tensors})
-        for name, array in expected.items():
-            error = float(np.abs(tensors[name] - array).max())
-            found[name] = max(found.get(name, 0.0), error) if np.isfinite(error) else float("inf")
-    exact: dict[str, NDArray[np.float32]] = {}
-    moved = 0.0
-    if scorer is not None and precision == "float16":
-        of_the_model = {name: array for name, array in expected.items() if name != "scores"}
-        moved = float(np.abs(scorer.scores({INPUT: rows, **of_the_model}) - expected["scores"]).max())
+    expected = trained_tensors(model, scorer if precision == "float32" else None, rows)
+    of_the_model = dict(expected)
+    found = _largest_errors(runner, None if precision == "float32" else scorer, rows, expected)
     parity = []
     for name, array in expected.items():
-        relative = LOWER_TOLERANCE[precision] if lower and name != "scores" else RELATIVE_TOLERANCE
+        relative = LOWER_TOLERANCE.get(precision, RELATIVE_TOLERANCE) if name != "scores" else RELATIVE_TOLERANCE
         tolerance = relative * max(1.0, float(np.abs(array).max()))
-        if name == "scores":
-            tolerance = max(tolerance, MOVED * moved)
-        if not lower and tolerance < found[name] < float("inf"):
-            exact = exact or _tensors(copy.deepcopy(model).double(), scorer, rows, torch.float64)
+        if tolerance < found[name] < float("inf") and precision == "float32":
+            exact = _tensors(copy.deepcopy(model).double(), scorer, rows, torch.float64)
             tolerance = max(tolerance, ROUNDING_ERRORS * float(np.abs(exact[name] - array).max()))
+        if name == "scores" and scorer is not None and precision == "float16":
+            moved = scorer.scores({INPUT: rows, **of_the_model}) - array
+            tolerance = max(tolerance, MOVED * float(np.abs(moved).max()))
         if not found[name] <= tolerance:
             raise ExportError(
                 f"{name}: the exported graph is {found[name]:.3g} off the trained model,"
@@ -99,3 +88,25 @@ def check_parity(
             )
         parity.append(Parity(name, found[name], tolerance, len(rows)))
     return tuple(parity)
+
+
+def _largest_errors(
+    runner: GraphRunner, asked: Scorer | None, rows: NDArray[Any], expected: dict[str, NDArray[np.float32]]
+) -> dict[str, float]:
+    """Of each tensor, over all batch sizes; infinite if one is not finite.
+
+    Args:
+        runner: of the exported graphs.
+        asked: with an encoder of lower precision, what says which scores to expect of its numbers.
+        rows: to compare on.
+        expected: of the trained model; gets the expected scores.
+    """
+    found: dict[str, float] = {}
+    for batch_rows in BATCH_SIZES:
+        tensors = runner.run(rows, batch_rows)
+        if asked is not None:
+            expected["scores"] = asked.scores({INPUT: rows, **tensors})
+        for name, array in expected.items():
+            error = float(np.abs(tensors[name] - array).max())
+            found[name] = max(found.get(name, 0.0), error) if np.isfinite(error) else float("inf")
+    return found

@@ -129,20 +129,7 @@ def train(module: LightningModule, data: Data, loop: LoopConfig, checkpoint: Pat
     precision = _chosen_precision(loop.precision)
     module.to(memory_format=torch.channels_last)  # convolutions of images are faster so, on CPUs as on GPUs
     diary = Diary(loop.seed)
-    progress = [TQDMProgressBar(refresh_rate=10)] if sys.stderr.isatty() else []
-    trainer = Trainer(
-        max_epochs=loop.epochs,
-        accelerator="auto",
-        devices=1,
-        precision=precision,
-        logger=False,
-        enable_model_summary=False,
-        reload_dataloaders_every_n_epochs=1,
-        plugins=[SafetensorsIO(identity)],
-        callbacks=[diary, _save_every_epoch(checkpoint), *progress],
-        enable_progress_bar=bool(progress),
-        num_sanity_val_steps=0,
-    )
+    trainer = _trainer(loop, precision, SafetensorsIO(identity), [diary, _save_every_epoch(checkpoint)])
     rows = torch.from_numpy(data.training_rows).to(trainer.strategy.root_device)
 
     def batches() -> Batches:
@@ -164,6 +151,24 @@ def train(module: LightningModule, data: Data, loop: LoopConfig, checkpoint: Pat
         device=_device_name(trainer.strategy.root_device, precision),
         history=tuple(diary.history),
         test={name: float(value) for name, value in test.items()},
+    )
+
+
+def _trainer(loop: LoopConfig, precision: Exact, checkpoints: SafetensorsIO, callbacks: list[Callback]) -> Trainer:
+    """On the GPU if there is one. One device: methods that gather over several are run by a trainer of one's own."""
+    progress = [TQDMProgressBar(refresh_rate=10)] if sys.stderr.isatty() else []
+    return Trainer(
+        max_epochs=loop.epochs,
+        accelerator="auto",
+        devices=1,
+        precision=precision,
+        logger=False,
+        enable_model_summary=False,
+        reload_dataloaders_every_n_epochs=1,
+        plugins=[checkpoints],
+        callbacks=[*callbacks, *progress],
+        enable_progress_bar=bool(progress),
+        num_sanity_val_steps=0,
     )
 
 
