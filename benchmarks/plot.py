@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 
@@ -29,6 +30,40 @@ def plot_serving(results: dict[str, Any], path: Path) -> None:
         axis.set(title=f"{name}: {scenario}", xlabel="images a second")
         axis.margins(x=0.15)
         axis.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+
+
+class Probed(NamedTuple):
+    """An accuracy of a recipe, one a seed: trained, untrained (may be none); and what is aimed at (0: nothing)."""
+
+    recipe: str
+    figure: str
+    trained: Sequence[float]
+    untrained: Sequence[float]
+    aim: float
+
+
+def plot_recipes(rows: Sequence[Probed], path: Path) -> None:
+    """Share of wrong answers, logarithmic: a dot a seed, the same network untrained beside it, a stroke for the aim."""
+    figure, axis = plt.subplots(figsize=(9, 0.9 + 0.33 * len(rows)))
+    for y, row in enumerate(rows):
+        wrong, floor = [100 * (1 - one) for one in row.trained], [100 * (1 - one) for one in row.untrained]
+        if floor:
+            axis.plot([min(floor), max(wrong)], [y, y], color=CEILING, lw=3, zorder=0)
+        axis.plot(floor, [y] * len(floor), "o", color=THEIRS, ms=6, label="same network, untrained" if floor else None)
+        axis.plot(wrong, [y] * len(wrong), "o", color=OURS, ms=6, alpha=0.7, label="trained, one dot a seed")
+        if row.aim:
+            axis.plot([100 * (1 - row.aim)], [y], "|", color="#333333", ms=14, label="aim, at most")
+    axis.set(xscale="log", xlabel="wrong answers on test rows, % (logarithmic)", ylim=(len(rows) - 0.4, -0.6))
+    axis.set_yticks(range(len(rows)), [f"{row.recipe}, {row.figure}" for row in rows])
+    ticks = [0.5, 1, 2, 5, 10, 20, 50]
+    axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axis.minorticks_off()
+    axis.spines[["top", "right"]].set_visible(False)
+    found = dict(zip(*axis.get_legend_handles_labels()[::-1], strict=True))
+    axis.legend(found.values(), found.keys(), frameon=False, fontsize=9, loc="lower right")
     figure.tight_layout()
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)

@@ -2,7 +2,7 @@
 
     python -m benchmarks.reproduce simclr_mnist           `make reproduce RECIPE=simclr_mnist`: one seed, checked
     python -m benchmarks.reproduce simclr_mnist --record  all seeds, and the recipe's figures written anew
-    python -m benchmarks.reproduce --table                the figures of all recipes
+    python -m benchmarks.reproduce --table                the figures of all recipes, and their picture
 
 A recipe is training/recipes/<method>_<data>.toml (a variant's name ends in one more word): the method, the data, the
 arguments, the seeds, what is aimed at. It trains, exports, and takes its figures from the bundle, measured through the
@@ -18,6 +18,7 @@ import json
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,12 +26,16 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
+from benchmarks.plot import Probed, plot_recipes
 from latentserve import bundle, records
+from training.evaluate import EVALUATION
+from training.evaluation.card import Card
 from training.run import RESULT, git_revision
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = ROOT / "training" / "recipes"
 RECORDS = ROOT / "docs" / "results" / "recipes"
+PICTURE = ROOT / "docs" / "pictures" / "recipes.svg"
 WORK = Path("build") / "recipes"
 NOT_RECORDED = "# Not recorded yet: python -m benchmarks.reproduce NAME --record\n"
 SPREADS = 3.0
@@ -41,6 +46,7 @@ SMALL_SLACK = 0.02  # of the mean, for figures that are no shares (nats)
 ONE_SEED_SLACK = 0.01
 """For what one seed gave: its spread is not known."""
 DIRTY = "+dirty"
+ACCURACY = "_accuracy"
 
 
 @dataclass(frozen=True)
@@ -81,6 +87,7 @@ class Recorded:
         seeds: see there.
         figures: by name, one value a seed.
         measured: by name, on what, and how if not through ONNX.
+        untrained: by name, the same of the network as its training began, where a floor has the figure.
         seconds: of training, one value a seed.
         device: they ran on.
         git_revision: of the code.
@@ -92,6 +99,7 @@ class Recorded:
     seeds: tuple[int, ...]
     figures: dict[str, tuple[float, ...]]
     measured: dict[str, str]
+    untrained: dict[str, tuple[float, ...]]
     seconds: tuple[float, ...]
     device: str
     git_revision: str
@@ -105,7 +113,7 @@ class Options:
         recipe: file name under training/recipes, without .toml.
         seed: the one to rerun; default: the recipe's first.
         record: run every seed and write what they gave.
-        table: print what is recorded, run nothing.
+        table: print what is recorded and draw docs/pictures/recipes.svg, run nothing.
     """
 
     recipe: Annotated[str, tyro.conf.Positional] = ""
@@ -118,6 +126,7 @@ def main(options: Options) -> int:
     """Returns 0 if the figures are the recorded ones."""
     if options.table:
         print(table())
+        plot_recipes([*probed()], PICTURE)
         return 0
     path = RECIPES / f"{options.recipe}.toml"
     if not path.is_file():
@@ -132,7 +141,7 @@ def main(options: Options) -> int:
                 file=sys.stderr,
             )
             return 2
-        recorded = record(recipe, [run_seed(path.stem, recipe, seed) for seed in recipe.seeds])
+        recorded = record(recipe, [bundle_of(path.stem, recipe, seed) for seed in recipe.seeds])
         records.write(recorded, RECORDS / f"{path.stem}.json")
         path.write_text(with_head(path.read_text(), head(path.stem, recipe, recorded)))
         print(head(path.stem, recipe, recorded))
@@ -140,19 +149,14 @@ def main(options: Options) -> int:
     if not (RECORDS / f"{path.stem}.json").exists():
         print(f"error: {path.stem}: nothing to check against; first: --record", file=sys.stderr)
         return 2
-    manifest = run_seed(path.stem, recipe, recipe.seeds[0] if options.seed is None else options.seed)
-    got = {name: figure.value for name, figure in figures_of(recipe, manifest).items()}
+    folder = bundle_of(path.stem, recipe, recipe.seeds[0] if options.seed is None else options.seed)
+    got = {name: figure.value for name, figure in figures_of(recipe, bundle.load(folder)).items()}
     return check(got, records.read(Recorded, RECORDS / f"{path.stem}.json"))
 
 
 def read_recipe(path: Path) -> Recipe:
     """Reads a recipe. Raises RecordError if a key is missing, unknown or of another type."""
     return records.from_json(Recipe, tomllib.loads(path.read_text()))
-
-
-def run_seed(name: str, recipe: Recipe, seed: int) -> bundle.Manifest:
-    """The manifest of `bundle_of`."""
-    return bundle.load(bundle_of(name, recipe, seed))
 
 
 def bundle_of(name: str, recipe: Recipe, seed: int) -> Path:
@@ -195,8 +199,9 @@ def figures_of(recipe: Recipe, manifest: bundle.Manifest) -> dict[str, bundle.Ev
     return {name: found[name] for name in recipe.targets}
 
 
-def record(recipe: Recipe, manifests: list[bundle.Manifest]) -> Recorded:
-    """What all seeds gave."""
+def record(recipe: Recipe, folders: list[Path]) -> Recorded:
+    """What all seeds gave, from their bundles."""
+    manifests = [bundle.load(folder) for folder in folders]
     rows = [figures_of(recipe, manifest) for manifest in manifests]
     sources = [manifest.provenance for manifest in manifests]
     return Recorded(
@@ -206,10 +211,17 @@ def record(recipe: Recipe, manifests: list[bundle.Manifest]) -> Recorded:
         seeds=recipe.seeds,
         figures={name: tuple(row[name].value for row in rows) for name in recipe.targets},
         measured={name: rows[0][name].data for name in recipe.targets},
+        untrained=untrained_figures(recipe, [records.read(Card, folder / EVALUATION) for folder in folders]),
         seconds=tuple(source.trained_seconds for source in sources),
         device=sources[0].device,
         git_revision=sources[-1].git_revision,
     )
+
+
+def untrained_figures(recipe: Recipe, cards: list[Card]) -> dict[str, tuple[float, ...]]:
+    """The recipe's figures that the cards have of the untrained network."""
+    floors = [{mark.name: mark.value for mark in card.marks if mark.features == "random init"} for card in cards]
+    return {name: tuple(one[name] for one in floors) for name in recipe.targets if all(name in one for one in floors)}
 
 
 def check(got: dict[str, float], recorded: Recorded) -> int:
@@ -272,27 +284,41 @@ def with_head(text: str, comment: str) -> str:
     return comment + "".join(lines)
 
 
+def recorded_recipes() -> Iterator[tuple[str, Recipe, Recorded]]:
+    """Name, recipe and record of all that were recorded, by name."""
+    for path in sorted(RECORDS.glob("*.json")):
+        yield path.stem, read_recipe(RECIPES / f"{path.stem}.toml"), records.read(Recorded, path)
+
+
+def probed() -> Iterator[Probed]:
+    """The accuracies among what was recorded."""
+    for name, recipe, recorded in recorded_recipes():
+        for figure, target in recipe.targets.items():
+            if figure.endswith(ACCURACY):
+                plain = figure.removesuffix(ACCURACY).replace("_", " ").replace("knn ", "kNN-")
+                yield Probed(name, plain, recorded.figures[figure], recorded.untrained.get(figure, ()), target)
+
+
 def table() -> str:
     """What all recipes recorded, as Markdown."""
     rows = [
-        "| recipe | figure | mean | spread | aimed at | seeds | minutes |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| recipe | figure | mean | spread | untrained | aimed at | seeds | minutes |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for path in sorted(RECORDS.glob("*.json")):
-        recipe, recorded = read_recipe(RECIPES / f"{path.stem}.toml"), records.read(Recorded, path)
+    for name, recipe, recorded in recorded_recipes():
         for figure, target in recipe.targets.items():
             mean, spread = mean_and_spread(recorded.figures[figure])
-            minutes, several = np.mean(recorded.seconds) / 60, len(recorded.seeds) > 1
-            aim = aimed_at(figure, mean, target) if target else ""
             cells = (
-                path.stem,
+                name,
                 figure,
                 f"{mean:.4f}",
-                f"{spread:.4f}" if several else "",
-                aim,
+                f"{spread:.4f}" if len(recorded.seeds) > 1 else "",
+                f"{np.mean(recorded.untrained[figure]):.4f}" if figure in recorded.untrained else "",
+                aimed_at(figure, mean, target) if target else "",
                 str(len(recorded.seeds)),
+                f"{np.mean(recorded.seconds) / 60:.1f}",
             )
-            rows.append(f"| {' | '.join(cells)} | {minutes:.1f} |")
+            rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
 
 

@@ -31,8 +31,8 @@ from training.run import Run, RunError
 CardSize = Literal["quick", "full"]
 QUICK_FLOORS: dict[str, tuple[Part, ...]] = {
     "pixels": ("labels",),  # as they have many dimensions, the probe would take longer than all the rest
-    "PCA-16": ("probes", "labels", "disentanglement"),
-    "random init": ("probes", "labels", "disentanglement"),
+    "PCA-16": ("probes", "groups", "labels", "disentanglement"),
+    "random init": ("probes", "groups", "labels", "disentanglement"),
 }
 
 
