@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.reproduce import mean_and_spread
+from benchmarks.recipes import mean_and_spread
 from export.detectors.density import Density
 from export.graphs import EXAMPLE_ROWS, EncoderGraph, GraphRunner, encoder_outputs, export_graph
 from latentserve import records

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.reproduce import RECIPES, read_recipe
+from benchmarks.recipes import RECIPES, read_recipe
 from benchmarks.served import ServedProcess
 from latentserve import records
 from latentserve.client import Client

@@ -21,7 +21,8 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from benchmarks.reproduce import RECIPES, Recipe, bundle_of, mean_and_spread, read_recipe
+from benchmarks.recipes import RECIPES, Recipe, mean_and_spread, read_recipe
+from benchmarks.reproduce import bundle_of
 from export.ood import Options as Examine
 from export.ood import Row, examine
 from latentserve import records

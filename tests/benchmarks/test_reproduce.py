@@ -9,19 +9,19 @@ from pathlib import Path
 import pytest
 
 from benchmarks import reproduce
-from benchmarks.reproduce import (
+from benchmarks.recipes import (
     NOT_RECORDED,
     RECIPES,
     RECORDS,
-    Options,
+    ROOT,
     Recipe,
     Recorded,
-    check,
     head,
-    main,
     read_recipe,
+    table,
     with_head,
 )
+from benchmarks.reproduce import Options, check, main
 from latentserve import records
 from latentserve.records import RecordError
 from training.methods import METHODS
@@ -128,6 +128,6 @@ def test_a_recipe_gives_its_figures_again(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_the_readme_holds_what_is_recorded() -> None:
     """Made with `python -m benchmarks.reproduce --table`."""
-    readme = (reproduce.ROOT / "README.md").read_text()
-    for line in reproduce.table().splitlines():
+    readme = (ROOT / "README.md").read_text()
+    for line in table().splitlines():
         assert line in readme, line
