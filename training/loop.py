@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 
 from training.checkpoint import SUFFIX, SafetensorsIO
 from training.data import Data, DataError
-from training.precision import Exact, Precision, exact_precision, multiplies_bfloat16, warning
+from training.precision import Exact, Precision, bfloat16_here, exact_precision, warning
 
 TEST_BATCH_ROWS = 1000
 SECONDS_BETWEEN_LINES = 5.0
@@ -250,9 +250,7 @@ def _save_every_epoch(checkpoint: Path) -> ModelCheckpoint:
 
 
 def _chosen_precision(asked: Precision) -> Exact:
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
-    device_type = accelerator.type if accelerator is not None else "cpu"
-    bfloat16 = multiplies_bfloat16(device_type, torch.cpu.get_capabilities())
+    bfloat16 = bfloat16_here()
     if (advice := warning(asked, bfloat16)) is not None:
         print(advice, file=sys.stderr)
     return exact_precision(asked, bfloat16)

@@ -30,6 +30,12 @@ def multiplies_bfloat16(device_type: str, cpu_capabilities: Mapping[str, Any]) -
     return device_type == "cpu" and any(cpu_capabilities.get(name, False) for name in CPU_CAPABILITIES)
 
 
+def bfloat16_here() -> bool:
+    """`multiplies_bfloat16` of the device that trains here."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    return multiplies_bfloat16(accelerator.type if accelerator is not None else "cpu", torch.cpu.get_capabilities())
+
+
 def exact_precision(asked: Precision, bfloat16: bool) -> Exact:
     """What `auto` means where bfloat16 is multiplied, or is not."""
     if asked != "auto":

@@ -5,15 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 
 from training.__main__ import Options, run_training
 from training.loop import LoopConfig
 from training.methods.vae import VaeConfig
-from training.precision import Precision, exact_precision, multiplies_bfloat16, warning
+from training.precision import Precision, bfloat16_here, exact_precision, multiplies_bfloat16, warning
 from training.run import open_run
-
-HERE = multiplies_bfloat16("cpu", torch.cpu.get_capabilities())
 
 
 @pytest.mark.parametrize("name", ["amx_bf16", "avx512_bf16", "bf16"])
@@ -36,7 +33,7 @@ def test_what_is_asked_for_by_name_is_given_with_a_warning_where_it_is_emulated(
         assert warning(asked, bfloat16) is None
 
 
-@pytest.mark.parametrize(("precision", "told"), [("auto", HERE), ("32-true", False), ("bf16-mixed", True)])
+@pytest.mark.parametrize(("precision", "told"), [("auto", bfloat16_here()), ("32-true", False), ("bf16-mixed", True)])
 def test_a_run_tells_what_its_products_were(precision: Precision, told: bool, tmp_path: Path) -> None:
     config = VaeConfig(latent_dim=2, embedding_dim=8, width=2)
     loop = LoopConfig(precision=precision, batch_rows=512)
