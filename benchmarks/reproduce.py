@@ -87,7 +87,8 @@ def main(options: Options) -> int:
                 file=sys.stderr,
             )
             return 2
-        recorded = record(recipe, [bundle_of(path.stem, recipe, seed) for seed in recipe.seeds])
+        work = folder_of(path.stem, recipe)
+        recorded = record(recipe, [bundle_of(path.stem, recipe, seed, work) for seed in recipe.seeds])
         records.write(recorded, RECORDS / f"{path.stem}.json")
         path.write_text(with_head(path.read_text(), head(path.stem, recipe, recorded)))
         print(head(path.stem, recipe, recorded))
@@ -100,18 +101,22 @@ def main(options: Options) -> int:
     return check(got, records.read(Recorded, RECORDS / f"{path.stem}.json"))
 
 
-def bundle_of(name: str, recipe: Recipe, seed: int) -> Path:
+def bundle_of(name: str, recipe: Recipe, seed: int, work: Path | None = None) -> Path:
     """Trains (or goes on, or finds it done) and exports one seed; the folder of its newest bundle."""
-    work = folder_of(name, recipe)
+    work = work or folder_of(name, recipe)
     run, models = work / f"seed{seed}", work / "models"
     model = f"{name}-seed{seed}".replace("_", "-")
     if not (run / RESULT).exists():
         resume = ["--resume"] if run.exists() else []
         options = ["--data", recipe.data, "--seed", str(seed), "--run", str(run), *recipe.arguments, *resume]
         _python("training", recipe.method, *options)
-    if not (models / model).exists():
+    if not _versions(models / model):
         _python("export", str(run), "--to", str(models), "--name", model)
-    return max((models / model).iterdir(), key=lambda folder: int(folder.name))
+    return max(_versions(models / model), key=lambda folder: int(folder.name))
+
+
+def _versions(model: Path) -> list[Path]:
+    return [folder for folder in model.glob("*") if folder.name.isdigit()]
 
 
 def folder_of(name: str, recipe: Recipe) -> Path:
@@ -141,8 +146,15 @@ def figures_of(recipe: Recipe, manifest: bundle.Manifest) -> dict[str, bundle.Ev
 
 
 def record(recipe: Recipe, folders: list[Path]) -> Recorded:
-    """What all seeds gave, from their bundles."""
+    """What all seeds gave, from their bundles.
+
+    Raises:
+        ValueError: they were trained by different code, or by code that was not committed.
+    """
     manifests = [bundle.load(folder) for folder in folders]
+    revisions = sorted({manifest.provenance.git_revision for manifest in manifests})
+    if len(revisions) > 1 or revisions[0].endswith(DIRTY):
+        raise ValueError(f"git_revision: got {', '.join(revisions)}, expected one, committed, for all seeds; run again")
     rows = [figures_of(recipe, manifest) for manifest in manifests]
     sources = [manifest.provenance for manifest in manifests]
     return Recorded(

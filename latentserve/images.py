@@ -55,6 +55,7 @@ def decode_image(data: bytes, height: int, width: int, channels: int, max_pixels
     if got > max_pixels:
         raise ImageError(f"got {image.width} x {image.height} = {got} pixels, expected at most {max_pixels}")
     try:
+        image.load()  # here: a broken pixel must not be met, and forgiven, while EXIF is looked for
         return _fit(_upright(image), height, width, channels)
     except Exception as error:  # whatever a damaged file leads Pillow into, one file must not end a long reading
         raise ImageError(f"got a corrupt {image.format} of {len(data)} bytes: {error!r}") from error
@@ -85,7 +86,8 @@ def _fit(image: Image.Image, height: int, width: int, channels: int) -> NDArray[
     """Mode, centre crop and size."""
     if image.mode == "I;16":  # 16-bit grey PNG: `convert("L")` would clip it to white
         image = image.point(lambda value: value / 256).convert("L")
-    if image.has_transparency_data:  # colours times opacity: on black
+    if "A" in image.getbands() or (image.mode == "P" and "transparency" in image.info):
+        # Colours times opacity: on black. The one colour that a PNG without alpha may call transparent is left alone.
         image = Image.merge("RGB", image.convert("RGBA").convert("RGBa").split()[:3])
     pixels: NDArray[Any] = np.asarray(_crop_and_resize(image.convert(MODES[channels]), height, width))
     return pixels.reshape(height, width, channels)

@@ -88,14 +88,20 @@ class Metrics:
         )
         self.config_reload_ok = gauge(
             "config_last_reload_successful",
-            "1 if the last SIGHUP was carried out, else 0. A bundle refused is another matter.",
+            "1 if settings, models and keys are as they were last asked to be, else 0. A bundle refused is another matter.",
         )
 
         self.tls_expiry = gauge(
             "tls_certificate_expiry_timestamp_seconds", "When our certificate ends, Unix time; 0 in the clear."
         )
 
-        self.requests = counter("requests_total", "Calls answered, by gRPC status code.", "method", "model", "code")
+        self.requests = counter(
+            "requests_total",
+            "Calls answered, by gRPC status code. Health and readiness are not counted.",
+            "method",
+            "model",
+            "code",
+        )
         self.request_seconds = histogram(
             "request_seconds", "From the call's arrival to its answer.", SECONDS, "method", "model"
         )

@@ -116,8 +116,11 @@ async def watch(tls: Tls, renew: Callable[[], object], every_seconds: float = LO
     """Calls `renew` when the files have changed, until it is cancelled."""
     while True:
         await asyncio.sleep(every_seconds)
-        if tls.changed():
-            renew()
+        try:
+            if tls.changed():
+                renew()
+        except Exception:  # whatever it is, the next look may find better files
+            log.exception("keys not looked at")
 
 
 def _paths(files: TlsFiles) -> dict[str, Path]:
@@ -178,5 +181,5 @@ def _no_password() -> str:
 def _expires(path: Path, pem: bytes) -> float:
     try:
         return x509.load_pem_x509_certificate(pem).not_valid_after_utc.timestamp()
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         raise TlsError(f"tls_certificate: got {path}, expected a certificate in PEM: {error}") from error

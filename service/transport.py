@@ -32,9 +32,9 @@ log = logging.getLogger(__name__)
 SERVICE = pb.DESCRIPTOR.services_by_name["EmbeddingService"]
 OPEN_SERVICE = open_pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 OK = 0
-LONGEST_MESSAGE = 1000
-"""Characters of a status's message. It may quote what the caller sent, and clients refuse long headers: grpcio takes
-8 KB, and calls a longer one RESOURCE_EXHAUSTED."""
+LONGEST_MESSAGE = 600
+"""Characters of a status's message, each of up to 12 bytes in a header. It may quote what the caller sent, and clients
+refuse long headers: grpcio takes 8 KB, and calls a longer one RESOURCE_EXHAUSTED."""
 PROBES = frozenset({"ServerLive", "ServerReady", "ModelReady"})
 RETRY_AFTER = "retry-after-ms"
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?P<trace_id>[0-9a-f]{32})-[0-9a-f]{16}-(?P<flags>[0-9a-f]{2})")

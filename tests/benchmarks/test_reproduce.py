@@ -22,9 +22,10 @@ from benchmarks.recipes import (
     with_head,
 )
 from benchmarks.reproduce import Options, check, main
-from latentserve import records
+from latentserve import bundle, records
 from latentserve.records import RecordError
 from training.methods import METHODS
+from training.run import RESULT
 
 NAMES = sorted(path.stem for path in RECIPES.glob("*.toml"))
 RECORDED = Recorded(
@@ -103,6 +104,29 @@ def test_nothing_is_recorded_of_code_that_is_not_committed(
     monkeypatch.setattr(reproduce, "git_revision", lambda: "1234+dirty")
     assert main(Options(recipe="vae_digits", record=True)) == 2
     assert "the checkout was changed; commit first" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("revisions", [("1234", "5678"), ("1234+dirty", "1234+dirty")])
+def test_seeds_of_different_code_are_not_one_record(
+    revisions: tuple[str, str], bundle_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = bundle.load(bundle_folder)
+    made = iter(replace(manifest, provenance=replace(manifest.provenance, git_revision=one)) for one in revisions)
+    monkeypatch.setattr(bundle, "load", lambda folder: next(made))
+    with pytest.raises(ValueError, match="expected one, committed, for all seeds"):
+        reproduce.record(RECIPE, [bundle_folder, bundle_folder])
+
+
+def test_what_an_interrupted_export_left_is_exported_again(
+    bundle_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "seed0").mkdir()
+    (tmp_path / "seed0" / RESULT).touch()
+    model = tmp_path / "models" / "vae-digits-seed0"
+    (model / ".1.tmp").mkdir(parents=True)
+    monkeypatch.setattr(reproduce, "_python", lambda *arguments: (model / "1").mkdir())
+    assert reproduce.bundle_of("vae_digits", RECIPE, 0, tmp_path) == model / "1"
+    assert reproduce.bundle_of("vae_digits", RECIPE, 0, tmp_path) == model / "1"  # not made again
 
 
 def test_an_unknown_recipe_names_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:

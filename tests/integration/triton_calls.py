@@ -78,7 +78,7 @@ def main(target: str, model: str, folder: Path) -> None:
             "name": status_of(lambda: client.infer(model, [tensor("image", rows, "UINT8")])),
             "timeout": status_of(lambda: client.infer(model, images, timeout=1)),
             "statistics": status_of(lambda: client.get_inference_statistics(model)),
-            "long": status_of(lambda: client.infer("x" * 100_000, images)),
+            "long": status_of(lambda: client.infer("x" + "\N{GRINNING FACE}" * 100_000, images)),
             "digits": status_of(lambda: client.infer(model, images, "9" * 5000)),
         },
     }

@@ -88,6 +88,24 @@ def test_a_damaged_file_is_an_image_or_an_image_error(encode: Any, data: st.Data
         assert decode_image(damaged, 4, 4, 3, LIMIT).shape == (4, 4, 3)
 
 
+@pytest.mark.parametrize("exif", [b"", True])
+def test_one_wrong_bit_among_the_pixels_is_an_error(encode: Any, exif: bytes | bool) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    file = bytearray(encode(image, "PNG", **({"exif": held(6)} if exif else {})))
+    file[file.index(b"IDAT") + 1000] ^= 1
+    with pytest.raises(ImageError, match="got a corrupt PNG"):
+        decode_image(bytes(file), 32, 32, 3, LIMIT)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_one_transparent_colour_of_an_image_without_alpha_stays_as_it_is(encode: Any, channels: int) -> None:
+    for image in (Image.new("L", (4, 4), 7), Image.fromarray(np.full((4, 4), 7 * 257, np.uint16))):
+        assert (
+            decode_image(encode(image, "PNG", transparency=7), 4, 4, channels, LIMIT).tolist()
+            == [[[7] * channels] * 4] * 4
+        )
+
+
 def test_transparent_pixels_are_on_black(encode: Any) -> None:
     rgba = np.full((4, 4, 4), 200, np.uint8)
     rgba[:, :2, 3], rgba[:, 2:, 3] = 0, 255

@@ -178,9 +178,11 @@ def files(tmp_path: Path) -> TlsFiles:
     return TlsFiles(*keys(tmp_path, trustme.CA()))
 
 
-def handshake(server: ssl.SSLContext, authority: trustme.CA) -> bytes:
-    """The certificate that a client gets from a server's context, in memory."""
+def handshake(server: ssl.SSLContext, authority: trustme.CA, own: tuple[Path, Path] | None = None) -> bytes:
+    """The certificate that a client, with or without one of its own, gets from a server's context, in memory."""
     client = ssl.create_default_context(cadata=authority.cert_pem.bytes().decode())
+    if own is not None:
+        client.load_cert_chain(*own)
     up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
     ours = server.wrap_bio(up, down, server_side=True)
     theirs = client.wrap_bio(down, up, server_hostname="127.0.0.1")
@@ -234,7 +236,9 @@ def test_an_intermediate_may_be_the_authority_of_clients(tmp_path: Path) -> None
     between = root.create_child_ca()
     (tmp_path / "between.pem").write_bytes(between.cert_pem.bytes())
     tls = Tls(TlsFiles(*keys(tmp_path, root), tmp_path / "between.pem"))
-    assert tls.context.now.verify_flags & ssl.VERIFY_X509_PARTIAL_CHAIN
+    assert handshake(tls.context, root, keys(tmp_path, between, "friend"))
+    with pytest.raises(ssl.SSLError, match="CERTIFICATE_VERIFY_FAILED"):
+        handshake(tls.context, root, keys(tmp_path, root, "cousin"))
 
 
 def _other_key(files: TlsFiles, folder: Path) -> None:

@@ -131,9 +131,24 @@ def test_links_are_followed_and_lead_in_no_circles(photos: Path, tmp_path: Path)
     (photos / "cats" / "up").symlink_to(photos)
     linked = tmp_path / "linked"
     linked.mkdir()
-    for name in ("cats", "dogs"):
-        (linked / name).symlink_to(photos / name)
-    assert load_data(f"folder:{linked}", image_size=16).fingerprint == whole.fingerprint
+    for name in ("dogs", "cats", "zoo"):
+        (linked / name).symlink_to(photos / name.replace("zoo", "cats"))
+    again = load_data(f"folder:{linked}", image_size=16)
+    assert again.fingerprint == whole.fingerprint
+    np.testing.assert_array_equal(again.train.labels_N, whole.train.labels_N)  # dogs are not cats' friends' friends
+
+
+def test_a_folder_that_cannot_be_read_is_an_error(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Path.iterdir
+
+    def closed(self: Path) -> Any:
+        if self.name == "dogs":
+            raise PermissionError("Permission denied")
+        return original(self)
+
+    monkeypatch.setattr(Path, "iterdir", closed)
+    with pytest.raises(DataError, match="dogs: cannot be read: Permission denied"):
+        load_data(f"folder:{photos}", image_size=16)
 
 
 @pytest.mark.parametrize(

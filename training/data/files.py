@@ -4,35 +4,48 @@ from __future__ import annotations
 
 import os
 import sys
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Collection
 from pathlib import Path
+
+from training.data.rows import DataError
 
 
 def files_in(folder: Path, suffixes: Collection[str]) -> list[Path]:
     """Files with one of these suffixes, in the order of their paths; what else lies there is counted and named.
 
-    Links are followed, each folder once. Names that begin with a dot are left alone.
+    Links are followed, each folder is read once: where it really lies if that is within, else by the first link.
+    Names that begin with a dot are left alone.
 
     Args:
         folder: where to look.
         suffixes: in lower case, with the dot.
+
+    Raises:
+        DataError: a folder cannot be read.
     """
     found, others, seen = list[Path](), Counter[str](), set[str]()
-    for place, folders, names in os.walk(folder, followlinks=True):
-        here = os.path.realpath(place)
-        if here in seen:  # a link to a folder above would lead in circles
-            folders.clear()
+    real, linked = deque([folder]), deque[Path]()
+    while real or linked:
+        place = (real or linked).popleft()
+        if (here := os.path.realpath(place)) in seen:
             continue
         seen.add(here)
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
-            path = Path(place, name)
-            if path.suffix.lower() in suffixes:
+        for path in _shown(place):
+            if path.is_dir():
+                (linked if path.is_symlink() else real).append(path)
+            elif path.suffix.lower() in suffixes and path.is_file():
                 found.append(path)
-            elif not name.startswith("."):
+            else:
                 others[path.suffix.lower() or "no suffix"] += 1
     if others:
         kinds = ", ".join(f"{count} of {kind}" for kind, count in others.most_common())
         print(f"left out {others.total()} files ({kinds}): not {', '.join(sorted(suffixes))}", file=sys.stderr)
-    return sorted(path for path in found if not path.name.startswith("."))
+    return sorted(found)
+
+
+def _shown(folder: Path) -> list[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be read: {error}") from error

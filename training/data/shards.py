@@ -90,7 +90,7 @@ def _samples(shard: str) -> Iterator[dict[str, Any]]:
     try:
         with gopen(shard) as stream:
             yield from group_by_keys(tar_file_expander([{"url": shard, "stream": stream}]))
-        if shard.endswith(".tar") and Path(shard).is_file() and not _has_end(Path(shard)):
+        if shard.lower().endswith(".tar") and Path(shard).is_file() and not _has_end(Path(shard)):
             raise EOFError("got no end-of-archive block, as if it had been cut")
     except (OSError, tarfile.TarError, EOFError, zlib.error, ValueError) as error:
         raise DataError(f"wds: {shard} cannot be read ({error}); repair it or leave it out of the pattern") from error
