@@ -88,7 +88,7 @@ class Metrics:
         )
         self.config_reload_ok = gauge(
             "config_last_reload_successful",
-            "1 if settings, models and keys are as they were last asked to be, else 0. A bundle refused is another matter.",
+            "1 if settings, models and keys are as last asked for, else 0. A bundle refused is another matter.",
         )
 
         self.tls_expiry = gauge(
