@@ -27,6 +27,8 @@ from training.networks import ConvDecoder, halvings
 
 SLOPE = 0.2  # of LeakyReLU below 0: Radford et al., https://arxiv.org/abs/1511.06434
 
+SMALLEST_LOGIT = -30.0  # of a scale: exp of what is far below would be infinite
+
 
 class Scores(NamedTuple):
     """float [B] each: higher for what looks like an image of the data with its encoding.
@@ -121,7 +123,9 @@ class EncoderGenerator(nn.Module):
         """Backbone's output [B, D], mean [B, L] and standard deviation [B, L] of E(x); pixels from 0 to 1."""
         h_BD = self.encoder(2 * x_BCHW - 1)
         mean_BL, raw_BL = self.posterior_head(h_BD).chunk(2, dim=1)
-        return h_BD, mean_BL, self.largest_scale * raw_BL.sigmoid()
+        # sigmoid(raw) written out: ONNX Runtime's is within 1e-8, which is much of a scale of 1e-7, and detectors take
+        # its logarithm
+        return h_BD, mean_BL, self.largest_scale / (1 + (-raw_BL.clamp_min(SMALLEST_LOGIT)).exp())
 
     def sample(self, x_BCHW: Tensor) -> Tensor:
         """A latent drawn from E(x), [B, L]."""

@@ -11,8 +11,9 @@ from lightning import LightningModule, Trainer
 from torch import Tensor, nn
 
 from export.exporter import export_run
-from export.graphs import GraphRunner
+from export.graphs import EncoderGraph, GraphRunner, encoder_outputs, export_graph
 from latentserve import bundle
+from latentserve.inputs import INPUT
 from training import checkpoint
 from training.__main__ import Options, run_training
 from training.adversarial_networks import Bounded, Discriminator, Scores
@@ -27,6 +28,7 @@ from training.methods.bigbigan import (
     retrieval_at_1,
     variance_ratio,
 )
+from training.networks import floats_from_rows
 from training.run import CHECKPOINT, load_model, open_run
 from training.views import STILL, ViewConfig
 
@@ -381,3 +383,29 @@ def test_export_has_encoder_decoder_and_scorer_and_serves_the_averaged_mean(fini
         reconstruction = gan.served.module.generate(mean).permute(0, 2, 3, 1)
     np.testing.assert_allclose(got["latent"], mean, atol=1e-4)
     np.testing.assert_allclose(got["reconstruction"], reconstruction, atol=1e-4)
+
+
+@pytest.mark.parametrize("logit", [-14.0, -25.0, -100.0])
+def test_the_smallest_scales_are_exported_to_all_their_digits(logit: float, tmp_path: Path) -> None:
+    gan = model()
+    head: Any = gan.served.module.posterior_head[-1]
+    with torch.no_grad():
+        head.bias[SMALL.latent_dim :] = logit
+    images = np.random.default_rng(0).integers(0, 256, (32, 8, 8, 1), np.uint8)
+    example = torch.from_numpy(images)
+    encoder = EncoderGraph(gan.eval())
+    graph = export_graph(encoder, {INPUT: example[:2]}, encoder_outputs(gan, example[:2]), tmp_path / "encoder.onnx")
+    got = GraphRunner(tmp_path, [graph]).run(images)["latent_scale"]
+    with torch.no_grad():
+        expected = gan.encode(floats_from_rows(example)).latent_scale
+    assert 0 < got.max() < 1e-5
+    np.testing.assert_allclose(got, expected, rtol=1e-4)  # detectors take logarithms of them
+
+
+def test_a_scale_far_below_has_no_gradient_that_is_no_number() -> None:
+    network = model().trained.train()
+    head: Any = network.posterior_head[-1]
+    with torch.no_grad():
+        head.bias[SMALL.latent_dim :] = -1000.0
+    network.posterior(torch.rand(4, 1, 8, 8))[2].sum().backward()
+    assert torch.isfinite(head.bias.grad).all()
