@@ -6,6 +6,7 @@ that watches the repository never meets half a bundle, and a failed export leave
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import sys
@@ -102,6 +103,8 @@ def export_run(
         return final
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # of a model that has no version yet nothing is left
+            folder.parent.rmdir()
 
 
 def _next_version(folder: Path) -> int:
