@@ -11,7 +11,6 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -44,12 +43,6 @@ class Recipe:
     seeds: tuple[int, ...]
     targets: dict[str, float]
     minutes: float | None = None
-
-    @property
-    def training(self) -> dict[str, Any]:
-        """What decides the figures, JSON."""
-        whole = records.to_json(self)
-        return {name: whole[name] for name in ("method", "data", "arguments", "seeds")}
 
 
 @dataclass(frozen=True)

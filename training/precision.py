@@ -1,7 +1,7 @@
 """What the network's products are computed in.
 
 bfloat16 halves the time of a step, or better, where the hardware multiplies it. Where it does not, PyTorch emulates it
-and a step takes twenty times as long, so a recipe that names it is a recipe for some machines only: `auto` asks first.
+and a step takes many times as long, so a recipe that names it is a recipe for some machines only: `auto` asks first.
 """
 
 from __future__ import annotations
@@ -46,5 +46,5 @@ def exact_precision(asked: Precision, bfloat16: bool) -> Exact:
 def warning(asked: Precision, bfloat16: bool) -> str | None:
     """What to tell who asks for products that will be emulated."""
     if asked == "bf16-mixed" and not bfloat16:
-        return "precision: got bf16-mixed where bfloat16 is emulated, twenty times as slow; auto takes float32 here"
+        return "precision: got bf16-mixed where bfloat16 is emulated, many times as slow; auto takes float32 here"
     return None

@@ -79,7 +79,7 @@ class CardConfig:
 
 FULL = CardConfig()
 QUICK = CardConfig(num_draws=3, moved_rows=1000, corrupted_rows=1000)
-"""What every export measures: seconds for a folder of photos, two minutes or so for MNIST."""
+"""What every export measures: seconds for a few hundred photos, minutes for MNIST."""
 
 
 @dataclass(frozen=True)
