@@ -19,7 +19,7 @@ from pydantic_settings import BaseSettings, CliSettingsSource, PydanticBaseSetti
 from service.batching import QueueConfig
 from service.decoding import Limits
 from service.monitor import MonitorConfig
-from service.providers import Device, DeviceConfig
+from service.providers import ENGINE_CACHE, Device, DeviceConfig
 from service.tls import TlsFiles
 
 PREFIX = "LATENTSERVE_"
@@ -81,6 +81,7 @@ class Config(BaseSettings):
     tls_client_ca: Path | None = Field(None, description="PEM file: only clients with a certificate signed by these")
     device: Device = Field("auto", description="cuda or tensorrt: that or fail; auto: CUDA if it works, else the CPU")
     cuda_graphs: bool = Field(False, description="on CUDA: record each batch size once and replay it")
+    tensorrt_cache: Path = Field(ENGINE_CACHE, description="folder where TensorRT keeps the engines it built")
     intra_op_threads: int = Field(0, ge=0, description="threads of one operator on the CPU; 0 for the CPUs we may use")
     max_batch_rows: int = Field(64, ge=1, le=4096, description="rows of a batch")
     batch_window_seconds: float = Field(0.0, ge=0, le=1, description="how long a batch waits after its first arrival")
@@ -133,7 +134,7 @@ class Config(BaseSettings):
     @property
     def device_config(self) -> DeviceConfig:
         """On what graphs run."""
-        return DeviceConfig(self.device, self.threads, self.max_batch_rows, self.cuda_graphs)
+        return DeviceConfig(self.device, self.threads, self.max_batch_rows, self.cuda_graphs, self.tensorrt_cache)
 
     @property
     def limits(self) -> Limits:

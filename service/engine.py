@@ -19,10 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentserve.bundle import Graph, Manifest
+from latentserve.devices import CPU
 from latentserve.errors import BundleError
 from latentserve.inputs import INPUT, TensorSpec
 from service.batching import Piece
-from service.providers import CPU, DeviceConfig, choose_provider, open_session
+from service.providers import DeviceConfig, open_sessions
 from service.runners import DeviceRunner, HostRunner, Value, on_host
 from service.waiting import Tensors
 
@@ -74,13 +75,12 @@ class Engine:
         bound: bool | None = None,
     ) -> None:
         self.manifest = manifest
-        self.execution_provider = choose_provider(
-            config.device, [folder / graph.file for graph in manifest.graphs.values()]
-        )
+        sessions = open_sessions(folder, manifest.graphs.values(), config)
+        self.execution_provider = sessions.execution_provider
         on_gpu = self.execution_provider != CPU
         self._runners: dict[str, HostRunner | DeviceRunner] = {}
         for graph in manifest.graphs.values():
-            session = open_session(folder, graph, self.execution_provider, config)
+            session = sessions.of[graph.file]
             if bound or (bound is None and on_gpu):
                 device, recorded = ("cuda", config.cuda_graphs) if on_gpu else ("cpu", False)
                 self._runners[graph.file] = DeviceRunner(session, graph, device, recorded)
@@ -159,9 +159,12 @@ class Engine:
         return next(size for size in self.buckets if size >= num_rows) - num_rows
 
     def warm_up(self) -> None:
-        """Runs every graph at every padded size, or where nothing is padded at powers of two."""
+        """Runs every graph at every padded size, or where nothing is padded at powers of two.
+
+        The largest first: what a device's memory gave for it then holds every smaller one, and grows no more.
+        """
         everything, spec = frozenset(self.manifest.outputs), self.manifest.input.spec
-        for size in bucket_sizes(self.buckets[-1]):
+        for size in reversed(bucket_sizes(self.buckets[-1])):
             self.run(INPUT, [Piece(np.zeros((size, *spec.shape), spec.dtype), everything)])
 
     def check_golden(self, golden: dict[str, NDArray[Any]]) -> None:

@@ -18,13 +18,12 @@ from typing import Any, Literal
 import onnxruntime as ort
 
 from latentserve.bundle import Graph
+from latentserve.devices import CPU, CUDA, CUDA_OPTIONS, TENSORRT
 from latentserve.errors import BundleError
 
 log = logging.getLogger(__name__)
 
-CPU = "CPUExecutionProvider"
-CUDA = "CUDAExecutionProvider"
-TENSORRT = "TensorrtExecutionProvider"
+LIBRARIES = {CUDA: "libonnxruntime_providers_cuda.so", TENSORRT: "libonnxruntime_providers_tensorrt.so"}
 Device = Literal["auto", "cpu", "cuda", "tensorrt"]
 SHAPE_WORK = frozenset(
     [
@@ -46,7 +45,7 @@ SHAPE_WORK = frozenset(
 )
 """CUDA runs all of these. On the CPU they are there because ONNX Runtime works shapes out where they are needed: a few
 integers, and no row is copied."""
-ENGINE_CACHE = Path.home() / ".cache" / "latentserve" / "tensorrt"
+ENGINE_CACHE = Path("~/.cache/latentserve/tensorrt")
 
 
 class DeviceError(RuntimeError):
@@ -62,30 +61,60 @@ class DeviceConfig:
         intra_op_threads: threads of one operator on the CPU.
         cuda_graphs: on CUDA, record the kernels of each batch size once and replay them.
         max_batch_rows: largest batch; TensorRT builds its engines for 1 to so many rows.
+        engine_cache: folder where TensorRT keeps what it built, for the next start.
+        cuda_options: of the CUDA provider, in place of ours or beside them; for measurements.
     """
 
     device: Device
     intra_op_threads: int
     max_batch_rows: int
     cuda_graphs: bool = False
+    engine_cache: Path = ENGINE_CACHE
+    cuda_options: tuple[tuple[str, str], ...] = ()
 
 
-def choose_provider(device: Device, graphs: Iterable[Path]) -> str:
-    """The execution provider that really runs all graphs, found by trying.
+@dataclass(frozen=True)
+class Sessions:
+    """The sessions of a bundle's graphs, all on one execution provider.
+
+    Attributes:
+        execution_provider: that runs them.
+        of: each graph's session, by file.
+    """
+
+    execution_provider: str
+    of: dict[str, ort.InferenceSession]
+
+
+def open_sessions(folder: Path, graphs: Iterable[Graph], config: DeviceConfig) -> Sessions:
+    """All graphs of a bundle on the device that `config` asks for; `auto` falls back to the CPU, all or none.
 
     Raises:
-        DeviceError: a device was required and does not work.
+        BundleError: ONNX Runtime cannot load a graph, or it is not what the manifest says, or the required device runs
+            only a part of it.
+        DeviceError: the required device is not there.
     """
-    if device == "cpu":
-        return CPU
-    wanted = TENSORRT if device == "tensorrt" else CUDA
-    why = next((why for graph in graphs if (why := why_not(wanted, graph))), None)
-    if why is None:
-        return wanted
-    if device != "auto":
-        raise DeviceError(f"device: got no working {wanted} ({why}), expected one, because device is {device!r}")
-    log.info("no CUDA here (%s): running on the CPU", why)
-    return CPU
+    graphs = list(graphs)
+
+    def opened(provider: str) -> Sessions:
+        return Sessions(provider, {graph.file: open_session(folder, graph, provider, config) for graph in graphs})
+
+    if config.device == "cpu":
+        return opened(CPU)
+    wanted = TENSORRT if config.device == "tensorrt" else CUDA
+    try:
+        if (why := why_not(wanted)) is not None:
+            raise DeviceError(why)
+        return opened(wanted)
+    except (DeviceError, BundleError) as error:
+        if config.device == "auto":
+            log.info("no CUDA here (%s): running on the CPU", error)
+            return opened(CPU)
+        if isinstance(error, BundleError):
+            raise
+        raise DeviceError(
+            f"device: got no working {wanted} ({error}), expected one, because device is {config.device!r}"
+        ) from error
 
 
 @cache
@@ -98,18 +127,28 @@ def has_driver() -> bool:
     return True
 
 
-def why_not(provider: str, graph: Path) -> str | None:
-    """Why a GPU provider does not run this graph, or None if it does."""
+def why_not(provider: str) -> str | None:
+    """Why a GPU provider cannot work on this machine, or None if everything it needs is there."""
     if provider not in ort.get_available_providers():
         return f"this onnxruntime has no {provider}"
     if not has_driver():  # before preloading gigabytes of libraries that could not be used
         return "no NVIDIA driver"
+    ort.preload_dlls()
+    return missing_library(provider)
+
+
+def missing_library(provider: str) -> str | None:
+    """What the system's loader says of the provider's library, which names the one that lacks; None if it loads.
+
+    ONNX Runtime itself writes it to a log and goes on without the provider.
+    """
+    folder = Path(ort.__file__).parent / "capi"
     try:
-        ort.preload_dlls()
-        chosen = [provider] if provider == CUDA else [provider, CUDA]
-        return left_to_cpu(ort.InferenceSession(graph, _options(provider), providers=chosen), provider)
-    except Exception as error:  # ONNX Runtime raises its own classes and plain RuntimeError
-        return str(error).splitlines()[0]
+        ctypes.CDLL(str(folder / "libonnxruntime_providers_shared.so"), mode=ctypes.RTLD_GLOBAL)
+        ctypes.CDLL(str(folder / LIBRARIES[provider]))
+    except OSError as error:
+        return str(error)
+    return None
 
 
 def open_session(folder: Path, graph: Graph, provider: str, config: DeviceConfig) -> ort.InferenceSession:
@@ -117,18 +156,25 @@ def open_session(folder: Path, graph: Graph, provider: str, config: DeviceConfig
 
     Raises:
         BundleError: ONNX Runtime cannot load the graph, or it is not what the manifest says.
+        DeviceError: the provider did not start.
     """
     path = folder / graph.file
     options = _options(provider)
     options.intra_op_num_threads = config.intra_op_threads
     options.inter_op_num_threads = 1
     try:
-        session = ort.InferenceSession(path, options, providers=providers(provider, graph, config))
+        # Without enable_fallback=0 a provider that fails is a banner on stdout and a session on the CPU.
+        session = ort.InferenceSession(
+            path, options, providers=providers(provider, graph, config), enable_fallback=int(provider == CPU)
+        )
     except Exception as error:  # ONNX Runtime raises its own classes and plain RuntimeError
         raise BundleError(f"{path}: ONNX Runtime cannot load it: {error}") from error
     _check_graph(graph, session)
-    if provider != CPU and (why := left_to_cpu(session, provider)):
-        raise BundleError(f"{path}: {why}")
+    if provider != CPU:
+        if provider not in session.get_providers():
+            raise DeviceError(f"ONNX Runtime could not start {provider}")
+        if why := left_to_cpu(session, provider):
+            raise BundleError(f"{path}: {why}")
     log.info("%s: nodes by provider: %s", path, dict(node_counts(session)))
     return session
 
@@ -155,13 +201,16 @@ def providers(provider: str, graph: Graph, config: DeviceConfig) -> list[Any]:
     """What `InferenceSession` takes as providers."""
     if provider == CPU:
         return [CPU]
-    # TF32 would put ten bits of error into numbers that were trained and calibrated in float32.
-    cuda: dict[str, str] = {"use_tf32": "0"}
+    cuda = CUDA_OPTIONS | dict(config.cuda_options)
     if config.cuda_graphs and provider == CUDA:
         cuda["enable_cuda_graph"] = "1"
     if provider == CUDA:
         return [(CUDA, cuda)]
-    tensorrt = {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(ENGINE_CACHE)}
+    cache_path = str(config.engine_cache.expanduser())
+    tensorrt = {
+        **{"trt_engine_cache_enable": "1", "trt_engine_cache_path": cache_path},
+        **{"trt_timing_cache_enable": "1", "trt_timing_cache_path": cache_path},
+    }
     # One profile for all batch sizes: without it TensorRT builds an engine anew whenever a batch is larger than before.
     for bound, rows in (("min", 1), ("opt", config.max_batch_rows), ("max", config.max_batch_rows)):
         shapes = [f"{spec.name}:{'x'.join(str(size) for size in (rows, *spec.shape))}" for spec in graph.inputs]
@@ -179,8 +228,6 @@ def node_counts(session: ort.InferenceSession) -> Counter[str]:
 
 def left_to_cpu(session: ort.InferenceSession, provider: str) -> str | None:
     """Which work a session for a GPU left to the CPU, or None if that is at most work on shapes."""
-    if provider not in session.get_providers():
-        return f"ONNX Runtime could not start {provider}"
     parts = session.get_provider_graph_assignment_info()
     ops = {node.op_type for part in parts if part.ep_name == CPU for node in part.get_nodes()} - SHAPE_WORK
     return f"{provider} leaves {', '.join(sorted(ops))} to the CPU" if ops else None

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from latentserve import bundle
 from latentserve.bundle import Manifest
+from latentserve.devices import CPU
 from latentserve.errors import BundleError, InvalidInput, ModelNotFound
 from latentserve.inputs import INPUT
 from service.batching import BatchQueue, Piece
@@ -28,7 +29,7 @@ from service.decoding import Decoder
 from service.engine import Engine
 from service.metrics import LaneMetrics, Metrics
 from service.monitor import Monitor
-from service.providers import CPU, has_driver
+from service.providers import has_driver
 from service.scoring import Judge
 from service.waiting import Tensors
 

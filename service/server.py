@@ -18,6 +18,7 @@ from typing import Any, Protocol, Self
 from grpc_health.v1 import health, health_pb2
 from prometheus_client import start_http_server
 
+from latentserve.devices import CPU
 from latentserve.errors import BundleError
 from service import loop_lag, tls
 from service.config import AT_RUN_TIME, Config, ConfigError, available_cpus, changed
@@ -26,7 +27,7 @@ from service.http2_server import Http2Server
 from service.inference import Inference
 from service.metrics import Metrics
 from service.open_inference import OpenInference
-from service.providers import CPU, DeviceError
+from service.providers import DeviceError
 from service.repository import Repository, ServedModel, Workers, look, open_repository
 from service.running import Running, RunningModels
 from service.servicer import Servicer

@@ -24,7 +24,8 @@ SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 RUN if ! command -v python3 >/dev/null; then \
       apt-get update && apt-get install -y --no-install-recommends python3 && rm -rf /var/lib/apt/lists/*; \
     fi \
-    && useradd --system --uid 10001 --no-create-home latentserve
+    && useradd --system --uid 10001 --no-create-home latentserve \
+    && install -d -o 10001 /var/cache/latentserve
 COPY --from=build /opt/latentserve /opt/latentserve
 WORKDIR /app
 COPY latentserve ./latentserve

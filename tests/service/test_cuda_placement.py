@@ -18,8 +18,8 @@ from export.detectors import Scorer
 from export.graphs import DecoderGraph, EncoderGraph, GraphRunner, encoder_outputs, export_graph
 from latentserve import records
 from latentserve.bundle import Graph
+from latentserve.devices import CUDA
 from latentserve.inputs import INPUT, TensorSpec
-from service.providers import CUDA
 from tests import pretended_cuda
 from training.data import AudioShape, ImageShape
 from training.loop import LoopConfig

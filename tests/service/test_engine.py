@@ -9,11 +9,12 @@ import pytest
 from numpy.typing import NDArray
 
 from latentserve import bundle
+from latentserve.devices import CPU, CUDA, CUDA_OPTIONS, TENSORRT
 from latentserve.errors import BundleError
 from service import providers as providers_module
 from service.batching import Piece
 from service.engine import Engine, bucket_sizes
-from service.providers import CPU, CUDA, TENSORRT, DeviceConfig, DeviceError, choose_provider, node_counts, providers
+from service.providers import DeviceConfig, DeviceError, Sessions, node_counts, open_sessions, providers, why_not
 from service.runners import DeviceRunner, HostRunner
 
 EVERYTHING = frozenset({"embedding", "latent", "latent_scale", "reconstruction", "scores"})
@@ -122,41 +123,77 @@ def test_a_graph_that_is_not_what_the_manifest_says_is_a_broken_bundle(copied_bu
         Engine(copied_bundle, manifest, on_cpu(4))
 
 
+def opened(folder: Path, device: Any, recorded: bool = False) -> Sessions:
+    """The bundle's sessions on a device."""
+    return open_sessions(folder, bundle.load(folder).graphs.values(), DeviceConfig(device, 1, 16, recorded))
+
+
 def test_without_cuda_auto_runs_on_the_cpu_and_cuda_fails(bundle_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(providers_module, "why_not", lambda provider, graph: "no NVIDIA driver")
-    graph = [bundle_folder / "encoder.onnx"]
-    assert choose_provider("auto", graph) == CPU
-    assert choose_provider("cpu", graph) == CPU
+    monkeypatch.setattr(providers_module, "why_not", lambda provider: "no NVIDIA driver")
+    assert opened(bundle_folder, "auto").execution_provider == CPU
+    assert opened(bundle_folder, "cpu").execution_provider == CPU
     with pytest.raises(DeviceError, match="got no working CUDAExecutionProvider .no NVIDIA driver., expected"):
-        choose_provider("cuda", graph)
+        opened(bundle_folder, "cuda")
     with pytest.raises(DeviceError, match="got no working TensorrtExecutionProvider"):
-        choose_provider("tensorrt", graph)
+        opened(bundle_folder, "tensorrt")
 
 
-def test_with_cuda_auto_takes_it_unless_the_cpu_is_asked_for(
-    bundle_folder: Path, monkeypatch: pytest.MonkeyPatch
+class PretendedDevice:
+    """Opens sessions on the CPU and says they are where they were asked for, but for one that it refuses."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, refused: str = "", why: type[Exception] = BundleError) -> None:
+        self.opened: list[tuple[str, str]] = []
+        self._open = providers_module.open_session
+        self._refused, self._why = refused, why
+        monkeypatch.setattr(providers_module, "why_not", lambda provider: None)
+        monkeypatch.setattr(providers_module, "open_session", self.open)
+
+    def open(self, folder: Path, graph: Any, provider: str, config: DeviceConfig) -> Any:
+        if provider != CPU and graph.file == self._refused:
+            raise self._why("no Tan")
+        self.opened.append((graph.file, provider))
+        return self._open(folder, graph, CPU, config)
+
+
+@pytest.mark.parametrize(("device", "expected"), [("auto", CUDA), ("cuda", CUDA), ("tensorrt", TENSORRT), ("cpu", CPU)])
+def test_each_graph_is_opened_once_on_the_device_that_works(
+    bundle_folder: Path, monkeypatch: pytest.MonkeyPatch, device: str, expected: str
 ) -> None:
-    monkeypatch.setattr(providers_module, "why_not", lambda provider, graph: None)
-    graph = [bundle_folder / "encoder.onnx"]
-    assert choose_provider("auto", graph) == CUDA
-    assert choose_provider("cuda", graph) == CUDA
-    assert choose_provider("tensorrt", graph) == TENSORRT
-    assert choose_provider("cpu", graph) == CPU
+    """Opening is what takes minutes on TensorRT, which builds its engines then: no session is only tried."""
+    pretended = PretendedDevice(monkeypatch)
+    assert opened(bundle_folder, device).execution_provider == expected
+    files = [graph.file for graph in bundle.load(bundle_folder).graphs.values()]
+    assert pretended.opened == [(file, expected) for file in files]
 
 
 def test_a_device_is_taken_only_if_it_runs_every_graph(bundle_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        providers_module, "why_not", lambda provider, graph: "no Tan" if graph.name == "scorer.onnx" else None
-    )
-    graphs = [bundle_folder / "encoder.onnx", bundle_folder / "scorer.onnx"]
-    assert choose_provider("auto", graphs) == CPU
-    with pytest.raises(DeviceError, match="got no working CUDAExecutionProvider .no Tan., expected"):
-        choose_provider("cuda", graphs)
+    pretended = PretendedDevice(monkeypatch, refused="scorer.onnx")
+    sessions = opened(bundle_folder, "auto")
+    assert sessions.execution_provider == CPU
+    assert [provider for _, provider in pretended.opened].count(CPU) == len(sessions.of) == 3
+    with pytest.raises(BundleError, match="no Tan"):  # the bundle is refused by name, the device stays for others
+        opened(bundle_folder, "cuda")
 
 
-def test_without_the_provider_in_onnxruntime_the_reason_says_so(bundle_folder: Path) -> None:
-    reason = providers_module.why_not("QNNExecutionProvider", bundle_folder / "encoder.onnx")
-    assert reason == "this onnxruntime has no QNNExecutionProvider"
+def test_a_provider_that_does_not_start_is_a_device_that_is_not_there(
+    bundle_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    PretendedDevice(monkeypatch, refused="encoder.onnx", why=DeviceError)
+    assert opened(bundle_folder, "auto").execution_provider == CPU
+    with pytest.raises(DeviceError, match="got no working CUDAExecutionProvider .no Tan., expected one"):
+        opened(bundle_folder, "cuda")
+
+
+def test_what_a_provider_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert why_not("QNNExecutionProvider") == "this onnxruntime has no QNNExecutionProvider"
+    if CUDA not in providers_module.ort.get_available_providers():
+        pytest.skip("this onnxruntime was built without CUDA")
+    monkeypatch.setattr(providers_module, "has_driver", lambda: False)
+    assert why_not(CUDA) == "no NVIDIA driver"
+    monkeypatch.setattr(providers_module, "has_driver", lambda: True)
+    monkeypatch.setattr(providers_module.ort, "preload_dlls", lambda: None)
+    monkeypatch.setitem(providers_module.LIBRARIES, CUDA, "libnot_there.so.13")
+    assert str(why_not(CUDA)).endswith("libnot_there.so.13: cannot open shared object file: No such file or directory")
 
 
 def test_every_node_is_asked_where_it_runs(engine: Engine) -> None:
@@ -167,33 +204,85 @@ def test_every_node_is_asked_where_it_runs(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize(
-    ("running", "on_cpu", "expected"),
+    ("on_cpu", "expected"),
     [
-        ([CUDA, CPU], ["Concat", "Squeeze"], None),  # shapes
-        ([CUDA, CPU], ["Concat", "Tan", "Asinh"], "CUDAExecutionProvider leaves Asinh, Tan to the CPU"),
-        ([CPU], ["Conv"], "ONNX Runtime could not start CUDAExecutionProvider"),
+        (["Concat", "Squeeze"], None),  # shapes
+        (["Concat", "Tan", "Asinh"], "CUDAExecutionProvider leaves Asinh, Tan to the CPU"),
     ],
 )
-def test_only_shapes_may_be_worked_out_on_the_cpu(running: list[str], on_cpu: list[str], expected: str | None) -> None:
+def test_only_shapes_may_be_worked_out_on_the_cpu(on_cpu: list[str], expected: str | None) -> None:
     def part(provider: str, ops: list[str]) -> Any:
         nodes = [SimpleNamespace(op_type=op) for op in ops]
         return SimpleNamespace(ep_name=provider, get_nodes=lambda: nodes)
 
     parts = [part(CUDA, ["Conv", "Asinh2"]), part(CPU, on_cpu)]
-    session: Any = SimpleNamespace(get_providers=lambda: running, get_provider_graph_assignment_info=lambda: parts)
+    session: Any = SimpleNamespace(get_provider_graph_assignment_info=lambda: parts)
     assert providers_module.left_to_cpu(session, CUDA) == expected
 
 
-def test_provider_options_keep_float32_and_name_every_batch_size(bundle_folder: Path) -> None:
+def test_cuda_keeps_float32_grows_by_what_is_asked_and_does_not_race_its_algorithms(bundle_folder: Path) -> None:
     graph = bundle.load(bundle_folder).graphs["decoder"]
     ((name, options),) = providers(CUDA, graph, DeviceConfig("cuda", 1, 32))
-    assert (name, options) == (CUDA, {"use_tf32": "0"})
+    assert (name, options) == (CUDA, CUDA_OPTIONS)
+    assert options["use_tf32"] == "0"
+    assert options["arena_extend_strategy"] == "kSameAsRequested"
+    assert options["cudnn_conv_algo_search"] == "HEURISTIC"
     ((_, options),) = providers(CUDA, graph, DeviceConfig("cuda", 1, 32, cuda_graphs=True))
     assert options["enable_cuda_graph"] == "1"
-    (name, options), (second, _) = providers(TENSORRT, graph, DeviceConfig("tensorrt", 1, 32))
-    assert (name, second) == (TENSORRT, CUDA)
-    assert options["trt_profile_min_shapes"] == "latent:1x8"
-    assert options["trt_profile_max_shapes"] == options["trt_profile_opt_shapes"] == "latent:32x8"
+    ((_, options),) = providers(CUDA, graph, DeviceConfig("cuda", 1, 32, cuda_options=(("use_tf32", "1"),)))
+    assert options == CUDA_OPTIONS | {"use_tf32": "1"}
+
+
+def test_tensorrt_names_every_batch_size_of_every_input_and_keeps_what_it_built(
+    bundle_folder: Path, tmp_path: Path
+) -> None:
+    for graph in bundle.load(bundle_folder).graphs.values():
+        config = DeviceConfig("tensorrt", 1, 32, engine_cache=tmp_path)
+        (name, options), (second, _) = providers(TENSORRT, graph, config)
+        assert (name, second) == (TENSORRT, CUDA)
+        for bound, rows in (("min", 1), ("opt", 32), ("max", 32)):
+            shapes = dict(shape.split(":") for shape in options[f"trt_profile_{bound}_shapes"].split(","))
+            assert shapes == {one.name: "x".join(map(str, (rows, *one.shape))) for one in graph.inputs}
+        assert options["trt_engine_cache_path"] == options["trt_timing_cache_path"] == str(tmp_path)
+        assert options["trt_engine_cache_enable"] == options["trt_timing_cache_enable"] == "1"
+
+
+def test_the_largest_batch_warms_up_first(bundle_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device's arena that held the largest holds all others; the other way round each one would add to it."""
+    engine = Engine(bundle_folder, bundle.load(bundle_folder), on_cpu(8), padded=True, bound=True)
+    sizes: list[int] = []
+    monkeypatch.setattr(engine, "run", lambda given, pieces: sizes.append(len(pieces[0].rows)))
+    engine.warm_up()
+    assert sizes == [8, 4, 2, 1]
+
+
+class RecordedSession:
+    """Notes which recording (CUDA graph) each run replays."""
+
+    def __init__(self, session: Any) -> None:
+        self.session = session
+        self.replayed: list[str] = []
+
+    def io_binding(self) -> Any:
+        return self.session.io_binding()
+
+    def run_with_iobinding(self, binding: Any, options: Any) -> None:
+        self.replayed.append(options.get_run_config_entry("gpu_graph_id"))
+        self.session.run_with_iobinding(binding, options)
+
+
+def test_each_batch_size_has_a_recording_and_buffers_of_its_own(bundle_folder: Path) -> None:
+    graph = bundle.load(bundle_folder).graphs["encoder"]
+    session = RecordedSession(opened(bundle_folder, "cpu").of["encoder.onnx"])
+    runner = DeviceRunner(session, graph, "cpu", cuda_graphs=True)  # type: ignore[arg-type]
+    given = graph.inputs[0]
+    addresses = []
+    for size in (4, 2, 4, 2, 1):
+        outputs = runner.run(size, {given.name: np.zeros((size, *given.shape), given.dtype)})
+        addresses.append(outputs["embedding"].data_ptr())
+    assert session.replayed == ["1", "2", "1", "2", "3"]  # 0 is ONNX Runtime's own, -1 would record nothing
+    assert addresses[:2] == addresses[2:4]
+    assert len(set(addresses)) == 3
 
 
 def test_on_a_device_no_buffer_is_made_twice_and_what_another_graph_left_is_read_where_it_lies(
@@ -222,8 +311,7 @@ def test_a_cpu_binds_nothing(bundle_folder: Path) -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("recorded", [False, True])
 def test_on_a_gpu_the_golden_rows_hold(bundle_folder: Path, recorded: bool) -> None:
-    graph = [bundle_folder / "encoder.onnx"]
-    if choose_provider("auto", graph) == CPU:
+    if why_not(CUDA) is not None:
         pytest.skip("no working CUDA here")
     on_gpu = Engine(bundle_folder, bundle.load(bundle_folder), DeviceConfig("cuda", 1, 16, cuda_graphs=recorded))
     on_gpu.warm_up()
