@@ -1,7 +1,9 @@
-"""The two encoders that serving is measured with, untrained: speed does not depend on the weights.
+"""The encoders that serving is measured with, untrained: speed does not depend on the weights.
 
-small   about 5 MFLOP an image: what matters is everything around the model
-r18     ResNet-18 at 32 x 32, about 1.1 GFLOP an image: what matters is the model
+small       about 5 MFLOP an image of 32 x 32: what matters is everything around the model
+r18         ResNet-18 at 32 x 32, about 1.1 GFLOP an image: what matters is the model
+resnet50    at 224 x 224, and
+vit_s16     a vision transformer (small, patches of 16) at 224 x 224: what people bring to a GPU
 """
 
 from __future__ import annotations
@@ -15,8 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from export.graphs import EncoderGraph, GraphRunner, export_graph
+from export.half import halve
+from export.parity import LOWER_TOLERANCE, RELATIVE_TOLERANCE
 from latentserve import bundle, records
-from latentserve.bundle import Manifest, Parity, Provenance
+from latentserve.bundle import Manifest, Parity, Precision, Provenance
 from latentserve.inputs import INPUT, ImageInput
 from training.methods.encoding import Encoding
 
@@ -54,33 +58,55 @@ def r18() -> nn.Module:
     return nn.Sequential(network)
 
 
-ENCODERS = {"small": small, "r18": r18}
+def resnet50() -> nn.Module:
+    """Timm's, 2,048 numbers out."""
+    network: nn.Module = timm.create_model("resnet50", num_classes=0)
+    return network
 
 
-def write_bundle(name: str, repository: Path) -> Path:
+def vit_s16() -> nn.Module:
+    """Timm's, 384 numbers out."""
+    network: nn.Module = timm.create_model("vit_small_patch16_224", num_classes=0)
+    return network
+
+
+ENCODERS = {"small": small, "r18": r18, "resnet50": resnet50, "vit_s16": vit_s16}
+SIZES = {"small": IMAGE_SIZE, "r18": IMAGE_SIZE, "resnet50": 224, "vit_s16": 224}
+
+
+def images(name: str, num_rows: int) -> Any:
+    """Noise in the shape that an encoder takes, uint8 [num_rows, H, W, C]."""
+    size = SIZES[name]
+    return np.random.default_rng(0).integers(0, 256, (num_rows, size, size, CHANNELS), dtype=np.uint8)
+
+
+def write_bundle(name: str, repository: Path, precision: Precision = "float32") -> Path:
     """Writes an embedding-only bundle <repository>/<name>/1 and returns its folder."""
     folder = repository / name / "1"
     folder.mkdir(parents=True)
     torch.manual_seed(0)
     model = Encoder(ENCODERS[name]()).eval()
-    rows = np.random.default_rng(0).integers(0, 256, (GOLDEN_ROWS, IMAGE_SIZE, IMAGE_SIZE, CHANNELS), dtype=np.uint8)
+    rows = images(name, GOLDEN_ROWS)
     example = {INPUT: torch.from_numpy(rows[:2])}
     graphs = {"encoder": export_graph(EncoderGraph(model), example, ["embedding"], folder / "encoder.onnx")}
     with torch.no_grad():
         (embedding,) = EncoderGraph(model)(torch.from_numpy(rows))
+    if precision == "float16":
+        halve(folder / "encoder.onnx")
     np.savez(folder / bundle.GOLDEN, input=rows, embedding=embedding.numpy())
     error = float(np.abs(GraphRunner(folder, graphs.values()).run(rows)["embedding"] - embedding.numpy()).max())
-    tolerance = 1e-4 * max(1.0, float(embedding.abs().max()))
+    tolerance = LOWER_TOLERANCE.get(precision, RELATIVE_TOLERANCE) * max(1.0, float(embedding.abs().max()))
     provenance = Provenance("untrained", "none", "", 0, 0, {}, "", 0.0, "cpu", "", {})
     manifest = Manifest(
         schema_version=bundle.SCHEMA_VERSION,
         name=name,
         version=1,
-        input=ImageInput(IMAGE_SIZE, IMAGE_SIZE, CHANNELS),
+        input=ImageInput(SIZES[name], SIZES[name], CHANNELS),
         graphs=graphs,
         embedding_space=bundle.embedding_space(bundle.sha256_of_file(folder / "encoder.onnx")),
         provenance=provenance,
         files={path.name: bundle.sha256_of_file(path) for path in sorted(folder.iterdir())},
+        precision=precision,
         parity=(Parity("embedding", error, tolerance, GOLDEN_ROWS),),
     )
     records.write(manifest, folder / bundle.MANIFEST)

@@ -25,7 +25,8 @@ import tyro
 
 from benchmarks.child import free_port
 from benchmarks.load import closed_loop, require_h2load
-from benchmarks.openloop import Tally, open_loop
+from benchmarks.openloop import open_loop
+from benchmarks.tally import Tally
 from benchmarks.proxied import EnvoyProcess
 from benchmarks.served import ServedProcess
 from latentserve import bundle, records

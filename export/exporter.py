@@ -97,7 +97,7 @@ def export_run(
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     try:
-        _write(folder, run, trained, load_model(run_folder, run), data, name, version, card, precision, promise)
+        write_bundle(folder, run, trained, load_model(run_folder, run), data, name, version, card, precision, promise)
         final = repository / name / str(version)
         folder.rename(final)
         return final
@@ -112,7 +112,7 @@ def _next_version(folder: Path) -> int:
     return max(versions, default=0) + 1
 
 
-def _write(
+def write_bundle(
     folder: Path,
     run: Run,
     trained: Trained,
@@ -124,6 +124,7 @@ def _write(
     precision: Precision,
     promise: Promise,
 ) -> None:
+    """Writes every file of a bundle into an empty folder; raises what `export_run` does."""
     _say("graphs")
     draft = Draft(folder, model, _export_model(folder, model, data, precision), precision, promise)
     _say("detectors and calibration")
