@@ -8,7 +8,7 @@ BUF := npx --yes @bufbuild/buf@1.75.0
 PACKAGES := latentserve service training export deploy
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml
 
-.PHONY: help setup demo serve mnist test ops-test check fix protos lock bench reproduce clean
+.PHONY: help setup demo serve mnist test ops-test check fix protos lock bench gpu gpu-rehearsal reproduce clean
 .DEFAULT_GOAL := help
 
 help:  ## list the verbs
@@ -60,6 +60,12 @@ lock: setup  ## pin what pyproject.toml asks for, with hashes
 
 bench: setup  ## serving beside its peers, as ratios (needs h2load)
 	$(BIN)/python -m benchmarks.serving
+
+gpu: setup  ## on an NVIDIA GPU: facts, parity, speed, serving, scores, training (ARGS="--stages parity --minutes 2")
+	$(BIN)/python -m benchmarks.gpu $(ARGS)
+
+gpu-rehearsal: setup  ## the same stages on the CPU with small sizes: two minutes
+	$(BIN)/python -m benchmarks.gpu --rehearse --again $(ARGS)
 
 reproduce: setup  ## train a recipe again and check its figures (RECIPE=vae_digits, see training/recipes)
 	$(BIN)/python -m benchmarks.reproduce $(RECIPE)

@@ -26,9 +26,9 @@ import tyro
 from benchmarks.child import free_port
 from benchmarks.load import closed_loop, require_h2load
 from benchmarks.openloop import open_loop
-from benchmarks.tally import Tally
 from benchmarks.proxied import EnvoyProcess
 from benchmarks.served import ServedProcess
+from benchmarks.tally import Tally
 from latentserve import bundle, records
 from latentserve.tensors import to_tensor
 from latentserve.v1 import embedding_pb2 as pb

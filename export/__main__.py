@@ -17,7 +17,7 @@ from export import card, ood
 from export.calibration import Promise
 from export.card import CardSize
 from export.exporter import export_run
-from export.graphs import ExportError
+from export.graphs import Device, ExportError
 from latentserve.bundle import Precision
 
 
@@ -29,9 +29,12 @@ class Options:
         run: folder that `python -m training` left behind.
         to: the model repository; the bundle goes to <to>/<name>/<version>.
         name: of the model; default: <data>-<method>.
-        card: how much of the report card goes into the bundle: `full` takes minutes, with every floor.
+        card: how much of the report card goes into the bundle: `full` takes minutes, with every baseline; `none` leaves
+            the report out, too.
         precision: of the encoder; int8 for CPUs, float16 for GPUs.
         promise: of the p-values.
+        device: where rows are run to fit and calibrate detectors: `cuda` for a bundle in float16 that a GPU will serve,
+            which rounds each product as no CPU does (`python -m benchmarks.gpu` measures whether that moves p-values).
     """
 
     run: Annotated[Path, tyro.conf.Positional]
@@ -40,6 +43,7 @@ class Options:
     card: CardSize = "quick"
     precision: Precision = "float32"
     promise: Annotated[Promise, tyro.conf.arg(name="")] = Promise()  # noqa: RUF009 (frozen)
+    device: Device = "cpu"
 
 
 def main(arguments: list[str]) -> int:
@@ -50,7 +54,9 @@ def main(arguments: list[str]) -> int:
         return ood.main(arguments[1:])
     try:
         options = tyro.cli(Options, args=arguments, prog="python -m export")
-        folder = export_run(options.run, options.to, options.name, options.card, options.precision, options.promise)
+        folder = export_run(
+            options.run, options.to, options.name, options.card, options.precision, options.promise, options.device
+        )
     except (ExportError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

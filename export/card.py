@@ -28,7 +28,7 @@ from training.evaluation.floors import Encode
 from training.evaluation.table import print_card
 from training.run import Run, RunError
 
-CardSize = Literal["quick", "full"]
+CardSize = Literal["none", "quick", "full"]
 QUICK_FLOORS: dict[str, tuple[Part, ...]] = {
     "pixels": ("labels",),  # as they have many dimensions, the probe would take longer than all the rest
     "PCA-16": ("probes", "groups", "labels", "disentanglement"),

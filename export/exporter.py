@@ -23,10 +23,12 @@ from numpy.typing import NDArray
 from export.calibration import Promise, calibrate
 from export.card import CardSize, exported_card
 from export.detectors import Scorer
-from export.evaluate import Measured, evaluate
+from export.evaluate import evaluate
 from export.graphs import (
     EXAMPLE_ROWS,
+    PROVIDERS,
     DecoderGraph,
+    Device,
     EncoderGraph,
     GraphRunner,
     encoder_outputs,
@@ -58,8 +60,14 @@ class Draft:
     graphs: dict[str, Graph]
     precision: Precision
     promise: Promise
+    device: Device = "cpu"
     scorer: Scorer | None = None
     detectors: tuple[Detector, ...] = ()
+
+    @property
+    def runner(self) -> GraphRunner:
+        """The graphs so far, where the bundle will be served."""
+        return GraphRunner(self.folder, self.graphs.values(), self.device)
 
 
 def export_run(
@@ -69,6 +77,7 @@ def export_run(
     card: CardSize = "quick",
     precision: Precision = "float32",
     promise: Promise = Promise(),  # noqa: B008 (frozen)
+    device: Device = "cpu",
 ) -> Path:
     """Exports a finished training run as the next version of a model.
 
@@ -79,6 +88,7 @@ def export_run(
         card: how much is measured: see `export.card`.
         precision: of the encoder: see `export.quantise` and `export.half`.
         promise: of its p-values.
+        device: what computes the embeddings that detectors are fitted on and calibrated with.
 
     Returns:
         The bundle's folder.
@@ -97,7 +107,9 @@ def export_run(
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     try:
-        write_bundle(folder, run, trained, load_model(run_folder, run), data, name, version, card, precision, promise)
+        write_bundle(
+            folder, run, trained, load_model(run_folder, run), data, name, version, card, precision, promise, device
+        )
         final = repository / name / str(version)
         folder.rename(final)
         return final
@@ -123,27 +135,50 @@ def write_bundle(
     size: CardSize,
     precision: Precision,
     promise: Promise,
+    device: Device = "cpu",
 ) -> None:
     """Writes every file of a bundle into an empty folder; raises what `export_run` does."""
     _say("graphs")
-    draft = Draft(folder, model, _export_model(folder, model, data, precision), precision, promise)
+    draft = Draft(folder, model, _export_model(folder, model, data, precision), precision, promise, device)
     _say("detectors and calibration")
-    train = GraphRunner(folder, draft.graphs.values()).run(data.train.values)
+    train = draft.runner.run(data.train.values)
     draft, calibration = _export_scorer(draft, data, train)
-    runner = GraphRunner(folder, draft.graphs.values())
+    runner = draft.runner
     _say("parity")
     parity = check_parity(runner, model, draft.scorer, data.test.values[:PARITY_ROWS], precision)
     _write_golden(draft, runner, data.test.values[:GOLDEN_ROWS])
-    _say("evaluation through ONNX")
+    if size == "none":
+        manifest = _manifest(draft, run, trained, data, name, version, parity, ())
+    else:
+        _say("evaluation through ONNX")
+        manifest = _evaluated(draft, run, trained, data, name, version, parity, runner, train, calibration, size)
+    files = {path.name: bundle.sha256_of_file(path) for path in sorted(folder.iterdir())}
+    records.write(replace(manifest, files=files), folder / bundle.MANIFEST)
+
+
+def _evaluated(
+    draft: Draft,
+    run: Run,
+    trained: Trained,
+    data: Data,
+    name: str,
+    version: int,
+    parity: tuple[Parity, ...],
+    runner: GraphRunner,
+    train: dict[str, NDArray[np.float32]],
+    calibration: NDArray[np.float32] | None,
+    size: CardSize,
+) -> Manifest:
+    """Writes report card and report; the manifest with their figures."""
+    folder = draft.folder
     test = runner.run(data.test.values)
     card = exported_card(folder, draft.graphs["encoder"], run, data, train["embedding"], test["embedding"], size)
     records.write(card, folder / EVALUATION)
-    measured = evaluate(runner, data, train, test, card.marks, calibration, promise.alpha)
-    manifest = _manifest(draft, run, trained, data, name, version, parity, measured)
+    measured = evaluate(runner, data, train, test, card.marks, calibration, draft.promise.alpha)
+    manifest = _manifest(draft, run, trained, data, name, version, parity, measured.evaluations)
     page = bundle_report(manifest, trained, data, measured, runner)
     (folder / bundle.REPORT).write_text(page, encoding="utf-8")
-    files = {path.name: bundle.sha256_of_file(path) for path in sorted(folder.iterdir())}
-    records.write(replace(manifest, files=files), folder / bundle.MANIFEST)
+    return manifest
 
 
 def _export_model(folder: Path, model: Any, data: Data, precision: Precision) -> dict[str, Graph]:
@@ -181,7 +216,7 @@ def _export_scorer(
     example = {name: torch.from_numpy(tensors[name][:EXAMPLE_ROWS]) for name in scorer.inputs}
     graph = export_graph(scorer, example, ["scores"], draft.folder / "scorer.onnx")
     graphs = {**draft.graphs, "scorer": graph}
-    calibration = GraphRunner(draft.folder, graphs.values()).run(data.calibration.values)
+    calibration = replace(draft, graphs=graphs).runner.run(data.calibration.values)
     columns = [
         calibrate(name, method, calibration["scores"][:, column], draft.promise)
         for column, (name, method) in enumerate(zip(scorer.names, scorer.methods, strict=True))
@@ -213,7 +248,7 @@ def _manifest(
     name: str,
     version: int,
     parity: tuple[Parity, ...],
-    measured: Measured,
+    evaluations: tuple[bundle.Evaluation, ...],
 ) -> Manifest:
     encoder_sha256 = bundle.sha256_of_file(draft.folder / draft.graphs["encoder"].file)
     return Manifest(
@@ -235,13 +270,13 @@ def _manifest(
             trained_seconds=trained.seconds,
             device=trained.device,
             created_at=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
-            versions=_versions(),
+            versions=_versions() | {"execution_provider": PROVIDERS[draft.device]},
         ),
         files={},
         detectors=draft.detectors,
         default_alpha=draft.promise.alpha if draft.detectors else 0.0,
         parity=parity,
-        evaluations=measured.evaluations + _from_training(run, trained),
+        evaluations=evaluations + _from_training(run, trained),
     )
 
 

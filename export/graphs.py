@@ -15,7 +15,7 @@ import logging
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -25,12 +25,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from latentserve.bundle import Graph
+from latentserve.devices import CPU, CUDA, CUDA_OPTIONS
 from latentserve.inputs import INPUT, TensorSpec
 from training.networks import floats_from_rows
 
 OPSET = 20
 EXAMPLE_ROWS = 2
 RUN_ROWS = 500
+
+Device = Literal["cpu", "cuda"]
+PROVIDERS: dict[Device, str] = {"cpu": CPU, "cuda": CUDA}
 
 
 class ExportError(RuntimeError):
@@ -133,14 +137,20 @@ def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
 
 
 class GraphRunner:
-    """Runs graphs of a folder one after another on the CPU, joined by tensor names."""
+    """Runs graphs of a folder one after another, joined by tensor names.
 
-    def __init__(self, folder: Path, graphs: Iterable[Graph]) -> None:
+    Args:
+        folder: of the graphs.
+        graphs: in the order they run.
+        device: `cpu`, or `cuda` under the options that the service takes.
+
+    Raises:
+        ExportError: CUDA was asked for and does not work.
+    """
+
+    def __init__(self, folder: Path, graphs: Iterable[Graph], device: Device = "cpu") -> None:
         self.graphs = list(graphs)
-        self.sessions = {
-            graph.file: ort.InferenceSession(folder / graph.file, providers=["CPUExecutionProvider"])
-            for graph in self.graphs
-        }
+        self.sessions = {graph.file: _session(folder / graph.file, device) for graph in self.graphs}
 
     def run(self, rows: NDArray[Any], batch_rows: int = RUN_ROWS) -> dict[str, NDArray[np.float32]]:
         """Every tensor that every graph gives, for all rows."""
@@ -163,6 +173,22 @@ class GraphRunner:
             0
         ]
         return reconstruction
+
+
+def _session(path: Path, device: Device) -> ort.InferenceSession:
+    if device == "cpu":
+        return ort.InferenceSession(path, providers=[CPU])
+    problem: Exception | None = None
+    if CUDA in ort.get_available_providers():
+        ort.preload_dlls()
+        try:  # without enable_fallback=0 a provider that fails is a banner on stdout and a session on the CPU
+            session = ort.InferenceSession(path, providers=[(CUDA, dict(CUDA_OPTIONS))], enable_fallback=0)
+            if CUDA in session.get_providers():
+                return session
+        except Exception as error:  # ONNX Runtime raises its own classes and plain RuntimeError
+            problem = error
+    why = str(problem).splitlines()[0] if problem else f"ONNX Runtime could not start {CUDA}"
+    raise ExportError(f"device: got no working CUDA ({why}), expected one, because device is 'cuda'") from problem
 
 
 @contextlib.contextmanager

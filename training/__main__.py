@@ -60,7 +60,7 @@ def main(arguments: list[str]) -> int:
         print(f"METHOD: {got}expected one of {', '.join(METHODS)}")
         return 0 if arguments in (["-h"], ["--help"]) else 2
     name = arguments[0]
-    options, config = _parse(name, arguments[1:])
+    options, config = parse(name, arguments[1:])
     try:
         folder = run_training(name, config, options)
     except (TrainingDiverged, ValueError, OSError) as error:
@@ -73,7 +73,8 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _parse(name: str, arguments: list[str]) -> tuple[Options, Any]:
+def parse(name: str, arguments: list[str]) -> tuple[Options, Any]:
+    """Options and the config of the method from the arguments after its name."""
     kind = METHODS[name].config
     command = make_dataclass(
         "Command", [("options", Options, field(default_factory=Options)), ("method", kind, field(default_factory=kind))]
@@ -93,7 +94,7 @@ def run_training(name: str, config: Any, options: Options) -> Path:
         CheckpointError: the one there is of another run, or none can be saved.
         TrainingDiverged: the loss became NaN or infinite.
     """
-    _quiet()
+    quiet_lightning()
     loop = replace(options.loop, epochs=2) if options.smoke else options.loop
     data = load_data(options.data, options.image_size, loop.seed, options.sample_rate_hz, options.num_samples)
     if options.smoke:
@@ -136,7 +137,7 @@ def _claim(folder: Path, run: Run, resume: bool) -> None:
         raise RunError(f"{folder}: the run there has another config: {'; '.join(other)}")
 
 
-def _quiet() -> None:
+def quiet_lightning() -> None:
     """Lightning gives advice that does not fit batches cut from memory."""
     warnings.filterwarnings("ignore", module="lightning")
     for name in ("lightning.pytorch", "lightning.fabric"):

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
@@ -28,6 +28,8 @@ from training.precision import Exact, Precision, bfloat16_here, exact_precision,
 
 TEST_BATCH_ROWS = 1000
 SECONDS_BETWEEN_LINES = 5.0
+STEPS_BETWEEN_LOOKS = 50
+"""On a GPU, where to look at a number is to wait for it: the next steps could have been sent meanwhile."""
 
 
 class TrainingDiverged(RuntimeError):
@@ -44,6 +46,7 @@ class LoopConfig:
         warmup_steps: steps over which the learning rate rises from 0.
         seed: of the weights, the order, the noise and the splits.
         precision: of the network's products: see `training.precision`.
+        compiled: compile the encoder (torch.compile): pays on a GPU, not on a CPU.
     """
 
     epochs: int = 20
@@ -51,6 +54,7 @@ class LoopConfig:
     warmup_steps: int = 200
     seed: int = 0
     precision: Precision = "32-true"
+    compiled: bool = False
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_rows < 2 or self.warmup_steps < 0 or self.seed < 0:
@@ -127,6 +131,8 @@ def train(module: LightningModule, data: Data, loop: LoopConfig, checkpoint: Pat
     if not len(data.training_rows):
         raise DataError(f"{data.spec}: got less than one training row of sound, expected several")
     precision = _chosen_precision(loop.precision)
+    if loop.compiled:
+        _compile(module)
     module.to(memory_format=torch.channels_last)  # convolutions of images are faster so, on CPUs as on GPUs
     diary = Diary(loop.seed)
     trainer = _trainer(loop, precision, SafetensorsIO(identity), [diary, _save_every_epoch(checkpoint)])
@@ -154,6 +160,18 @@ def train(module: LightningModule, data: Data, loop: LoopConfig, checkpoint: Pat
     )
 
 
+def _compile(module: LightningModule) -> None:
+    """In place: the names of its weights stay.
+
+    Raises:
+        ValueError: the method has no encoder of its own.
+    """
+    encoder = getattr(module, "encoder", None)
+    if not isinstance(encoder, nn.Module):
+        raise ValueError(f"compiled: got True, expected False: {type(module).__name__} has no one encoder to compile")
+    encoder.compile()
+
+
 def _trainer(loop: LoopConfig, precision: Exact, checkpoints: SafetensorsIO, callbacks: list[Callback]) -> Trainer:
     """On the GPU if there is one. One device: methods that gather over several are run by a trainer of one's own."""
     progress = [TQDMProgressBar(refresh_rate=10)] if sys.stderr.isatty() else []
@@ -179,6 +197,7 @@ class Diary(Callback):
         self.seed = seed
         self.history: list[dict[str, float]] = []
         self.seconds = 0.0
+        self._finite: Tensor | None = None
         self._started = 0.0
         self._said = 0.0
 
@@ -192,11 +211,15 @@ class Diary(Callback):
     ) -> None:
         """A loss that is no number ends the run."""
         loss = outputs["loss"] if isinstance(outputs, dict) else outputs
-        if not torch.isfinite(loss):
-            raise _diverged(trainer, f"the loss is {float(loss)}")
+        finite = torch.isfinite(loss.detach())
+        self._finite = finite if self._finite is None else self._finite & finite
+        if looks(loss.device.type, batch_idx) and not self._finite:
+            raise _diverged(trainer, f"the loss is {float(loss)}" if not finite else "the loss was not finite")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Runs before the checkpoint of this epoch is saved: weights that are no numbers must not be."""
+        if self._finite is not None and not self._finite:
+            raise _diverged(trainer, "the loss was not finite")
         for name, tensor in pl_module.state_dict().items():
             if not torch.isfinite(tensor).all():
                 raise _diverged(trainer, f"{name} is not finite")
@@ -227,6 +250,11 @@ class Diary(Callback):
         """What a resumed run goes on with."""
         self.history = list(state_dict["history"])
         self.seconds = float(state_dict["seconds"])
+
+
+def looks(device_type: str, batch_idx: int) -> bool:
+    """Whether the loss is looked at after this step; at an epoch's end it always is."""
+    return device_type != "cuda" or batch_idx % STEPS_BETWEEN_LOOKS == 0
 
 
 def _diverged(trainer: Trainer, what: str) -> TrainingDiverged:

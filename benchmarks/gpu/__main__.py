@@ -1,0 +1,177 @@
+"""Everything that is to be known of a GPU, in one command.
+
+    python -m benchmarks.gpu                      `make gpu`: all stages, about 12 minutes, into docs/results/gpu
+    python -m benchmarks.gpu --stages facts,parity --minutes 2 --out FOLDER
+    python -m benchmarks.gpu --prepare FOLDER     makes on a CPU what is needed, for a GPU lent by the minute
+    python -m benchmarks.gpu --rehearse           `make gpu-rehearsal`: the same code on the CPU, small
+    python -m benchmarks.gpu --table              what is recorded, as Markdown
+
+Each stage has its own process, its own share of the time and its own JSON. One that fails says why, and the next one
+runs; what is measured is not measured again, unless by --again or on another GPU.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+
+from benchmarks.gpu import prepared
+from benchmarks.gpu.cells import Record, one_line, read_record, write_record
+from benchmarks.gpu.machine import Machine, NoGpu, this_machine
+from benchmarks.gpu.stage import CANNOT_WRITE, INTERRUPTED, WEIGHTS
+from benchmarks.gpu.table import markdown, terminal
+from training.run import git_revision
+
+RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results" / "gpu"
+BUNDLES, REHEARSED = Path("build/gpu/bundles"), Path("build/gpu/rehearsal")
+GRACE_SECONDS = 20.0
+"""How long a stage may go on after its time, for the cell that it is in; a cell that hangs is then interrupted."""
+REHEARSAL_MINUTES = 6.0
+
+
+@dataclass(frozen=True)
+class Options:
+    """Measures a GPU, stage after stage.
+
+    Attributes:
+        stages: some of them, separated by commas; default: all.
+        minutes: of all stages together.
+        out: folder for the figures; default: docs/results/gpu, in the rehearsal build/gpu/rehearsal.
+        bundles: folder of what was prepared; default: .gpu/bundles if it is there, else build/gpu/bundles.
+        again: measure what is measured already.
+        rehearse: on the CPU with small sizes, to see that everything runs.
+        prepare: make the bundles in this folder, and no more.
+        table: print what is recorded, measure nothing.
+    """
+
+    stages: str = ",".join(WEIGHTS)
+    minutes: float | None = None
+    out: Path | None = None
+    bundles: Path | None = None
+    again: bool = False
+    rehearse: bool = False
+    prepare: Path | None = None
+    table: bool = False
+
+
+def main(options: Options) -> int:
+    """Returns 0 if no stage failed and all that was asked of the figures holds; 2 where nothing can be measured."""
+    try:
+        stages = chosen(options.stages)
+        if options.minutes is not None and not options.minutes > 0:
+            raise ValueError(f"minutes: got {options.minutes:g}, expected above 0")
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    out = options.out or (REHEARSED if options.rehearse else RESULTS)
+    if options.table:
+        print(markdown(out, stages))
+        return 0
+    if options.prepare is not None:
+        made = prepared.prepare(options.prepare)
+        print(f"{len(made)} bundles under {options.prepare}")
+        return 0
+    try:
+        machine = this_machine(options.rehearse)
+        out.mkdir(parents=True, exist_ok=True)
+    except (NoGpu, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{machine.name}: {', '.join(stages)}; figures under {out}", flush=True)
+    return run_all(stages, machine, options, out)
+
+
+def chosen(text: str) -> list[str]:
+    """Stages by name, in their order.
+
+    Raises:
+        ValueError: no such stage.
+    """
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    unknown = [name for name in names if name not in WEIGHTS]
+    if unknown or not names:
+        raise ValueError(f"stages: got {', '.join(unknown) or 'none'}, expected some of {', '.join(WEIGHTS)}")
+    return [name for name in WEIGHTS if name in names]
+
+
+def run_all(stages: list[str], machine: Machine, options: Options, out: Path) -> int:
+    """One stage after another; the time that one leaves goes to the next ones."""
+    whole = REHEARSAL_MINUTES if options.rehearse else sum(WEIGHTS[name] for name in stages) / 60
+    ends_at = time.monotonic() + 60 * (options.minutes or whole)
+    statuses = []
+    for number, name in enumerate(stages):
+        weights = [WEIGHTS[other] for other in stages[number:]]
+        seconds = max(1.0, (ends_at - time.monotonic()) * weights[0] / sum(weights))
+        record = read_record(out / f"{name}.json")
+        if record is not None and _is_done(record, machine) and not options.again:
+            print(f"{name}: done before; --again measures it anew", flush=True)
+            continue
+        print(f"{name}: {seconds:.0f} s at most", flush=True)
+        statuses.append(run_one(name, seconds, machine, options, out))
+        if statuses[-1] == INTERRUPTED:
+            print("interrupted; what is measured is kept, the same command goes on", file=sys.stderr)
+            break
+    Console().print(terminal(out, stages))
+    return max(statuses, default=0)
+
+
+def _is_done(record: Record, machine: Machine) -> bool:
+    return record.status == "done" and record.machine == machine.name
+
+
+def run_one(name: str, seconds: float, machine: Machine, options: Options, out: Path) -> int:
+    """A stage in its own process; its exit status."""
+    folder = options.bundles or (Path(".gpu/bundles") if Path(".gpu/bundles").is_dir() else BUNDLES)
+    command = [sys.executable, "-m", "benchmarks.gpu.stage", name, "--seconds", f"{seconds:.1f}", "--out", str(out)]
+    command += ["--bundles", str(folder)]
+    command += [flag for flag, given in (("--rehearse", options.rehearse), ("--again", options.again)) if given]
+    process = subprocess.Popen(command)
+    try:
+        status = process.wait(seconds + GRACE_SECONDS)
+    except subprocess.TimeoutExpired:
+        _end(process)
+        return _note(name, machine, out, "partial", f"its time was over, and its cell hung: {name} was interrupted", 0)
+    except KeyboardInterrupt:  # the process heard it, too
+        _end(process)
+        return INTERRUPTED
+    if status < 0:
+        why = f"ended by {signal.Signals(-status).name}"
+        return _note(name, machine, out, "failed", why, 1)
+    if status == CANNOT_WRITE:
+        return status
+    return status
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """SIGTERM, which the stage takes for Ctrl-C; then no more patience."""
+    process.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(GRACE_SECONDS)
+    process.kill()
+    process.wait()
+
+
+def _note(name: str, machine: Machine, out: Path, status: str, why: str, code: int) -> int:
+    """Writes into the record what the stage itself could not; the exit status."""
+    print(f"{name}: {why}", file=sys.stderr)
+    path = out / f"{name}.json"
+    record = read_record(path) or Record(name, machine.name, git_revision())
+    record.status, record.why = status, why  # type: ignore[assignment]
+    try:
+        write_record(record, path)
+    except OSError as error:
+        print(f"{name}: the figures cannot be written: {one_line(error)}", file=sys.stderr)
+        return CANNOT_WRITE
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(tyro.cli(Options, prog="python -m benchmarks.gpu")))

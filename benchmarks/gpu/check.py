@@ -1,0 +1,33 @@
+"""What is asked of the figures of a stage."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Check:
+    """Something that was asked of the figures.
+
+    Attributes:
+        name: of the figure.
+        got: what it is; None: not measured.
+        expected: what was asked, for people.
+        holds: whether it is so.
+    """
+
+    name: str
+    got: float | None
+    expected: str
+    holds: bool
+
+    @classmethod
+    def at_least(cls, name: str, got: float | None, least: float) -> Check:
+        """A figure that may not be lower."""
+        return cls(name, got, f">= {least:g}", got is not None and got >= least)
+
+    @classmethod
+    def at_most(cls, name: str, got: float | None, most: float) -> Check:
+        """A figure that may not be higher; NaN is."""
+        return cls(name, got, f"<= {most:.4g}", got is not None and got <= most and not math.isnan(got))

@@ -1,0 +1,177 @@
+"""Stage `engine`: images a second against batch size, ours beside ONNX Runtime alone, and what stays of the memory.
+
+For ResNet-18 at 32 pixels, ResNet-50 and ViT-S/16 at 224, in 32 and 16 bits. Columns take turns, round after round, so
+that a clock that falls slows all of them:
+
+    alone           ONNX Runtime on device buffers that are filled already: nothing but the kernels
+    alone_copying   the same, rows copied to the device and embeddings back: what any server has to do
+    engine          `service.engine.Engine`, between fixed buffers
+    cuda_graphs     the engine with recorded kernels
+    tensorrt        the engine on TensorRT, where it loads
+    searched, nhwc  `alone` with cuDNN's timed search, and with convolutions in channels-last order (batch 64 alone)
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from benchmarks.encoders import ENCODERS, images
+from benchmarks.gpu.cells import Cells, Figures
+from benchmarks.gpu.check import Check
+from benchmarks.gpu.machine import Machine
+from benchmarks.gpu.prepared import PRECISIONS, encoder_bundle
+from latentserve.bundle import Precision
+from latentserve.devices import CUDA, TENSORRT
+from latentserve.inputs import INPUT
+from service.batching import Piece
+from service.engine import Engine, bucket_sizes
+from service.providers import why_not
+
+MEASURED = tuple(name for name in ENCODERS if name != "small")
+REHEARSED = ("small",)
+BATCHES, REHEARSED_BATCHES = (64, 256, 16, 1, 128, 32, 8, 4, 2), (4, 1)  # the most telling first
+SECONDS, ROUNDS = 0.15, 3
+LEAST_OF_ALONE, LARGE_ENOUGH = 0.97, 64
+SETTINGS = {"searched": {"cudnn_conv_algo_search": "EXHAUSTIVE"}, "nhwc": {"prefer_nhwc": "1"}}
+
+Step = Callable[[], Any]
+
+
+def run(machine: Machine, folder: Path, cells: Cells) -> list[Check]:
+    """A cell for each encoder, precision and batch size, and one for the memory of each."""
+    batches = machine.choose(BATCHES, REHEARSED_BATCHES)
+    checks = []
+    for precision in reversed(PRECISIONS):
+        for name in machine.choose(MEASURED, REHEARSED):
+            label = f"{name} {precision}"
+            opened = Opened(machine, folder, name, precision, max(batches))
+            for size in batches:
+                figures = cells.measure(f"{label} batch {size}", partial(opened.rates, size))
+                if size >= LARGE_ENOUGH and figures is not None:
+                    ratio = figures["engine"] / figures["alone_copying"]
+                    checks.append(Check.at_least(f"{label} batch {size}: engine / alone", ratio, LEAST_OF_ALONE))
+            del opened
+            cells.measure(f"{label} memory", partial(memory, machine, folder, name, precision))
+    return [] if machine.rehearsal else checks
+
+
+class Opened:
+    """One encoder's sessions, opened when they are first asked for."""
+
+    def __init__(self, machine: Machine, folder: Path, name: str, precision: Precision, max_rows: int) -> None:
+        self._machine, self._name, self._max_rows = machine, name, max_rows
+        self._where = folder, name, precision
+        self._steps: dict[str, Callable[[Any], Step]] = {}
+
+    def rates(self, size: int) -> Figures:
+        """Images a second of every column at a batch size."""
+        rows = images(self._name, size)
+        found: Figures = {}
+        steps: dict[str, Step] = {}
+        for column, ready in self._columns(size).items():
+            try:
+                steps[column] = ready(rows)
+                steps[column]()
+            except Exception as error:  # a column that a device cannot run is told beside those that it can
+                steps.pop(column, None)
+                found[f"{column}_error"] = str(error).splitlines()[0][:200]
+        rounds = [{column: rate(step, size) for column, step in steps.items()} for _ in range(ROUNDS)]
+        return {column: float(np.median([one[column] for one in rounds])) for column in steps} | found
+
+    def _columns(self, size: int) -> dict[str, Callable[[Any], Step]]:
+        if not self._steps:
+            self._open()
+        of_settings = set(SETTINGS)
+        return {name: ready for name, ready in self._steps.items() if size == 64 or name not in of_settings}
+
+    def _open(self) -> None:
+        machine = self._machine
+        made = encoder_bundle(*self._where)
+        file = made / "encoder.onnx"
+        self._steps = {
+            "alone": partial(_alone, machine, file, {}, False),
+            "alone_copying": partial(_alone, machine, file, {}, True),
+            "engine": _kept(partial(machine.engine, made, self._max_rows)),
+        }
+        if machine.rehearsal:
+            return
+        self._steps["cuda_graphs"] = _kept(partial(machine.engine, made, self._max_rows, cuda_graphs=True))
+        if why_not(TENSORRT) is None:
+            self._steps["tensorrt"] = _kept(partial(machine.engine, made, self._max_rows, device="tensorrt"))
+        for name, options in SETTINGS.items():
+            self._steps[name] = partial(_alone, machine, file, options, False)
+
+
+def _kept(open_it: Callable[[], Engine]) -> Callable[[Any], Step]:
+    """A step of an engine that is opened once for all batch sizes."""
+    engines: list[Engine] = []
+
+    def ready(rows: Any) -> Step:
+        if not engines:
+            engines.append(open_it())
+        pieces = [Piece(rows, frozenset({"embedding"}))]
+        return lambda: engines[0].run(INPUT, pieces)
+
+    return ready
+
+
+def _alone(machine: Machine, file: Path, options: dict[str, str], copying: bool, rows: Any) -> Step:
+    """One run of ONNX Runtime on buffers of its device."""
+    settings = ort.SessionOptions()
+    settings.log_severity_level = 3
+    providers = machine.session_providers
+    if options:
+        providers = [(CUDA, providers[0][1] | options)]
+    session = ort.InferenceSession(file, settings, providers=providers)
+    device = machine.device
+    given = ort.OrtValue.ortvalue_from_numpy(rows, device, 0)
+    output = session.get_outputs()[0]
+    made = ort.OrtValue.ortvalue_from_shape_and_type([len(rows), *output.shape[1:]], np.float32, device, 0)
+    binding = session.io_binding()
+    binding.bind_ortvalue_input(INPUT, given)
+    binding.bind_ortvalue_output(output.name, made)
+
+    def step() -> Any:
+        if copying:
+            given.update_inplace(rows)
+        session.run_with_iobinding(binding)
+        return made.numpy() if copying else None
+
+    return step
+
+
+def rate(step: Step, rows: int) -> float:
+    """Rows a second of a step that takes so many."""
+    started, count = time.perf_counter(), 0
+    while (seconds := time.perf_counter() - started) < SECONDS:
+        step()
+        count += rows
+    return count / seconds
+
+
+def memory(machine: Machine, folder: Path, name: str, precision: Precision) -> Figures:
+    """MiB that an engine takes after all batch sizes, from small to large and from large to small, and when it is gone.
+
+    Whatever the order, the arena may grow no further once the largest has been run: `again` is after all sizes anew.
+    """
+    made = encoder_bundle(folder, name, precision)
+    largest = machine.choose(max(BATCHES), max(REHEARSED_BATCHES))
+    gc.collect()  # an engine is part of a cycle
+    found: Figures = {"before_mib": machine.memory_mib()}
+    for order, sizes in (("rising", bucket_sizes(largest)), ("falling", bucket_sizes(largest)[::-1])):
+        engine = machine.engine(made, largest)
+        for label in (order, f"{order}_again"):
+            for size in sizes:
+                engine.run(INPUT, [Piece(images(name, size), frozenset({"embedding"}))])
+            found[f"{label}_mib"] = machine.memory_mib()
+        del engine
+        gc.collect()
+    return found | {"after_mib": machine.memory_mib()}

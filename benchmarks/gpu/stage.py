@@ -1,0 +1,119 @@
+"""One stage, in a process of its own: a crash, a leak or a device that hangs ends with it, and no other stage.
+
+python -m benchmarks.gpu.stage NAME --seconds N --out FOLDER --bundles FOLDER [--rehearse] [--again]
+"""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from benchmarks.gpu.cells import Cells, Record, one_line, read_record, write_record
+from benchmarks.gpu.check import Check
+from benchmarks.gpu.machine import Machine, NoGpu, this_machine
+from training.run import git_revision
+
+WEIGHTS = {"facts": 5, "parity": 60, "engine": 100, "serve": 95, "score": 40, "train": 420}
+"""Stages in their order; how time is shared among those that are asked for, in seconds of a full run."""
+INTERRUPTED, CANNOT_WRITE = 130, 74
+"""Exit statuses: as shells give it for Ctrl-C; sysexits' EX_IOERR."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Runs one stage.
+
+    Attributes:
+        name: of the stage.
+        seconds: of its time box.
+        out: folder for the JSON.
+        bundles: folder of what was prepared.
+        rehearse: on the CPU, with small sizes.
+        again: measure what is measured already.
+    """
+
+    name: Annotated[str, tyro.conf.Positional]
+    seconds: float
+    out: Path
+    bundles: Path
+    rehearse: bool = False
+    again: bool = False
+
+
+Run = Callable[[Machine, Path, Cells], list[Check]]
+
+
+def main(options: Options) -> int:
+    """Runs the stage; returns 0 if it is done or has only run out of time, and every check holds."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+    try:
+        machine = this_machine(options.rehearse)
+    except NoGpu as error:
+        print(f"{options.name}: {one_line(error)}", file=sys.stderr)
+        return 2
+    module = importlib.import_module(f"benchmarks.gpu.{options.name}")
+    try:
+        return run_stage(module.run, machine, options)
+    except OSError as error:
+        print(f"{options.name}: the figures cannot be written: {error}", file=sys.stderr)
+        return CANNOT_WRITE
+
+
+def run_stage(run: Run, machine: Machine, options: Options) -> int:
+    """Runs a stage over what is there already.
+
+    Raises:
+        OSError: its figures cannot be written.
+    """
+    path = options.out / f"{options.name}.json"
+    record = _begun(path, machine, options)
+    started = time.monotonic()
+    say = partial(print, f"  {options.name}:", flush=True)
+    cells = Cells(record, path, options.seconds, say, options.again)
+    status = 0
+    try:
+        checks = run(machine, options.bundles, cells)
+        record.checks = [asdict(check) for check in checks]
+        failed = [name for name, cell in record.cells.items() if "error" in cell]
+        red = [check.name for check in checks if not check.holds and check.got is not None]
+        record.status = "failed" if failed or red else "partial" if cells.left else "done"
+        record.why = _why(failed, red, cells.left)
+        status = int(record.status == "failed")
+    except KeyboardInterrupt:
+        record.status, record.why, status = "partial", "interrupted", INTERRUPTED
+    except OSError:
+        raise
+    except Exception as error:  # whatever a device, a driver or a library raises
+        record.status, record.why, status = "failed", one_line(error), 1
+    record.seconds = round(record.seconds + time.monotonic() - started, 1)
+    write_record(record, path)
+    return status
+
+
+def _begun(path: Path, machine: Machine, options: Options) -> Record:
+    """What this machine measured before, or nothing."""
+    before = read_record(path)
+    if before is None or before.machine != machine.name or options.again:
+        return Record(options.name, machine.name, git_revision())
+    before.status = "running"
+    return before
+
+
+def _why(failed: list[str], red: list[str], left: list[str]) -> str:
+    parts = [f"failed: {', '.join(failed)}"] if failed else []
+    parts += [f"below what was asked: {', '.join(red)}"] if red else []
+    parts += [f"no time left for {len(left)} cells, {left[0]} the first"] if left else []
+    return "; ".join(parts)
+
+
+if __name__ == "__main__":
+    sys.exit(main(tyro.cli(Options, prog="python -m benchmarks.gpu.stage")))
