@@ -28,6 +28,8 @@ PROVIDER = Path(ort.__file__).parent / "capi" / "libonnxruntime_providers_cuda.s
 LIBRARIES = {"cublasLt": "libcublasLt.so.13", "cublas": "libcublas.so.13", "cuda": "libcudart.so.13"}
 """Sonames by how the functions begin; the driver's begin with cu and a capital letter."""
 DRIVER, UNUSED = "libcuda.so.1", "libcurand.so.10"
+MEASURED_OPTIONS = ((("use_tf32", "1"),), (("cudnn_conv_algo_search", "EXHAUSTIVE"),), (("prefer_nhwc", "1"),))
+"""What `benchmarks.gpu` tries in place of our settings."""
 HEADERS = "#include <stdlib.h>\n#include <string.h>\n"
 ALLOCATE = "(void **p, size_t n) { *p = malloc(n); return 0; }"
 CREATE = "(void **p) { *p = malloc(64); return 0; }"
@@ -93,6 +95,8 @@ def main(libraries: Path, folder: Path) -> None:
         try:
             found[graph.file] = node_counts(open_session(folder, graph, CUDA, DeviceConfig("cuda", 1, 8)))
             open_session(folder, graph, CUDA, DeviceConfig("cuda", 1, 8, cuda_graphs=True))  # asks for more
+            for options in MEASURED_OPTIONS:
+                open_session(folder, graph, CUDA, DeviceConfig("cuda", 1, 8, cuda_options=options))
         except BundleError as error:
             found[graph.file] = str(error)
     print(json.dumps(found))

@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import tyro
@@ -31,7 +31,9 @@ from benchmarks.gpu.table import markdown, terminal
 from training.run import git_revision
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results" / "gpu"
-BUNDLES, REHEARSED = Path("build/gpu/bundles"), Path("build/gpu/rehearsal")
+LENT, BUNDLES, REHEARSED = Path(".gpu/bundles"), Path("build/gpu/bundles"), Path("build/gpu/rehearsal")
+OF_BUNDLES = {"parity", "score"}
+"""Stages that want what `prepared` makes; it is made before their time begins."""
 GRACE_SECONDS = 20.0
 """How long a stage may go on after its time, for the cell that it is in; a cell that hangs is then interrupted."""
 REHEARSAL_MINUTES = 6.0
@@ -82,11 +84,17 @@ def main(options: Options) -> int:
     try:
         machine = this_machine(options.rehearse)
         out.mkdir(parents=True, exist_ok=True)
+        print(f"{machine.name}: {', '.join(stages)}; figures under {out}", flush=True)
+        bundles = options.bundles or (LENT if LENT.is_dir() else BUNDLES)
+        if OF_BUNDLES & set(stages):
+            prepared.prepare(bundles, prepared.models_of(machine))
+        return run_all(stages, machine, replace(options, bundles=bundles), out)
     except (NoGpu, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"{machine.name}: {', '.join(stages)}; figures under {out}", flush=True)
-    return run_all(stages, machine, options, out)
+    except KeyboardInterrupt:
+        print("\ninterrupted; what is measured is kept, the same command goes on", file=sys.stderr)
+        return INTERRUPTED
 
 
 def chosen(text: str) -> list[str]:
@@ -129,9 +137,8 @@ def _is_done(record: Record, machine: Machine) -> bool:
 
 def run_one(name: str, seconds: float, machine: Machine, options: Options, out: Path) -> int:
     """A stage in its own process; its exit status."""
-    folder = options.bundles or (Path(".gpu/bundles") if Path(".gpu/bundles").is_dir() else BUNDLES)
     command = [sys.executable, "-m", "benchmarks.gpu.stage", name, "--seconds", f"{seconds:.1f}", "--out", str(out)]
-    command += ["--bundles", str(folder)]
+    command += ["--bundles", str(options.bundles)]
     command += [flag for flag, given in (("--rehearse", options.rehearse), ("--again", options.again)) if given]
     process = subprocess.Popen(command)
     try:
@@ -145,8 +152,6 @@ def run_one(name: str, seconds: float, machine: Machine, options: Options, out: 
     if status < 0:
         why = f"ended by {signal.Signals(-status).name}"
         return _note(name, machine, out, "failed", why, 1)
-    if status == CANNOT_WRITE:
-        return status
     return status
 
 

@@ -15,6 +15,7 @@ import io
 import shutil
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.encoders import write_bundle
+from benchmarks.gpu.machine import Machine
 from export.calibration import Promise
 from export.exporter import write_bundle as write_trained
 from export.graphs import ExportError
@@ -68,6 +70,8 @@ MODELS = (
     Small("cpc_audio", SOUND, {"num_filters": 16, "width": 32}),
 )
 
+REHEARSED = "vae", "cpc_audio"
+
 
 def sounds(seeds: NDArray[np.int64], num_samples: int) -> NDArray[np.int16]:
     """A tone with two overtones in noise, of a pitch and a swell of its own for each seed, int16 [N, T]."""
@@ -104,7 +108,12 @@ def splits(shape: ImageShape | AudioShape) -> Data:
     return Data("rendered", train, calibration, test, rate)
 
 
-def prepare(folder: Path, models: tuple[Small, ...] = MODELS) -> list[Path]:
+def models_of(machine: Machine) -> list[Small]:
+    """What is measured: every method, or in the rehearsal one of images and one of sounds."""
+    return [one for one in MODELS if not machine.rehearsal or one.method in REHEARSED]
+
+
+def prepare(folder: Path, models: Iterable[Small] = MODELS) -> list[Path]:
     """Makes the bundles that are not there yet; the folders of all that could be made.
 
     Raises:

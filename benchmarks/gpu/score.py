@@ -16,7 +16,7 @@ from benchmarks.closedloop import closed_loop
 from benchmarks.gpu.cells import Cells, Figures
 from benchmarks.gpu.check import Check
 from benchmarks.gpu.machine import Machine
-from benchmarks.gpu.prepared import MODELS, Small, fresh_rows, prepare
+from benchmarks.gpu.prepared import Small, fresh_rows, models_of
 from benchmarks.gpu.serve import HEADERS, framed, sizes_of
 from benchmarks.served import ServedProcess
 from latentserve import bundle, records
@@ -24,15 +24,14 @@ from latentserve.bundle import Manifest
 from latentserve.tensors import to_tensor
 from latentserve.v1 import embedding_pb2 as pb
 
-METHODS, REHEARSED = ("vae", "simclr", "bigbigan", "cpc_audio"), ("vae",)
+METHODS = "vae", "simclr", "bigbigan"
 BATCHES, REHEARSED_BATCHES = (64, 1), (8,)
 RELOAD_SECONDS = 60
 
 
 def run(machine: Machine, folder: Path, cells: Cells) -> list[Check]:
     """A cell for each method, and the reload."""
-    chosen = [one for one in MODELS if one.method in machine.choose(METHODS, REHEARSED)]
-    prepare(folder, tuple(chosen))
+    chosen = [one for one in models_of(machine) if one.method in METHODS]
     for small in chosen:
         cells.measure(f"{small.method} float32", partial(costs, machine, folder, small))
     found = cells.measure("reload under load", lambda: reload(machine, folder, chosen[0]))

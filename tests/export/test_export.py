@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
+from export import graphs
 from export.__main__ import main
 from export.calibration import Promise, calibrate
 from export.exporter import export_run
@@ -19,6 +20,7 @@ from export.graphs import ExportError, GraphRunner, export_graph
 from export.parity import check_parity, trained_tensors
 from latentserve import bundle
 from latentserve.conformal import p_values
+from latentserve.devices import CUDA
 from service.engine import Engine
 from service.providers import DeviceConfig
 from training.__main__ import Options, run_training
@@ -298,3 +300,30 @@ def test_what_is_no_finished_run_is_refused(
         shutil.copy(run_folder / "run.json", tmp_path)
     assert main([str(tmp_path), "--to", str(tmp_path / "models")]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_a_bundle_for_a_gpu_is_fitted_calibrated_and_proven_on_it_or_not_made(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """16-bit products are rounded on a GPU alone: p-values of calibration rows that a CPU ran might not hold there."""
+    if CUDA in graphs.ort.get_available_providers():
+        monkeypatch.setattr(graphs.ort, "preload_dlls", lambda: None)
+    expected = r"device: got no working CUDA \(.*\), expected one, because device is .cuda."
+    with pytest.raises(ExportError, match=expected):
+        export_run(run_folder, tmp_path / "models", card="none", device="cuda")
+    assert not list((tmp_path / "models").glob("*"))
+
+    ran_on: list[str] = []
+    on_cpu = graphs._session
+
+    def pretended(path: Path, device: Any) -> Any:
+        ran_on.append(device)
+        return on_cpu(path, "cpu")
+
+    monkeypatch.setattr(graphs, "_session", pretended)
+    folder = export_run(run_folder, tmp_path / "models", card="none", device="cuda")
+    assert set(ran_on) == {"cuda"}
+    manifest = bundle.load(folder)
+    assert manifest.provenance.versions["execution_provider"] == CUDA
+    assert not (folder / bundle.REPORT).exists()  # card="none"
+    assert manifest.detectors

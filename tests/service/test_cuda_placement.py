@@ -14,11 +14,13 @@ import onnx
 import pytest
 import torch
 
+from benchmarks.encoders import write_bundle
 from export.detectors import Scorer
 from export.graphs import DecoderGraph, EncoderGraph, GraphRunner, encoder_outputs, export_graph
-from latentserve import records
+from export.half import halve
+from latentserve import bundle, records
 from latentserve.bundle import Graph
-from latentserve.devices import CUDA
+from latentserve.devices import CPU, CUDA
 from latentserve.inputs import INPUT, TensorSpec
 from tests import pretended_cuda
 from training.data import AudioShape, ImageShape
@@ -109,6 +111,23 @@ def test_every_node_of_every_graph_goes_to_cuda(model: Model, libraries: Path, t
     found = placed(libraries, tmp_path, graphs)
     assert [file for file, nodes in found.items() if not isinstance(nodes, dict) or CUDA not in nodes] == []
     assert list(found) == [graph.file for graph in graphs]
+
+
+@pytest.mark.parametrize("name", ["r18", "vit_s16"])
+def test_the_encoders_that_gpus_are_measured_with_go_to_cuda(name: str, libraries: Path, tmp_path: Path) -> None:
+    folder = write_bundle(name, tmp_path, "float16")
+    (nodes,) = placed(libraries, folder, list(bundle.load(folder).graphs.values())).values()
+    assert isinstance(nodes, dict), nodes
+    assert nodes[CUDA] > 5 * nodes.get(CPU, 0)  # what a row axis of any length asks of the CPU
+
+
+@pytest.mark.parametrize("model", [MODELS[0], MODELS[2], MODELS[5]], ids=lambda model: model.name)
+def test_encoders_in_16_bits_go_to_cuda(model: Model, libraries: Path, tmp_path: Path) -> None:
+    graph = export(model, tmp_path)[0]
+    halve(tmp_path / graph.file)
+    (nodes,) = placed(libraries, tmp_path, [graph]).values()
+    assert isinstance(nodes, dict), nodes
+    assert CUDA in nodes
 
 
 def test_a_graph_with_a_node_for_the_cpu_is_refused(libraries: Path, tmp_path: Path) -> None:

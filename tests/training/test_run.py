@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,10 +15,12 @@ import torch
 from lightning import LightningModule, Trainer
 
 from training import checkpoint
+from training import loop as loop_module
 from training.__main__ import Options, main, run_training
 from training.checkpoint import CheckpointError
-from training.data import AudioShape
+from training.data import AudioShape, ImageShape
 from training.loop import Batches, Diary, LoopConfig, TrainingDiverged
+from training.methods.simclr import SimClr, SimClrConfig
 from training.methods.vae import Vae, VaeConfig
 from training.run import CHECKPOINT, RESULT, RUN, RunError, load_model, open_run
 
@@ -199,3 +202,37 @@ def test_an_unknown_option_is_an_error(capsys: pytest.CaptureFixture[str]) -> No
         main(["vae", "--latent-dims", "3"])
     assert stopped.value.code == 2
     assert "--latent-dim" in capsys.readouterr().err
+
+
+def test_an_encoder_is_compiled_in_place_and_keeps_the_names_of_its_weights() -> None:
+    module = SimClr(SimClrConfig(width=4), LoopConfig(), ImageShape(8, 1))
+    names = list(module.state_dict())
+    loop_module._compile(module)
+    assert module.encoder._compiled_call_impl is not None
+    assert list(module.state_dict()) == names
+    with pytest.raises(ValueError, match="compiled: got True, expected False: LightningModule has no one encoder"):
+        loop_module._compile(LightningModule())
+
+
+def test_on_a_gpu_the_loss_is_looked_at_now_and_then_and_nothing_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To look is to wait for the device; a loss that was no number between two looks is found at the next one."""
+    assert [step for step in range(120) if loop_module.looks("cuda", step)] == [0, 50, 100]
+    assert all(loop_module.looks("cpu", step) for step in range(120))
+    monkeypatch.setattr(loop_module, "looks", lambda device, step: step % 3 == 0)
+    optimizer = SimpleNamespace(param_groups=[{"lr": 0.1}])
+    trainer: Any = SimpleNamespace(
+        current_epoch=0, fit_loop=SimpleNamespace(total_batch_idx=0), optimizers=[optimizer], callback_metrics={}
+    )
+    module: Any = SimpleNamespace(state_dict=dict)
+    for losses, fails_at in (([1.0, float("nan"), 1.0, 1.0], 3), ([1.0, float("inf")], None)):
+        diary = loop_module.Diary(0)
+        diary.on_train_epoch_start(trainer, module)
+        for step, loss in enumerate(losses):
+            if step == fails_at:
+                with pytest.raises(TrainingDiverged, match="the loss was not finite"):
+                    diary.on_train_batch_end(trainer, module, torch.tensor(loss), None, step)
+                break
+            diary.on_train_batch_end(trainer, module, torch.tensor(loss), None, step)
+        else:
+            with pytest.raises(TrainingDiverged, match="the loss was not finite"):
+                diary.on_train_epoch_end(trainer, module)
