@@ -204,6 +204,7 @@ def test_an_unknown_option_is_an_error(capsys: pytest.CaptureFixture[str]) -> No
     assert "--latent-dim" in capsys.readouterr().err
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch's own, as its compiler is loaded
 def test_an_encoder_is_compiled_in_place_and_keeps_the_names_of_its_weights() -> None:
     module = SimClr(SimClrConfig(width=4), LoopConfig(), ImageShape(8, 1))
     names = list(module.state_dict())
