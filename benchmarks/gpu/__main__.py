@@ -138,7 +138,7 @@ def _is_done(record: Record, machine: Machine) -> bool:
 def run_one(name: str, seconds: float, machine: Machine, options: Options, out: Path) -> int:
     """A stage in its own process; its exit status."""
     command = [sys.executable, "-m", "benchmarks.gpu.stage", name, "--seconds", f"{seconds:.1f}", "--out", str(out)]
-    command += ["--bundles", str(options.bundles)]
+    command += ["--bundles", str(options.bundles), "--revision", git_revision()]
     command += [flag for flag, given in (("--rehearse", options.rehearse), ("--again", options.again)) if given]
     process = subprocess.Popen(command)
     try:

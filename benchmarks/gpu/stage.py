@@ -20,7 +20,6 @@ import tyro
 from benchmarks.gpu.cells import Cells, Record, one_line, read_record, write_record
 from benchmarks.gpu.check import Check
 from benchmarks.gpu.machine import Machine, NoGpu, this_machine
-from training.run import git_revision
 
 WEIGHTS = {"facts": 5, "parity": 60, "engine": 100, "serve": 95, "score": 40, "train": 420}
 """Stages in their order; how time is shared among those that are asked for, in seconds of a full run."""
@@ -39,6 +38,7 @@ class Options:
         bundles: folder of what was prepared.
         rehearse: on the CPU, with small sizes.
         again: measure what is measured already.
+        revision: of the code, which the record names.
     """
 
     name: Annotated[str, tyro.conf.Positional]
@@ -47,6 +47,7 @@ class Options:
     bundles: Path
     rehearse: bool = False
     again: bool = False
+    revision: str = ""
 
 
 Run = Callable[[Machine, Path, Cells], list[Check]]
@@ -103,7 +104,7 @@ def _begun(path: Path, machine: Machine, options: Options) -> Record:
     """What this machine measured before, or nothing."""
     before = read_record(path)
     if before is None or before.machine != machine.name or options.again:
-        return Record(options.name, machine.name, git_revision())
+        return Record(options.name, machine.name, options.revision)
     before.status = "running"
     return before
 

@@ -105,7 +105,7 @@ def step_rates(machine: Machine, job: Job, data: Data) -> Figures:
         torch.manual_seed(0)
         made: Any = METHODS["simclr"].module(config, loop, data.shape).to(device, memory_format=torch.channels_last)
         if compiled:
-            made.encoder.compile()
+            made.encoder.compile(backend=machine.choose("inductor", "eager"))
         return made
 
     plain = module(compiled=False)
