@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import timm
 import torch
 from torch import Tensor, nn
 
@@ -50,9 +49,16 @@ def small() -> nn.Module:
     return nn.Sequential(*blocks, nn.Flatten(), nn.Linear(1024, 128))
 
 
+def of_timm(name: str) -> Any:
+    """One of timm's networks, untrained and without a classifier."""
+    import timm  # imported here: it takes seconds, and `images` does not need it
+
+    return timm.create_model(name, num_classes=0)
+
+
 def r18() -> nn.Module:
     """Timm's ResNet-18 with a stem for small images, 512 numbers out."""
-    network: Any = timm.create_model("resnet18", num_classes=0)
+    network = of_timm("resnet18")
     network.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
     network.maxpool = nn.Identity()
     return nn.Sequential(network)
@@ -60,13 +66,13 @@ def r18() -> nn.Module:
 
 def resnet50() -> nn.Module:
     """Timm's, 2,048 numbers out."""
-    network: nn.Module = timm.create_model("resnet50", num_classes=0)
+    network: nn.Module = of_timm("resnet50")
     return network
 
 
 def vit_s16() -> nn.Module:
     """Timm's, 384 numbers out."""
-    network: nn.Module = timm.create_model("vit_small_patch16_224", num_classes=0)
+    network: nn.Module = of_timm("vit_small_patch16_224")
     return network
 
 
