@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+
+import numpy as np
 
 Figures = dict[str, Any]
 Status = Literal["running", "done", "partial", "failed"]
@@ -39,6 +42,10 @@ class Record:
     checks: list[Figures] = field(default_factory=list)
 
 
+class NotWritten(OSError):
+    """A record could not be written: the disk is full, or the folder is read-only."""
+
+
 def read_record(path: Path) -> Record | None:
     """What is there already; None if there is nothing or it cannot be read."""
     try:
@@ -51,16 +58,25 @@ def write_record(record: Record, path: Path) -> None:
     """Replaces the file as a whole, so that a full disk or Ctrl-C leaves the one before.
 
     Raises:
-        OSError: it cannot be written.
+        NotWritten: it cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(vars(record), indent=2, default=_number)
     beside = path.with_suffix(".tmp")
     try:
-        beside.write_text(json.dumps(vars(record), indent=2) + "\n", encoding="utf-8")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text(text + "\n", encoding="utf-8")
         beside.replace(path)
-    except OSError:
-        beside.unlink(missing_ok=True)
-        raise
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
+        raise NotWritten(*error.args) from error
+
+
+def _number(value: Any) -> Any:
+    """What JSON knows of a number of numpy's."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"figures: got {type(value).__name__}, expected a number, a text, a list or a dict")
 
 
 class Cells:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 
@@ -25,9 +24,9 @@ class Check:
     @classmethod
     def at_least(cls, name: str, got: float | None, least: float) -> Check:
         """A figure that may not be lower."""
-        return cls(name, got, f">= {least:g}", got is not None and got >= least)
+        return cls(name, got, f">= {least:g}", bool(got is not None and got >= least))
 
     @classmethod
     def at_most(cls, name: str, got: float | None, most: float) -> Check:
         """A figure that may not be higher; NaN is."""
-        return cls(name, got, f"<= {most:.4g}", got is not None and got <= most and not math.isnan(got))
+        return cls(name, got, f"<= {most:.4g}", bool(got is not None and got <= most))

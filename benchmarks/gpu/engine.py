@@ -24,7 +24,7 @@ import numpy as np
 import onnxruntime as ort
 
 from benchmarks.encoders import ENCODERS, images
-from benchmarks.gpu.cells import Cells, Figures
+from benchmarks.gpu.cells import Cells, Figures, one_line
 from benchmarks.gpu.check import Check
 from benchmarks.gpu.machine import Machine
 from benchmarks.gpu.prepared import PRECISIONS, encoder_bundle
@@ -40,6 +40,8 @@ REHEARSED = ("small",)
 BATCHES, REHEARSED_BATCHES = (64, 256, 16, 1, 128, 32, 8, 4, 2), (4, 1)  # the most telling first
 SECONDS, ROUNDS = 0.15, 3
 LEAST_OF_ALONE, LARGE_ENOUGH = 0.97, 64
+COMPARED = "alone", "alone_copying", "engine"
+"""Columns without which a cell says nothing."""
 SETTINGS = {"searched": {"cudnn_conv_algo_search": "EXHAUSTIVE"}, "nhwc": {"prefer_nhwc": "1"}}
 
 Step = Callable[[], Any]
@@ -81,8 +83,10 @@ class Opened:
                 steps[column] = ready(rows)
                 steps[column]()
             except Exception as error:  # a column that a device cannot run is told beside those that it can
+                if column in COMPARED:
+                    raise
                 steps.pop(column, None)
-                found[f"{column}_error"] = str(error).splitlines()[0][:200]
+                found[f"{column}_error"] = one_line(error)
         rounds = [{column: rate(step, size) for column, step in steps.items()} for _ in range(ROUNDS)]
         return {column: float(np.median([one[column] for one in rounds])) for column in steps} | found
 

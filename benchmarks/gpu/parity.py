@@ -8,6 +8,7 @@ have to be scored on the device that serves: `python -m export RUN --device cuda
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,7 @@ def checks_of(name: str, figures: Figures | None) -> list[Check]:
         return [Check(f"{name}: measured", None, "measured", False)]
     shares = [figures["golden_share_of_tolerance"], *(figures[f"share_at_batch_{size}"] for size in BATCHES)]
     return [
-        Check.at_most(f"{name}: off the CPU and the golden rows, of what is allowed", max(shares), 1.0),
+        Check.at_most(f"{name}: off the CPU and the golden rows, of what is allowed", float(np.max(shares)), 1.0),
         Check.at_most(f"{name}: same size, other batch-mates", figures["mates_same_size"], 0.0),
         Check.at_most(f"{name}: Kolmogorov distance of p-values", figures["kolmogorov"], figures["kolmogorov_allowed"]),
     ]
@@ -83,9 +84,12 @@ def tensors_of(engine: Engine, rows: NDArray[Any], batch_rows: int) -> Tensors:
 
 
 def share(engine: Engine, got: Tensors, expected: Tensors) -> float:
-    """The largest difference over all tensors, in shares of what the bundle's parity allows."""
+    """The largest difference over all tensors, in shares of what the bundle's parity allows; NaN if any number is.
+
+    Python's own `max` would pass over a NaN that does not come first.
+    """
     tolerances = {one.tensor: one.tolerance for one in engine.manifest.parity}
-    return max(float(np.abs(got[name] - expected[name]).max()) / tolerances[name] for name in tolerances)
+    return float(np.max([np.abs(got[name] - expected[name]).max() / tolerances[name] for name in tolerances]))
 
 
 def golden_share(engine: Engine, golden: Tensors) -> float:
@@ -112,16 +116,20 @@ def mates(device: Engine, rows: NDArray[Any]) -> Figures:
         row: NDArray[np.float32] = tensors["embedding"][place]
         return row
 
-    same, other = 0.0, 0.0
+    same, other = [], []
     alone = embedding(rows[:1], 0)
     for size in BATCHES[1:]:
         first = embedding(rows[:size], 0)
         for place in (0, size // 2, size - 1):
             mixed = rows[size : 2 * size].copy()
             mixed[place] = rows[0]
-            same = max(same, float(np.abs(embedding(mixed, place) - first).max()))
-        other = max(other, float(np.abs(first - alone).max()))
-    return {"mates_same_size": same, "mates_other_size": other, "largest_embedding": float(np.abs(alone).max())}
+            same.append(np.abs(embedding(mixed, place) - first).max())
+        other.append(np.abs(first - alone).max())
+    return {
+        "mates_same_size": float(np.max(same)),
+        "mates_other_size": float(np.max(other)),
+        "largest_embedding": float(np.abs(alone).max()),
+    }
 
 
 def moved_p_values(device: Engine, cpu: Engine, folder: Path, rows: NDArray[Any]) -> Figures:
@@ -134,7 +142,7 @@ def moved_p_values(device: Engine, cpu: Engine, folder: Path, rows: NDArray[Any]
     found: Figures = {
         "rows": len(rows),
         "kolmogorov": float(ks_2samp(on_device, on_cpu, method="asymp").statistic),
-        "kolmogorov_allowed": 1 / np.sqrt(len(rows)),
+        "kolmogorov_allowed": 1 / math.sqrt(len(rows)),
         "largest_move": float(np.abs(on_device - on_cpu).max()),
     }
     for alpha in ALPHAS:

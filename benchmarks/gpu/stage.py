@@ -17,7 +17,7 @@ from typing import Annotated
 
 import tyro
 
-from benchmarks.gpu.cells import Cells, Record, one_line, read_record, write_record
+from benchmarks.gpu.cells import Cells, NotWritten, Record, one_line, read_record, write_record
 from benchmarks.gpu.check import Check
 from benchmarks.gpu.machine import Machine, NoGpu, this_machine
 
@@ -61,19 +61,24 @@ def main(options: Options) -> int:
     except NoGpu as error:
         print(f"{options.name}: {one_line(error)}", file=sys.stderr)
         return 2
-    module = importlib.import_module(f"benchmarks.gpu.{options.name}")
     try:
-        return run_stage(module.run, machine, options)
-    except OSError as error:
+        return run_stage(partial(_run, options.name), machine, options)
+    except NotWritten as error:
         print(f"{options.name}: the figures cannot be written: {error}", file=sys.stderr)
         return CANNOT_WRITE
+
+
+def _run(name: str, machine: Machine, folder: Path, cells: Cells) -> list[Check]:
+    """A package that a stage wants and that is not installed ends that stage alone, with its name on record."""
+    checks: list[Check] = importlib.import_module(f"benchmarks.gpu.{name}").run(machine, folder, cells)
+    return checks
 
 
 def run_stage(run: Run, machine: Machine, options: Options) -> int:
     """Runs a stage over what is there already.
 
     Raises:
-        OSError: its figures cannot be written.
+        NotWritten: its figures cannot be written.
     """
     path = options.out / f"{options.name}.json"
     record = _begun(path, machine, options)
@@ -91,7 +96,7 @@ def run_stage(run: Run, machine: Machine, options: Options) -> int:
         status = int(record.status == "failed")
     except KeyboardInterrupt:
         record.status, record.why, status = "partial", "interrupted", INTERRUPTED
-    except OSError:
+    except NotWritten:
         raise
     except Exception as error:  # whatever a device, a driver or a library raises
         record.status, record.why, status = "failed", one_line(error), 1

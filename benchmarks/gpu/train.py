@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu.cells import Cells, Figures
+from benchmarks.gpu.cells import Cells, Figures, one_line
 from benchmarks.gpu.check import Check
 from benchmarks.gpu.machine import Machine
 from benchmarks.recipes import RECIPES, read_recipe
@@ -117,7 +117,7 @@ def step_rates(machine: Machine, job: Job, data: Data) -> Figures:
     try:
         found["compiled"] = _rate(machine, rows, loop.batch_rows, _step(module(compiled=True), machine))
     except Exception as error:  # a compiler that lacks, or cannot
-        found |= {"compiled": 0.0, "compiled_error": str(error).splitlines()[0][:200]}
+        found |= {"compiled": 0.0, "compiled_error": one_line(error)}
     return found
 
 

@@ -7,6 +7,7 @@ import errno
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -111,6 +112,9 @@ def test_a_stage_that_breaks_says_why_in_one_line(tmp_path: Path) -> None:
 
     assert stage.run_stage(breaks, REHEARSAL, options(tmp_path)) == 1
     assert recorded(tmp_path).why == "ImportError: libcudnn.so.9: cannot open shared object file"
+    data = FileNotFoundError(errno.ENOENT, "No such file or directory", "cifar10/train.tar")
+    assert stage.run_stage(lambda *_: failing(data)(), REHEARSAL, options(tmp_path)) == 1
+    assert recorded(tmp_path).why.startswith("FileNotFoundError: [Errno 2] No such file")  # not "cannot be written"
     assert one_line(ValueError("x" * 1000)).endswith("...")
     assert one_line(KeyboardInterrupt()) == "KeyboardInterrupt"
 
@@ -291,6 +295,29 @@ def test_parity_tells_rows_that_feel_their_batch_mates() -> None:
     assert parity.mates(sized, ROWS)["mates_other_size"] == pytest.approx(0.063, abs=1e-4)
 
 
+def test_a_number_that_is_none_is_off_by_whatever_tensor_it_comes() -> None:
+    right: Any = FakeEngine()
+    values = {"embedding": np.zeros((3, 2)), "scores": np.zeros((3, 1))}
+    for tensor in values:
+        broken = values | {tensor: np.full_like(values[tensor], np.nan)}
+        assert np.isnan(parity.share(right, broken, values))
+    shares = dict(zip((f"share_at_batch_{n}" for n in parity.BATCHES), (0.0, float("nan"), 0.0, 0.0), strict=True))
+    figures = {"golden_share_of_tolerance": 0.1, "mates_same_size": 0.0, "kolmogorov": 0.0, "kolmogorov_allowed": 1.0}
+    assert not parity.checks_of("b", figures | shares)[0].holds
+    late: Any = FakeEngine(lambda rows: np.full(len(rows), np.nan if rows[0, 0] != ROWS[0, 0] else 0.0))
+    assert np.isnan(parity.mates(late, ROWS)["mates_same_size"])
+
+
+def test_figures_and_checks_of_numpy_are_written(tmp_path: Path) -> None:
+    """A check that does not hold must not break the record that says so."""
+    red = Check.at_most("Kolmogorov", 0.5, 1 / np.sqrt(2000))
+    cells = {"x": lambda: {"float": np.float32(0.5), "count": np.int64(3), "holds": np.bool_(False)}}
+    assert stage.run_stage(run(cells, [red]), GPU, options(tmp_path)) == 1
+    record = recorded(tmp_path)
+    assert (record.status, record.why) == ("failed", "below what was asked: Kolmogorov")
+    assert [record.cells["x"][name] for name in ("float", "count", "holds")] == [0.5, 3, False]
+
+
 def test_p_values_that_move_want_a_calibration_of_their_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     calibration = np.sort(np.random.default_rng(1).normal(size=(500, 5)).mean(axis=1)).astype(np.float32)
     monkeypatch.setattr(parity.bundle, "load_calibration", lambda folder, manifest: {"fusion": calibration})
@@ -323,8 +350,31 @@ def test_a_column_that_the_device_cannot_run_is_told_beside_the_others(monkeypat
     monkeypatch.setattr(engine_stage, "SECONDS", 0.01)
     figures = opened.rates(4)
     assert figures["alone"] > 0
-    assert figures["cuda_graphs_error"] == "no"
+    assert figures["cuda_graphs_error"] == "RuntimeError: no"
     assert "cuda_graphs" not in figures
+
+
+@pytest.mark.parametrize("column", engine_stage.COMPARED)
+def test_a_cell_that_lacks_what_is_compared_fails_and_the_next_one_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, column: str
+) -> None:
+    def columns(opened: Any, size: int) -> dict[str, Any]:
+        fails = failing(MemoryError()) if size == 256 else lambda: None
+        return {one: lambda rows, one=one: fails if one == column else lambda: None for one in engine_stage.COMPARED}
+
+    monkeypatch.setattr(engine_stage.Opened, "_columns", columns)
+    monkeypatch.setattr(engine_stage, "memory", lambda *_: {"mib": 1.0})
+    for name, value in (("SECONDS", 0.001), ("MEASURED", ("small",)), ("BATCHES", (256, 64)), ("LEAST_OF_ALONE", 0.0)):
+        monkeypatch.setattr(engine_stage, name, value)
+    given = replace(options(tmp_path), name="engine")
+    assert stage.run_stage(engine_stage.run, GPU, given) == 1
+    record = read_record(tmp_path / "engine.json")
+    assert record is not None
+    bad = {name for name, cell in record.cells.items() if "error" in cell}
+    assert bad == {f"small {bits} batch 256" for bits in ("float32", "float16")}
+    assert len(record.cells) == 6
+    assert record.cells["small float16 batch 256"]["error"] == "MemoryError"
+    assert "img/s" in list(table.lines(tmp_path, ["engine"]))[0][2]
 
 
 def test_as_many_epochs_are_trained_as_fit() -> None:
