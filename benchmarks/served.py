@@ -53,14 +53,22 @@ class ServedProcess:
                 text=True,
                 start_new_session=self._own_session,
             )
-        assert self._process.stdout is not None
-        ready = READY.search(self._process.stdout.readline())
-        if ready is None:
+        try:
+            self._await_ready()
+        except BaseException:  # Ctrl-C, too: nobody else would end a server in a session of its own
             self.stop()
-            raise RuntimeError(f"the server did not start:\n{self._log.read_text()}")
-        self.target, metrics = ready.groups()
-        self.metrics_url = f"http://{metrics}/metrics"
+            raise
         return self
+
+    def _await_ready(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:  # ONNX Runtime prints there, too, what it cannot load
+            if ready := READY.search(line):
+                self.target, metrics = ready.groups()
+                self.metrics_url = f"http://{metrics}/metrics"
+                return
+        log = self._log.read_text().strip()
+        raise RuntimeError(f"the server did not start: {log[log.rfind(chr(10)) + 1 :]}\n{log}")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -73,13 +81,22 @@ class ServedProcess:
         return self._process.pid
 
     def stop(self) -> int:
-        """SIGTERM, then waits; returns the exit status."""
+        """SIGTERM, then waits; returns the exit status.
+
+        Raises:
+            subprocess.TimeoutExpired: it did not end, and was killed.
+        """
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
-        status = self._process.wait(STOP_SECONDS)
-        if self._process.stdout is not None:
-            self._process.stdout.close()
-        return status
+        try:
+            return self._process.wait(STOP_SECONDS)
+        except BaseException:  # Ctrl-C, too
+            self._process.kill()
+            self._process.wait()
+            raise
+        finally:
+            if self._process.stdout is not None:
+                self._process.stdout.close()
 
     def wait(self) -> None:
         """Until the server ends by itself."""

@@ -10,13 +10,23 @@ TICK = os.sysconf("SC_CLK_TCK")
 
 def session_pids(session: int) -> list[int]:
     """Processes of a session."""
+    return _pids(3, session)
+
+
+def child_pids(parent: int) -> list[int]:
+    """Children of a process."""
+    return _pids(1, parent)
+
+
+def _pids(field: int, value: int) -> list[int]:
+    """Processes by a field of their `stat`, counted after the name."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = path.read_text().rsplit(")", 1)[1].split()
         except OSError:
             continue
-        if int(fields[3]) == session:
+        if int(fields[field]) == value:
             found.append(int(path.parent.name))
     return found
 

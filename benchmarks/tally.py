@@ -77,7 +77,7 @@ def run_jobs(module: str, jobs: list[dict[str, Any]], body: bytes, seconds: floa
         for process in processes:
             out, problem = process.communicate(timeout=seconds + GRACE_SECONDS + 60)
             if process.returncode:
-                raise RuntimeError(f"{module}: {problem}")
+                raise RuntimeError(f"{module}: {problem.strip().rpartition(chr(10))[2]}\n{problem}")
             parts.append(json.loads(out))
     finally:
         for process in processes:

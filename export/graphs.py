@@ -187,11 +187,7 @@ def _session(path: Path, device: Device) -> ort.InferenceSession:
                 return session
         except Exception as error:  # ONNX Runtime raises its own classes and plain RuntimeError
             problem = error
-    why = (
-        next(iter(str(problem).splitlines()), type(problem).__name__)
-        if problem
-        else f"ONNX Runtime could not start {CUDA}"
-    )
+    why = str(problem).splitlines()[0] if problem else f"ONNX Runtime could not start {CUDA}"
     raise ExportError(f"device: got no working CUDA ({why}), expected one, because device is 'cuda'") from problem
 
 

@@ -13,10 +13,14 @@ runs; what is measured is not measured again, unless by --again or on another GP
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import fcntl
+import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,6 +32,7 @@ from benchmarks.gpu.cells import Record, one_line, read_record, write_record
 from benchmarks.gpu.machine import Machine, NoGpu, this_machine
 from benchmarks.gpu.stage import CANNOT_WRITE, INTERRUPTED, WEIGHTS
 from benchmarks.gpu.table import markdown, terminal
+from benchmarks.session import child_pids
 from training.run import git_revision
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results" / "gpu"
@@ -37,6 +42,8 @@ OF_BUNDLES = {"parity", "score"}
 GRACE_SECONDS = 20.0
 """How long a stage may go on after its time, for the cell that it is in; a cell that hangs is then interrupted."""
 REHEARSAL_MINUTES = 6.0
+PR_SET_CHILD_SUBREAPER = 36
+"""Source: <linux/prctl.h>."""
 
 
 @dataclass(frozen=True)
@@ -81,20 +88,45 @@ def main(options: Options) -> int:
         made = prepared.prepare(options.prepare)
         print(f"{len(made)} bundles under {options.prepare}")
         return 0
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the stages are told, too
+    own_orphans()
     try:
         machine = this_machine(options.rehearse)
         out.mkdir(parents=True, exist_ok=True)
-        print(f"{machine.name}: {', '.join(stages)}; figures under {out}", flush=True)
-        bundles = options.bundles or (LENT if LENT.is_dir() else BUNDLES)
-        if OF_BUNDLES & set(stages):
-            prepared.prepare(bundles, prepared.models_of(machine))
-        return run_all(stages, machine, replace(options, bundles=bundles), out)
+        with alone(out):
+            print(f"{machine.name}: {', '.join(stages)}; figures under {out}", flush=True)
+            bundles = options.bundles or (LENT if LENT.is_dir() else BUNDLES)
+            if OF_BUNDLES & set(stages):
+                prepared.prepare(bundles, prepared.models_of(machine))
+            return run_all(stages, machine, replace(options, bundles=bundles), out)
     except (NoGpu, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\ninterrupted; what is measured is kept, the same command goes on", file=sys.stderr)
         return INTERRUPTED
+
+
+def own_orphans() -> None:
+    """What a stage leaves behind when it crashes becomes our child, for `run_one` to end."""
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Two at once would measure each other, and write over each other's figures.
+
+    Raises:
+        OSError: another process is at it.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise OSError(f"out: {folder} is another run's that is not over, expected one of its own") from error
+    finally:
+        os.close(descriptor)
 
 
 def chosen(text: str) -> list[str]:
@@ -140,6 +172,7 @@ def run_one(name: str, seconds: float, machine: Machine, options: Options, out: 
     command = [sys.executable, "-m", "benchmarks.gpu.stage", name, "--seconds", f"{seconds:.1f}", "--out", str(out)]
     command += ["--bundles", str(options.bundles), "--revision", git_revision()]
     command += [flag for flag, given in (("--rehearse", options.rehearse), ("--again", options.again)) if given]
+    others = set(child_pids(os.getpid()))
     process = subprocess.Popen(command)
     try:
         status = process.wait(seconds + GRACE_SECONDS)
@@ -149,6 +182,8 @@ def run_one(name: str, seconds: float, machine: Machine, options: Options, out: 
     except KeyboardInterrupt:  # the process heard it, too
         _end(process)
         return INTERRUPTED
+    finally:
+        _end_orphans(others)
     if status < 0:
         why = f"ended by {signal.Signals(-status).name}"
         return _note(name, machine, out, "failed", why, 1)
@@ -162,6 +197,18 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait(GRACE_SECONDS)
     process.kill()
     process.wait()
+
+
+def _end_orphans(others: set[int]) -> None:
+    """A stage that ended by itself has ended its server and its training; one that crashed could not.
+
+    Args:
+        others: children that we had before.
+    """
+    while pids := set(child_pids(os.getpid())) - others:
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
 
 
 def _note(name: str, machine: Machine, out: Path, status: str, why: str, code: int) -> int:

@@ -121,9 +121,12 @@ def prepare(folder: Path, models: Iterable[Small] = MODELS) -> list[Path]:
     """
     found: list[Path] = []
     for small in models:
-        wanted = {precision: folder / "methods" / f"{small.method}-{precision}" / "1" for precision in PRECISIONS}
+        # In 32 bits last: where that one is whole, so is the other, unless it was refused.
+        wanted = {
+            precision: folder / "methods" / f"{small.method}-{precision}" / "1" for precision in reversed(PRECISIONS)
+        }
         found += wanted.values()
-        if (wanted["float32"] / bundle.MANIFEST).exists():  # and the other, unless it was refused
+        if (wanted["float32"] / bundle.MANIFEST).exists():
             continue
         started = time.monotonic()
         for problem in _make(small, folder, wanted):

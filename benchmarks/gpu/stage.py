@@ -23,6 +23,7 @@ from benchmarks.gpu.machine import Machine, NoGpu, this_machine
 
 WEIGHTS = {"facts": 5, "parity": 60, "engine": 100, "serve": 95, "score": 40, "train": 420}
 """Stages in their order; how time is shared among those that are asked for, in seconds of a full run."""
+SIGNALS = signal.SIGINT, signal.SIGTERM
 INTERRUPTED, CANNOT_WRITE = 130, 74
 """Exit statuses: as shells give it for Ctrl-C; sysexits' EX_IOERR."""
 
@@ -55,7 +56,8 @@ Run = Callable[[Machine, Path, Cells], list[Check]]
 
 def main(options: Options) -> int:
     """Runs the stage; returns 0 if it is done or has only run out of time, and every check holds."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+    for number in SIGNALS:
+        signal.signal(number, _end)
     try:
         machine = this_machine(options.rehearse)
     except NoGpu as error:
@@ -66,6 +68,13 @@ def main(options: Options) -> int:
     except NotWritten as error:
         print(f"{options.name}: the figures cannot be written: {error}", file=sys.stderr)
         return CANNOT_WRITE
+
+
+def _end(*_: object) -> None:
+    """The first signal ends the stage, as Ctrl-C does; while it puts things away, no other one is heard."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def _run(name: str, machine: Machine, folder: Path, cells: Cells) -> list[Check]:

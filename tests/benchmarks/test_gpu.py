@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,11 +21,12 @@ from benchmarks.gpu import __main__ as command
 from benchmarks.gpu import cells as cells_module
 from benchmarks.gpu import engine as engine_stage
 from benchmarks.gpu import machine as machine_module
-from benchmarks.gpu import parity, stage, table, train
+from benchmarks.gpu import parity, prepared, stage, table, train
 from benchmarks.gpu.cells import Cells, Record, one_line, read_record, write_record
 from benchmarks.gpu.check import Check
 from benchmarks.gpu.machine import Machine, NoGpu, this_machine, too_old
 from benchmarks.gpu.prepared import GREY, MODELS, SOUND, fresh_rows, models_of, rows_of, splits
+from latentserve import bundle
 from latentserve.bundle import Parity
 from service.batching import Piece
 
@@ -164,6 +166,80 @@ def test_a_stage_that_crashes_or_hangs_ends_alone(
     assert command.run_one("parity", 0.3, REHEARSAL, given, tmp_path) == code
     record = recorded(tmp_path)
     assert (record.status, record.why, record.cells) == (status, why, {"first": {"v": 1}})
+
+
+def test_what_a_stage_that_crashed_left_behind_ends_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Orphans of a crash would hold the device's memory, and the figures of the next stages would be theirs, too."""
+    script = f"""
+import signal, subprocess, sys
+from pathlib import Path
+from benchmarks.gpu import __main__ as command
+from benchmarks.gpu.machine import Machine
+sys.executable = {str(tmp_path / "python")!r}
+command.own_orphans()
+before = subprocess.Popen(["sleep", "60"])
+given = Machine("a CPU", "cpu"), command.Options(bundles=Path(".")), Path({str(tmp_path)!r})
+print(command.run_one("parity", 9.0, *given))
+print(before.poll())
+before.kill()
+"""
+    (tmp_path / "python").write_text(f"#!/bin/sh\nsetsid sleep 60 & echo $! >{tmp_path}/pid\nkill -SEGV $$\n")
+    (tmp_path / "python").chmod(0o755)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1", "None"]
+    assert recorded(tmp_path).why == "ended by SIGSEGV"
+    assert not Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}").exists()
+
+
+def test_two_at_once_are_told_apart(tmp_path: Path) -> None:
+    with command.alone(tmp_path), pytest.raises(OSError, match="is another run's"), command.alone(tmp_path):
+        pass
+    with command.alone(tmp_path):
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_a_second_signal_does_not_disturb_what_the_first_one_puts_away(tmp_path: Path) -> None:
+    script = f"""
+import os, signal, sys
+from pathlib import Path
+from benchmarks.gpu import stage
+stage._run = lambda *_: interrupted()
+def interrupted():
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        signal.pause()
+    finally:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)
+sys.exit(stage.main(stage.Options("parity", 9.0, Path({str(tmp_path)!r}), Path("."), rehearse=True)))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (stage.INTERRUPTED, "")
+    assert (recorded(tmp_path).status, recorded(tmp_path).why) == ("partial", "interrupted")
+
+
+def test_a_bundle_that_was_interrupted_half_way_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = MODELS[0]
+    written: list[Any] = []
+
+    def write(folder: Path, *rest: Any) -> None:
+        written.append(rest[-2])
+        (folder / "encoder.onnx").touch()
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        (folder / bundle.MANIFEST).touch()
+
+    module = SimpleNamespace(eval=lambda: module, cpu=lambda: module)
+    monkeypatch.setattr(prepared.Run, "build", lambda run: module)
+    monkeypatch.setattr(prepared, "train", lambda *_: None)
+    monkeypatch.setattr(prepared, "write_trained", write)
+    with pytest.raises(KeyboardInterrupt):
+        prepared.prepare(tmp_path, [small])
+    made = prepared.prepare(tmp_path, [small])
+    assert len(written) == 4
+    assert sorted(one.parent.name for one in made) == ["vae-float16", "vae-float32"]
+    prepared.prepare(tmp_path, [small])
+    assert len(written) == 4
 
 
 def test_the_time_that_a_stage_leaves_goes_to_the_next_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -374,7 +450,7 @@ def test_a_cell_that_lacks_what_is_compared_fails_and_the_next_one_is_measured(
     assert bad == {f"small {bits} batch 256" for bits in ("float32", "float16")}
     assert len(record.cells) == 6
     assert record.cells["small float16 batch 256"]["error"] == "MemoryError"
-    assert "img/s" in list(table.lines(tmp_path, ["engine"]))[0][2]
+    assert "img/s" in next(iter(table.lines(tmp_path, ["engine"])))[2]
 
 
 def test_as_many_epochs_are_trained_as_fit() -> None:
