@@ -37,7 +37,7 @@ from training.run import git_revision
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results" / "gpu"
 LENT, BUNDLES, REHEARSED = Path(".gpu/bundles"), Path("build/gpu/bundles"), Path("build/gpu/rehearsal")
-OF_BUNDLES = {"parity", "score"}
+OF_BUNDLES, OF_ENCODERS = {"parity", "score"}, {"engine", "serve"}
 """Stages that want what `prepared` makes; it is made before their time begins."""
 GRACE_SECONDS = 20.0
 """How long a stage may go on after its time, for the cell that it is in; a cell that hangs is then interrupted."""
@@ -98,6 +98,8 @@ def main(options: Options) -> int:
             bundles = options.bundles or (LENT if LENT.is_dir() else BUNDLES)
             if OF_BUNDLES & set(stages):
                 prepared.prepare(bundles, prepared.models_of(machine))
+            if OF_ENCODERS & set(stages):
+                prepared.prepare_encoders(bundles, prepared.encoders_of(machine))
             return run_all(stages, machine, replace(options, bundles=bundles), out)
     except (NoGpu, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

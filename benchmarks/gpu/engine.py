@@ -16,18 +16,18 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 
-from benchmarks.encoders import ENCODERS, images
+from benchmarks.encoders import images
 from benchmarks.gpu.cells import Cells, Figures, one_line
 from benchmarks.gpu.check import Check
 from benchmarks.gpu.machine import Machine
-from benchmarks.gpu.prepared import PRECISIONS, encoder_bundle
+from benchmarks.gpu.prepared import PRECISIONS, encoder_bundle, encoders_of
 from latentserve.bundle import Precision
 from latentserve.devices import CUDA, TENSORRT
 from latentserve.inputs import INPUT
@@ -35,8 +35,6 @@ from service.batching import Piece
 from service.engine import Engine, bucket_sizes
 from service.providers import why_not
 
-MEASURED = tuple(name for name in ENCODERS if name != "small")
-REHEARSED = ("small",)
 BATCHES, REHEARSED_BATCHES = (64, 256, 16, 1, 128, 32, 8, 4, 2), (4, 1)  # the most telling first
 SECONDS, ROUNDS = 0.15, 3
 LEAST_OF_ALONE, LARGE_ENOUGH = 0.97, 64
@@ -52,7 +50,7 @@ def run(machine: Machine, folder: Path, cells: Cells) -> list[Check]:
     batches = machine.choose(BATCHES, REHEARSED_BATCHES)
     checks = []
     for precision in reversed(PRECISIONS):
-        for name in machine.choose(MEASURED, REHEARSED):
+        for name in encoders_of(machine):
             label = f"{name} {precision}"
             opened = Opened(machine, folder, name, precision, max(batches))
             for size in batches:
@@ -99,10 +97,10 @@ class Opened:
     def _open(self) -> None:
         machine = self._machine
         made = encoder_bundle(*self._where)
-        file = made / "encoder.onnx"
+        session = cache(partial(_session, machine, made / "encoder.onnx"))  # opened once for all batch sizes
         self._steps = {
-            "alone": partial(_alone, machine, file, {}, False),
-            "alone_copying": partial(_alone, machine, file, {}, True),
+            "alone": partial(_alone, machine, session, "", False),
+            "alone_copying": partial(_alone, machine, session, "", True),
             "engine": _kept(partial(machine.engine, made, self._max_rows)),
         }
         if machine.rehearsal:
@@ -110,8 +108,8 @@ class Opened:
         self._steps["cuda_graphs"] = _kept(partial(machine.engine, made, self._max_rows, cuda_graphs=True))
         if why_not(TENSORRT) is None:
             self._steps["tensorrt"] = _kept(partial(machine.engine, made, self._max_rows, device="tensorrt"))
-        for name, options in SETTINGS.items():
-            self._steps[name] = partial(_alone, machine, file, options, False)
+        for name in SETTINGS:
+            self._steps[name] = partial(_alone, machine, session, name, False)
 
 
 def _kept(open_it: Callable[[], Engine]) -> Callable[[Any], Step]:
@@ -127,15 +125,21 @@ def _kept(open_it: Callable[[], Engine]) -> Callable[[Any], Step]:
     return ready
 
 
-def _alone(machine: Machine, file: Path, options: dict[str, str], copying: bool, rows: Any) -> Step:
-    """One run of ONNX Runtime on buffers of its device."""
-    settings = ort.SessionOptions()
-    settings.log_severity_level = 3
+def _session(machine: Machine, file: Path, settings: str) -> ort.InferenceSession:
+    """Under the service's options, or those with `SETTINGS` by name."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
     providers = machine.session_providers
-    if options:
-        providers = [(CUDA, providers[0][1] | options)]
-    session = ort.InferenceSession(file, settings, providers=providers)
-    device = machine.device
+    if settings:
+        providers = [(CUDA, providers[0][1] | SETTINGS[settings])]
+    return ort.InferenceSession(file, options, providers=providers, enable_fallback=int(machine.rehearsal))
+
+
+def _alone(
+    machine: Machine, opened: Callable[[str], ort.InferenceSession], settings: str, copying: bool, rows: Any
+) -> Step:
+    """One run of ONNX Runtime on buffers of its device."""
+    session, device = opened(settings), machine.device
     given = ort.OrtValue.ortvalue_from_numpy(rows, device, 0)
     output = session.get_outputs()[0]
     made = ort.OrtValue.ortvalue_from_shape_and_type([len(rows), *output.shape[1:]], np.float32, device, 0)

@@ -13,10 +13,14 @@ from __future__ import annotations
 import contextlib
 import io
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +35,7 @@ from export.exporter import write_bundle as write_trained
 from export.graphs import ExportError
 from latentserve import bundle, records
 from latentserve.bundle import Precision
+from service.config import available_cpus
 from training.__main__ import quiet_lightning
 from training.data import AudioShape, Data, ImageShape, Rows
 from training.data.shapes import NUM_SHAPES, render
@@ -71,6 +76,7 @@ MODELS = (
 )
 
 REHEARSED = "vae", "cpc_audio"
+MEASURED_ENCODERS, REHEARSED_ENCODERS = ("r18", "resnet50", "vit_s16"), ("small",)
 
 
 def sounds(seeds: NDArray[np.int64], num_samples: int) -> NDArray[np.int16]:
@@ -111,6 +117,31 @@ def splits(shape: ImageShape | AudioShape) -> Data:
 def models_of(machine: Machine) -> list[Small]:
     """What is measured: every method, or in the rehearsal one of images and one of sounds."""
     return [one for one in MODELS if not machine.rehearsal or one.method in REHEARSED]
+
+
+def encoders_of(machine: Machine) -> tuple[str, ...]:
+    """Those that speed is measured with."""
+    return machine.choose(MEASURED_ENCODERS, REHEARSED_ENCODERS)
+
+
+def prepare_encoders(folder: Path, names: Iterable[str]) -> None:
+    """Makes their bundles that are not there yet, each in a process of its own: a GPU waits meanwhile.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    started = time.monotonic()
+    wanted = [(folder, name, precision) for name in names for precision in PRECISIONS]
+    wanted = [one for one in wanted if not (_encoder_folder(*one) / bundle.MANIFEST).exists()]
+    if not wanted:
+        return
+    # Ctrl-C is for us; they end with what they are at.
+    hear_none = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
+    workers = min(len(wanted), max(1, available_cpus() // 2))
+    with ProcessPoolExecutor(workers, get_context("spawn"), hear_none) as pool:
+        for _ in pool.map(_make_encoder, wanted):
+            pass
+    print(f"prepared {len(wanted)} encoders in {time.monotonic() - started:.1f} s", file=sys.stderr, flush=True)
 
 
 def prepare(folder: Path, models: Iterable[Small] = MODELS) -> list[Path]:
@@ -168,9 +199,17 @@ def _make(small: Small, folder: Path, wanted: dict[Precision, Path]) -> list[str
 
 def encoder_bundle(folder: Path, name: str, precision: Precision) -> Path:
     """The bundle of an encoder that speed is measured with, made if it is not there."""
-    repository = folder / "encoders" / f"{name}-{precision}"
-    made = repository / name / "1"
+    made = _encoder_folder(folder, name, precision)
     if not (made / bundle.MANIFEST).exists():
+        repository = made.parents[1]
         shutil.rmtree(repository, ignore_errors=True)
         write_bundle(name, repository, precision)
     return made
+
+
+def _encoder_folder(folder: Path, name: str, precision: Precision) -> Path:
+    return folder / "encoders" / f"{name}-{precision}" / name / "1"
+
+
+def _make_encoder(wanted: tuple[Path, str, Precision]) -> None:
+    encoder_bundle(*wanted)

@@ -21,7 +21,7 @@ from benchmarks.gpu import __main__ as command
 from benchmarks.gpu import cells as cells_module
 from benchmarks.gpu import engine as engine_stage
 from benchmarks.gpu import machine as machine_module
-from benchmarks.gpu import parity, prepared, stage, table, train
+from benchmarks.gpu import parity, prepared, serve, stage, table, train
 from benchmarks.gpu.cells import Cells, Record, one_line, read_record, write_record
 from benchmarks.gpu.check import Check
 from benchmarks.gpu.machine import Machine, NoGpu, this_machine, too_old
@@ -242,6 +242,49 @@ def test_a_bundle_that_was_interrupted_half_way_is_made_again(tmp_path: Path, mo
     assert len(written) == 4
 
 
+def test_encoders_are_made_once_and_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared.prepare_encoders(tmp_path, ["small"])
+    monkeypatch.setattr(prepared, "write_bundle", failing(AssertionError("made again")))
+    for precision in prepared.PRECISIONS:
+        folder = prepared.encoder_bundle(tmp_path, "small", precision)
+        assert bundle.load(folder).precision == precision
+    monkeypatch.setattr(prepared, "ProcessPoolExecutor", failing(AssertionError("made again")))
+    prepared.prepare_encoders(tmp_path, ["small"])
+
+
+def test_one_session_serves_all_batch_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU, opening one costs a second: as much as measuring."""
+    files: list[str] = []
+    session = engine_stage._session
+    monkeypatch.setattr(engine_stage, "_session", lambda *given: files.append(given[-1]) or session(*given))
+    monkeypatch.setattr(engine_stage, "SECONDS", 0.001)
+    opened = engine_stage.Opened(REHEARSAL, tmp_path, "small", "float32", 8)
+    for size in (8, 2, 1):
+        assert set(opened.rates(size)) == set(engine_stage.COMPARED)
+    assert files == [""]
+
+
+@pytest.mark.parametrize(("seconds", "num_started", "num_left"), [(-1.0, 0, 5), (60.0, 4, 0)])
+def test_no_server_is_started_for_nothing_and_one_that_does_not_start_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, num_started: int, num_left: int
+) -> None:
+    starts: list[Path] = []
+
+    def refuse(repository: Path, *_: Any, **__: Any) -> Any:
+        starts.append(repository)
+        raise RuntimeError("the server did not start: no memory")
+
+    monkeypatch.setattr(serve, "encoder_bundle", lambda folder, name, precision: folder / name / "1")
+    monkeypatch.setattr(serve, "engine_ceiling", lambda *_: {"images_per_second": 1.0})
+    monkeypatch.setattr(serve, "ServedProcess", refuse)
+    cells = Cells(Record("serve", "", ""), tmp_path / "serve.json", seconds, lambda line: None)
+    checks = serve.run(REHEARSAL, tmp_path, cells)
+    assert [check.got for check in checks] == [None]
+    assert (len(starts), len(cells.left)) == (num_started, num_left)
+    for name, cell in cells.record.cells.items():
+        assert name.endswith("ceiling") or cell["error"] == "RuntimeError: the server did not start: no memory"
+
+
 def test_the_time_that_a_stage_leaves_goes_to_the_next_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     boxes: list[float] = []
 
@@ -439,8 +482,9 @@ def test_a_cell_that_lacks_what_is_compared_fails_and_the_next_one_is_measured(
         return {one: lambda rows, one=one: fails if one == column else lambda: None for one in engine_stage.COMPARED}
 
     monkeypatch.setattr(engine_stage.Opened, "_columns", columns)
+    monkeypatch.setattr(engine_stage, "encoders_of", lambda machine: ("small",))
     monkeypatch.setattr(engine_stage, "memory", lambda *_: {"mib": 1.0})
-    for name, value in (("SECONDS", 0.001), ("MEASURED", ("small",)), ("BATCHES", (256, 64)), ("LEAST_OF_ALONE", 0.0)):
+    for name, value in (("SECONDS", 0.001), ("BATCHES", (256, 64)), ("LEAST_OF_ALONE", 0.0)):
         monkeypatch.setattr(engine_stage, name, value)
     given = replace(options(tmp_path), name="engine")
     assert stage.run_stage(engine_stage.run, GPU, given) == 1
