@@ -33,6 +33,7 @@ from benchmarks.gpu.machine import Machine, NoGpu, this_machine
 from benchmarks.gpu.stage import CANNOT_WRITE, INTERRUPTED, WEIGHTS
 from benchmarks.gpu.table import markdown, terminal
 from benchmarks.session import child_pids
+from training.checkpoint import CheckpointError
 from training.run import git_revision
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results" / "gpu"
@@ -85,9 +86,7 @@ def main(options: Options) -> int:
         print(markdown(out, stages))
         return 0
     if options.prepare is not None:
-        made = prepared.prepare(options.prepare)
-        print(f"{len(made)} bundles under {options.prepare}")
-        return 0
+        return prepare_only(options.prepare)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the stages are told, too
     own_orphans()
     try:
@@ -96,10 +95,7 @@ def main(options: Options) -> int:
         with alone(out):
             print(f"{machine.name}: {', '.join(stages)}; figures under {out}", flush=True)
             bundles = options.bundles or (LENT if LENT.is_dir() else BUNDLES)
-            if OF_BUNDLES & set(stages):
-                prepared.prepare(bundles, prepared.models_of(machine))
-            if OF_ENCODERS & set(stages):
-                prepared.prepare_encoders(bundles, prepared.encoders_of(machine))
+            prepare(stages, machine, bundles)
             return run_all(stages, machine, replace(options, bundles=bundles), out)
     except (NoGpu, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -107,6 +103,28 @@ def main(options: Options) -> int:
     except KeyboardInterrupt:
         print("\ninterrupted; what is measured is kept, the same command goes on", file=sys.stderr)
         return INTERRUPTED
+
+
+def prepare_only(folder: Path) -> int:
+    """For another machine; the exit status."""
+    try:
+        made = prepared.prepare(folder)
+    except (OSError, CheckpointError) as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        return CANNOT_WRITE
+    print(f"{len(made)} bundles under {folder}")
+    return 0
+
+
+def prepare(stages: list[str], machine: Machine, folder: Path) -> None:
+    """Makes what these stages want. What cannot be made is a line here, and the stage that misses it fails alone."""
+    try:
+        if OF_BUNDLES & set(stages):
+            prepared.prepare(folder, prepared.models_of(machine))
+        if OF_ENCODERS & set(stages):
+            prepared.prepare_encoders(folder, prepared.encoders_of(machine))
+    except Exception as error:  # a full disk, whatever torch, Lightning and ONNX make of it
+        print(f"bundles: {folder}: {one_line(error)}", file=sys.stderr)
 
 
 def own_orphans() -> None:

@@ -149,6 +149,7 @@ def prepare(folder: Path, models: Iterable[Small] = MODELS) -> list[Path]:
 
     Raises:
         OSError: the folder cannot be written.
+        CheckpointError: the same.
     """
     found: list[Path] = []
     for small in models:
@@ -182,7 +183,10 @@ def _make(small: Small, folder: Path, wanted: dict[Precision, Path]) -> list[str
     module = run.build()
     problems: list[str] = []
     with contextlib.redirect_stderr(io.StringIO()):
-        trained = train(module, data, LOOP, scratch / CHECKPOINT, run.identity)
+        try:
+            trained = train(module, data, LOOP, scratch / CHECKPOINT, run.identity)
+        except SystemExit as error:  # what Lightning makes of Ctrl-C
+            raise KeyboardInterrupt from error
         model: Any = module.eval().cpu()
         for precision, bundle_folder in wanted.items():
             shutil.rmtree(bundle_folder, ignore_errors=True)

@@ -29,6 +29,7 @@ from benchmarks.gpu.prepared import GREY, MODELS, SOUND, fresh_rows, models_of, 
 from latentserve import bundle
 from latentserve.bundle import Parity
 from service.batching import Piece
+from training.checkpoint import CheckpointError
 
 GPU = Machine("a GPU", "cuda")
 REHEARSAL = Machine("a CPU", "cpu")
@@ -56,7 +57,7 @@ def run(figures: dict[str, Callable[[], Any]], checks: list[Check] | None = None
 
 
 def failing(error: BaseException) -> Callable[[], Any]:
-    def fail() -> Any:
+    def fail(*_: Any) -> Any:
         raise error
 
     return fail
@@ -240,6 +241,32 @@ def test_a_bundle_that_was_interrupted_half_way_is_made_again(tmp_path: Path, mo
     assert sorted(one.parent.name for one in made) == ["vae-float16", "vae-float32"]
     prepared.prepare(tmp_path, [small])
     assert len(written) == 4
+
+
+def test_bundles_that_cannot_be_made_are_a_line_and_fail_the_stages_that_miss_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    full = CheckpointError("last.safetensors: cannot be saved: No space left on device\na page more")
+    monkeypatch.setattr(prepared, "train", failing(full))
+    monkeypatch.setattr(prepared.Run, "build", lambda run: None)
+    command.prepare(["facts", "parity"], REHEARSAL, tmp_path)
+    said = "CheckpointError: last.safetensors: cannot be saved: No space left on device"
+    assert capsys.readouterr().err == f"bundles: {tmp_path}: {said}\n"
+    assert command.main(command.Options(prepare=tmp_path)) == stage.CANNOT_WRITE
+    assert capsys.readouterr().err == f"error: {said}\n"
+    assert stage.run_stage(parity.run, REHEARSAL, options(tmp_path)) == 1
+    assert {name for name, cell in recorded(tmp_path).cells.items() if "error" in cell} == {
+        "vae-float32",
+        "cpc_audio-float32",
+    }
+
+
+def test_ctrl_c_while_a_bundle_is_trained_is_ctrl_c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning makes SystemExit of it, which would end the command without a word."""
+    monkeypatch.setattr(prepared, "train", failing(SystemExit(1)))
+    monkeypatch.setattr(prepared.Run, "build", lambda run: None)
+    with pytest.raises(KeyboardInterrupt):
+        prepared.prepare(tmp_path, [MODELS[0]])
 
 
 def test_encoders_are_made_once_and_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
