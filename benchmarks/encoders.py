@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmarks.encoder_inputs import CHANNELS, SIZES, images
 from export.graphs import EncoderGraph, GraphRunner, export_graph
 from export.half import halve
 from export.parity import LOWER_TOLERANCE, RELATIVE_TOLERANCE
@@ -23,7 +24,6 @@ from latentserve.bundle import Manifest, Parity, Precision, Provenance
 from latentserve.inputs import INPUT, ImageInput
 from training.methods.encoding import Encoding
 
-IMAGE_SIZE, CHANNELS = 32, 3
 GOLDEN_ROWS = 8
 
 
@@ -77,13 +77,6 @@ def vit_s16() -> nn.Module:
 
 
 ENCODERS = {"small": small, "r18": r18, "resnet50": resnet50, "vit_s16": vit_s16}
-SIZES = {"small": IMAGE_SIZE, "r18": IMAGE_SIZE, "resnet50": 224, "vit_s16": 224}
-
-
-def images(name: str, num_rows: int) -> Any:
-    """Noise in the shape that an encoder takes, uint8 [num_rows, H, W, C]."""
-    size = SIZES[name]
-    return np.random.default_rng(0).integers(0, 256, (num_rows, size, size, CHANNELS), dtype=np.uint8)
 
 
 def write_bundle(name: str, repository: Path, precision: Precision = "float32") -> Path:

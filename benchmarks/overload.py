@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from benchmarks.encoders import CHANNELS, IMAGE_SIZE, write_bundle
+from benchmarks.encoder_inputs import CHANNELS, IMAGE_SIZE
+from benchmarks.encoders import write_bundle
 from benchmarks.load import closed_loop, require_h2load
 from benchmarks.openloop import open_loop
 from benchmarks.peers.triton import grpc_message

@@ -37,7 +37,8 @@ from benchmarks.recipes import (
 from latentserve import bundle, records
 from training.evaluate import EVALUATION
 from training.evaluation.card import Card
-from training.run import RESULT, git_revision
+from training.revision import git_revision
+from training.run import RESULT
 
 PICTURE = ROOT / "docs" / "pictures" / "recipes.svg"
 WORK = Path("build") / "recipes"

@@ -27,7 +27,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.encoders import CHANNELS, IMAGE_SIZE, write_bundle
+from benchmarks.encoder_inputs import CHANNELS, IMAGE_SIZE
+from benchmarks.encoders import write_bundle
 from benchmarks.load import Load, closed_loop, require_h2load
 from benchmarks.openloop import open_loop
 from benchmarks.peers.litserve import litserve

@@ -19,7 +19,8 @@ from latentserve import records
 from training.data import load_data
 from training.loop import LoopConfig, TrainingDiverged, train
 from training.methods import METHODS
-from training.run import CHECKPOINT, RESULT, RUN, Run, RunError, git_revision
+from training.revision import git_revision
+from training.run import CHECKPOINT, RESULT, RUN, Run, RunError
 
 SMOKE_ROWS = 512
 

@@ -8,7 +8,6 @@ result.json        a `Trained`, written when the training is finished
 
 from __future__ import annotations
 
-import subprocess
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -127,18 +126,3 @@ def load_model(folder: Path, run: Run) -> LightningModule:
     module = run.build()
     module.load_state_dict(checkpoint.state_dict(folder / CHECKPOINT, run.identity))
     return module.eval()
-
-
-def git_revision() -> str:
-    """The revision of this checkout, with `+dirty` if it was changed, or `unknown`."""
-    here = Path(__file__).resolve().parent
-    try:
-        revision = _git(here, "rev-parse", "--short=12", "HEAD")
-        return revision + ("+dirty" if _git(here, "status", "--porcelain") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(["git", "-C", folder, *arguments], capture_output=True, text=True, check=True)
-    return done.stdout.strip()

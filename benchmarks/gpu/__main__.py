@@ -33,8 +33,7 @@ from benchmarks.gpu.machine import Machine, NoGpu, this_machine
 from benchmarks.gpu.stage import CANNOT_WRITE, INTERRUPTED, WEIGHTS
 from benchmarks.gpu.table import markdown, terminal
 from benchmarks.session import child_pids
-from training.checkpoint import CheckpointError
-from training.run import git_revision
+from training.revision import git_revision
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results" / "gpu"
 LENT, BUNDLES, REHEARSED = Path(".gpu/bundles"), Path("build/gpu/bundles"), Path("build/gpu/rehearsal")
@@ -107,8 +106,11 @@ def main(options: Options) -> int:
 
 def prepare_only(folder: Path) -> int:
     """For another machine; the exit status."""
+    from benchmarks.gpu import preparing
+    from training.checkpoint import CheckpointError
+
     try:
-        made = prepared.prepare(folder)
+        made = preparing.prepare(folder)
     except (OSError, CheckpointError) as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         return CANNOT_WRITE
@@ -118,11 +120,15 @@ def prepare_only(folder: Path) -> int:
 
 def prepare(stages: list[str], machine: Machine, folder: Path) -> None:
     """Makes what these stages want. What cannot be made is a line here, and the stage that misses it fails alone."""
+    models = prepared.models_of(machine) if OF_BUNDLES & set(stages) else []
+    encoders = prepared.encoders_of(machine) if OF_ENCODERS & set(stages) else ()
+    if not prepared.lacking(folder, models, encoders):
+        return
+    from benchmarks.gpu import preparing  # imported here: torch and Lightning take ten seconds
+
     try:
-        if OF_BUNDLES & set(stages):
-            prepared.prepare(folder, prepared.models_of(machine))
-        if OF_ENCODERS & set(stages):
-            prepared.prepare_encoders(folder, prepared.encoders_of(machine))
+        preparing.prepare(folder, models)
+        preparing.prepare_encoders(folder, encoders)
     except Exception as error:  # a full disk, whatever torch, Lightning and ONNX make of it
         print(f"bundles: {folder}: {one_line(error)}", file=sys.stderr)
 

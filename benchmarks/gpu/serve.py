@@ -1,9 +1,9 @@
 """Stage `serve`: the real server under real load, beside what its engine could do at most.
 
-Callers are doubled until the rate stops rising; then latencies at half of the best rate, in an open loop. Raw rows of
-1, 8, 32 and 64 images a request, and files (JPEG) apart. CPU is what the kernel charged to the server's process; what
-the event loop waited and what decoding took are the server's own metrics. Last an overload at three times the
-capacity: what is answered in time, and rows run for callers who had gone.
+Callers are raised fourfold until the rate stops rising; then latencies at half of the best rate, in an open loop. Raw
+rows of 1, 8, 32 and 64 images a request, and files (JPEG) apart. CPU is what the kernel charged to the server's
+process; what the event loop waited and what decoding took are the server's own metrics. An overload at three times the
+capacity tells what is answered in time, and rows run for callers who had gone.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import io
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from google.protobuf.message import Message
 from PIL import Image
 
 from benchmarks.closedloop import closed_loop
-from benchmarks.encoders import images
+from benchmarks.encoder_inputs import images
 from benchmarks.gpu.cells import Cells, Figures
 from benchmarks.gpu.check import Check
 from benchmarks.gpu.engine import rate
@@ -43,7 +44,9 @@ RAW, REHEARSED_RAW = (64, 1, 8, 32), (64, 1)  # what is held against a target fi
 FILES, REHEARSED_FILES = (1, 32), (8,)
 MAX_BATCH_ROWS = 256
 MOST_CALLERS = 512
-STILL_RISES = 1.05
+MOST_ROWS = 2048
+"""Of all callers together: half of what the server's queue holds, which would refuse more."""
+TIMES_AS_MANY, STILL_RISES = 4, 1.05
 DEADLINE_MS = 200
 OVERLOAD = 3.0
 LEAST_OF_ENGINE = {"raw 64": 0.9, "raw 1": 0.6}
@@ -76,23 +79,35 @@ def sizes_of(machine: Machine) -> Sizes:
 
 
 def run(machine: Machine, folder: Path, cells: Cells) -> list[Check]:
-    """One server for each encoder; a cell for each way of sending, and the overload."""
+    """A cell for each encoder and way of sending, and the overload. What is held against a target comes first."""
     checks: list[Check] = []
-    for name, precision in machine.choose(MEASURED, REHEARSED):
-        label = f"{name} {precision}"
-        made = encoder_bundle(folder, name, precision)
-        ceiling = cells.measure(f"{label} ceiling", partial(engine_ceiling, machine, made))
-        with contextlib.ExitStack() as stack:
-            load = cache(partial(_load, stack, machine, made, ceiling))  # a server is started if it is asked something
-            for way, body, rows in ways(machine, name):
-                figures = cells.measure(f"{label} {way}", lambda: load().figures(body, rows))  # noqa: B023 (at once)
-                if way in LEAST_OF_ENGINE:
-                    got = figures["of_engine"] if figures else None
-                    checks.append(Check.at_least(f"{label} {way}: of the engine", got, LEAST_OF_ENGINE[way]))
-                if rows == 1 and way.startswith("raw"):
-                    found = cells.measure(f"{label} overload", lambda: load().overload(body))  # noqa: B023
-                    checks.append(Check.at_most(f"{label}: dead rows", found["dead_work_rows"] if found else None, 0))
+    with contextlib.ExitStack() as stack:
+        loads: dict[str, Callable[[], Load]] = {}
+        for name, precision in machine.choose(MEASURED, REHEARSED):
+            made = encoder_bundle(folder, name, precision)
+            ceiling = cells.measure(f"{name} {precision} ceiling", partial(engine_ceiling, machine, made))
+            # A server is started if it is asked something.
+            loads[f"{name} {precision}"] = cache(partial(_load, stack, machine, made, ceiling))
+        for ways in machine.choose((RAW[:2], RAW[2:], FILES), (REHEARSED_RAW, REHEARSED_FILES)):
+            for label, load in loads.items():
+                for rows in ways:
+                    checks += _measured(cells, label, load, rows, as_files=ways in (FILES, REHEARSED_FILES))
     return [one for one in checks if not machine.rehearsal or one.name.endswith("dead rows")]
+
+
+def _measured(cells: Cells, label: str, load: Callable[[], Load], rows: int, as_files: bool) -> list[Check]:
+    """One way of sending, and after single raw images the overload."""
+    name, way = label.split()[0], f"{'jpeg' if as_files else 'raw'} {rows}"
+    body = (file_bodies if as_files else bodies)(images(name, rows))
+    figures = cells.measure(f"{label} {way}", lambda: load().figures(body, rows))
+    checks = []
+    if way in LEAST_OF_ENGINE:
+        got = figures["of_engine"] if figures else None
+        checks.append(Check.at_least(f"{label} {way}: of the engine", got, LEAST_OF_ENGINE[way]))
+    if way == "raw 1":
+        found = cells.measure(f"{label} overload", lambda: load().overload(body))
+        checks.append(Check.at_most(f"{label}: dead rows", found["dead_work_rows"] if found else None, 0))
+    return checks
 
 
 def _load(stack: contextlib.ExitStack, machine: Machine, made: Path, ceiling: Figures | None) -> Load:
@@ -115,13 +130,6 @@ def engine_ceiling(machine: Machine, folder: Path) -> Figures:
         step = partial(engine.run, INPUT, pieces)
         found[str(size)] = max(rate(step, size) for _ in range(3))
     return {"images_per_second": max(found.values()), "by_batch": found}
-
-
-def ways(machine: Machine, name: str) -> list[tuple[str, bytes, int]]:
-    """How images are sent: name, gRPC message, images in it."""
-    raw = [(f"raw {rows}", bodies(images(name, rows)), rows) for rows in machine.choose(RAW, REHEARSED_RAW)]
-    as_files = machine.choose(FILES, REHEARSED_FILES)
-    return raw + [(f"jpeg {rows}", file_bodies(images(name, rows)), rows) for rows in as_files]
 
 
 def bodies(rows: Any) -> bytes:
@@ -161,7 +169,7 @@ class Load:
 
     def figures(self, body: bytes, rows: int) -> Figures:
         """The best rate and its number of callers, latencies at half of it, and what it costs."""
-        best, callers, tried = self._best(body)
+        best, callers, tried = self._best(body, rows)
         before, cpu = self._server.metrics(), cpu_seconds(self._server.pid)
         tally = self._closed(body, callers)
         after, used = self._server.metrics(), cpu_seconds(self._server.pid) - cpu
@@ -187,17 +195,18 @@ class Load:
             "rows_a_batch": _mean(grown, "latentserve_batch_rows"),
         }
 
-    def _best(self, body: bytes) -> tuple[float, int, dict[str, float]]:
-        """Doubles the callers until the rate stops rising."""
+    def _best(self, body: bytes, rows: int) -> tuple[float, int, dict[str, float]]:
+        """More callers, and more, until the rate stops rising."""
+        most = min(self._sizes.most_callers, MOST_ROWS // rows)
         callers, best, best_callers = self._sizes.first_callers, 0.0, self._sizes.first_callers
         tried: dict[str, float] = {}
-        while callers <= self._sizes.most_callers:
+        while callers not in map(int, tried):
             rate = self._closed(body, callers).answered_per_second
             tried[str(callers)] = round(rate, 1)
             if rate <= best * STILL_RISES:
                 break
             best, best_callers = rate, callers
-            callers *= 2
+            callers = min(most, callers * TIMES_AS_MANY)
         return best, best_callers, tried
 
     def _closed(self, body: bytes, callers: int) -> Tally:
@@ -207,7 +216,7 @@ class Load:
     def overload(self, body: bytes) -> Figures:
         """Three times what single images came to, each with a deadline."""
         sizes = self._sizes
-        capacity = self._single_rate or self._best(body)[0]
+        capacity = self._single_rate or self._best(body, 1)[0]
         before = self._server.metrics()
         deadline = (*HEADERS, f"grpc-timeout: {DEADLINE_MS}m")
         tally = open_loop(self._url, body, deadline, OVERLOAD * capacity, sizes.overload_seconds, sizes.processes)

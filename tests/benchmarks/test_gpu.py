@@ -21,11 +21,12 @@ from benchmarks.gpu import __main__ as command
 from benchmarks.gpu import cells as cells_module
 from benchmarks.gpu import engine as engine_stage
 from benchmarks.gpu import machine as machine_module
-from benchmarks.gpu import parity, prepared, serve, stage, table, train
+from benchmarks.gpu import parity, prepared, preparing, serve, stage, table, train
 from benchmarks.gpu.cells import Cells, Record, one_line, read_record, write_record
 from benchmarks.gpu.check import Check
 from benchmarks.gpu.machine import Machine, NoGpu, this_machine, too_old
-from benchmarks.gpu.prepared import GREY, MODELS, SOUND, fresh_rows, models_of, rows_of, splits
+from benchmarks.gpu.prepared import GREY, MODELS, SOUND, fresh_rows, models_of, rows_of
+from benchmarks.gpu.preparing import splits
 from latentserve import bundle
 from latentserve.bundle import Parity
 from service.batching import Piece
@@ -231,15 +232,15 @@ def test_a_bundle_that_was_interrupted_half_way_is_made_again(tmp_path: Path, mo
         (folder / bundle.MANIFEST).touch()
 
     module = SimpleNamespace(eval=lambda: module, cpu=lambda: module)
-    monkeypatch.setattr(prepared.Run, "build", lambda run: module)
-    monkeypatch.setattr(prepared, "train", lambda *_: None)
-    monkeypatch.setattr(prepared, "write_trained", write)
+    monkeypatch.setattr(preparing.Run, "build", lambda run: module)
+    monkeypatch.setattr(preparing, "train", lambda *_: None)
+    monkeypatch.setattr(preparing, "write_trained", write)
     with pytest.raises(KeyboardInterrupt):
-        prepared.prepare(tmp_path, [small])
-    made = prepared.prepare(tmp_path, [small])
+        preparing.prepare(tmp_path, [small])
+    made = preparing.prepare(tmp_path, [small])
     assert len(written) == 4
     assert sorted(one.parent.name for one in made) == ["vae-float16", "vae-float32"]
-    prepared.prepare(tmp_path, [small])
+    preparing.prepare(tmp_path, [small])
     assert len(written) == 4
 
 
@@ -247,8 +248,8 @@ def test_bundles_that_cannot_be_made_are_a_line_and_fail_the_stages_that_miss_th
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     full = CheckpointError("last.safetensors: cannot be saved: No space left on device\na page more")
-    monkeypatch.setattr(prepared, "train", failing(full))
-    monkeypatch.setattr(prepared.Run, "build", lambda run: None)
+    monkeypatch.setattr(preparing, "train", failing(full))
+    monkeypatch.setattr(preparing.Run, "build", lambda run: None)
     command.prepare(["facts", "parity"], REHEARSAL, tmp_path)
     said = "CheckpointError: last.safetensors: cannot be saved: No space left on device"
     assert capsys.readouterr().err == f"bundles: {tmp_path}: {said}\n"
@@ -263,20 +264,20 @@ def test_bundles_that_cannot_be_made_are_a_line_and_fail_the_stages_that_miss_th
 
 def test_ctrl_c_while_a_bundle_is_trained_is_ctrl_c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lightning makes SystemExit of it, which would end the command without a word."""
-    monkeypatch.setattr(prepared, "train", failing(SystemExit(1)))
-    monkeypatch.setattr(prepared.Run, "build", lambda run: None)
+    monkeypatch.setattr(preparing, "train", failing(SystemExit(1)))
+    monkeypatch.setattr(preparing.Run, "build", lambda run: None)
     with pytest.raises(KeyboardInterrupt):
-        prepared.prepare(tmp_path, [MODELS[0]])
+        preparing.prepare(tmp_path, [MODELS[0]])
 
 
 def test_encoders_are_made_once_and_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    prepared.prepare_encoders(tmp_path, ["small"])
-    monkeypatch.setattr(prepared, "write_bundle", failing(AssertionError("made again")))
+    preparing.prepare_encoders(tmp_path, ["small"])
+    monkeypatch.setattr(preparing, "write_bundle", failing(AssertionError("made again")))
     for precision in prepared.PRECISIONS:
         folder = prepared.encoder_bundle(tmp_path, "small", precision)
         assert bundle.load(folder).precision == precision
-    monkeypatch.setattr(prepared, "ProcessPoolExecutor", failing(AssertionError("made again")))
-    prepared.prepare_encoders(tmp_path, ["small"])
+    monkeypatch.setattr(preparing, "ProcessPoolExecutor", failing(AssertionError("made again")))
+    preparing.prepare_encoders(tmp_path, ["small"])
 
 
 def test_one_session_serves_all_batch_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -285,6 +286,7 @@ def test_one_session_serves_all_batch_sizes(tmp_path: Path, monkeypatch: pytest.
     session = engine_stage._session
     monkeypatch.setattr(engine_stage, "_session", lambda *given: files.append(given[-1]) or session(*given))
     monkeypatch.setattr(engine_stage, "SECONDS", 0.001)
+    preparing._make_encoder((tmp_path, "small", "float32"))
     opened = engine_stage.Opened(REHEARSAL, tmp_path, "small", "float32", 8)
     for size in (8, 2, 1):
         assert set(opened.rates(size)) == set(engine_stage.COMPARED)
@@ -500,6 +502,28 @@ def test_a_column_that_the_device_cannot_run_is_told_beside_the_others(monkeypat
     assert "cuda_graphs" not in figures
 
 
+MEMORY = {f"{order}{again}_mib": 900.0 for order in ("rising", "falling") for again in ("", "_again")}
+
+
+def test_an_arena_that_grows_when_the_same_sizes_are_run_again_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_stage, "encoders_of", lambda machine: ("small",))
+    for grown, status in ((0.0, 0), (500.0, 1)):
+        figures = MEMORY | {"falling_again_mib": 900.0 + grown}
+        monkeypatch.setattr(engine_stage, "memory", lambda *_, figures=figures: figures)
+        monkeypatch.setattr(engine_stage, "BATCHES", (64,))
+        monkeypatch.setattr(engine_stage, "Opened", lambda *_: SimpleNamespace(rates=lambda size: RATES))
+        given = replace(options(tmp_path, again=True), name="engine")
+        assert stage.run_stage(engine_stage.run, GPU, given) == status
+    record = read_record(tmp_path / "engine.json")
+    assert record is not None
+    assert record.why.count("MiB more for the same sizes, falling") == 2
+
+
+RATES = {"alone": 1.0, "alone_copying": 1.0, "engine": 1.0}
+
+
 @pytest.mark.parametrize("column", engine_stage.COMPARED)
 def test_a_cell_that_lacks_what_is_compared_fails_and_the_next_one_is_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, column: str
@@ -510,7 +534,7 @@ def test_a_cell_that_lacks_what_is_compared_fails_and_the_next_one_is_measured(
 
     monkeypatch.setattr(engine_stage.Opened, "_columns", columns)
     monkeypatch.setattr(engine_stage, "encoders_of", lambda machine: ("small",))
-    monkeypatch.setattr(engine_stage, "memory", lambda *_: {"mib": 1.0})
+    monkeypatch.setattr(engine_stage, "memory", lambda *_: MEMORY)
     for name, value in (("SECONDS", 0.001), ("BATCHES", (256, 64)), ("LEAST_OF_ALONE", 0.0)):
         monkeypatch.setattr(engine_stage, name, value)
     given = replace(options(tmp_path), name="engine")
