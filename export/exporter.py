@@ -38,6 +38,7 @@ from export.quantise import quantise
 from export.report import bundle_report
 from latentserve import bundle, records
 from latentserve.bundle import Detector, Graph, Manifest, Parity, Precision, Provenance
+from latentserve.conformal import num_small_p_values
 from latentserve.inputs import INPUT, AudioInput, ImageInput
 from training.data import AudioShape, Data, ImageShape
 from training.evaluate import EVALUATION
@@ -172,7 +173,7 @@ def _export_scorer(
     Returns:
         The draft, and the calibration scores of the deciding detector; None if there are too few rows for any.
     """
-    if 1 / (len(data.calibration) + 1) > draft.promise.alpha:
+    if num_small_p_values(len(data.calibration), draft.promise.alpha) == 0:
         _say(f"no scores: {len(data.calibration)} calibration rows cannot keep a level of {draft.promise.alpha:g}")
         return draft, None
     tensors: dict[str, Any] = {INPUT: data.train.values, **train}

@@ -25,12 +25,12 @@ from rich.table import Table
 from export.graphs import GraphRunner
 from latentserve import bundle, records
 from latentserve.bundle import Manifest
-from latentserve.conformal import p_values
+from latentserve.conformal import at_most, p_values
 from latentserve.errors import BundleError
 from training.data import AudioShape, Data, load_data
 from training.data.subset import Subset
 from training.evaluate import in_shape_of, say
-from training.evaluation.separation import Separation, separation
+from training.evaluation.separation import Separation, found_rates, separation
 from training.evaluation.strange import CONTROL, known_sets, saved_as, strange_rows
 from training.report import Section, plot_roc, plot_scores, render_report
 from training.run import Run
@@ -158,7 +158,7 @@ def _rows(
     for column, detector in enumerate(manifest.detectors):
         usual, strange = usual_NK[:, column], strange_MK[:, column]
         flagged = [
-            float((p_values(scores, calibration[detector.name]) <= manifest.default_alpha).mean())
+            float(at_most(p_values(scores, calibration[detector.name]), manifest.default_alpha).mean())
             for scores in (strange, usual)
         ]
         yield Row(against, detector.name, separation(usual, strange), *flagged)
@@ -275,11 +275,3 @@ def page(found: Examination, scores: dict[str, NDArray[np.float32]]) -> str:
         Section("Every detector", "Area under the ROC curve.", *second),
     ]
     return render_report(f"{found.model}: strange rows", sections)
-
-
-def found_rates(scores: dict[str, NDArray[np.float32]]) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
-    """For each set the shares of usual and of strange rows at or above every usual score."""
-    usual, *sets = scores
-    levels = np.sort(scores[usual])[::-1]
-    alarms = np.arange(1, len(levels) + 1) / len(levels)
-    return {name: (alarms, np.array([(scores[name] >= level).mean() for level in levels])) for name in sets}
