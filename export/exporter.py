@@ -174,10 +174,12 @@ def _export_scorer(
         The draft, and the calibration scores of the deciding detector; None if there are too few rows for any.
     """
     if num_small_p_values(len(data.calibration), draft.promise.alpha) == 0:
-        _say(f"no scores: {len(data.calibration)} calibration rows cannot keep a level of {draft.promise.alpha:g}")
+        of_groups = "" if data.calibration.units_N is None else " (one of each group, or of each set of equal rows)"
+        num = f"{len(data.calibration)} calibration rows{of_groups}"
+        _say(f"no scores: {num} cannot keep a level of {draft.promise.alpha:g}")
         return draft, None
     tensors: dict[str, Any] = {INPUT: data.train.values, **train}
-    scorer = Scorer.fit(draft.model, tensors)
+    scorer = Scorer.fit(draft.model, tensors, data.train.units_N)
     example = {name: torch.from_numpy(tensors[name][:EXAMPLE_ROWS]) for name in scorer.inputs}
     graph = export_graph(scorer, example, ["scores"], draft.folder / "scorer.onnx")
     graphs = {**draft.graphs, "scorer": graph}

@@ -194,10 +194,11 @@ def _whole(subset: Subset, run: Run) -> Data:
         return load_data(
             subset.base,
             seed=run.loop.seed,
+            group_by=run.group_by,
             sample_rate_hz=shape.sample_rate_hz if named else None,
             num_samples=shape.num_samples,
         )
-    return load_data(subset.base, shape.image_size, run.loop.seed)
+    return load_data(subset.base, shape.image_size, run.loop.seed, group_by=run.group_by)
 
 
 def _is_jpeg(data: Data, name: str) -> bool:
