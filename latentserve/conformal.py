@@ -61,7 +61,7 @@ def p_values(
     return np.asarray((1.0 + at_least_N) / (num + 1.0), np.float64)
 
 
-def at_most(p_values_N: NDArray[np.float64], level: NDArray[np.float64] | float) -> NDArray[np.bool_]:
+def at_most(p_values_N: NDArray[np.float64] | float, level: NDArray[np.float64] | float) -> NDArray[np.bool_]:
     """Whether p <= level [N], where equal numbers may differ in their last bits: in floats 1 - 0.9 is below 0.1.
 
     Every comparison of a p-value with a level is this one. Without it a row at exactly alpha is flagged or not by the

@@ -101,7 +101,7 @@ class GroupBy:
             return None
         found = [self.pattern.search(name) for name in names]
         keys = [match and (match.groups() or match[0]) for match in found]
-        self._tell(keys, f"which matches none of {len(keys)} names, not {names[0]!r} for one", "do not match")
+        self._tell(keys, f"which matches none of {len(keys)} names, not {names[0]!r} for one", "names do not match")
         return self._checked(_numbered(keys))
 
     def of_rows(self, images_NHWC: NDArray[np.uint8]) -> Units | None:
@@ -110,7 +110,7 @@ class GroupBy:
 
     def _bursts(self, seconds_N: Sequence[float | None]) -> Units:
         nothing = f"but none of {len(seconds_N)} files says in its EXIF when it was taken"
-        self._tell(seconds_N, nothing, "do not say when they were taken")
+        self._tell(seconds_N, nothing, "files do not say when they were taken")
         keys: list[Hashable] = [None] * len(seconds_N)
         burst, before = 0, -math.inf
         for at, row in sorted((at, row) for row, at in enumerate(seconds_N) if at is not None):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from training.data.grouping import GroupBy
-from training.data.rows import Data, DataError
+from training.data.rows import Data, DataError, Rows
 from training.data.subset import Subset
 
 OWN_IMAGE_SIZE = 64
@@ -57,6 +57,35 @@ def load_data(
         known = ", ".join(loaders)
         raise DataError(f"data: got {spec!r}, expected one of {known}, fsdd, folder:PATH, wds:PATTERN or audio:PATH")
     return loaders[name](image_size, seed)
+
+
+def every_row(
+    spec: str, image_size: int | None = None, sample_rate_hz: int | None = None, num_samples: int | None = None
+) -> Rows | None:
+    """All rows of a user's own data, however few, in no splits; None of a set that brings its splits.
+
+    Args:
+        spec: `folder:PATH`, `wds:PATTERN` or `audio:PATH`, or some of their rows.
+        image_size: see `load_data`.
+        sample_rate_hz: see `load_data`.
+        num_samples: see `load_data`.
+
+    Raises:
+        DataError: nothing there can be read.
+    """
+    from training.data import audio, folder, shards
+
+    if (subset := Subset.parse(spec)) is not None:
+        whole = every_row(subset.base, image_size, sample_rate_hz, num_samples)
+        return None if whole is None else subset.kept(whole, spec)
+    name, _, argument = spec.partition(":")
+    if name == "folder":
+        return folder.read(argument, image_size or OWN_IMAGE_SIZE, at_least=1)
+    if name == "wds":
+        return shards.read(shards.matching(argument), image_size or OWN_IMAGE_SIZE, at_least=1)
+    if name == "audio":
+        return audio.read(argument, sample_rate_hz, num_samples, at_least=1)[0]
+    return None
 
 
 def _refuse(spec: str, **options: int | None) -> None:

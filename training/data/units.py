@@ -33,7 +33,7 @@ LARGE_SHARE = 0.1
 """A unit of so many rows (as many as a split) is what most inputs look like: a camera that froze, silence. It stays in
 training, for an encoder that has never met it would call it strange."""
 FEW_LARGE_UNITS = 0.01
-"""But only while they are at most this share of the units: what is left out of the draw is not promised anything."""
+"""But only one, or while they are at most this share of the units: what is never drawn is not promised anything."""
 
 
 def equal_rows(values: NDArray[Any]) -> Units | None:
@@ -91,7 +91,7 @@ def drawn(units_N: Units | None, order_N: NDArray[Any], num_units: int) -> tuple
     candidates = units_N[order_N[first[order_N]]]
     names, sizes = np.unique(units_N, return_counts=True)
     large = names[sizes >= LARGE_SHARE * len(units_N)]
-    if len(large) <= FEW_LARGE_UNITS * num_all:
+    if len(large) <= max(1, FEW_LARGE_UNITS * num_all):
         candidates = candidates[~np.isin(candidates, large)]
     chosen = candidates[: min(num_units, num_all - 1)]
     mask = np.isin(units_N[order_N], chosen)
