@@ -15,6 +15,7 @@ import soundfile
 from numpy.typing import NDArray
 from PIL import Image
 
+from export.calibration import Promise
 from export.exporter import export_run
 from tests.training.test_shards import write_shard
 from training.__main__ import Options, main, run_training
@@ -84,6 +85,13 @@ def test_a_burst_is_never_parted_and_calibrates_once(rule: str, bursts: Path) ->
     assert not set(calibration) & set(test)
     assert [len(calibration), len(test), len(train)] == [6, 2, 16 * NUM_FRAMES]
     assert len(set(calibration + test)) == 8
+
+
+def test_a_part_of_a_folder_is_grouped_as_the_whole_is(bursts: Path) -> None:
+    labels = ",".join(str(label) for label in range(NUM_BURSTS))
+    part = load_data(f"folder:{bursts}[label={labels}]", 32, group_by="folder")
+    train, calibration, test = bursts_of(part, bursts)
+    assert not set(train) & set(calibration + test)
 
 
 def test_without_a_rule_they_are_parted(bursts: Path) -> None:
@@ -265,7 +273,7 @@ def test_a_run_keeps_its_rule_and_gives_the_same_rows_again(
 
     monkeypatch.setattr("export.exporter.Scorer.fit", fit)
     with pytest.raises(ValueError, match="enough"):
-        export_run(tmp_path / "run", tmp_path / "models")
+        export_run(tmp_path / "run", tmp_path / "models", promise=Promise(alpha=0.2))
     np.testing.assert_array_equal(fitted_on[0], expected.train.units_N)
     written = json.loads((tmp_path / "run" / "run.json").read_text())
     assert written["group_by"] == "exif:1"
