@@ -111,9 +111,10 @@ def test_the_user_is_told_how_many_rows_have_a_twin(capsys: pytest.CaptureFixtur
 def test_where_fewer_than_three_rows_differ_there_is_nothing_to_draw(capsys: pytest.CaptureFixture[str]) -> None:
     data = three_splits("set", Rows(np.zeros((240, 2, 2, 1), np.uint8)), 0)
     assert [len(split) for split in (data.train, data.calibration, data.test)] == [192, 24, 24]
-    assert "240 of 240 rows have a twin, a row that equals them, only 1 of them differ" in capsys.readouterr().err
-    with pytest.raises(DataError, match="leaves 2 groups to draw from, expected 3 or more"):
-        three_splits("set", Rows(numbered(2)[np.arange(30) % 2], units_N=np.arange(30)), 0)
+    assert "240 of 240 rows have a twin, a row that equals them; different rows: 1, too few" in capsys.readouterr().err
+    for values, units in ((numbered(2)[np.arange(30) % 2], np.arange(30)), (numbered(30), np.arange(30) % 2)):
+        with pytest.raises(DataError, match="got 2 groups of 30 rows, equal ones taken together, expected 3 or more"):
+            three_splits("set", Rows(values, units_N=units), 0)
 
 
 def test_what_hangs_together_through_others_stays_together() -> None:
@@ -173,6 +174,8 @@ def test_official_splits_share_no_row(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(data.test) == 30
     splits = [digests(rows) for rows in (data.train, data.calibration, data.test)]
     assert sum(map(len, splits)) == len(set.union(*splits)) == 130
+    with pytest.raises(DataError, match="got 30 training rows that all equal a test row"):
+        Rows(test).without(Rows(test))
 
 
 def test_no_two_splits_of_shapes_have_equal_images_and_training_rows_are_what_they_were() -> None:

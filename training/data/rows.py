@@ -78,9 +78,15 @@ class Rows:
         return replace(self, units_N=merged(self.units_N, equal_rows(self.values)))
 
     def without(self, others: Rows) -> Rows:
-        """The rows that equal none of the others."""
+        """The rows that equal none of the others.
+
+        Raises:
+            DataError: there are none.
+        """
         taken = set(row_digests(others.values))
         fresh_N = np.array([digest not in taken for digest in row_digests(self.values)], np.bool_)
+        if not fresh_N.any():
+            raise DataError(f"got {len(self)} training rows that all equal a test row, expected some that do not")
         return self if fresh_N.all() else self.take(fresh_N)
 
 
@@ -153,20 +159,23 @@ def three_splits(spec: str, rows: Rows, seed: int, sample_rate_hz: int | None = 
 def _together(spec: str, rows: Rows) -> Rows:
     """The rows with their twins, of which the user is told."""
     equal_N = equal_rows(rows.values)
+    units_N = merged(rows.units_N, equal_N)
+    num_units = count(units_N, len(rows))
+    if rows.units_N is not None and num_units < FEWEST_UNITS:
+        raise DataError(
+            f"group_by: got {num_units} group{'s' * (num_units != 1)} of {len(rows)} rows, equal ones taken together,"
+            f" expected {FEWEST_UNITS} or more"
+        )
     if equal_N is None:
         return rows
     num_twins = int((np.bincount(equal_N)[equal_N] > 1).sum())
-    units_N = merged(rows.units_N, equal_N)
-    num_units = count(units_N, len(rows))
     said = f"{spec}: {num_twins} of {len(rows)} rows have a twin, a row that equals them"
-    if num_units >= FEWEST_UNITS:
-        advice = "" if rows.units_N is not None else "; if others are nearly equal, or of one recording, use --group-by"
-        say(f"{said}: twins are not parted, and count once where scores are calibrated and figures made{advice}")
-        return replace(rows, units_N=units_N)
-    if rows.units_N is not None:
-        raise DataError(f"{said}, which leaves {num_units} groups to draw from, expected {FEWEST_UNITS} or more")
-    say(f"{said}, only {num_units} of them differ: they are parted all the same, and alpha is not for anything new")
-    return rows
+    if num_units < FEWEST_UNITS:
+        say(f"{said}; different rows: {num_units}, too few not to part twins, so alpha promises nothing of new ones")
+        return rows
+    advice = "" if rows.units_N is not None else "; if others are nearly equal, or of one recording, use --group-by"
+    say(f"{said}: twins are not parted, and count once where scores are calibrated and figures made{advice}")
+    return replace(rows, units_N=units_N)
 
 
 def split_off(rows: Rows, num_units: int, seed: int) -> tuple[Rows, Rows]:
