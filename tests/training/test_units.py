@@ -190,8 +190,8 @@ def test_no_two_splits_of_shapes_have_equal_images_and_training_rows_are_what_th
 def test_a_probes_l2_is_chosen_on_rows_that_equal_none_it_was_fitted_on() -> None:
     """Labels by chance: on copies of what it was fitted on the weakest L2 would do best."""
     rng = np.random.default_rng(0)
-    features, labels = rng.normal(size=(500, 60)), rng.integers(0, 2, 500)
-    copies = np.arange(2000) % 500
+    features, labels = rng.normal(size=(300, 150)), rng.integers(0, 2, 300)
+    copies = np.arange(900) % 300
     assert choose_inverse_l2(features[copies], labels[copies]) < INVERSE_L2S[-1]
 
 
