@@ -40,6 +40,7 @@ from export.quantise import quantise
 from export.report import bundle_report
 from latentserve import bundle, records
 from latentserve.bundle import Detector, Graph, Manifest, Parity, Precision, Provenance
+from latentserve.conformal import num_small_p_values
 from latentserve.inputs import INPUT, AudioInput, ImageInput
 from training.data import AudioShape, Data, ImageShape
 from training.evaluate import EVALUATION
@@ -208,11 +209,13 @@ def _export_scorer(
     Returns:
         The draft, and the calibration scores of the deciding detector; None if there are too few rows for any.
     """
-    if 1 / (len(data.calibration) + 1) > draft.promise.alpha:
-        _say(f"no scores: {len(data.calibration)} calibration rows cannot keep a level of {draft.promise.alpha:g}")
+    if num_small_p_values(len(data.calibration), draft.promise.alpha) == 0:
+        of_groups = "" if data.calibration.units_N is None else " (one of each group, or of each set of equal rows)"
+        num = f"{len(data.calibration)} calibration rows{of_groups}"
+        _say(f"no scores: {num} cannot keep a level of {draft.promise.alpha:g}")
         return draft, None
     tensors: dict[str, Any] = {INPUT: data.train.values, **train}
-    scorer = Scorer.fit(draft.model, tensors)
+    scorer = Scorer.fit(draft.model, tensors, data.train.units_N)
     example = {name: torch.from_numpy(tensors[name][:EXAMPLE_ROWS]) for name in scorer.inputs}
     graph = export_graph(scorer, example, ["scores"], draft.folder / "scorer.onnx")
     graphs = {**draft.graphs, "scorer": graph}

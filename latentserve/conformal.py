@@ -30,6 +30,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Adjustment = Literal["simes", "dkwm", "monte_carlo"]
+ROUNDING = 1e-9
+"""Numbers that differ by less, relatively, are equal but for rounding. Alpha is kept to a billionth of itself."""
 SIMULATIONS = 4000
 """Draws of n uniform order statistics. Their own error is paid for: see `_monte_carlo`."""
 
@@ -59,6 +61,21 @@ def p_values(
     return np.asarray((1.0 + at_least_N) / (num + 1.0), np.float64)
 
 
+def at_most(p_values_N: NDArray[np.float64] | float, level: NDArray[np.float64] | float) -> NDArray[np.bool_]:
+    """Whether p <= level [N], where equal numbers may differ in their last bits: in floats 1 - 0.9 is below 0.1.
+
+    Every comparison of a p-value with a level is this one. Without it a row at exactly alpha is flagged or not by the
+    order in which alpha was multiplied.
+    """
+    found: NDArray[np.bool_] = np.asarray(p_values_N) <= np.asarray(level) * (1 + ROUNDING)
+    return found
+
+
+def num_small_p_values(num_calibration_rows: int, alpha: float) -> int:
+    """How many of the marginal p-values 1 / (n + 1) ... n / (n + 1) are at most alpha: floor(alpha (n + 1))."""
+    return min(num_calibration_rows, math.floor(alpha * (num_calibration_rows + 1) * (1 + ROUNDING)))
+
+
 def sha256_of_scores(scores: NDArray[np.float32]) -> str:
     """Identity of a calibration: sha256 of its sorted scores as little-endian float32, in hex."""
     return hashlib.sha256(scores.astype("<f4").tobytes()).hexdigest()
@@ -73,8 +90,7 @@ def conditional_p_values(
         ValueError: no calibration rows, delta not between 0 and 1, or no such adjustment.
     """
     b = adjustments(num_calibration_rows, delta, adjustment)
-    # 1e-9: (n + 1) t is a whole number but for rounding
-    place_N = np.ceil(marginal_N * (num_calibration_rows + 1) - 1e-9).astype(int)
+    place_N = np.ceil(marginal_N * (num_calibration_rows + 1) * (1 - ROUNDING)).astype(int)
     p: NDArray[np.float64] = b[place_N - 1]
     return p
 
@@ -144,7 +160,7 @@ def rejected(p_values_N: NDArray[np.float64], alpha: float) -> NDArray[np.bool_]
     """
     num = len(p_values_N)
     ordered = np.sort(p_values_N)
-    passed = np.flatnonzero(ordered <= alpha * np.arange(1, num + 1) / num)
+    passed = np.flatnonzero(at_most(ordered, alpha * np.arange(1, num + 1) / num))
     if len(passed) == 0:
         return np.zeros(num, np.bool_)
     found: NDArray[np.bool_] = p_values_N <= ordered[passed[-1]]

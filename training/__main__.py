@@ -33,6 +33,9 @@ class Options:
         image_size: height and width; default: the data set's own (folder, wds: 64).
         sample_rate_hz: of audio:PATH, take only clips of this rate; default: the one rate that all have.
         num_samples: of a row of audio; longer clips are cut, shorter ones padded; default: one second.
+        group_by: rows that belong together and must not be parted between training and calibration: folder,
+            name:REGEX (what its groups match in the file's name), exif:SECONDS (bursts) or near (nearly equal images);
+            of folder:PATH; wds takes name and near, audio folder and name. Equal rows never are.
         run: folder of the run; default: runs/<method>-<data>-seed<seed>, and -smoke.
         resume: go on with a run that was interrupted.
         smoke: two epochs on 512 rows, to see that everything works.
@@ -42,6 +45,7 @@ class Options:
     image_size: int | None = None
     sample_rate_hz: int | None = None
     num_samples: int | None = None
+    group_by: str | None = None
     run: Path | None = None
     resume: bool = False
     smoke: bool = False
@@ -96,7 +100,8 @@ def run_training(name: str, config: Any, options: Options) -> Path:
     """
     quiet_lightning()
     loop = replace(options.loop, epochs=2) if options.smoke else options.loop
-    data = load_data(options.data, options.image_size, loop.seed, options.sample_rate_hz, options.num_samples)
+    sizes = (options.image_size, loop.seed, options.sample_rate_hz, options.num_samples)
+    data = load_data(options.data, *sizes, options.group_by)
     if options.smoke:
         data = replace(data, train=data.train.take(slice(0, SMOKE_ROWS)))
     run = Run(
@@ -108,6 +113,7 @@ def run_training(name: str, config: Any, options: Options) -> Path:
         git_revision=git_revision(),
         loop=loop,
         config=records.to_json(config),
+        group_by=options.group_by,
     )
     plain = "".join(letter if letter.isalnum() else "-" for letter in data.spec)
     folder = options.run or Path("runs") / f"{name}-{plain}-seed{loop.seed}{'-smoke' if options.smoke else ''}"

@@ -22,6 +22,7 @@ from torch import nn
 
 from latentserve import records
 from training.data import Data, ImageShape, Rows, load_data
+from training.data.loading import every_row
 from training.evaluation.card import FULL, Card, CardConfig, Mark, Part, report_card, some_rows
 from training.evaluation.floors import PATCH, Encode, patch_centres, pixels, principal_components
 from training.evaluation.table import print_card
@@ -199,6 +200,16 @@ def in_shape_of(run: Run, spec: str) -> Data:
     channels = run.shape.channels
     train, calibration, test = (_with_channels(rows, channels) for rows in (data.train, data.calibration, data.test))
     return Data(data.spec, train, calibration, test)
+
+
+def every_row_in_shape_of(run: Run, spec: str) -> NDArray[Any] | None:
+    """All rows of a user's own data, as the run's encoder takes them; None of other data."""
+    shape = run.shape
+    if isinstance(shape, ImageShape):
+        rows = None if spec.startswith("audio:") else every_row(spec, shape.image_size)
+        return None if rows is None else _with_channels(rows, shape.channels).values
+    sound = every_row(spec, None, shape.sample_rate_hz, shape.num_samples) if spec.startswith("audio:") else None
+    return None if sound is None else sound.values
 
 
 def _with_channels(images: Rows, channels: int) -> Rows:

@@ -43,6 +43,7 @@ class Run:
         git_revision: of the code that trains.
         loop: how long and in what steps.
         config: of the method.
+        group_by: rows that no split parts: see `training.data.grouping`. None in runs of before, too.
     """
 
     method: str
@@ -53,6 +54,7 @@ class Run:
     git_revision: str
     loop: LoopConfig
     config: dict[str, Any]
+    group_by: str | None = None
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -66,10 +68,13 @@ class Run:
             DataError: it cannot be loaded.
             RunError: the rows are not those of the run any more.
         """
-        data = load_data(self.data, seed=self.loop.seed, **_sizes(self.shape))
+        data = load_data(self.data, seed=self.loop.seed, group_by=self.group_by, **_sizes(self.shape))
         data = replace(data, train=data.train.take(slice(0, self.num_train_rows)))
         if data.fingerprint != self.data_sha256:
-            raise RunError(f"{self.data}: the training rows are not those of the run any more; train again")
+            raise RunError(
+                f"{self.data}: the training rows are not those of the run any more; train again"
+                " (the data changed, or have copies, which are split in another way since)"
+            )
         return data
 
     def build(self) -> LightningModule:

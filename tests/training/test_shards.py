@@ -30,7 +30,11 @@ def write_shard(path: Path, members: dict[str, bytes]) -> Path:
 @pytest.fixture
 def members(encode: Any) -> dict[str, bytes]:
     """Thirty images of mixed sizes, modes and formats, with their classes; class 7 has a single image."""
-    rng = np.random.default_rng(0)
+    return drawn_members(encode, 0)
+
+
+def drawn_members(encode: Any, seed: int) -> dict[str, bytes]:
+    rng = np.random.default_rng(seed)
     made = {}
     for i in range(30):
         channels, kind = (1 if i % 3 == 0 else 4 if i % 5 == 0 else 3), "PNG" if i % 2 or i % 5 == 0 else "JPEG"
@@ -157,17 +161,19 @@ def test_a_remote_shard_that_is_not_there_is_an_error_that_names_it(url: str) ->
 
 
 def test_cifar10_is_read_from_its_shards(
-    members: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    members: dict[str, bytes], encode: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LATENTSERVE_DATA", str(tmp_path))
     monkeypatch.setattr("training.data.cifar10.NUM_CALIBRATION", 5)
-    write_shard(tmp_path / "cifar10-jpeg" / "train-0000.tar.gz", members)
+    others = drawn_members(encode, 1)
+    in_both = {"train/in_both.png": others["train/001.png"], "train/in_both.cls": b"0"}
+    write_shard(tmp_path / "cifar10-jpeg" / "train-0000.tar.gz", members | in_both)
     with pytest.raises(DataError, match=r"LATENTSERVE_DATA is .*expected WebDataset shards .*test-\*.tar.gz"):
         load_data("cifar10")
-    write_shard(tmp_path / "cifar10-jpeg" / "test-0000.tar.gz", members)
+    write_shard(tmp_path / "cifar10-jpeg" / "test-0000.tar.gz", others)
     data = load_data("cifar10")
     assert data.train.values.shape == (25, 32, 32, 3)
-    assert [len(data.calibration), len(data.test)] == [5, 30]
+    assert [len(data.calibration), len(data.test)] == [5, 30]  # and what is in both is not trained on
     assert load_data("cifar10", image_size=16).test.values.shape == (30, 16, 16, 3)
 
 

@@ -33,19 +33,22 @@ class File(NamedTuple):
     read: Callable[[], bytes]
 
 
-def decode_all(kind: str, files: Iterable[File], image_size: int) -> tuple[NDArray[np.uint8], list[int]]:
+def decode_all(
+    kind: str, files: Iterable[File], image_size: int, at_least: int = MIN_IMAGES
+) -> tuple[NDArray[np.uint8], list[int]]:
     """Decodes, resizes and crops, in several threads.
 
     Args:
         kind: of the data spec, for messages.
         files: may be a stream; taken some at a time.
         image_size: height and width of the result.
+        at_least: so many must be readable.
 
     Returns:
         uint8 [N, image_size, image_size, 3] and the indices of the files that they are.
 
     Raises:
-        DataError: fewer than MIN_IMAGES can be read, or more than memory should hold.
+        DataError: fewer can be read, or more than memory should hold.
     """
 
     def decode(file: File) -> NDArray[np.uint8] | str:
@@ -68,9 +71,9 @@ def decode_all(kind: str, files: Iterable[File], image_size: int) -> tuple[NDArr
     if faults:
         print(f"skipped {len(faults)} of {len(decoded)} images", file=sys.stderr)
     rows = [row for row, image in enumerate(decoded) if not isinstance(image, str)]
-    if len(rows) < MIN_IMAGES:
+    if len(rows) < at_least:
         raise DataError(
-            f"{kind}: got {len(rows)} readable images of {len(decoded)}, expected at least {MIN_IMAGES} JPEG or PNG"
+            f"{kind}: got {len(rows)} readable images of {len(decoded)}, expected at least {at_least} JPEG or PNG"
         )
     return np.stack([image for image in decoded if not isinstance(image, str)]), rows
 

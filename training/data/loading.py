@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from training.data.rows import Data, DataError
+from training.data.grouping import GroupBy
+from training.data.rows import Data, DataError, Rows
 from training.data.subset import Subset
 
 OWN_IMAGE_SIZE = 64
@@ -17,6 +18,7 @@ def load_data(
     seed: int = 0,
     sample_rate_hz: int | None = None,
     num_samples: int | None = None,
+    group_by: str | None = None,
 ) -> Data:
     """Loads a data set by its spec.
 
@@ -27,6 +29,7 @@ def load_data(
         seed: draws the splits where the set brings none, and the order of audio.
         sample_rate_hz: of the clips to take; None for the set's own.
         num_samples: of a row of audio; None for one second.
+        group_by: rows of a user's own data that no split may part: see `training.data.grouping`.
 
     Raises:
         DataError: unknown spec, missing or empty folder, failed download, or an option the data does not have.
@@ -35,24 +38,54 @@ def load_data(
     from training.data import audio, cifar10, digits, folder, fsdd, mnist, shapes, shards
 
     if (subset := Subset.parse(spec)) is not None:
-        return subset.of(load_data(subset.base, image_size, seed, sample_rate_hz, num_samples), spec)
+        return subset.of(load_data(subset.base, image_size, seed, sample_rate_hz, num_samples, group_by), spec)
     name, _, argument = spec.partition(":")
+    grouped = None if group_by is None else GroupBy.parse(group_by, name)
     if name in ("audio", "fsdd"):
         _refuse(spec, image_size=image_size)
         if name == "audio":
-            return audio.load(argument, sample_rate_hz, num_samples, seed)
+            return audio.load(argument, sample_rate_hz, num_samples, seed, grouped)
         return fsdd.load(sample_rate_hz, num_samples, seed)
     if image_size is not None and image_size < SMALLEST_IMAGE:
         raise DataError(f"image_size: got {image_size}, expected {SMALLEST_IMAGE} or more")
     _refuse(spec, sample_rate_hz=sample_rate_hz, num_samples=num_samples)
     own = {"folder": folder.load, "wds": shards.load}
     if name in own:
-        return own[name](argument, image_size or OWN_IMAGE_SIZE, seed)
+        return own[name](argument, image_size or OWN_IMAGE_SIZE, seed, grouped)
     loaders = {"digits": digits.load, "mnist": mnist.load, "cifar10": cifar10.load, "shapes": shapes.load}
     if name not in loaders or argument:
         known = ", ".join(loaders)
         raise DataError(f"data: got {spec!r}, expected one of {known}, fsdd, folder:PATH, wds:PATTERN or audio:PATH")
     return loaders[name](image_size, seed)
+
+
+def every_row(
+    spec: str, image_size: int | None = None, sample_rate_hz: int | None = None, num_samples: int | None = None
+) -> Rows | None:
+    """All rows of a user's own data, however few, in no splits; None of a set that brings its splits.
+
+    Args:
+        spec: `folder:PATH`, `wds:PATTERN` or `audio:PATH`, or some of their rows.
+        image_size: see `load_data`.
+        sample_rate_hz: see `load_data`.
+        num_samples: see `load_data`.
+
+    Raises:
+        DataError: nothing there can be read.
+    """
+    from training.data import audio, folder, shards
+
+    if (subset := Subset.parse(spec)) is not None:
+        whole = every_row(subset.base, image_size, sample_rate_hz, num_samples)
+        return None if whole is None else subset.kept(whole, spec)
+    name, _, argument = spec.partition(":")
+    if name == "folder":
+        return folder.read(argument, image_size or OWN_IMAGE_SIZE, at_least=1)
+    if name == "wds":
+        return shards.read(shards.matching(argument), image_size or OWN_IMAGE_SIZE, at_least=1)
+    if name == "audio":
+        return audio.read(argument, sample_rate_hz, num_samples, at_least=1)[0]
+    return None
 
 
 def _refuse(spec: str, **options: int | None) -> None:

@@ -26,7 +26,8 @@ from webdataset.gopen import gopen
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from latentserve.images import ImageError
-from training.data.decoding import File, decode_all
+from training.data.decoding import MIN_IMAGES, File, decode_all
+from training.data.grouping import GroupBy
 from training.data.rows import Data, DataError, Rows, three_splits
 
 SUFFIXES = ("jpg", "jpeg", "png")
@@ -34,13 +35,14 @@ REMOTE = ("http", "https", "gs", "hf")
 """Schemes that webdataset opens. Not its `pipe:`: a run.json from elsewhere would run commands here."""
 
 
-def load(pattern: str, image_size: int, seed: int) -> Data:
+def load(pattern: str, image_size: int, seed: int, group_by: GroupBy | None = None) -> Data:
     """80 % training rows, 10 % for calibration, 10 % for test, drawn by the seed.
 
     Raises:
-        DataError: no shard fits the pattern, one cannot be read, or too few images are in them.
+        DataError: no shard fits the pattern, one cannot be read, too few images are in them, or what to group by says
+            nothing about them.
     """
-    return three_splits(f"wds:{pattern}", read(matching(pattern), image_size), seed)
+    return three_splits(f"wds:{pattern}", read(matching(pattern), image_size, group_by), seed)
 
 
 def matching(pattern: str) -> list[str]:
@@ -66,23 +68,28 @@ def matching(pattern: str) -> list[str]:
     return shards
 
 
-def read(shards: Sequence[str], image_size: int) -> Rows:
+def read(shards: Sequence[str], image_size: int, group_by: GroupBy | None = None, at_least: int = MIN_IMAGES) -> Rows:
     """All images of some shards.
 
     Raises:
-        DataError: a shard cannot be read, or too few images are in them.
+        DataError: as `load`, of fewer than `at_least` images.
     """
-    classes = list[bytes | None]()
+    classes, keys = list[bytes | None](), list[str]()
 
     def files() -> Iterator[File]:
         for shard in shards:
             for sample in _samples(shard):
                 classes.append(sample.get("cls"))
+                keys.append(sample["__key__"])
                 yield File(f"{sample['__key__']} of {shard}", partial(_encoded, sample))
 
-    images_NHWC, rows = decode_all("wds", files(), image_size)
+    images_NHWC, rows = decode_all("wds", files(), image_size, at_least)
     kept = [int(label) for label in (classes[row] for row in rows) if label is not None]
-    return Rows(images_NHWC, np.array(kept, np.int64) if len(kept) == len(rows) else None)
+    units_N = None
+    if group_by:
+        named_N = group_by.of_names([keys[row] for row in rows])
+        units_N = group_by.of_rows(images_NHWC) if named_N is None else named_N
+    return Rows(images_NHWC, np.array(kept, np.int64) if len(kept) == len(rows) else None, units_N=units_N)
 
 
 def _samples(shard: str) -> Iterator[dict[str, Any]]:
