@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import types
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -25,6 +26,11 @@ class RecordError(ValueError):
 def to_json(record: Any) -> Any:
     """The record as plain dicts, lists and scalars, ready for `json.dumps`."""
     return json.loads(json.dumps(dataclasses.asdict(record)))
+
+
+def printable(text: str) -> str:
+    """A text that any file and terminal takes: bytes of a file's name that are no UTF-8 are shown as \\xff."""
+    return os.fsencode(text).decode("utf-8", "backslashreplace") if not text.isascii() else text
 
 
 def from_json(kind: type[R], value: Any, place: str = "") -> R:
