@@ -134,7 +134,9 @@ def examined(name: str, folder: Path) -> Package:
         agreed += any(gap is not None and gap <= limit for gap in differences.values())
         for decoder, gap in differences.items():
             _count(decoders, decoder, shown, gap, limit)
-        said = [f"{decoder} {'does not read it' if gap is None else f'{gap:.3g}'}" for decoder, gap in differences.items()]
+        said = [
+            f"{decoder} {'does not read it' if gap is None else f'{gap:.3g}'}" for decoder, gap in differences.items()
+        ]
         print(f"{name}/{shown}: taken: {', '.join(said)}")
     return Package(name, len(files), taken, agreed, dict(refused.most_common()), decoders)
 
@@ -216,7 +218,7 @@ def _pypng(data: bytes) -> NDArray[np.float64]:
     import png
 
     width, height, rows, _ = png.Reader(bytes=data).asRGBA8()
-    return _on_black(np.array([np.frombuffer(row, np.uint8) for row in rows]).reshape(height, width, 4))
+    return _on_black(np.array([list(row) for row in rows], np.uint8).reshape(height, width, 4))
 
 
 def _tifffile(data: bytes) -> NDArray[np.float64]:
@@ -242,7 +244,9 @@ def _scipy(data: bytes) -> NDArray[np.float64]:
     _, samples = wavfile.read(io.BytesIO(data))
     if samples.dtype.kind == "u":
         samples = (samples.astype(np.int16) - 128) << 8
-    scaled = samples.astype(np.float64) * (32768 if samples.dtype.kind == "f" else 2 ** (16 - 8 * samples.dtype.itemsize))
+    scaled = samples.astype(np.float64) * (
+        32768 if samples.dtype.kind == "f" else 2 ** (16 - 8 * samples.dtype.itemsize)
+    )
     return np.clip(scaled.reshape(len(scaled), -1).mean(axis=1), -32768, 32767)
 
 
@@ -260,14 +264,18 @@ SOUND_ORACLES: dict[str, tuple[str, Oracle]] = {
 
 
 def _print(package: Package) -> None:
-    title = f"{package.name}: {package.taken} of {package.files} files taken, {package.agreed} agreed with another decoder"
+    title = (
+        f"{package.name}: {package.taken} of {package.files} files taken, {package.agreed} agreed with another decoder"
+    )
     table = Table(title=title, title_justify="left")
     for heading in ("", "files"):
         table.add_column(heading, overflow="fold")
     for name, compared in package.decoders.items():
         table.add_row(f"equal to {name}", str(compared.equal))
         table.add_row(f"not read by {name}", str(compared.unread))
-        table.add_row(f"other than {name}", "\n".join(f"{file}: {gap:g}" for file, gap in compared.differ.items()) or "0")
+        table.add_row(
+            f"other than {name}", "\n".join(f"{file}: {gap:g}" for file, gap in compared.differ.items()) or "0"
+        )
     for reason, count in package.refused.items():
         table.add_row(f"refused: {reason}", str(count))
     console = Console()

@@ -74,7 +74,9 @@ def read_png(data: bytes) -> Png:
         if name in PIXELS | HINTS:
             is_whole = data[end - 4 : end] == zlib.crc32(body, zlib.crc32(name)).to_bytes(4)
             if not is_whole and name in PIXELS:
-                raise ImageError(f"got a corrupt PNG of {len(data)} bytes: {name.decode()} is cut off or has a wrong checksum")
+                raise ImageError(
+                    f"got a corrupt PNG of {len(data)} bytes: {name.decode()} is cut off or has a wrong checksum"
+                )
             if name == b"IDAT":
                 pixels.append(body)
             elif is_whole:
@@ -98,7 +100,8 @@ def _png(kept: dict[bytes, bytes], pixels: list[bytes]) -> Png:
         header = struct.pack(">IIBBBBB", width, height, 8, RGBA, *rest)
     order = [(b"IHDR", header), *kept.items(), *((b"IDAT", body) for body in pixels), (b"IEND", b"")]
     file = b"".join(
-        struct.pack(">I", len(body)) + name + body + zlib.crc32(body, zlib.crc32(name)).to_bytes(4) for name, body in order
+        struct.pack(">I", len(body)) + name + body + zlib.crc32(body, zlib.crc32(name)).to_bytes(4)
+        for name, body in order
     )
     return Png(PNG_SIGNATURE + file, bits, colour_type, transparent, min(significant) if significant else None)
 

@@ -67,7 +67,9 @@ def test_what_people_record_with_is_read_and_cut_as_libsndfile_reads_it(form: st
 
 def test_big_endian_wav_is_read() -> None:
     clip = np.arange(-300, 300, dtype=np.int16)
-    header = struct.pack(">4sI4s4sIHHIIHH4sI", b"RIFX", 1236, b"WAVE", b"fmt ", 16, 1, 1, RATE, 16000, 2, 16, b"data", 1200)
+    header = struct.pack(
+        ">4sI4s4sIHHIIHH4sI", b"RIFX", 1236, b"WAVE", b"fmt ", 16, 1, 1, RATE, 16000, 2, 16, b"data", 1200
+    )
     np.testing.assert_array_equal(decode_audio(header + clip.astype(">i2").tobytes(), RATE, 600), clip)
 
 
@@ -179,7 +181,10 @@ def test_any_bytes_give_a_row_or_our_own_error(data: bytes) -> None:
 
 
 @settings(max_examples=300)
-@given(st.sampled_from(["PCM_U8", "PCM_24", "FLOAT", "DOUBLE", "ULAW", "IMA_ADPCM"]), st.lists(st.tuples(st.integers(0, 79), st.integers(0, 255))))
+@given(
+    st.sampled_from(["PCM_U8", "PCM_24", "FLOAT", "DOUBLE", "ULAW", "IMA_ADPCM"]),
+    st.lists(st.tuples(st.integers(0, 79), st.integers(0, 255))),
+)
 def test_a_file_with_changed_bytes_gives_a_row_or_our_own_error(subtype: str, changes: list[tuple[int, int]]) -> None:
     data = bytearray(wav(tone(60), subtype))
     for offset, value in changes:
