@@ -1,4 +1,4 @@
-"""A user's own folder of JPEG and PNG images, read at any depth.
+"""A user's own folder of JPEG, PNG, WebP, BMP and TIFF images, read at any depth.
 
 If all images lie in subfolders, the first folder's name is the label (only ever used to report figures).
 A file that cannot be decoded is skipped, counted and named (`training.data.decoding`).
@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data.decoding import MIN_IMAGES, File, decode_all
+from latentserve import records
+from latentserve.images import SUFFIXES
+from training.data.decoding import MIN_IMAGES, File, decode_all, readable
 from training.data.files import files_in
 from training.data.rows import Data, DataError, Rows, three_splits
-
-SUFFIXES = {".jpg", ".jpeg", ".png"}
 
 
 def load(path: str, image_size: int, seed: int) -> Data:
@@ -30,7 +30,8 @@ def load(path: str, image_size: int, seed: int) -> Data:
     files = files_in(folder, SUFFIXES)
     if len(files) < MIN_IMAGES:
         raise DataError(f"folder: got {len(files)} images under {folder}, expected at least {MIN_IMAGES}")
-    images_NHWC, rows = decode_all("folder", [File(str(file), file.read_bytes) for file in files], image_size)
+    decoded = decode_all("folder", [File(records.printable(str(file)), file.read_bytes) for file in files], image_size)
+    images_NHWC, rows = readable("folder", decoded)
     labels_N = folder_labels([files[row].relative_to(folder) for row in rows])
     return three_splits(f"folder:{path}", Rows(images_NHWC, labels_N), seed)
 

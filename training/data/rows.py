@@ -14,6 +14,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from latentserve import records
+
 CALIBRATION_SHARE = TEST_SHARE = 0.1
 LONG_ROW_SECONDS = 2.56
 """20,480 samples at 8 kHz: as many as a row of van den Oord et al., section 3.1, https://arxiv.org/abs/1807.03748."""
@@ -21,6 +23,9 @@ LONG_ROW_SECONDS = 2.56
 
 class DataError(ValueError):
     """Data cannot be loaded. The message says what was got, what was expected and what to do."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(records.printable(message))  # it may name a file
 
 
 @dataclass(frozen=True)
