@@ -18,6 +18,7 @@ from export.calibration import Promise
 from export.card import CardSize
 from export.exporter import export_run
 from export.graphs import ExportError
+from latentserve import records
 from latentserve.bundle import Precision
 
 
@@ -52,9 +53,9 @@ def main(arguments: list[str]) -> int:
         options = tyro.cli(Options, args=arguments, prog="python -m export")
         folder = export_run(options.run, options.to, options.name, options.card, options.precision, options.promise)
     except (ExportError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(records.printable(f"error: {error}"), file=sys.stderr)
         return 1
-    print(folder)
+    print(records.printable(str(folder)))
     return 0
 
 

@@ -28,6 +28,7 @@ from export.graphs import (
     EXAMPLE_ROWS,
     DecoderGraph,
     EncoderGraph,
+    ExportError,
     GraphRunner,
     encoder_outputs,
     export_graph,
@@ -88,6 +89,8 @@ def export_run(
         DataError: its data cannot be loaded.
         ExportError: an ONNX output differs from the trained model's.
     """
+    if records.printable(str(repository)) != str(repository):
+        raise ExportError(f"to: got {records.printable(str(repository))}, expected a name in UTF-8")
     run, trained = open_run(run_folder)
     data = run.load_data()
     plain = re.sub(r"[^A-Za-z0-9._]+", "-", run.data.split(":")[0]).strip("-")
@@ -140,7 +143,7 @@ def _write(
     measured = evaluate(runner, data, train, test, card.marks, calibration, promise.alpha)
     manifest = _manifest(draft, run, trained, data, name, version, parity, measured)
     page = bundle_report(manifest, trained, data, measured, runner)
-    (folder / bundle.REPORT).write_text(page, encoding="utf-8")
+    (folder / bundle.REPORT).write_text(records.printable(page), encoding="utf-8")
     files = {path.name: bundle.sha256_of_file(path) for path in sorted(folder.iterdir())}
     records.write(replace(manifest, files=files), folder / bundle.MANIFEST)
 

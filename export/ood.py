@@ -108,15 +108,15 @@ def main(arguments: list[str]) -> int:
         options = tyro.cli(Options, args=arguments, prog="python -m export ood")
         found, scores = examine(options)
     except (BundleError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(records.printable(f"error: {error}"), file=sys.stderr)
         return 1
     print_examination(found)
     if options.json is not None:
         records.write(found, options.json)
-        print(options.json)
+        print(records.printable(str(options.json)))
     if options.html is not None:
-        options.html.write_text(page(found, scores), encoding="utf-8")
-        print(options.html)
+        options.html.write_text(records.printable(page(found, scores)), encoding="utf-8")
+        print(records.printable(str(options.html)))
     return 0
 
 
@@ -224,7 +224,8 @@ def print_examination(found: Examination) -> None:
     console = Console()
     if not console.is_terminal:
         console.width = 160
-    title = f"{found.model} through ONNX: {found.num_usual} test rows of {found.data} against strange ones"
+    data = records.printable(found.data)
+    title = f"{found.model} through ONNX: {found.num_usual} test rows of {data} against strange ones"
     for headings, rows in tables(found):
         table = Table(title=title, title_justify="left")
         for heading in headings:

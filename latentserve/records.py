@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import types
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -30,7 +29,7 @@ def to_json(record: Any) -> Any:
 
 def printable(text: str) -> str:
     """A text that any file and terminal takes: bytes of a file's name that are no UTF-8 are shown as \\xff."""
-    return os.fsencode(text).decode("utf-8", "backslashreplace") if not text.isascii() else text
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def from_json(kind: type[R], value: Any, place: str = "") -> R:
