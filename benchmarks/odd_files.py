@@ -2,21 +2,22 @@
 
     python -m benchmarks.odd_files pillow=path/to/Tests/images libpng=path/to/libpng --record
 
-Every image and sound under the folders goes through the one function that decodes it in training and in the service, and
-through every other decoder that is installed: OpenCV (`pip install opencv-python-headless`), torchvision, pypng and
-tifffile for images, libsndfile read whole and scipy for sounds. A line for each file, a table for each folder. What is recorded
-in docs/results/odd_files.json was made of the test files of Pillow, libpng, soundfile, scipy, go-audio and the IETF's FLAC.
+Every image and sound under the folders goes through the one function that decodes it in training and in the service,
+and through every other decoder that is installed: OpenCV (`pip install opencv-python-headless`), torchvision, pypng and
+tifffile for images, libsndfile read whole and scipy for sounds. A line for each file, a table for each folder. The
+JPEGs that were taken are then damaged in their middle, and it is counted how many are still taken.
+
+What is recorded in docs/results/odd_files.json was made of the test files of Pillow 13.0.0, libpng 1.6.39, soundfile,
+scipy 1.17.1, go-audio/wav and the IETF's FLAC decoder testbench.
 """
 
 from __future__ import annotations
 
 import importlib
-import io
 import re
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,15 +28,17 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.damage import Heard, heard
+from benchmarks.decoders import IMAGE_ORACLES, SOUND_ORACLES
 from latentserve import records
 from latentserve.audio import SUFFIXES as SOUNDS
 from latentserve.audio import AudioError, decode_audio, sample_rate_of
-from latentserve.image_files import PNG_SIGNATURE
 from latentserve.images import SUFFIXES as IMAGES
 from latentserve.images import ImageError, decode_image
 from training.data.decoding import MAX_PIXELS
 
 RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results" / "odd_files.json"
+DAMAGED_FILES = 1000
 EQUAL_LEVELS = 2
 """Of 255: products with opacity are rounded once or twice, and 16 bits become 8 by rounding or by cutting."""
 EQUAL_SAMPLES = 2
@@ -81,6 +84,7 @@ class Package:
         agreed: of those taken, equal to at least one other decoder.
         refused: number of files by reason.
         decoders: what the others say of the files that were taken.
+        damaged: what becomes of the JPEGs among them, up to DAMAGED_FILES, by kind of damage.
     """
 
     name: str
@@ -89,6 +93,7 @@ class Package:
     agreed: int
     refused: dict[str, int]
     decoders: dict[str, Compared]
+    damaged: dict[str, Heard]
 
 
 @dataclass(frozen=True)
@@ -96,9 +101,6 @@ class Figures:
     """What is recorded."""
 
     packages: tuple[Package, ...]
-
-
-Oracle = Callable[[bytes], NDArray[Any]]
 
 
 def main(options: Options) -> int:
@@ -119,6 +121,7 @@ def examined(name: str, folder: Path) -> Package:
     decoders: dict[str, Compared] = {}
     refused: Counter[str] = Counter()
     taken = agreed = 0
+    jpegs: list[bytes] = []
     for file in files:
         shown = records.printable(str(file.relative_to(folder)))
         is_sound = file.suffix.lower() in SOUNDS
@@ -130,6 +133,7 @@ def examined(name: str, folder: Path) -> Package:
             print(f"{name}/{shown}: refused: {error}")
             continue
         taken += 1
+        jpegs += [data] if data.startswith(b"\xff\xd8") else []
         limit = EQUAL_SAMPLES if is_sound else EQUAL_LEVELS
         agreed += any(gap is not None and gap <= limit for gap in differences.values())
         for decoder, gap in differences.items():
@@ -138,7 +142,7 @@ def examined(name: str, folder: Path) -> Package:
             f"{decoder} {'does not read it' if gap is None else f'{gap:.3g}'}" for decoder, gap in differences.items()
         ]
         print(f"{name}/{shown}: taken: {', '.join(said)}")
-    return Package(name, len(files), taken, agreed, dict(refused.most_common()), decoders)
+    return Package(name, len(files), taken, agreed, dict(refused.most_common()), decoders, heard(jpegs[:DAMAGED_FILES]))
 
 
 def _count(decoders: dict[str, Compared], decoder: str, file: str, gap: float | None, limit: float) -> None:
@@ -181,88 +185,6 @@ def _reason(error: str) -> str:
     return re.sub(r"\d+(\.\d+)?", "N", re.sub(r"b'.*?', |b\".*?\", ", "..., ", error))
 
 
-def _on_black(pixels: NDArray[Any]) -> NDArray[np.float64]:
-    """Float64 [H, W, 3], 0 to 255, of grey or RGB with or without opacity, in eight or 16 bits."""
-    if pixels.dtype not in (np.uint8, np.uint16):
-        raise ValueError(f"got {pixels.dtype}, expected what states its range")
-    levels = pixels.reshape(*pixels.shape[:2], -1) * (255 / np.iinfo(pixels.dtype).max)
-    num_channels = levels.shape[-1]
-    colours = levels[..., :-1] * levels[..., -1:] / 255 if num_channels in (2, 4) else levels
-    if num_channels > 4:
-        raise ValueError(f"got {num_channels} channels, expected 1 to 4")
-    return np.repeat(colours, 3, axis=-1) if num_channels < 3 else colours
-
-
-def _opencv(data: bytes) -> NDArray[np.float64]:
-    import cv2
-
-    raw = np.frombuffer(data, np.uint8)
-    pixels = cv2.imdecode(raw, cv2.IMREAD_UNCHANGED)
-    if pixels.shape[2:] in ((), (3,)) and pixels.dtype == np.uint8:
-        return _on_black(cv2.imdecode(raw, cv2.IMREAD_COLOR)[..., ::-1])  # turned by its EXIF
-    return _on_black(pixels if pixels.ndim == 2 else pixels[..., [2, 1, 0, *range(3, pixels.shape[2])]])
-
-
-def _torchvision(data: bytes) -> NDArray[np.float64]:
-    import torch
-    from torchvision.io import ImageReadMode, decode_image
-
-    is_png = data.startswith(PNG_SIGNATURE)
-    has_opacity = (is_png and (data[25] >= 4 or b"tRNS" in data)) or data[8:12] == b"WEBP"  # 25: the colour type
-    mode = ImageReadMode.RGB_ALPHA if has_opacity else ImageReadMode.RGB  # asked of others it gives wrong colours
-    pixels_CHW = decode_image(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode, apply_exif_orientation=True)
-    return _on_black(pixels_CHW.permute(1, 2, 0).numpy())
-
-
-def _pypng(data: bytes) -> NDArray[np.float64]:
-    import png
-
-    width, height, rows, _ = png.Reader(bytes=data).asRGBA8()
-    return _on_black(np.array([list(row) for row in rows], np.uint8).reshape(height, width, 4))
-
-
-def _tifffile(data: bytes) -> NDArray[np.float64]:
-    import tifffile
-
-    with tifffile.TiffFile(io.BytesIO(data)) as file:
-        page: Any = file.pages[0]
-        if page.photometric not in (1, 2) or page.tags.get("Orientation", None) not in (None, 1):
-            raise ValueError("tifffile gives samples as they lie in the file")
-        return _on_black(page.asarray())
-
-
-def _libsndfile(data: bytes) -> NDArray[np.float64]:
-    import soundfile
-
-    samples_TC, _ = soundfile.read(io.BytesIO(data), dtype="float64", always_2d=True)
-    return np.clip(samples_TC.mean(axis=1) * 32768, -32768, 32767)
-
-
-def _scipy(data: bytes) -> NDArray[np.float64]:
-    from scipy.io import wavfile
-
-    _, samples = wavfile.read(io.BytesIO(data))
-    if samples.dtype.kind == "u":
-        samples = (samples.astype(np.int16) - 128) << 8
-    scaled = samples.astype(np.float64) * (
-        32768 if samples.dtype.kind == "f" else 2 ** (16 - 8 * samples.dtype.itemsize)
-    )
-    return np.clip(scaled.reshape(len(scaled), -1).mean(axis=1), -32768, 32767)
-
-
-IMAGE_ORACLES: dict[str, tuple[str, Oracle]] = {
-    "opencv": ("cv2", _opencv),
-    "torchvision": ("torchvision", _torchvision),
-    "pypng": ("png", _pypng),
-    "tifffile": ("tifffile", _tifffile),
-}
-SOUND_ORACLES: dict[str, tuple[str, Oracle]] = {
-    "libsndfile, whole": ("soundfile", _libsndfile),
-    "scipy": ("scipy", _scipy),
-}
-"""By name: the module that must be there, and what turns a file into RGB on black, or one channel of 16-bit samples."""
-
-
 def _print(package: Package) -> None:
     title = (
         f"{package.name}: {package.taken} of {package.files} files taken, {package.agreed} agreed with another decoder"
@@ -278,6 +200,8 @@ def _print(package: Package) -> None:
         )
     for reason, count in package.refused.items():
         table.add_row(f"refused: {reason}", str(count))
+    for kind, found in package.damaged.items() if any(found.spoilt for found in package.damaged.values()) else ():
+        table.add_row(f"JPEGs spoilt by {kind}, refused", f"{found.refused} of {found.spoilt}")
     console = Console()
     if not console.is_terminal:
         console.width = 140

@@ -46,8 +46,8 @@ def decode_audio(data: bytes, sample_rate_hz: int, num_samples: int) -> NDArray[
         num_samples: of the result.
 
     Raises:
-        AudioError: empty, neither WAV nor FLAC, another encoding or rate, more than two channels, truncated, corrupt, no
-            sample at all, or a sample that is NaN or infinite.
+        AudioError: empty, neither WAV nor FLAC, another encoding or rate, more than two channels, truncated, corrupt,
+            without a sample, or with one that is NaN or infinite.
     """
     with _opened(data) as clip:
         if clip.samplerate != sample_rate_hz:
@@ -153,7 +153,7 @@ def _frame_bytes(body: memoryview, size: int, order: str) -> int:
         return 1
     if frame_bytes != (expected := channels * -(-bits // 8)) or not expected:
         raise AudioError(f"got {frame_bytes} bytes a frame, expected {expected}")
-    return expected
+    return int(expected)
 
 
 def _check_samples(got: int, size: int, frame_bytes: int) -> None:

@@ -31,6 +31,7 @@ LOW_BYTES |= {low: high for high, low in LOW_BYTES.items()}
 
 def png_samples(open_it: Callable[[], Image.Image], png: Png) -> NDArray[np.uint8]:
     """Of a PNG of 16 bits: uint8 [H, W, C], C 1 to 4, the last one opacity where it is 2 or 4."""
+    samples_HWC: NDArray[Any]
     if png.colour_type == GREY_AND_ALPHA:  # as bytes: see Png
         high_low_HW4 = np.asarray(open_it()).astype(np.uint16)
         samples_HWC = high_low_HW4[..., ::2] << 8 | high_low_HW4[..., 1::2]
@@ -114,7 +115,8 @@ def _scaled(samples: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]
     if not (np.isfinite([low, high]).all() and low < high):
         raise ImageError(f"got a stated range of {low} to {high}, expected one that rises")
     if samples.dtype.itemsize == 2 and samples.dtype.kind == "u":  # by a table: a tenth of the memory
-        return _scaled(np.arange(1 << FULL_BITS, dtype=np.float64), low, high)[samples]
+        table: NDArray[np.uint8] = _scaled(np.arange(1 << FULL_BITS, dtype=np.float64), low, high)
+        return np.take(table, samples)
     if not np.isfinite(samples).all():
         raise ImageError("got NaN or infinite samples, expected finite numbers")
     levels = (samples.astype(np.float64) - low) * (255 / (high - low))

@@ -2,7 +2,7 @@
 
 Training reads image folders through this file and the service decodes requests through it, so
 that a photo gives the same pixels on both sides: upright, on black where it is transparent, centre-cropped
-to the model's aspect ratio, resized with an antialiasing filter. Of a file of several frames or pages the first is taken.
+to the model's aspect ratio, resized with an antialiasing filter. Of several frames or pages the first is taken.
 
 Pillow decodes; what it forgives too easily is looked at in `image_files` and `depth`. Needs Pillow and simplejpeg
 (extras `serve` and `train`).

@@ -28,7 +28,7 @@ def to_json(record: Any) -> Any:
 
 
 def printable(text: str) -> str:
-    """A text that any file and terminal takes: bytes of a file's name that are no UTF-8 are shown as \\xff."""
+    r"""A text that any file and terminal takes: bytes of a file's name that are no UTF-8 are shown as \xff."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 

@@ -107,7 +107,7 @@ class _Members:
         others = Counter[str]()
         for shard in shards:
             for name, data in _members_of(shard):
-                stem, suffix = os.path.splitext(name)
+                stem, suffix = os.path.splitext(name)  # noqa: PTH122 - of a member, not a path of this machine
                 key, kind = (shard, stem), suffix.lower()
                 if name.rpartition("/")[2].startswith("."):  # as in folders: macOS packs ._NAME beside every file
                     others["hidden"] += 1
