@@ -386,6 +386,15 @@ def test_every_format_is_turned_upright(encode: Any, kind: str, orientation: int
     np.testing.assert_array_equal(decoded(file, upright), upright)
 
 
+@pytest.mark.parametrize(("colour_type", "channels"), LAYOUTS)
+def test_a_deep_png_is_turned_upright(colour_type: int, channels: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    samples = noise(3, 5, channels, below=1 << 16)
+    got = decoded(png(samples, 16, colour_type, chunk(b"eXIf", exif.tobytes()[6:])), np.empty((5, 3)))
+    np.testing.assert_array_equal(got, np.rot90(decoded(png(samples, 16, colour_type), samples), -1))
+
+
 def test_a_deep_tiff_is_turned_upright() -> None:
     samples = noise(3, 5, 1, below=1 << 16)
     got = decoded(tiff(samples, t274=("H", (6,))), np.empty((5, 3)))
