@@ -228,6 +228,12 @@ def test_signed_long_and_floating_samples_are_refused_or_scaled_by_what_they_sta
     np.testing.assert_allclose(got, on_black(samples.astype(float) * 255 / 200), atol=0.51)
 
 
+def test_long_samples_use_all_of_their_bits() -> None:
+    samples = np.array([[0, 1 << 31, (1 << 32) - 1]], np.uint32)[..., None]
+    got = decoded(tiff(samples, t341=("I", ((1 << 32) - 1,))), samples, 1)
+    assert got[0, :, 0].tolist() == [0, 128, 255]
+
+
 @pytest.mark.parametrize(
     ("file", "said"),
     [
