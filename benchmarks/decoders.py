@@ -34,9 +34,10 @@ def _opencv(data: bytes) -> NDArray[np.float64]:
     import cv2
 
     raw = np.frombuffer(data, np.uint8)
-    pixels = cv2.imdecode(raw, cv2.IMREAD_UNCHANGED)
+    pixels: Any = cv2.imdecode(raw, cv2.IMREAD_UNCHANGED)
     if pixels.shape[2:] in ((), (3,)) and pixels.dtype == np.uint8:
-        return _on_black(cv2.imdecode(raw, cv2.IMREAD_COLOR)[..., ::-1])  # turned by its EXIF
+        turned: Any = cv2.imdecode(raw, cv2.IMREAD_COLOR)  # by its EXIF
+        return _on_black(turned[..., ::-1])
     return _on_black(pixels if pixels.ndim == 2 else pixels[..., [2, 1, 0, *range(3, pixels.shape[2])]])
 
 

@@ -81,7 +81,7 @@ def tiff_samples(open_it: Callable[[], Image.Image], tags: Any) -> NDArray[np.ui
 
 def _both_bytes(open_it: Callable[[], Image.Image]) -> NDArray[np.uint16]:
     """Colours of 16 bits: uint16 [H, W, 3 or 4]."""
-    high, low = open_it(), open_it()
+    low = open_it()
     for at, tile in enumerate(low.tile):  # type: ignore[attr-defined]
         args = tile.args if isinstance(tile.args, tuple) else (tile.args,)
         raw = args[0].replace("16N", "16L" if sys.byteorder == "little" else "16B")
@@ -89,7 +89,9 @@ def _both_bytes(open_it: Callable[[], Image.Image]) -> NDArray[np.uint16]:
             raise ImageError(f"got samples of 16 bits as {args[0]}, expected RGB or RGBA")
         swapped = (LOW_BYTES[raw], *args[1:])
         low.tile[at] = tile._replace(args=swapped if isinstance(tile.args, tuple) else swapped[0])  # type: ignore[attr-defined]
-    samples: NDArray[np.uint16] = np.asarray(high).astype(np.uint16) << 8 | np.asarray(low)
+    samples = np.asarray(open_it()).astype(np.uint16)
+    samples <<= 8
+    samples |= np.asarray(low)
     return samples
 
 
@@ -116,7 +118,10 @@ def _scaled(samples: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]
         raise ImageError(f"got a stated range of {low} to {high}, expected one that rises")
     if samples.dtype.itemsize == 2 and samples.dtype.kind == "u":  # by a table: a tenth of the memory
         table: NDArray[np.uint8] = _scaled(np.arange(1 << FULL_BITS, dtype=np.float64), low, high)
-        return np.take(table, samples)
+        pixels = np.empty(samples.shape, np.uint8)
+        for row, samples_WC in enumerate(samples):  # at once, eight bytes of index a sample would be made
+            pixels[row] = table[samples_WC]
+        return pixels
     if not np.isfinite(samples).all():
         raise ImageError("got NaN or infinite samples, expected finite numbers")
     levels = (samples.astype(np.float64) - low) * (255 / (high - low))

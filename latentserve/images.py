@@ -103,13 +103,13 @@ def _pixels(image: Image.Image, data: bytes, png: Png | None) -> Image.Image:
         deep = png_samples(lambda: _open(data), png)
     elif image.format == "TIFF":
         deep = tiff_samples(lambda: _open(data), image.tag_v2)  # type: ignore[attr-defined]
-    image.load()  # here: a broken pixel must not be met, and forgiven, while EXIF is looked for
-    if image.format in ("JPEG", "MPO"):
-        check_jpeg(data)
     if deep is not None:
         samples = Image.fromarray(deep[..., 0] if deep.shape[-1] == 1 else deep)
         samples.info = image.info
         return samples
+    image.load()  # here: a broken pixel must not be met, and forgiven, while EXIF is looked for
+    if image.format in ("JPEG", "MPO"):
+        check_jpeg(data)
     if image.mode not in PLAIN_MODES:
         raise ImageError(f"got pixels of mode {image.mode}, expected grey or colours")
     if png is not None and png.transparent is not None:
