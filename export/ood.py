@@ -231,7 +231,7 @@ def print_examination(found: Examination) -> None:
         for heading in headings:
             table.add_column(heading, justify="right" if heading != "against" else "left")
         for row in rows:
-            table.add_row(*row)
+            table.add_row(*map(records.printable, row))
         console.print(table)
 
 

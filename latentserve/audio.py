@@ -117,6 +117,7 @@ def _with_true_length(data: bytes) -> bytes:
         raise AudioError(f"got {len(data)} bytes beginning {data[:12]!r}, expected a WAV file or a FLAC file")
     order = BYTE_ORDERS[data[:4]]
     frame_bytes, long_size, start = 0, UNKNOWN_BYTES, 12
+    (riff_bytes,) = struct.unpack_from(f"{order}I", data, 4)  # without the first eight
     while start + 8 <= len(data):
         name, size = struct.unpack_from(f"{order}4sI", data, start)
         body = memoryview(data)[start + 8 : start + 8 + size]
@@ -128,7 +129,7 @@ def _with_true_length(data: bytes) -> bytes:
             if not frame_bytes:
                 raise AudioError("got samples without a 'fmt ' chunk before them")
             there = len(data) - start - 8
-            if (size == 0 and data[4:8] == bytes(4)) or min(size, long_size) >= UNKNOWN_BYTES:
+            if (size == 0 and riff_bytes <= start) or min(size, long_size) >= UNKNOWN_BYTES:
                 return data[: start + 4] + struct.pack(f"{order}I", there) + data[start + 8 :]
             _check_samples(there, min(size, long_size), frame_bytes)
             return data
