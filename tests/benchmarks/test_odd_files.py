@@ -70,3 +70,13 @@ def test_damage_is_counted_where_it_spoils(encode: Any) -> None:
     assert found["a tenth cut out"].spoilt == 5
     assert all(0 <= kind.refused <= kind.spoilt <= 5 for kind in found.values())
     assert found["a tenth of noise"].refused >= 4
+
+
+def test_no_file_of_the_data_sets_that_were_recorded_is_refused_and_every_other_refusal_has_a_reason() -> None:
+    packages = {package.name: package for package in records.read(odd_files.Figures, odd_files.RESULTS).packages}
+    assert {"pillow", "libpng", "soundfile", "magnetic-tiles", "cifar10-jpeg"} <= set(packages)
+    for name, package in packages.items():
+        assert package.taken + sum(package.refused.values()) == package.files, name
+        assert package.agreed <= package.taken, name
+    for name in ("magnetic-tiles", "cifar10-jpeg"):
+        assert packages[name].agreed == packages[name].files, name
