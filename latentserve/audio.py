@@ -144,8 +144,8 @@ def _frame_bytes(body: memoryview, size: int, order: str) -> int:
     if size < 16:
         raise AudioError(f"got {size} bytes of 'fmt ', expected 16 or more")
     tag, channels, _, _, frame_bytes, bits = struct.unpack_from(f"{order}HHIIHH", body)
-    if tag == EXTENSIBLE and size >= 26:
-        (tag,) = struct.unpack_from(f"{order}H", body, 24)  # the sub-format's identifier begins with the tag
+    if tag == EXTENSIBLE and size >= 28:
+        (tag,) = struct.unpack_from(f"{order}I", body, 24)  # the sub-format's identifier begins with the tag
     if channels not in CHANNELS:
         raise AudioError(f"got {channels} channels, expected 1 or 2")
     if tag not in ENCODINGS:

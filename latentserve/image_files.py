@@ -84,6 +84,8 @@ def read_png(data: bytes) -> Png:
         at = end
     if b"IHDR" not in kept or len(kept[b"IHDR"]) != 13:
         raise ImageError(f"got a corrupt PNG of {len(data)} bytes: it has no header")
+    if not pixels:
+        raise ImageError(f"got a corrupt PNG of {len(data)} bytes: it has no pixels")
     return _png(kept, pixels)
 
 

@@ -70,7 +70,14 @@ def test_big_endian_wav_is_read() -> None:
     header = struct.pack(
         ">4sI4s4sIHHIIHH4sI", b"RIFX", 1236, b"WAVE", b"fmt ", 16, 1, 1, RATE, 16000, 2, 16, b"data", 1200
     )
-    np.testing.assert_array_equal(decode_audio(header + clip.astype(">i2").tobytes(), RATE, 600), clip)
+    samples = clip.astype(">i2").tobytes()
+    np.testing.assert_array_equal(decode_audio(header + samples, RATE, 600), clip)
+    pcm = struct.pack(">HHIIHHHHII8B", 0xFFFE, 1, RATE, 16000, 2, 16, 22, 16, 0, 1, 0, 0, 0, 16, 128, 0, 0, 170)
+    extensible = b"RIFX" + struct.pack(">I", 1260) + b"WAVEfmt " + struct.pack(">I", 40) + pcm + b"\0\x38\x9b\x71"
+    with_data = extensible + b"data" + struct.pack(">I", 1200) + samples
+    np.testing.assert_array_equal(
+        decode_audio(with_data, RATE, 600), soundfile.read(io.BytesIO(with_data), dtype="int16")[0]
+    )
 
 
 @pytest.mark.parametrize("data_bytes", [0xFFFFFFFF, 0x7FFFF000, 0x7FFFFFFF, 0x80000000])

@@ -286,6 +286,12 @@ def test_a_chunk_that_makes_pixels_may_not(name: str) -> None:
     assert decoded(whole, PICTURE).shape == (4, 4, 3)
 
 
+def test_a_png_without_pixels_is_said_to_have_none() -> None:
+    whole = png(PICTURE, 8, GREY)
+    with pytest.raises(ImageError, match="got a corrupt PNG of 45 bytes: it has no pixels"):
+        decoded(whole[:33] + whole[-12:], PICTURE)
+
+
 def test_a_chunk_that_changes_how_pixels_are_read_is_refused() -> None:
     with pytest.raises(ImageError, match="got a PNG with chunk b'CgBI', expected none that changes"):  # Apple's
         decoded(png(PICTURE, 8, GREY, chunk(b"CgBI", b"P\0 \2")), PICTURE)
