@@ -18,6 +18,7 @@ from export.calibration import Promise
 from export.card import CardSize
 from export.exporter import export_run
 from export.graphs import Device, ExportError
+from latentserve import records
 from latentserve.bundle import Precision
 
 
@@ -58,9 +59,9 @@ def main(arguments: list[str]) -> int:
             options.run, options.to, options.name, options.card, options.precision, options.promise, options.device
         )
     except (ExportError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(records.printable(f"error: {error}"), file=sys.stderr)
         return 1
-    print(folder)
+    print(records.printable(str(folder)))
     return 0
 
 

@@ -58,12 +58,12 @@ def main(arguments: list[str]) -> int:
         options = tyro.cli(Options, args=arguments, prog="python -m export evaluate")
         card = evaluate_bundle(options.bundle, options.data, options.card)
     except (BundleError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(records.printable(f"error: {error}"), file=sys.stderr)
         return 1
     print_card(card.marks, f"{options.bundle} (through ONNX)")
     if options.json is not None:
         records.write(card, options.json)
-        print(options.json)
+        print(records.printable(str(options.json)))
     return 0
 
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from latentserve import records
 from training.evaluation.separation import Separation, found_rates
 from training.report import Section, plot_roc, plot_scores, render_report
 
@@ -64,13 +65,14 @@ def print_examination(found: Examination) -> None:
     console = Console()
     if not console.is_terminal:
         console.width = 200
-    title = f"{found.model} through ONNX: {found.num_usual} test rows of {found.data} against strange ones"
+    data = records.printable(found.data)
+    title = f"{found.model} through ONNX: {found.num_usual} test rows of {data} against strange ones"
     for headings, rows in tables(found):
         table = Table(title=title, title_justify="left")
         for heading in headings:
             table.add_column(heading, justify="right" if heading != "against" else "left")
         for row in rows:
-            table.add_row(*row)
+            table.add_row(*map(records.printable, row))
         console.print(table)
 
 

@@ -30,6 +30,7 @@ from export.graphs import (
     DecoderGraph,
     Device,
     EncoderGraph,
+    ExportError,
     GraphRunner,
     encoder_outputs,
     export_graph,
@@ -99,6 +100,8 @@ def export_run(
         DataError: its data cannot be loaded.
         ExportError: an ONNX output differs from the trained model's.
     """
+    if records.printable(str(repository)) != str(repository):
+        raise ExportError(f"to: got {records.printable(str(repository))}, expected a name in UTF-8")
     run, trained = open_run(run_folder)
     data = run.load_data()
     plain = re.sub(r"[^A-Za-z0-9._]+", "-", run.data.split(":")[0]).strip("-")
@@ -178,7 +181,7 @@ def _evaluated(
     measured = evaluate(runner, data, train, test, card.marks, calibration, draft.promise.alpha)
     manifest = _manifest(draft, run, trained, data, name, version, parity, measured.evaluations)
     page = bundle_report(manifest, trained, data, measured, runner)
-    (folder / bundle.REPORT).write_text(page, encoding="utf-8")
+    (folder / bundle.REPORT).write_text(records.printable(page), encoding="utf-8")
     return manifest
 
 

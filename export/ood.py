@@ -73,15 +73,15 @@ def main(arguments: list[str]) -> int:
         options = tyro.cli(Options, args=arguments, prog="python -m export ood")
         found, scores = examine(options)
     except (BundleError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(records.printable(f"error: {error}"), file=sys.stderr)
         return 1
     print_examination(found)
     if options.json is not None:
         records.write(found, options.json)
-        print(options.json)
+        print(records.printable(str(options.json)))
     if options.html is not None:
-        options.html.write_text(page(found, scores), encoding="utf-8")
-        print(options.html)
+        options.html.write_text(records.printable(page(found, scores)), encoding="utf-8")
+        print(records.printable(str(options.html)))
     return 0
 
 

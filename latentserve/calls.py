@@ -21,7 +21,8 @@ from latentserve.tensors import from_tensor, to_tensor
 from latentserve.v1 import embedding_pb2 as pb
 
 Items = NDArray[Any] | Sequence["bytes | str | PathLike[str]"]
-"""Rows: an array, uint8 [n, height, width, channels] or int16 [n, samples], or files (JPEG, PNG, WAV) or bytes."""
+"""Rows: an array, uint8 [n, height, width, channels] or int16 [n, samples], or files (JPEG, PNG, WebP, BMP,
+TIFF; WAV, FLAC) or bytes."""
 
 ROWS_PER_REQUEST = 64
 BYTES_PER_REQUEST = 2**21

@@ -27,6 +27,11 @@ def to_json(record: Any) -> Any:
     return json.loads(json.dumps(dataclasses.asdict(record)))
 
 
+def printable(text: str) -> str:
+    r"""A text that any file and terminal takes: bytes of a file's name that are no UTF-8 are shown as \xff."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def from_json(kind: type[R], value: Any, place: str = "") -> R:
     """Builds a `kind` from what `json.loads` gave.
 

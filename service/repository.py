@@ -23,6 +23,7 @@ from latentserve.bundle import Manifest
 from latentserve.devices import CPU
 from latentserve.errors import BundleError, InvalidInput, ModelNotFound
 from latentserve.inputs import INPUT
+from latentserve.records import printable
 from service.batching import BatchQueue, Piece
 from service.config import Config
 from service.decoding import Decoder
@@ -196,12 +197,12 @@ def look(
 def _open_or_refuse(
     folder: Path, open_it: Callable[[], ServedModel], opened: list[ServedModel], refused: list[Refused]
 ) -> None:
-    name, version = folder.parent.name, int(folder.name)
+    name, version = printable(folder.parent.name), int(folder.name)  # it goes into answers and metrics
     try:
         opened.append(open_it())
     except BundleError as error:
         log.error("refused %s version %d: %s", name, version, error)
-        refused.append(Refused(name, version, str(error)))
+        refused.append(Refused(name, version, printable(str(error))))
     else:
         log.info("model %s version %d is warm on %s", name, version, opened[-1].execution_provider)
 

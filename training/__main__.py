@@ -68,12 +68,12 @@ def main(arguments: list[str]) -> int:
     try:
         folder = run_training(name, config, options)
     except (TrainingDiverged, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(records.printable(f"error: {error}"), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nstopped; go on with --resume", file=sys.stderr)
         return 130
-    print(f"{folder}")
+    print(records.printable(f"{folder}"))
     return 0
 
 
@@ -98,6 +98,8 @@ def run_training(name: str, config: Any, options: Options) -> Path:
         CheckpointError: the one there is of another run, or none can be saved.
         TrainingDiverged: the loss became NaN or infinite.
     """
+    if records.printable(str(options.run)) != str(options.run):
+        raise RunError(f"run: got {options.run}, expected a name in UTF-8: no checkpoint can be read from another")
     quiet_lightning()
     loop = replace(options.loop, epochs=2) if options.smoke else options.loop
     sizes = (options.image_size, loop.seed, options.sample_rate_hz, options.num_samples)

@@ -76,11 +76,11 @@ def main(arguments: list[str]) -> int:
         options = tyro.cli(Options, args=arguments, prog="python -m training evaluate")
         card = evaluate_run(options.run, options.card)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(records.printable(f"error: {error}"), file=sys.stderr)
         return 1
     records.write(card, options.run / EVALUATION)
     print_card(card.marks, f"{options.run} (through torch; the figures that count go through ONNX)")
-    print(options.run / EVALUATION)
+    print(records.printable(str(options.run / EVALUATION)))
     return 0
 
 

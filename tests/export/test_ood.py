@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from export.__main__ import main
-from export.examination import Examination
+from export.examination import Examination, Row, print_examination
 from export.exporter import export_run
 from export.graphs import GraphRunner
 from export.ood import Options, _set, _whole, examine
@@ -20,7 +20,7 @@ from training.__main__ import Options as TrainingOptions
 from training.__main__ import run_training
 from training.data import load_data
 from training.data.subset import Subset
-from training.evaluation.separation import separation
+from training.evaluation.separation import Separation, separation
 from training.evaluation.strange import IMAGES, saved_as, strange_rows
 from training.methods.vae import VaeConfig
 from training.run import open_run
@@ -42,6 +42,14 @@ def test_the_command_prints_writes_and_leaves_the_bundle_alone(
     assert found.num_usual == 150
     page = (tmp_path / "ood.html").read_text()
     assert page.count("data:image/png;base64,") == 2
+
+
+def test_names_that_are_no_utf8_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    row = Row("folder:gr\udcfcn", "fused", Separation(0.5, 0.5, 0.5, 0.95, 0.95), 0.1, 0.1, 20, (0.4, 0.6), (0.0, 0.2))
+    print_examination(Examination("photos/1", "folder:caf\udce9", 20, 0.05, 0, (row,)))
+    printed = capsys.readouterr().out
+    assert r"caf\xe9" in printed
+    assert r"gr\xfcn" in printed
 
 
 def test_figures_are_those_of_the_graphs_scores(bundle_folder: Path) -> None:

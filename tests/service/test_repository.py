@@ -1,17 +1,23 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from latentserve.errors import BundleError, InvalidInput, ModelNotFound
+from latentserve.v1 import embedding_pb2 as pb
 from service.config import Config, load_config
+from service.inference import Context, Inference
 from service.metrics import Metrics
 from service.repository import Repository, Workers, look, open_repository
+from service.servicer import Servicer
 
 
 @pytest.fixture
@@ -41,6 +47,23 @@ def test_a_broken_bundle_is_refused_by_name_and_the_good_ones_serve(copied_bundl
         repository.find("digits-vae", 2)
     with pytest.raises(BundleError, match="other version 1 was refused: .*bundle.json: missing"):
         repository.find("other", 0)
+
+
+def test_names_that_are_no_utf8_spoil_no_answer(copied_bundle: Path, workers: Workers) -> None:
+    manifest = copied_bundle / "bundle.json"
+    said = json.loads(manifest.read_text())
+    said["provenance"]["data"] = "folder:/data/" + os.fsdecode(b"caf\xe9")
+    manifest.write_text(json.dumps(said))
+    models = copied_bundle.parents[1]
+    (Path(os.fsdecode(bytes(models) + b"/gr\xfcn")) / "1").mkdir(parents=True)
+    settings = config(models)
+    repository = open_repository(settings, Metrics(), workers)
+    inference = Inference(repository, Metrics())
+    servicer = Servicer(inference, repository, settings)
+    answer = asyncio.run(servicer.list_models(pb.ListModelsRequest(), cast(Context, None)))
+    assert answer.models[0].data == r"folder:/data/caf\xe9"
+    assert (answer.refused[0].name, "gr" + r"\xfcn/1" in answer.refused[0].reason) == (r"gr\xfcn", True)
+    assert pb.ListModelsResponse.FromString(answer.SerializeToString()) == answer
 
 
 def test_golden_rows_that_do_not_hold_refuse_the_bundle(

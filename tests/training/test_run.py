@@ -187,6 +187,8 @@ def test_every_epoch_sees_each_row_at_most_once_in_an_order_of_its_own() -> None
         (["gan"], 2, "got 'gan', expected one of "),
         (["vae", "--data", "cifar11"], 1, "got 'cifar11'"),
         (["vae", "--data", "folder:/nowhere"], 1, "expected a folder"),
+        (["vae", "--data", "folder:/caf\udce9"], 1, r"got '/caf\udce9', expected a folder"),
+        (["vae", "--run", "r\udcfcn"], 1, r"run: got r\xfcn, expected a name in UTF-8"),
     ],
 )
 def test_the_command_line_says_what_is_wrong(

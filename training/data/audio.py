@@ -1,7 +1,7 @@
 """A user's own folder of WAV and FLAC files, read at any depth.
 
 If all clips lie in subfolders, the first folder's name is the label (only ever used to report figures). A file that
-cannot be decoded, or holds no sample, is skipped, counted and named. WAV goes through `latentserve.audio`, the same
+cannot be decoded, or holds no sample, is skipped, counted and named. Files go through `latentserve.audio`, the same
 as in the service, so that a file sent there gives the samples that were trained on.
 
 A file of another sample rate than the rest is an error: nothing is resampled. With --sample-rate-hz the files of
@@ -14,17 +14,16 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import soundfile
 from numpy.typing import NDArray
 
-from latentserve.audio import AudioError, decode_audio, fit_clip
+from latentserve import records
+from latentserve.audio import SUFFIXES, AudioError, decode_audio, sample_rate_of
 from training.data.decoding import LARGEST_SET_BYTES
 from training.data.files import files_in
 from training.data.folder import folder_labels
 from training.data.grouping import GroupBy
 from training.data.rows import Data, DataError, Rows, three_splits
 
-SUFFIXES = {".wav", ".flac"}
 MIN_CLIPS = 20
 
 
@@ -83,15 +82,16 @@ def _decode_all(
     rate = wanted_hz
     for file in files:
         try:
-            got = soundfile.info(file).samplerate
+            data = file.read_bytes()
+            got = sample_rate_of(data)
             if wanted_hz is None and rate not in (None, got):
                 raise DataError(
                     f"{file}: sample rate: got {got} Hz, expected {rate} Hz as in {kept[0]};"
                     " resample it, or name the rate of the clips to take with --sample-rate-hz"
                 )
-            row = _decode(file, rate or got, num_samples or rate or got)
-        except (AudioError, soundfile.LibsndfileError, OSError) as error:
-            print(f"skipped {file}: {error}", file=sys.stderr)
+            row = decode_audio(data, rate or got, num_samples or rate or got)
+        except (AudioError, OSError) as error:
+            print(records.printable(f"skipped {file}: {error}"), file=sys.stderr)
             continue
         rate = rate or got
         rows.append(row)
@@ -101,12 +101,3 @@ def _decode_all(
     if len(kept) < len(files):
         print(f"skipped {len(files) - len(kept)} of {len(files)} clips", file=sys.stderr)
     return np.stack(rows) if rows else np.zeros((0, 0), np.int16), kept, rate or 0
-
-
-def _decode(file: Path, rate: int, num_samples: int) -> NDArray[np.int16]:
-    if file.suffix.lower() == ".wav":
-        return decode_audio(file.read_bytes(), rate, num_samples)
-    frames_TC, got = soundfile.read(file, dtype="int16", always_2d=True)
-    if got != rate:
-        raise AudioError(f"sample rate: got {got} Hz, expected {rate} Hz")
-    return fit_clip(frames_TC, num_samples)

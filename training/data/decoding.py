@@ -33,22 +33,19 @@ class File(NamedTuple):
     read: Callable[[], bytes]
 
 
-def decode_all(
-    kind: str, files: Iterable[File], image_size: int, at_least: int = MIN_IMAGES
-) -> tuple[NDArray[np.uint8], list[int]]:
+def decode_all(kind: str, files: Iterable[File], image_size: int) -> list[NDArray[np.uint8] | str]:
     """Decodes, resizes and crops, in several threads.
 
     Args:
         kind: of the data spec, for messages.
         files: may be a stream; taken some at a time.
         image_size: height and width of the result.
-        at_least: so many must be readable.
 
     Returns:
-        uint8 [N, image_size, image_size, 3] and the indices of the files that they are.
+        Of each file uint8 [image_size, image_size, 3], or a sentence that says why not.
 
     Raises:
-        DataError: fewer can be read, or more than memory should hold.
+        DataError: more than memory should hold.
     """
 
     def decode(file: File) -> NDArray[np.uint8] | str:
@@ -65,6 +62,17 @@ def decode_all(
             decoded += pool.map(decode, some)
             bar.update(len(some))
             _check_size(kind, len(decoded), image_size)
+    return decoded
+
+
+def readable(
+    kind: str, decoded: list[NDArray[np.uint8] | str], at_least: int = MIN_IMAGES
+) -> tuple[NDArray[np.uint8], list[int]]:
+    """Of `decode_all` the images, uint8 [N, image_size, image_size, 3], and which they are; the rest is said.
+
+    Raises:
+        DataError: fewer than `at_least`.
+    """
     faults = [fault for fault in decoded if isinstance(fault, str)]
     for fault in faults:
         print(f"skipped {fault}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""A user's own folder of JPEG and PNG images, read at any depth.
+"""A user's own folder of JPEG, PNG, WebP, BMP and TIFF images, read at any depth.
 
 If all images lie in subfolders, the first folder's name is the label (only ever used to report figures).
 A file that cannot be decoded is skipped, counted and named (`training.data.decoding`).
@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data.decoding import MIN_IMAGES, File, decode_all
+from latentserve import records
+from latentserve.images import SUFFIXES
+from training.data.decoding import MIN_IMAGES, File, decode_all, readable
 from training.data.files import files_in
 from training.data.grouping import GroupBy
 from training.data.rows import Data, DataError, Rows, three_splits
-
-SUFFIXES = {".jpg", ".jpeg", ".png"}
 
 
 def load(path: str, image_size: int, seed: int, group_by: GroupBy | None = None) -> Data:
@@ -41,8 +41,8 @@ def read(path: str, image_size: int, group_by: GroupBy | None = None, at_least: 
     if len(files) < at_least:
         raise DataError(f"folder: got {len(files)} images under {folder}, expected at least {at_least}")
     units_N = group_by.of_files(files) if group_by else None
-    encoded = [File(str(file), file.read_bytes) for file in files]
-    images_NHWC, rows = decode_all("folder", encoded, image_size, at_least)
+    decoded = decode_all("folder", [File(records.printable(str(file)), file.read_bytes) for file in files], image_size)
+    images_NHWC, rows = readable("folder", decoded, at_least)
     labels_N = folder_labels([files[row].relative_to(folder) for row in rows])
     kept_N = units_N[rows] if units_N is not None else group_by.of_rows(images_NHWC) if group_by else None
     return Rows(images_NHWC, labels_N, units_N=kept_N)

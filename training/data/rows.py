@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from latentserve import records
 from training.data.units import FEWEST_UNITS, count, drawn, equal_rows, merged, row_digests
 
 CALIBRATION_SHARE = TEST_SHARE = 0.1
@@ -26,6 +27,9 @@ LONG_ROW_SECONDS = 2.56
 
 class DataError(ValueError):
     """Data cannot be loaded. The message says what was got, what was expected and what to do."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(records.printable(message))  # it may name a file
 
 
 @dataclass(frozen=True)
