@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentserve.bundle import Detector
-from latentserve.conformal import Adjustment, sha256_of_scores
+from latentserve.conformal import Adjustment, check_delta, sha256_of_scores
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,9 @@ class Promise:
     adjustment: Adjustment = "simes"
 
     def __post_init__(self) -> None:
-        for name in ("alpha", "delta"):
-            if not 0 < getattr(self, name) < 1:
-                raise ValueError(f"{name}: got {getattr(self, name)}, expected between 0 and 1")
+        if not 0 < self.alpha < 1:
+            raise ValueError(f"alpha: got {self.alpha}, expected between 0 and 1")
+        check_delta(self.delta, self.adjustment)
 
 
 def calibrate(

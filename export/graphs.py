@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from latentserve.bundle import Graph
+from latentserve.cpus import available_cpus, cpu_set
 from latentserve.inputs import INPUT, TensorSpec
 from training.networks import floats_from_rows
 
@@ -138,7 +139,7 @@ class GraphRunner:
     def __init__(self, folder: Path, graphs: Iterable[Graph]) -> None:
         self.graphs = list(graphs)
         self.sessions = {
-            graph.file: ort.InferenceSession(folder / graph.file, providers=["CPUExecutionProvider"])
+            graph.file: ort.InferenceSession(folder / graph.file, _options(), providers=["CPUExecutionProvider"])
             for graph in self.graphs
         }
 
@@ -163,6 +164,14 @@ class GraphRunner:
             0
         ]
         return reconstruction
+
+
+def _options() -> ort.SessionOptions:
+    """ONNX Runtime takes a thread for each core, whatever a container's quota says."""
+    options = ort.SessionOptions()
+    if (num := available_cpus()) < cpu_set():
+        options.intra_op_num_threads = num
+    return options
 
 
 @contextlib.contextmanager

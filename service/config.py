@@ -5,7 +5,6 @@ The file is read again on SIGHUP. What may change while the server runs is `AT_R
 
 from __future__ import annotations
 
-import math
 import os
 import tomllib
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, CliSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
+from latentserve.cpus import available_cpus as available_cpus
 from service.batching import QueueConfig
 from service.decoding import Limits
 from service.monitor import MonitorConfig
@@ -23,7 +23,6 @@ from service.providers import Device, DeviceConfig
 from service.tls import TlsFiles
 
 PREFIX = "LATENTSERVE_"
-CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 OF_OTHERS = {"LATENTSERVE_DATA"}
 """Variables with our prefix that training reads."""
 AT_RUN_TIME = (
@@ -149,16 +148,6 @@ class Config(BaseSettings):
     def threads(self) -> int:
         """Threads of one operator on the CPU."""
         return self.intra_op_threads or available_cpus()
-
-
-def available_cpus() -> int:
-    """CPUs this process may use: its CPU set and its container's quota, which ONNX Runtime's own guess ignores."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = CGROUP_QUOTA.read_text().split()
-        return max(1, min(allowed, math.ceil(int(quota) / int(period))))
-    except (OSError, ValueError):  # no cgroup v2, or "max": no quota
-        return allowed
 
 
 def load_config(arguments: Sequence[str]) -> Config:
