@@ -32,6 +32,11 @@ class Promise:
         check_delta(self.delta, self.adjustment)
 
 
+def can_score(promise: Promise, num_rows: int) -> bool:
+    """Whether so many calibration rows can give a p-value of alpha."""
+    return 1 / (num_rows + 1) <= promise.alpha
+
+
 def calibrate(
     name: str, method: str, scores_N: NDArray[np.float32], promise: Promise
 ) -> tuple[Detector, NDArray[np.float32]]:

@@ -1,14 +1,12 @@
 """Writes a bundle: graphs, parity, calibration, golden rows, figures, report, manifest.
 
-Everything is written to a hidden folder beside the target, which is renamed when all of it is there: a service
-that watches the repository never meets half a bundle, and a failed export leaves nothing behind.
+Everything is written to a hidden folder beside the target (`export.claim`), which is renamed when all of it is there: a
+service that watches the repository never meets half a bundle, and a failed export leaves nothing behind.
 """
 
 from __future__ import annotations
 
-import contextlib
 import re
-import shutil
 import sys
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -20,14 +18,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from export.calibration import Promise, calibrate
+from export.calibration import Promise, calibrate, can_score
 from export.card import CardSize, exported_card
+from export.claim import next_version
 from export.detectors import Scorer
 from export.evaluate import Measured, evaluate
 from export.graphs import (
     EXAMPLE_ROWS,
     DecoderGraph,
     EncoderGraph,
+    ExportError,
     GraphRunner,
     encoder_outputs,
     export_graph,
@@ -42,6 +42,7 @@ from latentserve.inputs import INPUT, AudioInput, ImageInput
 from training.data import AudioShape, Data, ImageShape
 from training.evaluate import EVALUATION
 from training.loop import TEST_BATCH_ROWS, Trained
+from training.options import check_new_folder
 from training.run import Run, load_model, open_run
 
 GOLDEN_ROWS = 8
@@ -86,30 +87,29 @@ def export_run(
     Raises:
         RunError: the folder is not a finished run, or its data changed since.
         DataError: its data cannot be loaded.
-        ExportError: an ONNX output differs from the trained model's.
+        ExportError: the promise cannot be kept, or an ONNX output differs from the trained model's.
+        ValueError: a model cannot be called so, or cannot be written there.
     """
     run, trained = open_run(run_folder)
-    data = run.load_data()
     plain = re.sub(r"[^A-Za-z0-9._]+", "-", run.data.split(":")[0]).strip("-")
-    name = name or f"{plain}-{run.method}" + ("" if precision == "float32" else f"-{precision}")
-    version = _next_version(repository / name)
-    folder = repository / name / f".{version}.tmp"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    try:
-        _write(folder, run, trained, load_model(run_folder, run), data, name, version, card, precision, promise)
-        final = repository / name / str(version)
-        folder.rename(final)
-        return final
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        with contextlib.suppress(OSError):  # of a model that has no version yet nothing is left
-            folder.parent.rmdir()
+    name = f"{plain}-{run.method}" + ("" if precision == "float32" else f"-{precision}") if name is None else name
+    bundle.check_name(name)
+    check_new_folder("to", repository / name)
+    with next_version(repository / name) as claim:
+        data = run.load_data()
+        _check_promise(promise, len(data.calibration))
+        model = load_model(run_folder, run)
+        _write(claim.folder, run, trained, model, data, name, claim.version, card, precision, promise)
+        return claim.publish()
 
 
-def _next_version(folder: Path) -> int:
-    versions = [int(child.name) for child in folder.glob("*") if child.name.isdigit()]
-    return max(versions, default=0) + 1
+def _check_promise(promise: Promise, num_rows: int) -> None:
+    """Raises ExportError if the rows cannot keep a level that was asked for; the usual one is left out then."""
+    if not can_score(promise, num_rows) and promise.alpha != Promise().alpha:
+        raise ExportError(
+            f"alpha: got {promise.alpha:g}, expected {1 / (num_rows + 1):.3g} or more, the smallest p-value that"
+            f" {num_rows} calibration rows can give; no bundle was written"
+        )
 
 
 def _write(
@@ -172,7 +172,7 @@ def _export_scorer(
     Returns:
         The draft, and the calibration scores of the deciding detector; None if there are too few rows for any.
     """
-    if 1 / (len(data.calibration) + 1) > draft.promise.alpha:
+    if not can_score(draft.promise, len(data.calibration)):
         _say(f"no scores: {len(data.calibration)} calibration rows cannot keep a level of {draft.promise.alpha:g}")
         return draft, None
     tensors: dict[str, Any] = {INPUT: data.train.values, **train}

@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from export.graphs import GraphRunner
+from export.strange_sets import AGAINST, OTHERS, check_set
 from latentserve import bundle, records
 from latentserve.bundle import Manifest
 from latentserve.conformal import p_values
@@ -32,10 +33,10 @@ from training.data.subset import Subset
 from training.evaluate import in_shape_of, say
 from training.evaluation.separation import Separation, separation
 from training.evaluation.strange import CONTROL, known_sets, saved_as, strange_rows
+from training.options import check_new_file, check_options, check_seed, in_words
 from training.report import Section, plot_roc, plot_scores, render_report
 from training.run import Run
 
-OTHERS = "others"
 JPEG_SETS = ("cifar10",)
 """Data sets whose images were JPEG files."""
 MOST_ROWS = 5000
@@ -47,7 +48,7 @@ class Options:
 
     Attributes:
         bundle: folder of it, <repository>/<name>/<version>.
-        against: strange sets, data specs, `others` or `saved_again`; default: all that are made of the test rows.
+        against: see `AGAINST`.
         rows: of each set at most.
         seed: draws what is random in the sets.
         json: file for the figures; none is written by default.
@@ -55,11 +56,18 @@ class Options:
     """
 
     bundle: Annotated[Path, tyro.conf.Positional]
-    against: tuple[str, ...] = ()
+    against: Annotated[tuple[str, ...], tyro.conf.arg(help=AGAINST)] = ()
     rows: int = MOST_ROWS
     seed: int = 0
     json: Path | None = None
     html: Path | None = None
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+        if self.rows < 1:
+            raise ValueError(f"rows: got {self.rows}, expected 1 or more")
+        if self.json is not None and self.json == self.html:
+            raise ValueError(f"html: got {self.html}, expected another file than that of json")
 
 
 @dataclass(frozen=True)
@@ -106,9 +114,12 @@ def main(arguments: list[str]) -> int:
     """Runs the command line; returns the exit status."""
     try:
         options = tyro.cli(Options, args=arguments, prog="python -m export ood")
+        check_options(options)
+        check_new_file("json", options.json)
+        check_new_file("html", options.html)
         found, scores = examine(options)
-    except (BundleError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (BundleError, ValueError, OSError, MemoryError) as error:
+        print(f"error: {in_words(error)}", file=sys.stderr)
         return 1
     print_examination(found)
     if options.json is not None:
@@ -135,15 +146,17 @@ def examine(options: Options) -> tuple[Examination, dict[str, NDArray[np.float32
         raise BundleError(f"{folder}: has no calibrated detector")
     calibration = bundle.load_calibration(folder, manifest)
     run = records.from_json(Run, manifest.provenance.config)
+    for name in options.against:
+        check_set(name, run)
     data = run.load_data()
     runner = GraphRunner(folder, manifest.graphs.values())
-    names = options.against or (*known_sets(data.test.values), CONTROL)
+    names = tuple(dict.fromkeys(options.against)) or (*known_sets(data.test.values), CONTROL)
     usual = _some(data.test.values, options)
     usual_scores = {name: runner.run(rows)["scores"] for name, rows in _usual_rows(usual, data, names)}
     rows, kept = [], {run.data: usual_scores[""][:, 0]}
     for name in names:
         say(f"against {name}")
-        strange = runner.run(_as_files(_set(name, run, data, usual, options), data, name))["scores"]
+        strange = runner.run(_as_files(_set(name, run, usual, options), data, name))["scores"]
         beside = usual_scores["JPEG" if _is_jpeg(data, name) else ""]
         kept[name] = strange[:, 0]
         rows += list(_rows(name, manifest, calibration, beside, strange))
@@ -170,7 +183,7 @@ def _some(rows: NDArray[Any], options: Options) -> NDArray[Any]:
     return some
 
 
-def _set(name: str, run: Run, data: Data, usual: NDArray[Any], options: Options) -> NDArray[Any]:
+def _set(name: str, run: Run, usual: NDArray[Any], options: Options) -> NDArray[Any]:
     """The strange rows, as many as the usual ones where there are."""
     if name == CONTROL:
         return usual
@@ -178,12 +191,8 @@ def _set(name: str, run: Run, data: Data, usual: NDArray[Any], options: Options)
         return strange_rows(name, usual, options.seed)
     if name == OTHERS:
         subset = Subset.parse(run.data)
-        if subset is None:
-            raise ValueError(f"against: got {OTHERS} for a model of all of {run.data}, expected one of a part of it")
+        assert subset is not None  # or it would have been refused before
         return _some(subset.others(_whole(subset, run)).values, options)
-    if isinstance(data.shape, AudioShape):
-        known = ", ".join((*known_sets(usual), OTHERS))
-        raise ValueError(f"against: got {name!r}, expected one of {known}")
     return _some(in_shape_of(run, name).test.values, options)
 
 
