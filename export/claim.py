@@ -40,6 +40,7 @@ def next_version(model: Path) -> Iterator[Claim]:
     Raises:
         OSError: it cannot be made, or be written to.
     """
+    made = [model, *(above for above in model.parents if not above.exists())]
     with contextlib.ExitStack() as stack:
         claim = _claim(model, stack)
         try:
@@ -47,7 +48,8 @@ def next_version(model: Path) -> Iterator[Claim]:
         finally:
             shutil.rmtree(claim.folder, ignore_errors=True)
             with contextlib.suppress(OSError):  # of a model that has no version yet nothing is left
-                model.rmdir()
+                for folder in made:
+                    folder.rmdir()
 
 
 def _claim(model: Path, stack: contextlib.ExitStack) -> Claim:
