@@ -255,10 +255,7 @@ def _open(folder: Path, config: Config, metrics: Metrics, workers: Workers) -> S
     engine = Engine(folder, manifest, config.device_config)
     engine.check_golden(bundle.load_golden(folder, manifest))
     engine.warm_up()
-    source = manifest.provenance
-    metrics.model_info.labels(
-        manifest.name, str(manifest.version), source.method, engine.execution_provider, manifest.embedding_space
-    ).set(1)
+    metrics.opened(manifest, engine.execution_provider)
     fallback = config.device != "cpu" and engine.execution_provider == CPU and has_driver()
     metrics.device_fallback.labels(manifest.name, str(manifest.version)).set(fallback)
     lanes = [INPUT, LATENT] if "decoder" in manifest.graphs else [INPUT]
