@@ -29,9 +29,6 @@ def check_set(name: str, run: Run) -> None:
     if of_sounds:
         raise ValueError(f"against: got {name!r}, expected one of {', '.join(made)}{nearest(name, made)}")
     try:
-        check_spec(name)
+        check_spec(name, also=made)
     except DataError as error:
-        meant = "" if "did you mean" in str(error) else nearest(name, made)
-        raise ValueError(
-            f"against: no set made of the test rows is called so ({', '.join(made)}){meant}; {error}"
-        ) from error
+        raise ValueError(f"against: no set made of the test rows is called so ({', '.join(made)}); {error}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 
 from training.data.rows import Data, DataError
 from training.data.subset import Subset
@@ -21,13 +22,18 @@ WITH_A_PLACE = {"folder": "PATH", "wds": "PATTERN", "audio": "PATH"}
 """Names of data sets, and what comes after a colon of those that lie anywhere."""
 
 
-def check_spec(spec: str) -> None:
-    """What can be said of a spec before anything is loaded. Raises DataError if it is that of no data set."""
+def check_spec(spec: str, also: Iterable[str] = ()) -> None:
+    """What can be said of a spec before anything is loaded. Raises DataError if it is that of no data set.
+
+    Args:
+        spec: of a data set.
+        also: what else could have been meant.
+    """
     base = subset.base if (subset := Subset.parse(spec)) is not None else spec
     name, colon, place = base.partition(":")
     if name not in WITH_A_PLACE and (name not in WITHOUT or colon):
         known = (*WITHOUT, *(f"{one}:{kind}" for one, kind in WITH_A_PLACE.items()))
-        meant = nearest(name.split("[")[0], (*WITHOUT, *WITH_A_PLACE))
+        meant = nearest(name.split("[")[0], (*WITHOUT, *WITH_A_PLACE, *also))
         listed = f"{', '.join(known[:-1])} or {known[-1]}, or some of its rows, as mnist[label=0] or fsdd[group!=2]"
         raise DataError(f"data: got {spec!r}, expected one of {listed}{meant}")
     there = os.path.isdir(os.path.expanduser(place))  # noqa: PTH111, PTH112 (these raise for no name whatever)
