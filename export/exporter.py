@@ -105,7 +105,7 @@ def export_run(
 
 def _check_promise(promise: Promise, num_rows: int) -> None:
     """Raises ExportError if the rows cannot keep a level that was asked for; the usual one is left out then."""
-    if not can_score(promise, num_rows) and promise.alpha != Promise().alpha:
+    if not can_score(promise, num_rows) and promise.alpha != Promise.alpha:
         raise ExportError(
             f"alpha: got {promise.alpha:g}, expected {1 / (num_rows + 1):.3g} or more, the smallest p-value that"
             f" {num_rows} calibration rows can give; no bundle was written"
