@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set, Sized
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -105,7 +105,7 @@ def cut(items: Items, field: str = "items") -> Cut:
     single = isinstance(given, (bytes, bytearray, memoryview, str, PathLike)) or _is_image(given)
     if single or isinstance(given, (Mapping, Set)) or not isinstance(given, Iterable):
         raise InvalidInput.at(field, got=f"one {type(given).__name__}", expected="a list of files or an array")
-    total = len(given) if hasattr(given, "__len__") else None
+    total = len(given) if isinstance(given, Sized) else None
     if total == 0:
         raise InvalidInput.at(field, got="no rows", expected="at least one")
     return Cut(_one_by_one(given, field), total)
@@ -218,7 +218,8 @@ def _file_or_row(item: Any, place: str) -> bytes | NDArray[Any]:
     if array.ndim not in (1, 3):
         shape = list(array.shape)
         raise InvalidInput.at(place, got=f"shape {shape}", expected="one row: [height, width, channels] or [samples]")
-    return _as_rows(array[None], place, first=None)[0]
+    row: NDArray[Any] = _as_rows(array[None], place, first=None)[0]
+    return row
 
 
 def _as_rows(array: NDArray[Any], place: str, first: int | None = 0) -> NDArray[Any]:
@@ -231,7 +232,7 @@ def _as_rows(array: NDArray[Any], place: str, first: int | None = 0) -> NDArray[
     """
     if array.dtype in (np.uint8, np.int16) or array.size == 0:
         return array
-    wanted = np.dtype(np.int16 if array.ndim == 2 else np.uint8)
+    wanted: np.dtype[np.integer[Any]] = np.dtype(np.int16 if array.ndim == 2 else np.uint8)
     low, high = np.iinfo(wanted).min, np.iinfo(wanted).max
     expected = f"whole numbers {low} to {high} ({wanted})"
     if array.dtype.kind not in "fiu":
