@@ -69,8 +69,7 @@ class Part:
         if self.whole is not None:
             return self.field + re.sub(sent, f"[{self.whole[0]}, ", text, count=1)
         if re.search(sent, text):  # of its shape: each of these has the same, and no axis of rows
-            text = re.sub(rf"\[(?:{self.num}|n), ", "[", text)
-            return f"{self.place(0)}{text}"
+            return self.place(0) + re.sub(sent, "[", text, count=1)
         several = f"[{self.first}:{self.first + self.num}]"
         return f"{self.field}{'' if self.alone else several}{text}"
 

@@ -60,7 +60,7 @@ def test_the_shape_that_was_given_is_named(ask: Ask) -> None:
     with pytest.raises(InvalidInput, match=r"^items: got uint8 \[200, 9, 8, 1\], expected uint8 \[n, 8, 8, 1\]"):
         ask("embed", np.zeros((200, 9, 8, 1), np.uint8))
     rows = [np.zeros((8, 8, 1), np.uint8)] * 70 + [np.zeros((9, 8, 1), np.uint8)]
-    with pytest.raises(InvalidInput, match=r"^items\[70\]: got uint8 \[9, 8, 1\], expected uint8 \[8, 8, 1\]"):
+    with pytest.raises(InvalidInput, match=r"^items\[70\]: got uint8 \[9, 8, 1\], expected uint8 \[n, 8, 8, 1\]"):
         ask("reconstruct", iter(rows))
     latents = np.zeros((100, 8))
     latents[70, 3] = np.nan
@@ -155,5 +155,5 @@ def test_a_stream_names_the_item_too(client: Client, digits: NDArray[np.uint8]) 
     wrong = np.zeros((9, 8, 1), np.uint8)
     results = list(client.score_stream([digits[0], wrong, {}, b"no image", "/nowhere", digits[:3]]))
     assert [type(result).__name__ for result in results] == ["Scores", *["InvalidInput"] * 4, "Scores"]
-    assert str(results[1]) == "items[1]: got uint8 [9, 8, 1], expected uint8 [8, 8, 1]"
+    assert str(results[1]) == "items[1]: got uint8 [9, 8, 1], expected uint8 [n, 8, 8, 1]"
     assert [str(result).split(":")[0] for result in results[2:5]] == ["items[2]", "items[3]", "items[4]"]

@@ -156,7 +156,7 @@ def test_latents_are_rounded_to_float32() -> None:
         (
             Part("items", 7, 2),
             "input.tensor: got uint8 [2, 9, 8, 1], expected uint8 [n, 8, 8, 1]",
-            "items[7]: got uint8 [9, 8, 1], expected uint8 [8, 8, 1]",
+            "items[7]: got uint8 [9, 8, 1], expected uint8 [n, 8, 8, 1]",
         ),
         (Part("items", 64, 64), "input.encoded.items: got 64 items, expected 1 to 8", "items[64:128]: got 64 items,"),
         (Part("latents", 64, 9, whole=(73, 2)), "latents[2]: got NaN", "latents[66]: got NaN"),
@@ -165,7 +165,7 @@ def test_latents_are_rounded_to_float32() -> None:
         (
             Part("items[7]", 0, 1, alone=True),
             "input.tensor: got uint8 [1, 9, 8, 1], expected uint8 [n, 8, 8, 1]",
-            "items[7]: got uint8 [9, 8, 1], expected uint8 [8, 8, 1]",
+            "items[7]: got uint8 [9, 8, 1], expected uint8 [n, 8, 8, 1]",
         ),
         (Part("items", 0, 1), "alpha: got 7, expected below 1", "alpha: got 7, expected below 1"),
     ],
