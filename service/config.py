@@ -6,6 +6,7 @@ The file is read again on SIGHUP. What may change while the server runs is `AT_R
 from __future__ import annotations
 
 import os
+import stat
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,7 +50,7 @@ class _SettingsFile(PydanticBaseSettingsSource):
             found = tomllib.loads(Path(path).read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:  # ValueError: no TOML, no text, or no path
             why = error.strerror if isinstance(error, OSError) else error
-            raise ConfigError(f"settings: got {str(path)!r}, expected a TOML file: {why}") from error
+            raise ConfigError(f"settings: got {path}, expected a TOML file: {why}") from error
         if "settings" in found:
             raise ConfigError(f"settings: {path} names another file, expected it to hold the settings themselves")
         return found
@@ -112,12 +113,31 @@ class Config(BaseSettings):
         """The environment, then the file; the command line, which `load_config` reads, comes before both."""
         return sources["init_settings"], sources["env_settings"], _SettingsFile(settings_cls)
 
-    @field_validator("settings", "models", "tls_certificate", "tls_key", "tls_client_ca", "host", mode="before")
+    @field_validator(
+        *("settings", "models", "tls_certificate", "tls_key", "tls_client_ca", "tensorrt_cache", "host"), mode="before"
+    )
     @classmethod
     def _is_named(cls, value: Any) -> Any:
         """An empty path would be the folder we are in, an empty host every address there is."""
         if isinstance(value, str) and (not value.strip() or "\0" in value):
             raise ValueError("a name")
+        return value
+
+    @field_validator("tensorrt_cache")
+    @classmethod
+    def _can_be_a_folder(cls, value: Path) -> Path:
+        """TensorRT makes it; where it cannot, it would build its engines anew at each start, without a word."""
+        folder = Path(os.path.expanduser(value)).absolute()  # noqa: PTH111 (never raises)
+        for one in (folder, *folder.parents):
+            try:
+                found = one.stat()
+            except (FileNotFoundError, PermissionError):  # to be made, or nothing that must be settled without a GPU
+                continue
+            except OSError as error:
+                raise ValueError(f"a folder ({error.strerror})") from error
+            if not stat.S_ISDIR(found.st_mode):
+                raise ValueError("a folder")
+            break
         return value
 
     @model_validator(mode="after")

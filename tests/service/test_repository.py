@@ -4,7 +4,7 @@ import asyncio
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
@@ -15,13 +15,14 @@ import pytest
 from prometheus_client import generate_latest
 
 from latentserve import bundle
+from latentserve.bundle import Graph
 from latentserve.errors import BundleError, InvalidInput, ModelNotFound
 from latentserve.v1 import embedding_pb2 as pb
 from service.config import Config, load_config
 from service.engine import Engine
 from service.inference import Context, Inference
 from service.metrics import Metrics
-from service.providers import CPU, DeviceError
+from service.providers import DeviceConfig, DeviceError, Sessions, open_sessions
 from service.repository import Repository, Workers, look, open_repository
 from service.servicer import Servicer
 
@@ -270,12 +271,12 @@ def test_a_device_that_is_there_for_one_bundle_and_not_for_another(
     edit(copied_bundle.with_name("2"), version=2)
     missing = {"2"}
 
-    def choose(device: str, graphs: list[Path]) -> str:
-        if graphs[0].parent.name in missing:
+    def opened(folder: Path, graphs: Iterable[Graph], device: DeviceConfig) -> Sessions:
+        if folder.name in missing:
             raise DeviceError("device: got no working CUDA")
-        return CPU
+        return open_sessions(folder, graphs, device)
 
-    monkeypatch.setattr("service.engine.choose_provider", choose)
+    monkeypatch.setattr("service.engine.open_sessions", opened)
     repository = open_repository(config(copied_bundle.parents[1]), Metrics(), workers)
     assert [model.key for model in repository.served()] == [("digits-vae", 1)]
     assert repository.refused[0].reason == "device: got no working CUDA"
