@@ -25,7 +25,10 @@ def check_addresses(config: Config) -> None:
             why = error.strerror or str(error)
             if error.errno == errno.EADDRNOTAVAIL:
                 raise _no_host(config.host, why) from error
-            raise ConfigError(f"{name}: got {port}, expected a port that can be listened on ({why})") from error
+            raise ConfigError(
+                f"{name}: got {port}, expected a port that can be listened on ({why}): cannot listen on"
+                f" {config.host}:{port}"
+            ) from error
 
 
 def _no_host(host: str, why: str) -> ConfigError:

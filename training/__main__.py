@@ -143,7 +143,7 @@ def run_training(name: str, config: Any, options: Options) -> Path:
     folder = _folder(name, options, loop.seed)
     for one in (options, config):
         check_options(one)
-    check_spec(options.data)
+    check_spec(options.data, group_by=options.group_by)
     check_folder(folder, options.resume)
     sizes = (options.image_size, loop.seed, options.sample_rate_hz, options.num_samples)
     data = load_data(options.data, *sizes, options.group_by)

@@ -232,4 +232,4 @@ def _fewer(data: Data, rows: int) -> Data:
 
 def say(step: str) -> None:
     """Where we are, on stderr."""
-    print(f"evaluate: {step}", file=sys.stderr, flush=True)
+    print(records.printable(f"evaluate: {step}"), file=sys.stderr, flush=True)

@@ -23,12 +23,13 @@ WITH_A_PLACE = {"folder": "PATH", "wds": "PATTERN", "audio": "PATH"}
 """Names of data sets, and what comes after a colon of those that lie anywhere."""
 
 
-def check_spec(spec: str, also: Iterable[str] = ()) -> None:
+def check_spec(spec: str, also: Iterable[str] = (), group_by: str | None = None) -> None:
     """What can be said of a spec before anything is loaded. Raises DataError if it is that of no data set.
 
     Args:
         spec: of a data set.
         also: what else could have been meant.
+        group_by: rows of it that no split may part, a rule that it must have.
     """
     base = subset.base if (subset := Subset.parse(spec)) is not None else spec
     name, colon, place = base.partition(":")
@@ -37,6 +38,8 @@ def check_spec(spec: str, also: Iterable[str] = ()) -> None:
         meant = nearest(name.split("[")[0], (*WITHOUT, *WITH_A_PLACE, *also))
         listed = f"{', '.join(known[:-1])} or {known[-1]}, or some of its rows, as mnist[label=0] or fsdd[group!=2]"
         raise DataError(f"data: got {spec!r}, expected one of {listed}{meant}")
+    if group_by is not None:
+        GroupBy.parse(group_by, name)
     there = os.path.isdir(os.path.expanduser(place))  # noqa: PTH111, PTH112 (these raise for no name whatever)
     if WITH_A_PLACE.get(name) == "PATH" and not there:
         kind = "WAV or FLAC files" if name == "audio" else "JPEG or PNG images"
@@ -68,7 +71,7 @@ def load_data(
     # Imported here: torchvision alone takes seconds, and digits does not need it.
     from training.data import audio, cifar10, digits, folder, fsdd, mnist, shapes, shards
 
-    check_spec(spec)
+    check_spec(spec, group_by=group_by)
     if (subset := Subset.parse(spec)) is not None:
         return subset.of(load_data(subset.base, image_size, seed, sample_rate_hz, num_samples, group_by), spec)
     name, _, argument = spec.partition(":")
