@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import io
 import re
+import struct
 import subprocess
 import sys
 import tempfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,11 +25,16 @@ import tyro
 from PIL import Image
 
 from latentserve import records
+from latentserve.depth import SMAX_SAMPLE_VALUE, SMIN_SAMPLE_VALUE
+from latentserve.image_files import PNG_SIGNATURE
 from service.config import Config
 
 RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results" / "decoding_memory.json"
 ORIENTATION, QUARTER_TURN = 0x0112, 6
-KINDS = ("JPEG RGB", "JPEG RGB, turned", "PNG grey", "PNG grey, 16 bits", "PNG RGB", "PNG RGBA")
+KINDS = (
+    *("JPEG RGB", "JPEG RGB, turned", "PNG grey", "PNG grey, 16 bits", "PNG RGB", "PNG RGBA", "PNG RGBA, 16 bits"),
+    *("WEBP RGB", "BMP RGB", "TIFF RGB", "TIFF grey, float"),
+)
 
 
 @dataclass(frozen=True)
@@ -105,8 +112,15 @@ def write(kind: str, pixels: int, file: Path) -> int:
     side = int(pixels**0.5)
     stripes = np.broadcast_to((np.arange(side) % 256).astype(np.uint8), (side, side))
     options: dict[str, Any] = {}
+    if kind == "PNG RGBA, 16 bits":
+        file.write_bytes(deep_png(np.repeat(stripes[0], 8).tobytes(), side))
+        return side
+    if kind == "TIFF grey, float":
+        options["tiffinfo"] = {SMIN_SAMPLE_VALUE: 0.0, SMAX_SAMPLE_VALUE: 255.0}
     if kind == "PNG grey, 16 bits":
         image = Image.fromarray(stripes.astype(np.uint16) * 257)
+    elif kind == "TIFF grey, float":
+        image = Image.fromarray(stripes.astype(np.float32))
     else:
         grey = Image.fromarray(np.ascontiguousarray(stripes))
         image = grey if kind == "PNG grey" else grey.convert("RGBA" if kind == "PNG RGBA" else "RGB")
@@ -115,6 +129,18 @@ def write(kind: str, pixels: int, file: Path) -> int:
         options["exif"][ORIENTATION] = QUARTER_TURN
     image.save(file, kind.split()[0], **options)
     return side
+
+
+def deep_png(row: bytes, side: int) -> bytes:
+    """A PNG of 16-bit RGBA, each of its rows the same, which Pillow does not write."""
+
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    packer = zlib.compressobj(1)
+    pixels = b"".join(packer.compress(b"\0" + row) for _ in range(side)) + packer.flush()
+    header = struct.pack(">IIBBBBB", side, side, 16, 6, 0, 0, 0)
+    return PNG_SIGNATURE + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
 
 
 def decode(file: Path) -> int:

@@ -113,19 +113,21 @@ def _range(samples: NDArray[Any], stated_bits: int | None) -> tuple[int, int]:
 
 
 def _scaled(samples: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
-    """Low to 0, high to 255, rounded; beyond that clipped."""
+    """Low to 0, high to 255, rounded; beyond that clipped. Row by row: at once, a large image would take gigabytes."""
     if not (np.isfinite([low, high]).all() and low < high):
         raise ImageError(f"got a stated range of {low} to {high}, expected one that rises")
+    pixels = np.empty(samples.shape, np.uint8)
     if samples.dtype.itemsize == 2 and samples.dtype.kind == "u":  # by a table: a tenth of the memory
-        table: NDArray[np.uint8] = _scaled(np.arange(1 << FULL_BITS, dtype=np.float64), low, high)
-        pixels = np.empty(samples.shape, np.uint8)
-        for row, samples_WC in enumerate(samples):  # at once, eight bytes of index a sample would be made
+        table: NDArray[np.uint8] = _scaled(np.arange(1 << FULL_BITS, dtype=np.float64)[None], low, high)[0]
+        for row, samples_WC in enumerate(samples):
             pixels[row] = table[samples_WC]
         return pixels
     if not np.isfinite(samples).all():
         raise ImageError("got NaN or infinite samples, expected finite numbers")
-    levels = (samples.astype(np.float64) - low) * (255 / (high - low))
-    return np.clip(np.floor(levels + 0.5), 0, 255).astype(np.uint8)
+    for row, samples_WC in enumerate(samples):
+        levels = (samples_WC.astype(np.float64) - low) * (255 / (high - low))
+        pixels[row] = np.clip(np.floor(levels + 0.5), 0, 255)
+    return pixels
 
 
 def _common(tags: Any, name: int, default: int) -> int:
