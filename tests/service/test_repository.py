@@ -199,6 +199,7 @@ FAULTS: dict[str, Callable[[Path], None]] = {
     "no calibration row": lambda folder: edit(folder, detectors=detector(folder, num_calibration_rows=0)),
     "large number": lambda folder: edit(folder, default_alpha=10**400),
     "half a character": lambda folder: edit(folder, embedding_space="\ud800"),
+    "bytes of a name": lambda folder: edit(folder, embedding_space="\udce9"),
     "manifest is a list": lambda folder: (folder / bundle.MANIFEST).write_text("[]") and None,
     "manifest is no text": lambda folder: (folder / bundle.MANIFEST).write_bytes(b"\xff\xfe") and None,
     "manifest is a pipe": lambda folder: ((folder / bundle.MANIFEST).unlink(), os.mkfifo(folder / bundle.MANIFEST))[1],
