@@ -35,7 +35,7 @@ from export.graphs import GraphRunner
 from latentserve import bundle, records
 from latentserve.bundle import Manifest
 from latentserve.client import Client
-from latentserve.conformal import conditional_p_values, p_values, rejected
+from latentserve.conformal import at_most, conditional_p_values, num_small_p_values, p_values, rejected
 from training.data import Data
 from training.evaluation.strange import strange_rows
 from training.run import Run
@@ -142,10 +142,10 @@ def deals(scores_N: NDArray[Any], num: int) -> Iterator[tuple[NDArray[Any], NDAr
 
 def _false_alarms(name: str, scores_N: NDArray[Any], num: int, alpha: float) -> Promise:
     rates = np.array(
-        [(p_values(judged, calibration) <= alpha).mean() for calibration, judged, _ in deals(scores_N, num)]
+        [at_most(p_values(judged, calibration), alpha).mean() for calibration, judged, _ in deals(scores_N, num)]
     )
     num_judged = len(scores_N) - num
-    k = int(alpha * (num + 1))
+    k = num_small_p_values(num, alpha)
     low, high = stats.betabinom(num_judged, k, num + 1 - k).interval(BAND)
     inside = float(((low / num_judged <= rates) & (rates <= high / num_judged)).mean())
     # Any row of a deal is flagged with a probability of k / (n + 1): the band of one count over all rows is generous.
@@ -176,7 +176,7 @@ def _conditional(
 ) -> Promise:
     rates = np.array(
         [
-            (conditional(p_values(judged, calibration)) <= alpha).mean()
+            at_most(conditional(p_values(judged, calibration)), alpha).mean()
             for calibration, judged, _ in deals(scores_N, num)
         ]
     )
@@ -210,7 +210,7 @@ def served(folder: Path, manifest: Manifest, data: Data) -> Iterator[Promise]:
         (models / manifest.name / str(manifest.version)).symlink_to(folder)
         with ServedProcess(models, Path(scratch) / "log") as server, Client(server.target, 300) as client:
             for alpha in ALPHAS:
-                k = int(alpha * (num + 1))
+                k = num_small_p_values(num, alpha)
                 edges = stats.betabinom(num_test, k, num + 1 - k).interval(BAND)
                 low, high = (float(edge) / num_test for edge in edges)
                 rate = float(client.score(data.test.values, alpha).flagged.mean())
@@ -218,7 +218,7 @@ def served(folder: Path, manifest: Manifest, data: Data) -> Iterator[Promise]:
                 yield Promise(
                     label(manifest), "served marginal", num, alpha, rate, low, high, inside, rate > alpha, bool(inside)
                 )
-                if alpha < manifest.detectors[0].smallest_conditional_p_value:
+                if not at_most(manifest.detectors[0].smallest_conditional_p_value, alpha):
                     continue  # the server refuses it
                 rate = float(client.score(data.test.values, alpha, guarantee="conditional").flagged.mean())
                 kept = rate <= alpha

@@ -23,8 +23,9 @@ import tyro
 
 from benchmarks.recipes import RECIPES, Recipe, mean_and_spread, read_recipe
 from benchmarks.reproduce import bundle_of
+from export.examination import Row
 from export.ood import Options as Examine
-from export.ood import Row, examine
+from export.ood import examine
 from latentserve import records
 
 RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results" / "strange"

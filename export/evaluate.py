@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from export.graphs import GraphRunner
 from latentserve.bundle import Evaluation
-from latentserve.conformal import p_values
+from latentserve.conformal import at_most, p_values
 from training.data import Data
 from training.evaluation.card import METHOD, Mark
 from training.evaluation.separation import auroc
@@ -73,7 +73,7 @@ def evaluate(
         return Measured(tuple(found), tuple(marks), train, test, np.empty(0))
     usual = test["scores"][:, 0]
     p = p_values(usual, calibration)
-    found.append(Evaluation(f"share_flagged_at_alpha_{alpha:g}", float((p <= alpha).mean()), where))
+    found.append(Evaluation(f"share_flagged_at_alpha_{alpha:g}", float(at_most(p, alpha).mean()), where))
     sets = [name for name in known_sets(data.test.values) if name in QUICK_SETS]
     strange = {name: runner.run(strange_rows(name, data.test.values))["scores"][:, 0] for name in sets}
     for name, scores in strange.items():

@@ -10,11 +10,12 @@ from sklearn.manifold import TSNE
 
 from export.evaluate import TRAVERSAL_REACH, Measured, traversals
 from export.graphs import GraphRunner
-from export.ood import found_rates
 from latentserve.bundle import Manifest
+from latentserve.conformal import at_most
 from training.data import Data, ImageShape
 from training.evaluation.plots import plot_equivariance, plot_labels_curve, plot_robustness
 from training.evaluation.probes import nearest_rows
+from training.evaluation.separation import found_rates
 from training.evaluation.table import card_table
 from training.loop import Trained
 from training.report import (
@@ -136,10 +137,11 @@ def _scores(manifest: Manifest, measured: Measured) -> list[Section]:
     scores = {"test": measured.test["scores"][:, 0], **measured.strange}
     note = "The share of strange rows found for each share of usual rows flagged, which has a logarithmic axis."
     curves = Section("ROC curves", note, figure=plot_roc(found_rates(scores)))
+    flagged = at_most(measured.p_values, manifest.default_alpha).mean()
     alarms = Section(
         "False alarms",
         f"Calibrated on {detector.num_calibration_rows} rows that neither training nor the detector saw. At the"
-        f" default alpha {manifest.default_alpha:g}, {np.mean(measured.p_values <= manifest.default_alpha):.2%} of the"
+        f" default alpha {manifest.default_alpha:g}, {flagged:.2%} of the"
         f" test rows are flagged; the smallest possible p-value is {detector.smallest_p_value:.2g}.",
         figure=plot_false_alarms(measured.p_values),
     )

@@ -6,7 +6,7 @@
 * `streaming` items without end in, scores out as they come (`Client.score_stream`)
 * `bundle`   the manifest that export writes and service reads
 * `errors`   the one tree of errors, and the gRPC code of each
-* `audio`    how a WAV file becomes the samples a model was trained on
+* `audio`    how a WAV or FLAC file becomes the samples a model was trained on
 * `images`   how an encoded image becomes the pixels a model was trained on (needs Pillow)
 * `tensors`  numpy arrays to protobuf tensors and back
 * `records`  frozen dataclasses to JSON and back, strictly

@@ -24,14 +24,18 @@ from __future__ import annotations
 import hashlib
 import math
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 Adjustment = Literal["simes", "dkwm", "monte_carlo"]
+ROUNDING = 1e-9
+"""Numbers that differ by less, relatively, are equal but for rounding. Alpha is kept to a billionth of itself."""
 SIMULATIONS = 4000
 """Draws of n uniform order statistics. Their own error is paid for: see `_monte_carlo`."""
+SMALLEST_SIMULATED_DELTA = 20 / SIMULATIONS
+"""With few draws beyond the limit, or none, the limit would be a matter of luck."""
 
 
 def p_values(
@@ -59,6 +63,21 @@ def p_values(
     return np.asarray((1.0 + at_least_N) / (num + 1.0), np.float64)
 
 
+def at_most(p_values_N: NDArray[np.float64] | float, level: NDArray[np.float64] | float) -> NDArray[np.bool_]:
+    """Whether p <= level [N], where equal numbers may differ in their last bits: in floats 1 - 0.9 is below 0.1.
+
+    Every comparison of a p-value with a level is this one. Without it a row at exactly alpha is flagged or not by the
+    order in which alpha was multiplied.
+    """
+    found: NDArray[np.bool_] = np.asarray(p_values_N) <= np.asarray(level) * (1 + ROUNDING)
+    return found
+
+
+def num_small_p_values(num_calibration_rows: int, alpha: float) -> int:
+    """How many of the marginal p-values 1 / (n + 1) ... n / (n + 1) are at most alpha: floor(alpha (n + 1))."""
+    return min(num_calibration_rows, math.floor(alpha * (num_calibration_rows + 1) * (1 + ROUNDING)))
+
+
 def sha256_of_scores(scores: NDArray[np.float32]) -> str:
     """Identity of a calibration: sha256 of its sorted scores as little-endian float32, in hex."""
     return hashlib.sha256(scores.astype("<f4").tobytes()).hexdigest()
@@ -73,10 +92,24 @@ def conditional_p_values(
         ValueError: no calibration rows, delta not between 0 and 1, or no such adjustment.
     """
     b = adjustments(num_calibration_rows, delta, adjustment)
-    # 1e-9: (n + 1) t is a whole number but for rounding
-    place_N = np.ceil(marginal_N * (num_calibration_rows + 1) - 1e-9).astype(int)
+    place_N = np.ceil(marginal_N * (num_calibration_rows + 1) * (1 - ROUNDING)).astype(int)
     p: NDArray[np.float64] = b[place_N - 1]
     return p
+
+
+def check_delta(delta: float, adjustment: Adjustment) -> None:
+    """Says before anything is made whether `adjustments` can keep such a promise.
+
+    Raises:
+        ValueError: no such adjustment, or a delta that it does not take.
+    """
+    known = get_args(Adjustment)
+    if adjustment not in known:
+        raise ValueError(f"adjustment: got {adjustment!r}, expected one of {sorted(known)}")
+    if not 0 < delta < 1:
+        raise ValueError(f"delta: got {delta}, expected between 0 and 1")
+    if adjustment == "monte_carlo" and delta < SMALLEST_SIMULATED_DELTA:
+        raise ValueError(f"delta: got {delta}, expected {SMALLEST_SIMULATED_DELTA:g} or more for monte_carlo")
 
 
 @lru_cache(maxsize=64)
@@ -84,9 +117,8 @@ def adjustments(num: int, delta: float, adjustment: Adjustment) -> NDArray[np.fl
     """b_1 ... b_n and b_(n + 1) = 1, ascending. See the file's docstring."""
     if num < 1 or not 0 < delta < 1:
         raise ValueError(f"got {num} calibration rows and delta {delta}, expected 1 or more and between 0 and 1")
+    check_delta(delta, adjustment)
     makers = {"simes": _simes, "dkwm": _dkwm, "monte_carlo": _monte_carlo}
-    if adjustment not in makers:
-        raise ValueError(f"adjustment: got {adjustment!r}, expected one of {sorted(makers)}")
     b = np.append(np.minimum(makers[adjustment](num, delta), 1.0), 1.0)
     b.flags.writeable = False  # it is cached
     return b
@@ -130,8 +162,6 @@ def _monte_carlo(num: int, delta: float) -> NDArray[np.float64]:
         worst[row] = ((np.cbrt(ordered[:-1] / ordered[-1] / mean) - 1 + shift) / deviation).max()
     # of SIMULATIONS draws, how many at most may lie above z: binomial, by its normal approximation
     spare = SIMULATIONS * delta - 2.33 * math.sqrt(SIMULATIONS * delta * (1 - delta))
-    if spare < 1:
-        raise ValueError(f"delta: got {delta}, expected {20 / SIMULATIONS:g} or more for monte_carlo")
     z = np.sort(worst)[-math.floor(spare)]
     b: NDArray[np.float64] = np.maximum.accumulate(mean * (1 - shift + z * deviation) ** 3)
     return b
@@ -144,7 +174,7 @@ def rejected(p_values_N: NDArray[np.float64], alpha: float) -> NDArray[np.bool_]
     """
     num = len(p_values_N)
     ordered = np.sort(p_values_N)
-    passed = np.flatnonzero(ordered <= alpha * np.arange(1, num + 1) / num)
+    passed = np.flatnonzero(at_most(ordered, alpha * np.arange(1, num + 1) / num))
     if len(passed) == 0:
         return np.zeros(num, np.bool_)
     found: NDArray[np.bool_] = p_values_N <= ordered[passed[-1]]

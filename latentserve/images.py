@@ -2,7 +2,10 @@
 
 Training reads image folders through this file and the service decodes requests through it, so
 that a photo gives the same pixels on both sides: upright, on black where it is transparent, centre-cropped
-to the model's aspect ratio, resized with an antialiasing filter. Needs Pillow (extras `serve` and `train`).
+to the model's aspect ratio, resized with an antialiasing filter. Of several frames or pages the first is taken.
+
+Pillow decodes; what it forgives too easily is looked at in `image_files` and `depth`. Needs Pillow and simplejpeg
+(extras `serve` and `train`).
 """
 
 from __future__ import annotations
@@ -15,7 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-FORMATS = ("JPEG", "PNG")
+from latentserve.depth import png_samples, tiff_samples
+from latentserve.image_files import PNG_SIGNATURE, ImageError, Png, check_jpeg, read_png
+
+__all__ = ["FORMATS", "SUFFIXES", "ImageError", "center_crop", "decode_image", "fit_image"]
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
+EXPECTED = "expected a JPEG or PNG file, or a WebP, BMP or TIFF that Pillow reads"
+SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff"}
+PLAIN_MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 MODES: dict[int, Literal["L", "RGB"]] = {1: "L", 3: "RGB"}
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -29,12 +40,8 @@ TURNS = {
 """What sets a photo upright, by its EXIF orientation."""
 
 
-class ImageError(ValueError):
-    """The bytes are not an image we take. The message says what was got and expected."""
-
-
 def decode_image(data: bytes, height: int, width: int, channels: int, max_pixels: int) -> NDArray[np.uint8]:
-    """Decodes one JPEG or PNG to uint8 [height, width, channels].
+    """Decodes one JPEG, PNG, WebP, BMP or TIFF to uint8 [height, width, channels].
 
     The size is read from the header and held against `max_pixels` before a pixel is decoded.
 
@@ -46,17 +53,20 @@ def decode_image(data: bytes, height: int, width: int, channels: int, max_pixels
         max_pixels: largest width x height that is decoded.
 
     Raises:
-        ImageError: empty, another format, too many pixels, truncated or corrupt.
+        ImageError: empty, another format, too many pixels, truncated or corrupt, or of more bits than eight whose range
+            it does not state.
     """
     if not data:
-        raise ImageError("got 0 bytes, expected a JPEG or PNG file")
-    image = _open(data)
-    got = image.width * image.height
-    if got > max_pixels:
-        raise ImageError(f"got {image.width} x {image.height} = {got} pixels, expected at most {max_pixels}")
+        raise ImageError(f"got 0 bytes, {EXPECTED}")
+    png = read_png(data) if data.startswith(PNG_SIGNATURE) else None
+    file = data if png is None else png.data
+    image = _open(file)
     try:
-        image.load()  # here: a broken pixel must not be met, and forgiven, while EXIF is looked for
-        return _fit(_upright(image), height, width, channels)
+        _check_size(image, max_pixels)
+        pixels = _on_black(_upright(_pixels(image, file, png)))
+        return _fit(pixels, height, width, channels)
+    except ImageError:
+        raise
     except Exception as error:  # whatever a damaged file leads Pillow into, one file must not end a long reading
         raise ImageError(f"got a corrupt {image.format} of {len(data)} bytes: {error!r}") from error
 
@@ -64,13 +74,59 @@ def decode_image(data: bytes, height: int, width: int, channels: int, max_pixels
 def _open(data: bytes) -> Image.Image:
     try:
         with warnings.catch_warnings():
-            # Pillow warns at its own limit of pixels; ours is checked by the caller.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            return Image.open(io.BytesIO(data), formats=FORMATS)
+            # Pillow warns at its own limit of pixels, which the caller checks, and of metadata that it cannot read.
+            warnings.simplefilter("ignore")
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
-        raise ImageError(f"got {len(data)} bytes beginning {data[:8]!r}, expected a JPEG or PNG file") from None
+        raise ImageError(f"got {len(data)} bytes beginning {data[:8]!r}, {EXPECTED}") from None
     except Exception as error:
         raise ImageError(f"got an unreadable header: {error!r}") from error
+    for xmp in ("xmp", "XML:com.adobe.xmp"):
+        image.info.pop(xmp, None)  # its orientation, which nobody but Pillow obeys
+    return image
+
+
+def _check_size(image: Image.Image, max_pixels: int) -> None:
+    got = image.width * image.height
+    if got > max_pixels:
+        raise ImageError(f"got {image.width} x {image.height} = {got} pixels, expected at most {max_pixels}")
+    if image.format == "TIFF":
+        tile = image.tag_v2.get(322, 1) * image.tag_v2.get(323, 1)  # type: ignore[attr-defined]
+        if tile > max_pixels:  # decoded whole, however small the image
+            raise ImageError(f"got tiles of {tile} pixels, expected at most {max_pixels}")
+
+
+def _pixels(image: Image.Image, data: bytes, png: Png | None) -> Image.Image:
+    """The image, decoded, in one of PLAIN_MODES, and still as it lies in the file."""
+    deep = None
+    if png is not None and png.bits == 16:
+        deep = png_samples(lambda: _open(data), png)
+    elif image.format == "TIFF":
+        deep = tiff_samples(lambda: _open(data), image.tag_v2)  # type: ignore[attr-defined]
+    if deep is not None:
+        samples = Image.fromarray(deep[..., 0] if deep.shape[-1] == 1 else deep)
+        samples.info = image.info
+        return samples
+    image.load()  # here: a broken pixel must not be met, and forgiven, while EXIF is looked for
+    if image.format in ("JPEG", "MPO"):
+        check_jpeg(data)
+    if image.mode not in PLAIN_MODES:
+        raise ImageError(f"got pixels of mode {image.mode}, expected grey or colours")
+    if png is not None and png.transparent is not None:
+        return _without(image, png)
+    return image
+
+
+def _without(image: Image.Image, png: Png) -> Image.Image:
+    """A PNG without opacity, its one transparent colour made black."""
+    assert png.transparent is not None
+    levels = (1 << png.bits) - 1
+    colour = [value * 255 // levels for value in png.transparent]  # as Pillow stretches few bits to eight
+    pixels = np.array(image.convert("L" if len(colour) == 1 else "RGB"))
+    pixels[(pixels.reshape(*pixels.shape[:2], -1) == colour).all(axis=-1)] = 0
+    black = Image.fromarray(pixels)
+    black.info = image.info
+    return black
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -82,13 +138,17 @@ def _upright(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
+def _on_black(image: Image.Image) -> Image.Image:
+    """Colours times opacity."""
+    if image.mode == "La":  # multiplied already
+        return image.getchannel(0)
+    if "A" in image.getbands() or (image.mode == "P" and "transparency" in image.info):
+        return Image.merge("RGB", image.convert("RGBA").convert("RGBa").split()[:3])
+    return image
+
+
 def _fit(image: Image.Image, height: int, width: int, channels: int) -> NDArray[np.uint8]:
     """Mode, centre crop and size."""
-    if image.mode == "I;16":  # 16-bit grey PNG: `convert("L")` would clip it to white
-        image = image.point(lambda value: value / 256).convert("L")
-    if "A" in image.getbands() or (image.mode == "P" and "transparency" in image.info):
-        # Colours times opacity: on black. The one colour that a PNG without alpha may call transparent is left alone.
-        image = Image.merge("RGB", image.convert("RGBA").convert("RGBa").split()[:3])
     pixels: NDArray[Any] = np.asarray(_crop_and_resize(image.convert(MODES[channels]), height, width))
     return pixels.reshape(height, width, channels)
 

@@ -1,4 +1,4 @@
-"""Requests to rows: raw tensors are views of the message, JPEG, PNG and WAV are decoded off the event loop."""
+"""Requests to rows: raw tensors are views of the message, images and sounds are decoded off the event loop."""
 
 from __future__ import annotations
 

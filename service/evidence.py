@@ -41,10 +41,11 @@ class Ranks:
 
     Args:
         calibration: scores, finite.
-        seed: of the ties.
+        seed: of the ties. None draws one, as a service must: what is promised is so on average over ties, and with one
+            seed for all services there is nothing to average over.
     """
 
-    def __init__(self, calibration: NDArray[Any], seed: int = 0) -> None:
+    def __init__(self, calibration: NDArray[Any], seed: int | None = None) -> None:
         self._random = random.Random(seed)
         self.keys = sorted((-score, self._random.random()) for score in calibration.tolist())
         ranks = [0, max(1, int(len(self.keys) * FIRST_BIN))]

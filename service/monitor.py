@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from latentserve.conformal import num_small_p_values
 from service.evidence import Capital, Ranks
 
 log = logging.getLogger(__name__)
@@ -110,6 +111,7 @@ class Monitor:
         alpha: the bundle's, for the window.
         config: what counts as a shift.
         embeddings: mean and std [D] of the calibration rows' embeddings, if the bundle has them.
+        ranks: of these calibration scores, for whoever wants ties drawn by a seed of their own; default: by chance.
 
     Attributes:
         num_rows: scored so far.
@@ -124,6 +126,7 @@ class Monitor:
         alpha: float,
         config: MonitorConfig,
         embeddings: tuple[NDArray[Any], NDArray[Any]] | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         num = len(calibration)
         self.num_rows = 0
@@ -131,9 +134,9 @@ class Monitor:
         self.drift = EmbeddingDrift(*embeddings, num, config) if embeddings else None
         self._name = name
         self._config = config
-        self._ranks = Ranks(calibration)
+        self._ranks = ranks or Ranks(calibration)
         self._capital = Capital()
-        self._num_small = int(np.count_nonzero(np.arange(1, num + 1) / (num + 1.0) <= alpha))  # p-values <= alpha
+        self._num_small = num_small_p_values(num, alpha)
         self._num_calibration_rows = num
         # p <= alpha is: before this calibration row.
         self._first_usual = self._ranks.keys[self._num_small - 1] if self._num_small else (-math.inf, -1.0)

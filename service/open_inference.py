@@ -16,6 +16,7 @@ import numpy as np
 import latentserve
 from latentserve.errors import InvalidInput, LatentserveError
 from latentserve.inputs import INPUT, TensorSpec
+from latentserve.records import printable
 from service import open_tensors as tensors_of
 from service.config import Config
 from service.decoding import checked_rows
@@ -91,7 +92,7 @@ class OpenInference:
             properties={
                 "embedding_space": manifest.embedding_space,
                 "method": manifest.provenance.method,
-                "data": manifest.provenance.data,
+                "data": printable(manifest.provenance.data),
                 "execution_provider": model.execution_provider,
                 "detectors": ",".join(detector.name for detector in manifest.detectors),
                 "default_alpha": f"{manifest.default_alpha:g}",

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentserve.bundle import Detector, Manifest
-from latentserve.conformal import conditional_p_values, p_values, rejected
+from latentserve.conformal import at_most, conditional_p_values, p_values, rejected
 from latentserve.errors import InvalidInput, Unsupported
 
 Guarantee = Literal["marginal", "conditional"]
@@ -81,7 +81,7 @@ class Judge:
         deciding = manifest.detectors[0]
         smallest = deciding.smallest_conditional_p_value if guarantee == "conditional" else deciding.smallest_p_value
         level = manifest.default_alpha if alpha is None else alpha
-        if not smallest <= level < 1:
+        if not (at_most(smallest, level) and level < 1):
             raise InvalidInput.at(
                 "alpha",
                 got=f"{level:g}" + (" (the bundle's default)" if alpha is None else ""),
@@ -100,7 +100,7 @@ class Judge:
         if question.decision == "false_discovery_rate":
             flagged = rejected(asked[0], question.alpha)
         else:
-            flagged = asked[0] <= question.alpha
+            flagged = at_most(asked[0], question.alpha)
         num_not_finite = int((~np.isfinite(scores)).any(axis=1).sum())
         return Verdicts(scores, np.stack(asked, axis=1), asked[0], marginal[0], flagged, num_not_finite)
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from latentserve.errors import InvalidInput
 from latentserve.inputs import AudioInput, ImageInput, TensorSpec
+from latentserve.records import printable
 from latentserve.tensors import data_type, from_tensor, to_tensor
 from latentserve.v1 import embedding_pb2 as pb
 from service.config import Config
@@ -210,10 +211,11 @@ def _describe(model: ServedModel) -> pb.Model:
         default_alpha=manifest.default_alpha,
         execution_provider=model.execution_provider,
         method=manifest.provenance.method,
-        data=manifest.provenance.data,
+        data=printable(manifest.provenance.data),
         created_at=manifest.provenance.created_at,
         evaluations=[
-            pb.Evaluation(name=figure.name, value=figure.value, data=figure.data) for figure in manifest.evaluations
+            pb.Evaluation(name=figure.name, value=figure.value, data=printable(figure.data))
+            for figure in manifest.evaluations
         ],
         audio=_audio(manifest.input),
     )

@@ -22,11 +22,13 @@ from torch import nn
 
 from latentserve import records
 from training.data import Data, ImageShape, Rows, load_data
+from training.data.loading import check_spec, every_row
 from training.evaluation.card import FULL, Card, CardConfig, Mark, Part, report_card, some_rows
 from training.evaluation.floors import PATCH, Encode, patch_centres, pixels, principal_components
 from training.evaluation.table import print_card
 from training.methods.encoding import Encoding
 from training.networks import floats_from_rows
+from training.options import check_new_file, check_options, in_words
 from training.run import Run, RunError, load_model, open_run
 
 EVALUATION = "evaluation.json"
@@ -73,13 +75,18 @@ def main(arguments: list[str]) -> int:
     """Runs the command line; returns the exit status."""
     try:
         options = tyro.cli(Options, args=arguments, prog="python -m training evaluate")
+        check_options(options)
+        if options.card.transfer is not None:
+            check_spec(options.card.transfer)
+        open_run(options.run)
+        check_new_file("run", options.run / EVALUATION)
         card = evaluate_run(options.run, options.card)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (ValueError, OSError, MemoryError) as error:
+        print(f"error: {in_words(error)}", file=sys.stderr)
         return 1
     records.write(card, options.run / EVALUATION)
     print_card(card.marks, f"{options.run} (through torch; the figures that count go through ONNX)")
-    print(options.run / EVALUATION)
+    print(records.printable(str(options.run / EVALUATION)))
     return 0
 
 
@@ -201,6 +208,16 @@ def in_shape_of(run: Run, spec: str) -> Data:
     return Data(data.spec, train, calibration, test)
 
 
+def every_row_in_shape_of(run: Run, spec: str) -> NDArray[Any] | None:
+    """All rows of a user's own data, as the run's encoder takes them; None of other data."""
+    shape = run.shape
+    if isinstance(shape, ImageShape):
+        rows = None if spec.startswith("audio:") else every_row(spec, shape.image_size)
+        return None if rows is None else _with_channels(rows, shape.channels).values
+    sound = every_row(spec, None, shape.sample_rate_hz, shape.num_samples) if spec.startswith("audio:") else None
+    return None if sound is None else sound.values
+
+
 def _with_channels(images: Rows, channels: int) -> Rows:
     values_NHWC = images.values
     if (got := values_NHWC.shape[-1]) == channels:
@@ -215,4 +232,4 @@ def _fewer(data: Data, rows: int) -> Data:
 
 def say(step: str) -> None:
     """Where we are, on stderr."""
-    print(f"evaluate: {step}", file=sys.stderr, flush=True)
+    print(records.printable(f"evaluate: {step}"), file=sys.stderr, flush=True)

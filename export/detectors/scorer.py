@@ -22,6 +22,8 @@ from export.detectors.magnitude import Magnitude
 from export.detectors.mahalanobis import ClusterMahalanobis, Mahalanobis
 from export.detectors.neighbours import Neighbours
 from export.detectors.statistics import StatisticsMahalanobis
+from latentserve.inputs import INPUT
+from training.data.units import Units, count, drawn, equal_rows
 
 FITTED: tuple[Any, ...] = (
     *(StatisticsMahalanobis, Mahalanobis, ClusterMahalanobis, Neighbours, Density, Magnitude),
@@ -30,6 +32,8 @@ FITTED: tuple[Any, ...] = (
 REFERENCE_ROWS = 2000
 REFERENCE_SHARE = 0.2
 """Of the training rows, at most: the detectors are fitted on the rest."""
+FEWEST_REFERENCE_UNITS = 2
+"""A tail has two rows at least. With fewer units than that to draw, as of a camera that froze, rows are drawn."""
 FIT_ROWS = 20_000
 """Over ten for each of 1,500 dimensions; fitting takes longer with every one more."""
 
@@ -53,17 +57,22 @@ class Scorer(nn.Module):
         self.methods = (*getattr(fused, "methods", ()), *(detector.method for detector in detectors))
 
     @classmethod
-    def fit(cls, model: Any, train: Arrays) -> Self:
+    def fit(cls, model: Any, train: Arrays, units_N: Units | None = None) -> Self:
         """Every detector that the model's tensors allow, fitted on training rows; the fusion on others of them.
 
         Args:
             model: trained; its discriminator becomes a detector if it has one.
             train: what was sent and what the exported graphs gave for it.
+            units_N: of the rows. Of a unit that reference rows are of none is fitted on; default: equal rows are one.
         """
         num_rows = len(train["embedding"])
-        order = np.random.default_rng(0).permutation(num_rows)
-        num_reference = min(REFERENCE_ROWS, int(REFERENCE_SHARE * num_rows))
-        reference, fitted = order[:num_reference], order[num_reference:][:FIT_ROWS]
+        if units_N is None and INPUT in train:
+            units_N = equal_rows(train[INPUT])
+        if int(REFERENCE_SHARE * count(units_N, num_rows)) < FEWEST_REFERENCE_UNITS:
+            units_N = None
+        num_reference = min(REFERENCE_ROWS, int(REFERENCE_SHARE * count(units_N, num_rows)))
+        reference, rest = drawn(units_N, np.random.default_rng(0).permutation(num_rows), num_reference)
+        fitted = rest[:FIT_ROWS]
         rows: Arrays = {name: array[fitted] for name, array in train.items()}
         detectors: list[Any] = [kind.fit(rows) for kind in FITTED if train.keys() >= set(kind.inputs)]
         if hasattr(model, "discriminator"):

@@ -308,3 +308,23 @@ def test_reference_rows_are_not_those_of_the_fit() -> None:
 
 def test_units_are_of_length_one() -> None:
     assert torch.allclose(unit(torch.randn(5, 3)).norm(dim=1), torch.ones(5))
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_of_what_the_reference_rows_are_of_nothing_is_fitted_on(named: bool) -> None:
+    """Every row six times: if copies were parted, the fifth neighbour of each reference row would be itself."""
+    copies = np.repeat(np.arange(300), K + 1)
+    rows = clustered(300)[copies]
+    values = np.random.default_rng(0).integers(0, 256, (len(copies), 4, 4, 1), dtype=np.uint8)
+    tensors = {INPUT: values if named else values[copies], "embedding": rows}
+    scorer = Scorer.fit(nn.Module(), tensors, copies if named else None)
+    fusion: Any = scorer.fusion
+    assert fusion.num_rows == 60
+    column = scorer.names.index("knn") - 2
+    assert fusion.knot_QK[:, column].median() > 1e-4
+
+
+def test_where_hardly_any_two_rows_differ_there_are_reference_rows_all_the_same() -> None:
+    values = np.random.default_rng(0).integers(0, 256, (3, 4, 4, 1), dtype=np.uint8)[np.arange(50) % 3]
+    fusion: Any = Scorer.fit(nn.Module(), {INPUT: values, "embedding": clustered(50)}).fusion
+    assert fusion.num_rows == 10

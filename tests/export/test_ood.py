@@ -1,22 +1,29 @@
 from __future__ import annotations
 
+import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from export.__main__ import main
+from export.examination import Examination, Row, print_examination
 from export.exporter import export_run
 from export.graphs import GraphRunner
-from export.ood import Examination, Options, examine
+from export.ood import Options, _set, _whole, examine
 from latentserve import bundle, records
 from latentserve.conformal import p_values
+from latentserve.images import decode_image
+from tests.conftest import Encode
 from training.__main__ import Options as TrainingOptions
 from training.__main__ import run_training
 from training.data import load_data
-from training.evaluation.separation import separation
+from training.data.subset import Subset
+from training.evaluation.separation import Separation, separation
 from training.evaluation.strange import IMAGES, saved_as, strange_rows
 from training.methods.vae import VaeConfig
+from training.run import open_run
 
 
 def test_the_command_prints_writes_and_leaves_the_bundle_alone(
@@ -35,6 +42,14 @@ def test_the_command_prints_writes_and_leaves_the_bundle_alone(
     assert found.num_usual == 150
     page = (tmp_path / "ood.html").read_text()
     assert page.count("data:image/png;base64,") == 2
+
+
+def test_names_that_are_no_utf8_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    row = Row("folder:gr\udcfcn", "fused", Separation(0.5, 0.5, 0.5, 0.95, 0.95), 0.1, 0.1, 20, (0.4, 0.6), (0.0, 0.2))
+    print_examination(Examination("photos/1", "folder:caf\udce9", 20, 0.05, 0, (row,)))
+    printed = capsys.readouterr().out
+    assert r"caf\xe9" in printed
+    assert r"gr\xfcn" in printed
 
 
 def test_figures_are_those_of_the_graphs_scores(bundle_folder: Path) -> None:
@@ -88,9 +103,74 @@ def test_a_model_of_one_class_is_asked_about_the_others(tmp_path: Path) -> None:
     assert not any(one.name == "linear_probe_accuracy" for one in bundle.load(folder).evaluations)
 
 
+def write_images(folder: Path, num: int, encode: Encode) -> Path:
+    folder.mkdir()
+    for i in range(num):
+        image = np.random.default_rng(i).integers(0, 256, (12, 12, 3), dtype=np.uint8)
+        (folder / f"{i}.png").write_bytes(encode(image))
+    return folder
+
+
+@pytest.mark.parametrize("num", [1, 23])
+def test_a_folder_of_ones_own_is_asked_about_with_every_row(
+    num: int, bundle_folder: Path, tmp_path: Path, encode: Encode, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = f"folder:{write_images(tmp_path / 'others', num, encode)}"
+    assert main(["ood", str(bundle_folder), "--against", spec, "--json", str(tmp_path / "ood.json")]) == 0
+    found = records.read(Examination, tmp_path / "ood.json")
+    deciding = found.rows[0]
+    assert {row.num_rows for row in found.rows} == {num}
+    manifest = bundle.load(bundle_folder)
+    rows = np.stack([decode_image((tmp_path / "others" / f"{i}.png").read_bytes(), 8, 8, 1, 10**6) for i in range(num)])
+    scores = GraphRunner(bundle_folder, manifest.graphs.values()).run(rows)["scores"][:, 0]
+    p = p_values(scores, bundle.load_calibration(bundle_folder, manifest)[deciding.detector])
+    assert deciding.share_flagged == pytest.approx((p <= 0.05).mean())
+    low, high = deciding.flagged_interval
+    assert low <= deciding.share_flagged <= high
+    assert (low == pytest.approx(0.025)) is (num == 1)  # 1 of 1 flagged: Clopper and Pearson
+    low, high = deciding.auroc_interval
+    assert low < deciding.figures.auroc <= high
+    assert (high - low > 0.3) is (num == 1)
+    assert f"{low:.3f} to {high:.3f}" in capsys.readouterr().out
+
+
+def test_fewer_rows_are_taken_when_they_are_asked_for_and_shards_are_read_too(
+    bundle_folder: Path, tmp_path: Path, encode: Encode
+) -> None:
+    folder = write_images(tmp_path / "others", 9, encode)
+    shard = tmp_path / "others.tar"
+    with tarfile.open(shard, "w") as tar:
+        tar.add(folder, arcname="set")
+    _, scores = examine(Options(bundle_folder, (f"folder:{folder}", f"wds:{shard}")))
+    of_folder, of_shard = (scores[name] for name in (f"folder:{folder}", f"wds:{shard}"))
+    np.testing.assert_array_equal(np.sort(of_folder), np.sort(of_shard))
+    assert len(of_folder) == 9
+    _, scores = examine(Options(bundle_folder, (f"folder:{folder}",), rows=4))
+    assert len(scores[f"folder:{folder}"]) == 4
+    with pytest.raises(ValueError, match="rows: got 0, expected 1 or more"):
+        Options(bundle_folder, rows=0)
+
+
+def test_the_others_of_a_part_are_split_as_the_part_was(run_folder: Path, tmp_path: Path, encode: Encode) -> None:
+    folder = write_images(tmp_path / "set", 24, encode)
+    run, _ = open_run(run_folder)
+    grouped = replace(run, group_by=r"name:(\d+)\d.png")  # 0 to 9 by themselves, then tens and twenties
+    whole = _whole(Subset(f"folder:{folder}", "label", (0,), True), grouped)
+    assert whole.train.units_N is not None
+    assert len(np.unique(whole.train.units_N)) == 8  # of 12 three calibrate and one is tested on
+
+
+def test_of_the_folder_it_was_trained_on_only_test_rows_are_asked(run_folder: Path, bundle_folder: Path) -> None:
+    run, _ = open_run(run_folder)
+    data = run.load_data()
+    own = replace(run, data="folder:/anywhere")
+    assert _set("folder:/anywhere", own, data.test.values, Options(bundle_folder)) is data.test.values
+
+
 @pytest.mark.parametrize(
     ("against", "message"),
     [
+        ("folder:/nowhere", "folder: got '/nowhere', expected a folder"),
         ("others", "against: got others for a model of all of digits"),
         ("nonsense", "data: got 'nonsense', expected one of"),
         ("fsdd", "image_size: got 8, expected none: fsdd has no such option"),

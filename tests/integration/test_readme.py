@@ -36,7 +36,9 @@ def test_every_link_leads_somewhere() -> None:
         assert (ROOT / target).exists(), target
 
 
-@pytest.mark.parametrize(("code", "said"), list(zip(blocks("python"), ["digits-vae", "(3, 32)"], strict=True)))
+@pytest.mark.parametrize(
+    ("code", "said"), list(zip(blocks("python"), ["digits-vae", "items[1500]: got", "(3, 32)"], strict=True))
+)
 def test_the_client_examples_run(server: ServedProcess, code: str, said: str) -> None:
     assert "localhost:50051" in code
     code = code.replace("localhost:50051", server.target)
@@ -88,6 +90,15 @@ def test_figures_in_readme_are_those_that_were_measured() -> None:
     for name in ("shapes", "horizontal_flip", "noise"):
         assert f"{figures[f'auroc_against_{name}']:.3f}" in README, name
     assert f"{figures['share_flagged_at_alpha_0.05']:.2%}".replace("%", " %") in README
+
+
+def test_figures_of_copies_are_those_that_were_counted() -> None:
+    counted = json.loads((ROOT / "docs/results/copies.json").read_text())["counted"]
+    for name in dict.fromkeys(one["case"] for one in counted):
+        of_case = [one for one in counted if one["case"] == name]
+        parted = ["" if one["parted"] is None else f" ({one['parted'] * 100:.1f} %)" for one in of_case]
+        cells = [f"{one['rate'] * 100:.2f} %{beside}" for one, beside in zip(of_case, parted, strict=True)]
+        assert f"| {name} | {' | '.join(cells)} |" in README
 
 
 def test_figures_of_the_monitor_are_those_that_were_simulated() -> None:

@@ -1,14 +1,23 @@
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy import stats
 
-from latentserve.conformal import Adjustment, adjustments, conditional_p_values, p_values, rejected
+from latentserve.conformal import (
+    Adjustment,
+    adjustments,
+    at_most,
+    conditional_p_values,
+    num_small_p_values,
+    p_values,
+    rejected,
+)
 
 SCORES = st.lists(st.floats(-10, 10, width=16), min_size=1, max_size=30)
 
@@ -111,3 +120,41 @@ def test_benjamini_hochberg_is_scipys(p: list[float], alpha: float) -> None:
     adjusted = stats.false_discovery_control(p, method="bh")
     sure = np.abs(adjusted - alpha) > 1e-9
     np.testing.assert_array_equal(rejected(np.array(p), alpha)[sure], (adjusted <= alpha)[sure])
+
+
+ALPHAS = [Fraction(text) for text in ("0.01", "0.02", "0.03", "0.05", "0.07", "0.1", "0.15", "0.29", "0.3")]
+
+
+@given(st.sampled_from(ALPHAS), st.integers(1, 200), st.integers(1, 300), st.data())
+def test_benjamini_hochberg_is_exact_where_p_is_a_multiple(alpha: Fraction, num: int, rows: int, data: Any) -> None:
+    """p-values are multiples of 1 / (n + 1), alpha is a decimal number: the procedure in fractions is the oracle."""
+    # near alpha k / N, where it is decided
+    near = [int(alpha * Fraction(k, rows) * (num + 1)) for k in range(1, rows + 1)]
+    places = sorted(min(num + 1, max(1, place + data.draw(st.integers(0, 1)))) for place in near)
+    exact = [Fraction(place, num + 1) for place in places]
+    passed = [k for k, p in enumerate(exact, 1) if p <= alpha * Fraction(k, rows)]
+    expected = [p <= exact[passed[-1] - 1] if passed else False for p in exact]
+    assert rejected(np.array(places) / (num + 1), float(alpha)).tolist() == expected
+
+
+def test_benjamini_hochberg_flags_all_rows_of_exactly_alpha_as_scipy_does() -> None:
+    for rows in range(1, 200):
+        p = np.full(rows, 1 / 100)
+        assert stats.false_discovery_control(p, method="bh").max() == pytest.approx(0.01, rel=1e-12)
+        assert rejected(p, 0.01).all()
+
+
+@example(Fraction("0.1"), 9)
+@given(st.sampled_from(ALPHAS), st.integers(1, 1000))
+def test_p_values_at_most_alpha_are_counted_as_in_fractions(alpha: Fraction, num: int) -> None:
+    exact = sum(Fraction(place, num + 1) <= alpha for place in range(1, num + 1))
+    assert num_small_p_values(num, float(alpha)) == exact
+    p = np.arange(1, num + 1) / (num + 1)
+    for level in (float(alpha), 1 - (1 - float(alpha)), float(alpha) * 7 / 7, float(alpha) / 3 * 3):
+        assert at_most(p, level).sum() == exact
+
+
+@pytest.mark.parametrize("num", [7, 99, 4999])
+def test_a_conditional_p_value_is_that_of_its_place(num: int) -> None:
+    marginal = np.arange(1, num + 2) / (num + 1)
+    np.testing.assert_array_equal(conditional_p_values(marginal, num, 0.1, "simes"), adjustments(num, 0.1, "simes"))

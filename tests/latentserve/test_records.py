@@ -95,3 +95,8 @@ def test_a_file_that_is_not_json_is_refused(tmp_path: Path) -> None:
     (tmp_path / "r.json").write_text("{")
     with pytest.raises(RecordError, match="not JSON"):
         records.read(Outer, tmp_path / "r.json")
+
+
+def test_bytes_of_a_name_that_are_no_utf8_can_be_printed_and_written() -> None:
+    assert records.printable("caf\udce9 é \U0001f980") == r"caf\xe9 é " + "\U0001f980"
+    records.printable("gr\udcfcn").encode()

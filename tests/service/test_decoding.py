@@ -43,6 +43,29 @@ def test_files_become_the_pixels_training_would_see_in_their_order(encode: Any) 
     np.testing.assert_array_equal(decode(encoded(*files)), expected)
 
 
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "BMP", "TIFF"])
+def test_every_format_that_is_trained_on_is_served(encode: Any, kind: str) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (3, 8, 6, 3), dtype=np.uint8)
+    options = {"lossless": True} if kind == "WEBP" else {}
+    np.testing.assert_array_equal(decode(encoded(*(encode(image, kind, **options) for image in images))), images)
+
+
+@pytest.mark.parametrize(("form", "subtype"), [("FLAC", "PCM_16"), ("RF64", "PCM_16"), ("WAV", "DOUBLE")])
+def test_every_encoding_that_is_trained_on_is_served(form: str, subtype: str) -> None:
+    clip = np.arange(-50, 50, dtype=np.int16)
+    buffer = io.BytesIO()
+    soundfile.write(buffer, clip / 32768, 8000, subtype, format=form)
+    np.testing.assert_array_equal(decode(encoded(buffer.getvalue()), CLIP), clip[None])
+
+
+def test_a_damaged_jpeg_is_refused_by_its_place(encode: Any) -> None:
+    whole = encode(np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8), "JPEG")
+    middle = len(whole) * 2 // 3
+    damaged = whole[:middle] + whole[middle + 100 :]
+    with pytest.raises(InvalidInput, match=r"input.encoded.items\[1\]: got a corrupt JPEG"):
+        decode(encoded(whole, damaged))
+
+
 def wav(samples: Any, rate: int = 8000) -> bytes:
     buffer = io.BytesIO()
     soundfile.write(buffer, np.asarray(samples, np.int16), rate, format="WAV")

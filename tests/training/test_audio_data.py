@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def test_a_folder_gives_the_samples_the_service_would_see(sounds: Path) -> None:
     assert data.shape == AudioShape(RATE, RATE)  # a second
     rows = {row.tobytes() for split in splits for row in split.values}
     assert len(rows) == 30
-    assert {decode_audio(path.read_bytes(), RATE, RATE).tobytes() for path in sounds.rglob("*.wav")} <= rows
+    assert {decode_audio(path.read_bytes(), RATE, RATE).tobytes() for path in sounds.rglob("*.*")} == rows
     assert data.train.labels_N is not None
     assert set(data.train.labels_N) == {0, 1}
 
@@ -65,6 +66,16 @@ def test_what_cannot_be_read_or_is_empty_is_skipped_counted_and_named(
     said = capsys.readouterr().err
     for name in ("broken.wav", "broken.flac", "empty.wav: got no samples", "skipped 3 of 33 clips"):
         assert name in said
+
+
+def test_names_of_clips_that_are_no_utf8_are_read_and_said(sounds: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    odd = Path(os.fsdecode(bytes(sounds) + b"/caf\xe9"))
+    odd.mkdir()
+    shutil.copy(next(sounds.rglob("*.wav")), odd / os.fsdecode(b"\xff.wav"))
+    (odd / os.fsdecode(b"kaputt\xff.wav")).write_bytes(b"RIFF and no more")
+    data = load_data(f"audio:{sounds}")
+    assert sum(map(len, (data.train, data.calibration, data.test))) == 31
+    assert f"skipped {sounds}/caf\\xe9/kaputt\\xff.wav: got 16 bytes" in capsys.readouterr().err
 
 
 def test_another_rate_is_an_error_that_names_the_file_unless_a_rate_was_chosen(

@@ -29,7 +29,7 @@ from training.evaluation.card import FULL, QUICK, Card, Mark, remembering, repor
 from training.evaluation.corruptions import CORRUPTIONS
 from training.evaluation.floors import pixels
 from training.evaluation.plots import plot_equivariance, plot_labels_curve, plot_robustness
-from training.evaluation.table import card_table
+from training.evaluation.table import card_table, print_card
 from training.evaluation.transforms import GENERATORS
 from training.run import RunError, load_model, open_run
 
@@ -302,3 +302,10 @@ def test_pictures_are_drawn_of_what_there_is_and_of_nothing_else() -> None:
     assert plot_robustness(MARKS, "digits test") is None
     assert plot_equivariance(MARKS, "mnist test") is None
     plt.close("all")
+
+
+def test_names_that_are_no_utf8_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    print_card([Mark("knn_accuracy", 0.5, "folder:caf\udce9 test")], "runs/gr\udcfcn")
+    printed = capsys.readouterr().out
+    assert r"caf\xe9" in printed
+    assert r"runs/gr\xfcn" in printed

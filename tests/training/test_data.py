@@ -116,14 +116,41 @@ def test_a_file_that_cannot_be_read_is_skipped_counted_and_named(
 ) -> None:
     (photos / "cats" / "broken.jpg").write_bytes(b"\xff\xd8\xff and no more")
     (photos / "notes.txt").write_text("not an image")
-    (photos / "dogs" / "rex.webp").write_bytes(b"of another kind")
+    (photos / "dogs" / "rex.gif").write_bytes(b"of another kind")
     (photos / ".DS_Store").write_bytes(b"nobody's")
     data = load_data(f"folder:{photos}", image_size=16)
     assert sum(map(len, (data.train, data.calibration, data.test))) == 30
     said = capsys.readouterr().err
     assert "broken.jpg" in said
     assert "skipped 1 of 31 images" in said
-    assert "left out 2 files (1 of .txt, 1 of .webp): not .jpeg, .jpg, .png" in said
+    assert (
+        "left out 2 files (1 of .txt, 1 of .gif): not .bmp, .dib, .jfif, .jpe, .jpeg, .jpg, .png, .tif, .tiff" in said
+    )
+
+
+@pytest.mark.parametrize(("kind", "suffix"), [("WEBP", "webp"), ("BMP", "BMP"), ("TIFF", "tif"), ("TIFF", "tiff")])
+def test_other_formats_are_trained_on(tmp_path: Path, encode: Any, kind: str, suffix: str) -> None:
+    for i in range(20):
+        (tmp_path / f"{i}.{suffix}").write_bytes(encode(np.full((9, 9, 3), i, np.uint8), kind))
+    data = load_data(f"folder:{tmp_path}", image_size=8)
+    assert sum(map(len, (data.train, data.calibration, data.test))) == 20
+
+
+def test_names_that_are_no_utf8_are_read_and_said(
+    photos: Path, capsys: pytest.CaptureFixture[str], encode: Any
+) -> None:
+    odd = Path(os.fsdecode(bytes(photos) + b"/caf\xe9"))  # latin-1, as old archives hold it
+    odd.mkdir()
+    (odd / os.fsdecode(b"gr\xfcn.png")).write_bytes(encode(np.zeros((9, 9, 3), np.uint8)))
+    (odd / os.fsdecode(b"kaputt\xff.jpg")).write_bytes(b"\xff\xd8\xff and no more")
+    (odd / os.fsdecode(b"notes.t\xfft")).write_text("not an image")
+    data = load_data(f"folder:{photos}", image_size=16)
+    assert sum(map(len, (data.train, data.calibration, data.test))) == 31
+    said = capsys.readouterr().err
+    assert f"skipped {photos}/caf\\xe9/kaputt\\xff.jpg: got" in said
+    assert "1 of .t\\xfft" in said
+    with pytest.raises(DataError, match=r"got 2 images under .*caf\\xe9, expected"):
+        load_data(f"folder:{odd}")
 
 
 def test_links_are_followed_and_lead_in_no_circles(photos: Path, tmp_path: Path) -> None:

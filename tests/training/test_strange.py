@@ -9,7 +9,7 @@ from sklearn.metrics import roc_curve
 from training.data import load_data
 from training.data.rows import Data, DataError, Rows
 from training.data.subset import Subset
-from training.evaluation.separation import separation
+from training.evaluation.separation import found_rates, separation
 from training.evaluation.strange import IMAGES, SOUNDS, known_sets, saved_as, strange_rows
 
 
@@ -63,12 +63,38 @@ def test_the_figures_of_separation_are_read_off_the_roc_curve() -> None:
     got = separation(usual, strange)
     truth = np.concatenate([np.zeros(400), np.ones(300)])
     false, true, _ = roc_curve(truth, np.concatenate([usual, strange]), drop_intermediate=False)
-    assert got.fpr_at_95_strange == pytest.approx(false[true >= 0.95][0], abs=0.01)
+    assert got.fpr_at_95_strange == pytest.approx(false[true >= 0.95][0], abs=1e-12)
     missed, kept, _ = roc_curve(1 - truth, -np.concatenate([usual, strange]), drop_intermediate=False)
-    assert got.fpr_at_95_usual == pytest.approx(missed[kept >= 0.95][0], abs=0.01)
+    assert got.fpr_at_95_usual == pytest.approx(missed[kept >= 0.95][0], abs=1e-12)
     assert got.fpr_at_95_usual != got.fpr_at_95_strange
     assert separation(usual, usual).auroc == 0.5
     assert separation(usual, np.full(5, np.nan)).auroc == 1.0
+
+
+@pytest.mark.parametrize("num", [1, 19, 20, 21, 39, 40, 100, 140, 280])
+@pytest.mark.parametrize("ties", [False, True])
+def test_95_percent_is_not_one_row_more(num: int, ties: bool) -> None:
+    """scikit-learn's curve: the smallest false positive rate where the true one is at least 0.95."""
+    rng = np.random.default_rng(num)
+    usual, strange = rng.normal(0, 1, num), rng.normal(1, 1, 2 * num)
+    if ties:
+        usual, strange = np.round(usual), np.round(strange)
+    got = separation(usual, strange)
+    truth, scores = np.r_[np.zeros(num), np.ones(2 * num)], np.r_[usual, strange]
+    for figure, positive, order in ((got.fpr_at_95_strange, truth, scores), (got.fpr_at_95_usual, 1 - truth, -scores)):
+        false, true, _ = roc_curve(positive, order, drop_intermediate=False)
+        assert figure == pytest.approx(false[true >= 0.95].min(), abs=1e-12)
+
+
+def test_a_curve_of_scores_with_ties_is_scikit_learns() -> None:
+    rng = np.random.default_rng(0)
+    usual, strange = np.round(rng.normal(0, 1, 90)), np.round(rng.normal(1, 1, 70))
+    alarms, found = found_rates({"usual": usual, "strange": strange, "nothing": np.full(4, np.nan)})["strange"]
+    truth = np.r_[np.zeros(90), np.ones(70)]
+    false, true, levels = roc_curve(truth, np.r_[usual, strange], drop_intermediate=False)
+    at_usual = np.isin(levels, usual)
+    np.testing.assert_allclose(alarms, false[at_usual])
+    np.testing.assert_allclose(found, true[at_usual])
 
 
 def labelled(num: int) -> Rows:

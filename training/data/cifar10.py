@@ -20,8 +20,9 @@ IMAGE_SIZE = 32
 
 def load(image_size: int | None, seed: int) -> Data:
     """45,000 training rows, 5,000 of the official training set for calibration, the official test set."""
-    train, calibration = split_off(read("train", image_size), NUM_CALIBRATION, seed)
-    return Data("cifar10", train, calibration, read("test", image_size))
+    test = read("test", image_size)
+    train, calibration = split_off(read("train", image_size).without(test).with_twins(), NUM_CALIBRATION, seed)
+    return Data("cifar10", train, calibration, test)
 
 
 def read(split: str, image_size: int | None) -> Rows:

@@ -33,7 +33,7 @@ class File(NamedTuple):
     read: Callable[[], bytes]
 
 
-def decode_all(kind: str, files: Iterable[File], image_size: int) -> tuple[NDArray[np.uint8], list[int]]:
+def decode_all(kind: str, files: Iterable[File], image_size: int) -> list[NDArray[np.uint8] | str]:
     """Decodes, resizes and crops, in several threads.
 
     Args:
@@ -42,10 +42,10 @@ def decode_all(kind: str, files: Iterable[File], image_size: int) -> tuple[NDArr
         image_size: height and width of the result.
 
     Returns:
-        uint8 [N, image_size, image_size, 3] and the indices of the files that they are.
+        Of each file uint8 [image_size, image_size, 3], or a sentence that says why not.
 
     Raises:
-        DataError: fewer than MIN_IMAGES can be read, or more than memory should hold.
+        DataError: more than memory should hold.
     """
 
     def decode(file: File) -> NDArray[np.uint8] | str:
@@ -62,15 +62,26 @@ def decode_all(kind: str, files: Iterable[File], image_size: int) -> tuple[NDArr
             decoded += pool.map(decode, some)
             bar.update(len(some))
             _check_size(kind, len(decoded), image_size)
+    return decoded
+
+
+def readable(
+    kind: str, decoded: list[NDArray[np.uint8] | str], at_least: int = MIN_IMAGES
+) -> tuple[NDArray[np.uint8], list[int]]:
+    """Of `decode_all` the images, uint8 [N, image_size, image_size, 3], and which they are; the rest is said.
+
+    Raises:
+        DataError: fewer than `at_least`.
+    """
     faults = [fault for fault in decoded if isinstance(fault, str)]
     for fault in faults:
         print(f"skipped {fault}", file=sys.stderr)
     if faults:
         print(f"skipped {len(faults)} of {len(decoded)} images", file=sys.stderr)
     rows = [row for row, image in enumerate(decoded) if not isinstance(image, str)]
-    if len(rows) < MIN_IMAGES:
+    if len(rows) < at_least:
         raise DataError(
-            f"{kind}: got {len(rows)} readable images of {len(decoded)}, expected at least {MIN_IMAGES} JPEG or PNG"
+            f"{kind}: got {len(rows)} readable images of {len(decoded)}, expected at least {at_least} JPEG or PNG"
         )
     return np.stack([image for image in decoded if not isinstance(image, str)]), rows
 

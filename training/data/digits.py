@@ -19,7 +19,7 @@ def load(image_size: int | None, seed: int) -> Data:
     digits = load_digits()
     grey_0_16 = digits.images[..., None]
     images_NHWC = np.round(grey_0_16 * (255 / 16)).astype(np.uint8)
-    images = Rows(resized(images_NHWC, image_size), digits.target.astype(np.int64))
+    images = Rows(resized(images_NHWC, image_size), digits.target.astype(np.int64)).with_twins()
     rest, test = split_off(images, NUM_TEST, seed)
     train, calibration = split_off(rest, NUM_CALIBRATION, seed)
     return Data("digits", train, calibration, test)

@@ -8,6 +8,7 @@ from collections import Counter, deque
 from collections.abc import Collection
 from pathlib import Path
 
+from latentserve import records
 from training.data.rows import DataError
 
 
@@ -38,10 +39,16 @@ def files_in(folder: Path, suffixes: Collection[str]) -> list[Path]:
                 found.append(path)
             else:
                 others[path.suffix.lower() or "no suffix"] += 1
+    say_left_out(others, "files", suffixes)
+    return sorted(found)
+
+
+def say_left_out(others: Counter[str], what: str, suffixes: Collection[str]) -> None:
+    """One sentence about what is of another kind, if there is any."""
     if others:
         kinds = ", ".join(f"{count} of {kind}" for kind, count in others.most_common())
-        print(f"left out {others.total()} files ({kinds}): not {', '.join(sorted(suffixes))}", file=sys.stderr)
-    return sorted(found)
+        text = f"left out {others.total()} {what} ({kinds}): not {', '.join(sorted(suffixes))}"
+        print(records.printable(text), file=sys.stderr)
 
 
 def _shown(folder: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""A user's own folder of JPEG and PNG images, read at any depth.
+"""A user's own folder of JPEG, PNG, WebP, BMP and TIFF images, read at any depth.
 
 If all images lie in subfolders, the first folder's name is the label (only ever used to report figures).
 A file that cannot be decoded is skipped, counted and named (`training.data.decoding`).
@@ -11,28 +11,41 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data.decoding import MIN_IMAGES, File, decode_all
+from latentserve import records
+from latentserve.images import SUFFIXES
+from training.data.decoding import MIN_IMAGES, File, decode_all, readable
 from training.data.files import files_in
+from training.data.grouping import GroupBy
 from training.data.rows import Data, DataError, Rows, three_splits
 
-SUFFIXES = {".jpg", ".jpeg", ".png"}
 
-
-def load(path: str, image_size: int, seed: int) -> Data:
+def load(path: str, image_size: int, seed: int, group_by: GroupBy | None = None) -> Data:
     """80 % training rows, 10 % for calibration, 10 % for test, drawn by the seed.
 
     Raises:
-        DataError: no such folder, or too few images in it.
+        DataError: no such folder, too few images in it, or what to group by says nothing about them.
+    """
+    return three_splits(f"folder:{path}", read(path, image_size, group_by), seed)
+
+
+def read(path: str, image_size: int, group_by: GroupBy | None = None, at_least: int = MIN_IMAGES) -> Rows:
+    """All images of a folder.
+
+    Raises:
+        DataError: as `load`, of fewer than `at_least` images.
     """
     folder = Path(path).expanduser()
     if not path or not folder.is_dir():
         raise DataError(f"folder: got {path!r}, expected a folder of JPEG or PNG images (folder:PATH)")
     files = files_in(folder, SUFFIXES)
-    if len(files) < MIN_IMAGES:
-        raise DataError(f"folder: got {len(files)} images under {folder}, expected at least {MIN_IMAGES}")
-    images_NHWC, rows = decode_all("folder", [File(str(file), file.read_bytes) for file in files], image_size)
+    if len(files) < at_least:
+        raise DataError(f"folder: got {len(files)} images under {folder}, expected at least {at_least}")
+    units_N = group_by.of_files(files) if group_by else None
+    decoded = decode_all("folder", [File(records.printable(str(file)), file.read_bytes) for file in files], image_size)
+    images_NHWC, rows = readable("folder", decoded, at_least)
     labels_N = folder_labels([files[row].relative_to(folder) for row in rows])
-    return three_splits(f"folder:{path}", Rows(images_NHWC, labels_N), seed)
+    kept_N = units_N[rows] if units_N is not None else group_by.of_rows(images_NHWC) if group_by else None
+    return Rows(images_NHWC, labels_N, units_N=kept_N)
 
 
 def folder_labels(files: list[Path]) -> NDArray[np.int64] | None:

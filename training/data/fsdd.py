@@ -57,8 +57,10 @@ def load(sample_rate_hz: int | None, num_samples: int | None, seed: int) -> Data
     groups_N = np.unique(speakers, return_inverse=True)[1].astype(np.int64)
     clips = Rows(values, np.array(digits, np.int64), groups_N).take(order)
     is_test_N = np.array(indices, np.int64)[order] < NUM_TEST_PER_DIGIT
-    train, calibration = split_off(clips.take(~is_test_N), min(NUM_CALIBRATION, int((~is_test_N).sum()) // 2), seed)
-    return Data("fsdd", train, calibration, clips.take(is_test_N), SAMPLE_RATE_HZ)
+    test = clips.take(is_test_N)
+    rest = clips.take(~is_test_N).without(test).with_twins()
+    train, calibration = split_off(rest, min(NUM_CALIBRATION, len(rest) // 2), seed)
+    return Data("fsdd", train, calibration, test, SAMPLE_RATE_HZ)
 
 
 def downloaded(url: str, cache: Path) -> Path:

@@ -17,8 +17,9 @@ NUM_CALIBRATION = 5000
 
 def load(image_size: int | None, seed: int) -> Data:
     """55,000 training rows, 5,000 of the official training set for calibration, the official test set."""
-    train, calibration = split_off(_read(True, image_size), NUM_CALIBRATION, seed)
-    return Data("mnist", train, calibration, _read(False, image_size))
+    test = _read(False, image_size)
+    train, calibration = split_off(_read(True, image_size).without(test).with_twins(), NUM_CALIBRATION, seed)
+    return Data("mnist", train, calibration, test)
 
 
 def _read(train: bool, image_size: int | None) -> Rows:

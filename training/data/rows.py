@@ -8,19 +8,28 @@ Shape legend: N rows, H height, W width, C channels, T samples, F factors.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+import sys
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from latentserve import records
+from training.data.units import FEWEST_UNITS, count, drawn, equal_rows, merged, row_digests
+
 CALIBRATION_SHARE = TEST_SHARE = 0.1
+FEWEST_CALIBRATION_UNITS = 19
+"""As few as can keep a level of 5 %. Where rows are grouped, up to a quarter of the units are spent on them."""
 LONG_ROW_SECONDS = 2.56
 """20,480 samples at 8 kHz: as many as a row of van den Oord et al., section 3.1, https://arxiv.org/abs/1807.03748."""
 
 
 class DataError(ValueError):
     """Data cannot be loaded. The message says what was got, what was expected and what to do."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(records.printable(message))  # it may name a file
 
 
 @dataclass(frozen=True)
@@ -51,20 +60,38 @@ class Rows:
         groups_N: int64 source of each row (its speaker), or None where it is not known.
         factors_NF: int64 value of each generative factor, 0 and up, or None where they are not known. Never
             trained on.
+        units_N: int64 sampling unit of each row, or None where each row is one: see `training.data.units`.
     """
 
     values: NDArray[Any]
     labels_N: NDArray[np.int64] | None = None
     groups_N: NDArray[np.int64] | None = None
     factors_NF: NDArray[np.int64] | None = None
+    units_N: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.values)
 
     def take(self, rows: NDArray[Any] | slice) -> Rows:
         """Some of the rows."""
-        known = (self.labels_N, self.groups_N, self.factors_NF)
+        known = (self.labels_N, self.groups_N, self.factors_NF, self.units_N)
         return Rows(self.values[rows], *(None if of_rows is None else of_rows[rows] for of_rows in known))
+
+    def with_twins(self) -> Rows:
+        """The same rows, equal ones of one unit."""
+        return replace(self, units_N=merged(self.units_N, equal_rows(self.values)))
+
+    def without(self, others: Rows) -> Rows:
+        """The rows that equal none of the others.
+
+        Raises:
+            DataError: there are none.
+        """
+        taken = set(row_digests(others.values))
+        fresh_N = np.array([digest not in taken for digest in row_digests(self.values)], np.bool_)
+        if not fresh_N.any():
+            raise DataError(f"got {len(self)} training rows that all equal a test row, expected some that do not")
+        return self if fresh_N.all() else self.take(fresh_N)
 
 
 @dataclass(frozen=True)
@@ -115,16 +142,56 @@ class Data:
 
 
 def three_splits(spec: str, rows: Rows, seed: int, sample_rate_hz: int | None = None) -> Data:
-    """A set that brings no splits: 80 % training rows, 10 % for calibration, 10 % for test, drawn by the seed."""
-    rest, test = split_off(rows, max(1, int(len(rows) * TEST_SHARE)), seed)
-    train, calibration = split_off(rest, max(1, int(len(rows) * CALIBRATION_SHARE)), seed)
+    """A set that brings no splits: 80 % training rows, 10 % for calibration, 10 % for test, drawn by the seed.
+
+    Units are drawn, not rows, and equal rows are of one unit: see `training.data.units`.
+
+    Raises:
+        DataError: what the user grouped by, and equal rows, leave fewer than three units.
+    """
+    twins = _together(spec, rows)
+    num_units = count(twins.units_N, len(twins))
+    num_test = max(1, int(num_units * TEST_SHARE))
+    num_calibration = max(1, int(num_units * CALIBRATION_SHARE))
+    if twins.units_N is not None:
+        num_calibration = max(num_calibration, min(FEWEST_CALIBRATION_UNITS, num_units // 4))
+    rest, test = split_off(twins, num_test, seed)
+    train, calibration = split_off(rest, num_calibration, seed)
     return Data(spec, train, calibration, test, sample_rate_hz)
 
 
-def split_off(rows: Rows, num_rows: int, seed: int) -> tuple[Rows, Rows]:
-    """Two disjoint parts of a set, drawn by the seed: the rest, and `num_rows` rows."""
+def _together(spec: str, rows: Rows) -> Rows:
+    """The rows with their twins, of which the user is told."""
+    equal_N = equal_rows(rows.values)
+    units_N = merged(rows.units_N, equal_N)
+    num_units = count(units_N, len(rows))
+    if rows.units_N is not None and num_units < FEWEST_UNITS:
+        raise DataError(
+            f"group_by: got {num_units} group{'s' * (num_units != 1)} of {len(rows)} rows, equal ones taken together,"
+            f" expected {FEWEST_UNITS} or more"
+        )
+    if equal_N is None:
+        return rows
+    num_twins = int((np.bincount(equal_N)[equal_N] > 1).sum())
+    said = f"{spec}: {num_twins} of {len(rows)} rows have a twin, a row that equals them"
+    if num_units < FEWEST_UNITS:
+        say(f"{said}; different rows: {num_units}, too few not to part twins, so alpha promises nothing of new ones")
+        return rows
+    advice = "" if rows.units_N is not None else "; if others are nearly equal, or of one recording, use --group-by"
+    say(f"{said}: twins are not parted, and count once where scores are calibrated and figures made{advice}")
+    return replace(rows, units_N=units_N)
+
+
+def split_off(rows: Rows, num_units: int, seed: int) -> tuple[Rows, Rows]:
+    """Two disjoint parts of a set, drawn by the seed: the rest, and a row of each of `num_units` units."""
     order = np.random.default_rng([seed, len(rows)]).permutation(len(rows))
-    return rows.take(np.sort(order[num_rows:])), rows.take(np.sort(order[:num_rows]))
+    chosen, rest = drawn(rows.units_N, order, num_units)
+    return rows.take(np.sort(rest)), rows.take(np.sort(chosen))
+
+
+def say(line: str) -> None:
+    """A line for the user, on stderr."""
+    print(line, file=sys.stderr)
 
 
 def joined(clips: Rows, num_samples: int) -> NDArray[np.int16]:

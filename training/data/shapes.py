@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.data.rows import Data, Rows
+from training.data.units import row_digests
 
 FACTORS = {"shape": 3, "scale": 6, "orientation": 40, "position_x": 32, "position_y": 32}
 SHAPES = ("square", "ellipse", "heart")
@@ -32,21 +33,36 @@ _ROWS_AT_ONCE = 1000
 
 
 def load(image_size: int | None, seed: int) -> Data:
-    """60,000 images drawn from all by the seed, in three splits.
+    """60,000 images drawn from all by the seed, in three splits; no two splits have equal images.
 
     Labels are the kind of shape; factors are in the order of `FACTORS`.
     """
-    num = NUM_TRAIN + NUM_CALIBRATION + NUM_TEST
-    indices = np.random.default_rng(seed).permutation(NUM_SHAPES)[:num]
+    order = np.random.default_rng(seed).permutation(NUM_SHAPES)
+    size = image_size or IMAGE_SIZE
+    train = _rows(order[:NUM_TRAIN], size)
+    calibration, num_used = _others(order[NUM_TRAIN:], NUM_CALIBRATION, size, train)
+    test, _ = _others(order[NUM_TRAIN + num_used :], NUM_TEST, size, train, calibration)
+    return Data("shapes", train, calibration, test)
+
+
+def _rows(indices: NDArray[Any], size: int) -> Rows:
     values = factors(indices)
-    images = Rows(render(indices, image_size or IMAGE_SIZE), values[:, 0], factors_NF=values)
-    calibration, test = NUM_TRAIN, NUM_TRAIN + NUM_CALIBRATION
-    return Data(
-        "shapes",
-        images.take(slice(0, calibration)),
-        images.take(slice(calibration, test)),
-        images.take(slice(test, num)),
-    )
+    return Rows(render(indices, size), values[:, 0], factors_NF=values)
+
+
+def _others(indices: NDArray[Any], num: int, size: int, *before: Rows) -> tuple[Rows, int]:
+    """The first so many shapes that look like none before, and how many indices were gone through for them.
+
+    A square turned by 90 degrees has another index and is the same image: nothing that calibrates or is tested on may
+    have been trained on.
+    """
+    taken = {digest for rows in before for digest in row_digests(rows.values)}
+    fresh, start = list[int](), 0
+    while len(fresh) < num:
+        part = indices[start : start + _ROWS_AT_ONCE]
+        fresh += [start + i for i, digest in enumerate(row_digests(render(part, size))) if digest not in taken]
+        start += _ROWS_AT_ONCE
+    return _rows(indices[fresh[:num]], size), fresh[num - 1] + 1
 
 
 def factors(indices: NDArray[Any]) -> NDArray[np.int64]:

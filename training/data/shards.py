@@ -1,46 +1,60 @@
 """WebDataset shards: tar files, local or remote.
 
-The members `KEY.jpg` (or `.jpeg`, `.png`) and `KEY.cls` are one image and its class.
+The members `KEY.jpg` (or another image) and `KEY.cls` are one image and its class, wherever in the shard they lie.
 
     wds:/data/train-{0000..0004}.tar     wds:/data/*.tar.gz     wds:https://example.org/train-{000..127}.tar
 
 The images are decoded as they stream by and held in memory as uint8. A member that cannot be decoded is skipped,
 counted and named; a shard that cannot be read to its end is an error, for nobody wants to train on part of a set
-and not know it. Classes are only ever used to report figures, and only if every image has one.
+and not know it. Classes are only ever used to report figures, and only if every image has one: whole numbers, names,
+or numbers too long to count with, which are names, too. -1 says that an image has none.
+
+A key is the name without its last suffix: `IMG.0001.jpg` is an image of its own, as its camera meant it, where
+webdataset would make `IMG` of all of them. Of several images of one key (a picture and its mask) one is taken.
 """
 
 from __future__ import annotations
 
 import glob
+import os
+import sys
 import tarfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlparse
 
 import numpy as np
 from braceexpand import braceexpand
+from numpy.typing import NDArray
 from webdataset.gopen import gopen
-from webdataset.tariterators import group_by_keys, tar_file_expander
+from webdataset.tariterators import tar_file_expander
 
-from latentserve.images import ImageError
-from training.data.decoding import File, decode_all
+from latentserve import records
+from latentserve.images import SUFFIXES
+from training.data.decoding import MIN_IMAGES, File, decode_all, readable
+from training.data.files import say_left_out
+from training.data.grouping import GroupBy
 from training.data.rows import Data, DataError, Rows, three_splits
 
-SUFFIXES = ("jpg", "jpeg", "png")
+PREFERRED = (".jpg", ".jpeg", ".png", ".webp")
+"""Of several images of one key the first of these is taken, else the first that comes."""
+CLASS = ".cls"
 REMOTE = ("http", "https", "gs", "hf")
 """Schemes that webdataset opens. Not its `pipe:`: a run.json from elsewhere would run commands here."""
 
 
-def load(pattern: str, image_size: int, seed: int) -> Data:
+def load(pattern: str, image_size: int, seed: int, group_by: GroupBy | None = None) -> Data:
     """80 % training rows, 10 % for calibration, 10 % for test, drawn by the seed.
 
     Raises:
-        DataError: no shard fits the pattern, one cannot be read, or too few images are in them.
+        DataError: no shard fits the pattern, one cannot be read, too few images are in them, or what to group by says
+            nothing about them.
     """
-    return three_splits(f"wds:{pattern}", read(matching(pattern), image_size), seed)
+    return three_splits(f"wds:{pattern}", read(matching(pattern), image_size, group_by), seed)
 
 
 def matching(pattern: str) -> list[str]:
@@ -66,30 +80,134 @@ def matching(pattern: str) -> list[str]:
     return shards
 
 
-def read(shards: Sequence[str], image_size: int) -> Rows:
+def read(shards: Sequence[str], image_size: int, group_by: GroupBy | None = None, at_least: int = MIN_IMAGES) -> Rows:
     """All images of some shards.
 
     Raises:
-        DataError: a shard cannot be read, or too few images are in them.
+        DataError: as `load`, of fewer than `at_least` images.
     """
-    classes = list[bytes | None]()
+    members = _Members()
+    decoded = decode_all("wds", members.images(shards), image_size)
+    texts = members.classes()
+    for image, fault in enumerate(members.faults(texts)):
+        if fault is not None and isinstance(decoded[image], np.ndarray):
+            decoded[image] = fault
+    images_NHWC, rows = readable("wds", decoded + members.lonely(), at_least)
+    units_N = None
+    if group_by:
+        named_N = group_by.of_names([members.keys[row][1] for row in rows])
+        units_N = group_by.of_rows(images_NHWC) if named_N is None else named_N
+    return Rows(images_NHWC, labels([texts[row] for row in rows]), units_N=units_N)
 
-    def files() -> Iterator[File]:
+
+@dataclass
+class _Members:
+    """What the shards held, in the order of the images."""
+
+    keys: list[tuple[str, str]] = field(default_factory=list)
+    suffixes: list[str] = field(default_factory=list)
+    class_of: dict[tuple[str, str], bytes] = field(default_factory=dict)
+
+    def images(self, shards: Sequence[str]) -> Iterator[File]:
+        """The images of all shards as they come; what lies between them is kept or counted."""
+        others = Counter[str]()
         for shard in shards:
-            for sample in _samples(shard):
-                classes.append(sample.get("cls"))
-                yield File(f"{sample['__key__']} of {shard}", partial(_encoded, sample))
+            for name, data in _members_of(shard):
+                stem, suffix = os.path.splitext(name)  # noqa: PTH122 - of a member, not a path of this machine
+                key, kind = (shard, stem), suffix.lower()
+                if name.rpartition("/")[2].startswith("."):  # as in folders: macOS packs ._NAME beside every file
+                    others["hidden"] += 1
+                elif kind in SUFFIXES:
+                    self.keys.append(key)
+                    self.suffixes.append(kind)
+                    yield File(_called(key), partial(_same, data))
+                elif kind == CLASS:
+                    self.class_of[key] = data
+                else:
+                    others[kind or "no suffix"] += 1
+        say_left_out(others, "members", {*SUFFIXES, CLASS})
 
-    images_NHWC, rows = decode_all("wds", files(), image_size)
-    kept = [int(label) for label in (classes[row] for row in rows) if label is not None]
-    return Rows(images_NHWC, np.array(kept, np.int64) if len(kept) == len(rows) else None)
+    def classes(self) -> list[str | None]:
+        """The class of each image, as it is written; None where it has none."""
+        return [self._class(key) for key in self.keys]
+
+    def _class(self, key: tuple[str, str]) -> str | None:
+        data = self.class_of.get(key)
+        if data is None:  # as in 0001.left.jpg and 0001.cls
+            data = self.class_of.get((key[0], _webdataset_key(key[1])))
+        text = None if data is None else data.decode("utf-8", "backslashreplace").strip()
+        return None if text in (None, "", "-1") else text
+
+    def faults(self, classes: Sequence[str | None]) -> Iterator[str | None]:
+        """Of each image why it is no row of its own, if it is none."""
+        taken = dict[tuple[str, str], int]()
+        for image, key in enumerate(self.keys):
+            before = taken.setdefault(key, image)
+            if _rank(self.suffixes[image]) < _rank(self.suffixes[before]):
+                taken[key] = image
+        numbers = [text is None or _is_number(text) for text in classes]
+        mostly_numbers = sum(numbers) * 2 > len(numbers)
+        for image, (key, text) in enumerate(zip(self.keys, classes, strict=True)):
+            if (kept := taken[key]) != image:
+                yield f"{_called(key)}: got a {self.suffixes[image]} beside a {self.suffixes[kept]}, expected one image"
+            elif mostly_numbers and not numbers[image]:
+                yield f"{_called(key)}: got class {str(text)[:20]!r}, expected a whole number as most images have"
+            else:
+                yield None
+
+    def lonely(self) -> list[NDArray[np.uint8] | str]:
+        """A sentence for each class without an image."""
+        known = {*self.keys, *((shard, _webdataset_key(stem)) for shard, stem in self.keys)}
+        return [f"{_called(key)}: got a class and no image" for key in self.class_of if key not in known]
 
 
-def _samples(shard: str) -> Iterator[dict[str, Any]]:
-    """Members of a shard, joined by their key, as webdataset does it."""
+def labels(classes: Sequence[str | None]) -> NDArray[np.int64] | None:
+    """Of each image its number, or the place of its name among all in their order; None unless every image has one.
+
+    None as well if it is the same of all.
+    """
+    missing = sum(text is None for text in classes)
+    if 0 < missing < len(classes):
+        print(f"classes are left out: {missing} of {len(classes)} images have none", file=sys.stderr)
+    names = [text for text in classes if text is not None]
+    if missing or len(set(names)) < 2:  # one class says nothing that could be probed
+        return None
+    if all(_is_number(name) and int(name) <= np.iinfo(np.int64).max for name in names):
+        return np.array([int(name) for name in names], np.int64)
+    places = {name: place for place, name in enumerate(sorted(set(names)))}
+    return np.array([places[name] for name in names], np.int64)
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()
+
+
+def _rank(suffix: str) -> int:
+    return PREFERRED.index(suffix) if suffix in PREFERRED else len(PREFERRED)
+
+
+def _webdataset_key(stem: str) -> str:
+    """Up to the first dot of the name, folders aside."""
+    folder, slash, name = stem.rpartition("/")
+    return folder + slash + name.partition(".")[0]
+
+
+def _called(key: tuple[str, str]) -> str:
+    shard, stem = key
+    return records.printable(f"{stem} of {shard}")
+
+
+def _same(data: bytes) -> bytes:
+    return data
+
+
+def _members_of(shard: str) -> Iterator[tuple[str, bytes]]:
+    """Names and bytes, as webdataset reads them."""
     try:
         with gopen(shard) as stream:
-            yield from group_by_keys(tar_file_expander([{"url": shard, "stream": stream}]))
+            for member in tar_file_expander([{"url": shard, "stream": stream}]):
+                if "fname" in member:  # the last one says that the shard has ended
+                    yield member["fname"], member["data"]
         if shard.lower().endswith(".tar") and Path(shard).is_file() and not _has_end(Path(shard)):
             raise EOFError("got no end-of-archive block, as if it had been cut")
     except (OSError, tarfile.TarError, EOFError, zlib.error, ValueError) as error:
@@ -101,11 +219,3 @@ def _has_end(tar: Path) -> bool:
     with tar.open("rb") as file:
         file.seek(max(0, tar.stat().st_size - tarfile.BLOCKSIZE))
         return not any(file.read())
-
-
-def _encoded(sample: dict[str, Any]) -> bytes:
-    label = sample.get("cls", b"0")
-    if not label.strip().isdigit():
-        raise ImageError(f"got class {label[:20]!r}, expected a whole number")
-    data: bytes = next((sample[suffix] for suffix in SUFFIXES if suffix in sample), b"")
-    return data

@@ -52,10 +52,7 @@ class Subset:
         Raises:
             DataError: the set has no such labels or groups, or a split keeps no row.
         """
-        parts = {name: self._kept(getattr(whole, name), spec) for name in ("train", "calibration", "test")}
-        for name, part in parts.items():
-            if not len(part):
-                raise DataError(f"data: {spec} keeps no {name} row of {self.base}, expected at least one")
+        parts = {name: self.kept(getattr(whole, name), spec, name) for name in ("train", "calibration", "test")}
         labels_N = parts["train"].labels_N
         if labels_N is not None and len(np.unique(labels_N)) == 1:  # one label says nothing that could be probed
             parts = {name: replace(part, labels_N=None) for name, part in parts.items()}
@@ -68,8 +65,16 @@ class Subset:
         splits = [split.take(~self._mask(split, whole.spec)) for split in (whole.train, whole.calibration, whole.test)]
         return Rows(np.concatenate([split.values for split in splits]))
 
-    def _kept(self, rows: Rows, spec: str) -> Rows:
-        return rows.take(self._mask(rows, spec))
+    def kept(self, rows: Rows, spec: str, split: str = "such") -> Rows:
+        """The rows of one split that are kept.
+
+        Raises:
+            DataError: there are none, or the set has no such labels or groups.
+        """
+        part = rows.take(self._mask(rows, spec))
+        if not len(part):
+            raise DataError(f"data: {spec} keeps no {split} row of {self.base}, expected at least one")
+        return part
 
     def _mask(self, rows: Rows, spec: str) -> NDArray[Any]:
         of_rows = rows.labels_N if self.what == "label" else rows.groups_N

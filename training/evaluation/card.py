@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 
 from training.data import Data, ImageShape, Rows
-from training.data.rows import split_off
 from training.evaluation.clusters import cluster_agreement
 from training.evaluation.composition import composition_accuracies
 from training.evaluation.corruptions import CORRUPTIONS, corrupted
@@ -236,7 +235,8 @@ def _composition_marks(splits: _Splits) -> Iterator[Mark]:
 
 def some_rows(rows: Rows, num_rows: int) -> Rows:
     """So many rows drawn at random, the same ones each time; all of them if there are no more."""
-    return rows if num_rows >= len(rows) else split_off(rows, num_rows, seed=0)[1]
+    order = np.random.default_rng([0, len(rows)]).permutation(len(rows))
+    return rows if num_rows >= len(rows) else rows.take(np.sort(order[:num_rows]))
 
 
 def _mark(name: str, values: Sequence[float] | NDArray[Any], data: Data) -> Mark:

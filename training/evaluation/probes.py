@@ -13,6 +13,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from training.data.units import count, drawn, equal_rows
+
 KNN_TEMPERATURE = 0.07  # Wu et al., https://arxiv.org/abs/1805.01978, section 3.4
 INVERSE_L2S = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """What a probe may choose from: scikit-learn's C, on standardised features."""
@@ -39,13 +41,15 @@ def fit_linear_probe(train_ND: NDArray[Any], train_labels_N: NDArray[Any], inver
 
 
 def choose_inverse_l2(features_ND: NDArray[Any], labels_N: NDArray[Any]) -> float:
-    """The C that does best on a tenth of the rows (1,000 at least, half at most), fitted on the others.
+    """The C that does best on a tenth of the rows (1,000 at least, half at most), fitted on others that equal none.
 
     From strong to weak, each starting from the one before, until a weaker one does worse; of equals the strongest.
     Where too few rows could be held out to tell: `FEW_LABELS_INVERSE_L2`.
     """
-    num_held_out = min(max(int(HELD_OUT_SHARE * len(labels_N)), HELD_OUT_ROWS), len(labels_N) // 2)
-    held_out, fitted = np.split(np.random.default_rng(0).permutation(len(labels_N)), [num_held_out])
+    units_N = equal_rows(features_ND)
+    num = count(units_N, len(labels_N))
+    num_held_out = min(max(int(HELD_OUT_SHARE * num), HELD_OUT_ROWS), num // 2)
+    held_out, fitted = drawn(units_N, np.random.default_rng(0).permutation(len(labels_N)), num_held_out)
     best, best_accuracy = FEW_LABELS_INVERSE_L2, -1.0
     if len(held_out) < FEWEST_HELD_OUT_ROWS or len(np.unique(labels_N[fitted])) < 2:
         return best

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
+from latentserve.records import printable
 from training.evaluation.card import METHOD, Mark
 
 WIDTH_OF_NAMES, WIDTH_OF_COLUMN = 60, 20
@@ -36,11 +37,11 @@ def shown(mark: Mark) -> str:
 def print_card(marks: Sequence[Mark], title: str) -> None:
     """To the terminal, or in full width to where there is none."""
     headings, rows = card_table(marks)
-    table = Table(title=title, title_justify="left")
+    table = Table(title=printable(title), title_justify="left")
     for heading in headings:
         table.add_column(heading, justify="left" if heading in ("", "on") else "right")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(printable, row))
     console = Console()
     if not console.is_terminal:
         console.width = max(console.width, WIDTH_OF_NAMES + WIDTH_OF_COLUMN * len(headings))
