@@ -28,11 +28,11 @@ RECORD = ROOT / "docs" / "results" / "mutants.json"
 MOST = 150
 """Of a file with more mutants so many are drawn, by seed 0."""
 TESTS: dict[str, tuple[str, ...]] = {
-    "service/batching.py": ("tests/service/test_batching.py",),
+    "service/batching.py": ("tests/service/test_batching.py", "tests/service/test_config.py"),
     "latentserve/conformal.py": ("tests/latentserve/test_conformal.py",),
     "service/scoring.py": ("tests/service/test_scoring.py",),
     "latentserve/bundle.py": ("tests/latentserve/test_bundle.py",),
-    "export/detectors/fusion.py": ("tests/export/test_detectors.py", "-k", "fus or reference_rows"),
+    "export/detectors/fusion.py": ("tests/export/test_detectors.py", "-k", "fusion_is or fused or beyond_the or constant_scores or test_fusion"),
     "training/data/rows.py": ("tests/training/test_rows.py", "tests/training/test_units.py", "-k", "not shapes"),
     "training/data/units.py": ("tests/training/test_units.py", "-k", "not shapes"),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import gc
 import importlib
 import importlib.abc
 import importlib.machinery
@@ -24,8 +25,9 @@ import pytest
 Outcome = Literal["killed", "timed out", "survived"]
 ROOT = Path(__file__).resolve().parents[2]
 LOG = Path(tempfile.gettempdir()) / f"mutants-{os.getuid()}.log"
-SLOWLY = 5
-"""A mutant that takes so many times as long as the module as it is hangs: other work runs beside the trials."""
+SLOWLY = 3
+FEWEST_SECONDS = 5
+"""A mutant that takes so much longer than the module as it is hangs: other work runs beside the trials."""
 LIBRARIES = ("numpy", "scipy.stats", "hypothesis", "PIL.Image", "torch", "lightning", "onnxruntime", "grpc", "sklearn")
 
 
@@ -85,6 +87,8 @@ def prepare(folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         if _forked(lambda: _make(folder), 600) != 0:
             raise NoTests(f"no run and bundle could be made in {folder}; see {LOG}")
+    gc.collect()
+    gc.freeze()  # what is here now is not looked through again by each child
 
 
 def _make(folder: Path) -> int:
@@ -118,13 +122,13 @@ def tried(file: str, tree: ast.Module, tests: Sequence[str], folder: Path, secon
         sys.meta_path.insert(0, Mutated(file, tree))
         return _pytest(tests, folder)
 
-    code = _forked(attempt, 10 + SLOWLY * seconds)
+    code = _forked(attempt, FEWEST_SECONDS + SLOWLY * seconds)
     return "timed out" if code is None else "killed" if code else "survived"
 
 
 def _pytest(tests: Sequence[str], folder: Path) -> int:
-    early = "-Wignore::pytest.PytestAssertRewriteWarning"  # plugins of pytest are among what is imported already
-    options = ["-x", "-q", early, "-p", "no:cacheprovider", f"--basetemp={folder / 'tmp'}", *tests]
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # of seven plugins found beside pytest one is needed
+    options = ["-x", "-q", "-p", "pytest_timeout", "-p", "no:cacheprovider", f"--basetemp={folder / 'tmp'}", *tests]
     return int(pytest.main(options, plugins=[Prepared(folder)]))
 
 
