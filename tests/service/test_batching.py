@@ -700,3 +700,36 @@ def test_the_oldest_row_has_an_age_and_an_empty_queue_none() -> None:
             assert b.queue.oldest_age() == 0.0
 
     run(body())
+
+
+def test_1_every_piece_of_a_large_request_is_told_as_what_it_is() -> None:
+    async def body() -> None:
+        async with bench() as b:
+            waited: list[tuple[float, int]] = []
+            b.observer.waited = lambda seconds, rows: waited.append((seconds, rows))  # type: ignore[method-assign]
+            await b.submit(*range(11))
+            assert b.observer.cuts == ["full", "full", "free"]
+            assert waited == [(0.0, 4), (0.0, 4), (0.0, 3)]
+
+    run(body())
+
+
+def test_3_rows_whose_deadline_passes_as_their_batch_starts_are_counted_as_dead() -> None:
+    async def body() -> None:
+        async with bench() as b:
+            calls: list[int] = []
+
+            def clock() -> float:
+                """Two seconds later from the second call after the second cut on: that is when its batch starts."""
+                calls.append(len(b.observer.cuts))
+                return 2.0 if calls.count(2) >= clock_calls else 0.0
+
+            # _gather asks no more after it cuts; the first to ask is what looks whether the job is still wanted
+            clock_calls = 2
+            b.queue._clock = clock
+            task = b.submit(*range(7), deadline=1.0)
+            await asyncio.wait_for(task, 5)
+            assert [len(batch) for batch in b.engine.batches] == [4, 3]
+            assert b.observer.dead_rows == 3
+
+    run(body())
