@@ -32,7 +32,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "latentserve/conformal.py": ("tests/latentserve/test_conformal.py",),
     "service/scoring.py": ("tests/service/test_scoring.py",),
     "latentserve/bundle.py": ("tests/latentserve/test_bundle.py",),
-    "export/detectors/fusion.py": ("tests/export/test_detectors.py", "-k", "fusion_is or fused or beyond_the or constant_scores or test_fusion"),
+    "export/detectors/fusion.py": (*("tests/export/test_fusion.py", "tests/export/test_detectors.py"), "-k", "fus or beyond"),
     "training/data/rows.py": ("tests/training/test_rows.py", "tests/training/test_units.py", "-k", "not shapes"),
     "training/data/units.py": ("tests/training/test_units.py", "-k", "not shapes"),
 }

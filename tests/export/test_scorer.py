@@ -39,9 +39,9 @@ def test_no_row_is_both_fitted_on_and_a_reference(
     references: list[NDArray[Any]] = []
 
     class Fusion(scorer.Fusion):
-        def __init__(self, reference_MK: NDArray[Any]) -> None:
+        def __init__(self, reference_MK: NDArray[Any], *others: Any) -> None:
             references.append(reference_MK[:, 0])
-            super().__init__(reference_MK)
+            super().__init__(reference_MK, *others)
 
     monkeypatch.setattr(scorer, "FITTED", (Watched, Watched))
     monkeypatch.setattr(scorer, "Fusion", Fusion)

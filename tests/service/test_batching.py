@@ -614,8 +614,8 @@ def test_4_a_batch_that_fails_is_run_again_in_halves() -> None:
 
 def test_4_who_left_before_a_batch_is_run_again_is_dropped_and_counted() -> None:
     async def body() -> None:
-        async with bench(held=True) as b:
-            mates = [b.submit(POISON), b.submit(2), b.submit(3, deadline=1.0), b.submit(4)]
+        async with bench(QueueConfig(max_batch_rows=8), held=True) as b:
+            mates = [b.submit(POISON), b.submit(2, 3), b.submit(4, 5, 6, deadline=1.0), b.submit(7)]
             await settle()
             mates[1].cancel()
             b.clock.now = 1.0
@@ -623,8 +623,44 @@ def test_4_who_left_before_a_batch_is_run_again_is_dropped_and_counted() -> None
             b.engine.release()
             got = await asyncio.gather(*mates, return_exceptions=True)
             assert [type(one) for one in got] == [RuntimeError, asyncio.CancelledError, DeadlineExceeded, dict]
-            assert sum(b.engine.batches[1:], []) in ([POISON, 4], [4, POISON])
-            assert b.observer.drops == {"failed": 1, "cancelled": 1, "expired": 1}
+            assert b.engine.batches[1:] == [[POISON], [7]]
+            assert b.observer.drops == {"failed": 1, "cancelled": 2, "expired": 3}
+
+    run(body())
+
+
+def test_4_of_a_large_request_whose_caller_left_the_rows_of_this_batch_are_counted() -> None:
+    async def body() -> None:
+        async with bench(held=True) as b:
+            large, poisoned = b.submit(1, 2, 3, 4, 5, 6), b.submit(7, POISON)
+            await settle()
+            b.engine.release()
+            await settle()
+            assert b.engine.batches[1:] == [[5, 6, 7, POISON]]  # it is held
+            large.cancel()
+            b.engine.open = True
+            b.engine.release()
+            got = await asyncio.gather(large, poisoned, return_exceptions=True)
+            assert [type(one) for one in got] == [asyncio.CancelledError, RuntimeError]
+            assert b.observer.drops == {"cancelled": 2, "failed": 2}
+
+    run(body())
+
+
+@pytest.mark.parametrize(("now", "said"), [(1.0, "passed 0 ms ago"), (1.25, "passed 250 ms ago")])
+def test_3_an_error_says_how_long_ago_the_deadline_was(now: float, said: str) -> None:
+    async def body() -> None:
+        async with bench(held=True) as b:
+            running = b.submit(0)
+            await settle()
+            expiring = b.submit(1, deadline=1.0)
+            await settle()
+            b.clock.now = now
+            b.engine.open = True
+            b.engine.release()
+            await running
+            with pytest.raises(DeadlineExceeded, match=f"^the deadline {said}$"):
+                await expiring
 
     run(body())
 
@@ -717,15 +753,13 @@ def test_1_every_piece_of_a_large_request_is_told_as_what_it_is() -> None:
 def test_3_rows_whose_deadline_passes_as_their_batch_starts_are_counted_as_dead() -> None:
     async def body() -> None:
         async with bench() as b:
-            calls: list[int] = []
+            asked: list[int] = []
 
             def clock() -> float:
-                """Two seconds later from the second call after the second cut on: that is when its batch starts."""
-                calls.append(len(b.observer.cuts))
-                return 2.0 if calls.count(2) >= clock_calls else 0.0
+                """Of the second batch the first to ask is what looks whether its job is still wanted."""
+                asked.append(len(b.observer.cuts))
+                return 2.0 if asked.count(2) > 1 else 0.0
 
-            # _gather asks no more after it cuts; the first to ask is what looks whether the job is still wanted
-            clock_calls = 2
             b.queue._clock = clock
             task = b.submit(*range(7), deadline=1.0)
             await asyncio.wait_for(task, 5)
