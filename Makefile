@@ -8,6 +8,9 @@ BUF := npx --yes @bufbuild/buf@1.75.0
 PACKAGES := latentserve service training export deploy
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml
 
+# is_new_enough PYTHON, WHAT_TO_DO
+is_new_enough = $(1) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: $(1) is $$($(1) --version 2>&1), expected Python 3.11 or later: $(2)" >&2; exit 1; }
+
 .PHONY: help setup demo serve mnist test ops-test check fix protos lock bench gpu gpu-rehearsal reproduce clean
 .DEFAULT_GOAL := help
 
@@ -17,7 +20,8 @@ help:  ## list the verbs
 setup: $(VENV)/ready  ## make .venv with everything in it (python3 and its pip suffice)
 
 $(VENV)/ready: requirements/dev.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	test -x $(BIN)/python || { $(call is_new_enough,$(PYTHON),install one and say which: make setup PYTHON=python3.11) && $(PYTHON) -m venv $(VENV); }
+	@$(call is_new_enough,$(BIN)/python,remove $(VENV) and say which to take: make setup PYTHON=python3.11)
 	$(BIN)/python -m pip install --quiet uv==$(UV_VERSION)
 	$(BIN)/uv pip sync --quiet --require-hashes --python $(BIN)/python requirements/dev.txt
 	$(BIN)/uv pip install --quiet --no-deps --no-build-isolation --python $(BIN)/python --editable .

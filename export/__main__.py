@@ -20,6 +20,8 @@ from export.exporter import export_run
 from export.graphs import Device, ExportError
 from latentserve import records
 from latentserve.bundle import Precision
+from training.options import check_options, in_words, say_any_name
+from training.threads import keep_to_quota
 
 
 @dataclass(frozen=True)
@@ -49,17 +51,20 @@ class Options:
 
 def main(arguments: list[str]) -> int:
     """Runs the command line; returns the exit status."""
+    say_any_name()
+    keep_to_quota()
     if arguments[:1] == ["evaluate"]:
         return card.main(arguments[1:])
     if arguments[:1] == ["ood"]:
         return ood.main(arguments[1:])
     try:
         options = tyro.cli(Options, args=arguments, prog="python -m export")
+        check_options(options)
         folder = export_run(
             options.run, options.to, options.name, options.card, options.precision, options.promise, options.device
         )
-    except (ExportError, ValueError, OSError) as error:
-        print(records.printable(f"error: {error}"), file=sys.stderr)
+    except (ExportError, ValueError, OSError, MemoryError) as error:
+        print(f"error: {in_words(error)}", file=sys.stderr)
         return 1
     print(records.printable(str(folder)))
     return 0

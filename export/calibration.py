@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentserve.bundle import Detector
-from latentserve.conformal import Adjustment, sha256_of_scores
+from latentserve.conformal import Adjustment, check_delta, num_small_p_values, sha256_of_scores
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,14 @@ class Promise:
     adjustment: Adjustment = "simes"
 
     def __post_init__(self) -> None:
-        for name in ("alpha", "delta"):
-            if not 0 < getattr(self, name) < 1:
-                raise ValueError(f"{name}: got {getattr(self, name)}, expected between 0 and 1")
+        if not 0 < self.alpha < 1:
+            raise ValueError(f"alpha: got {self.alpha}, expected between 0 and 1")
+        check_delta(self.delta, self.adjustment)
+
+
+def can_score(promise: Promise, num_rows: int) -> bool:
+    """Whether so many calibration rows can give a p-value of alpha."""
+    return num_small_p_values(num_rows, promise.alpha) > 0
 
 
 def calibrate(

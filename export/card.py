@@ -22,10 +22,12 @@ from latentserve import bundle, records
 from latentserve.bundle import Graph
 from latentserve.errors import BundleError
 from training.data import Data
+from training.data.loading import check_spec
 from training.evaluate import CardOptions, floor_card, floors_of, in_shape_of, make_card
 from training.evaluation.card import QUICK, Card, Part, remembering, report_card
 from training.evaluation.floors import Encode
 from training.evaluation.table import print_card
+from training.options import check_new_file, check_options, in_words
 from training.run import Run, RunError
 
 CardSize = Literal["none", "quick", "full"]
@@ -56,9 +58,14 @@ def main(arguments: list[str]) -> int:
     """Runs the command line; returns the exit status."""
     try:
         options = tyro.cli(Options, args=arguments, prog="python -m export evaluate")
+        check_options(options)
+        check_new_file("json", options.json)
+        for spec in (options.data, options.card.transfer):
+            if spec is not None:
+                check_spec(spec)
         card = evaluate_bundle(options.bundle, options.data, options.card)
-    except (BundleError, ValueError, OSError) as error:
-        print(records.printable(f"error: {error}"), file=sys.stderr)
+    except (BundleError, ValueError, OSError, MemoryError) as error:
+        print(f"error: {in_words(error)}", file=sys.stderr)
         return 1
     print_card(card.marks, f"{options.bundle} (through ONNX)")
     if options.json is not None:

@@ -1,18 +1,14 @@
 """Writes a bundle: graphs, parity, calibration, golden rows, figures, report, manifest.
 
-Everything is written to a hidden folder beside the target, which is renamed when all of it is there: a service
-that watches the repository never meets half a bundle, and a failed export leaves nothing behind.
+Everything is written to a hidden folder beside the target (`export.claim`), which is renamed when all of it is there: a
+service that watches the repository never meets half a bundle, and a failed export leaves nothing behind.
 """
 
 from __future__ import annotations
 
-import contextlib
 import re
-import shutil
 import sys
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from importlib.metadata import version as library_version
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +16,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from export.calibration import Promise, calibrate
+from export.calibration import Promise, calibrate, can_score
 from export.card import CardSize, exported_card
+from export.claim import next_version
 from export.detectors import Scorer
 from export.evaluate import evaluate
 from export.graphs import (
@@ -37,20 +34,20 @@ from export.graphs import (
 )
 from export.half import halve
 from export.parity import check_parity, trained_tensors
+from export.provenance import from_training, input_of, provenance
 from export.quantise import quantise
 from export.report import bundle_report
 from latentserve import bundle, records
-from latentserve.bundle import Detector, Graph, Manifest, Parity, Precision, Provenance
-from latentserve.conformal import num_small_p_values
-from latentserve.inputs import INPUT, AudioInput, ImageInput
-from training.data import AudioShape, Data, ImageShape
+from latentserve.bundle import Detector, Graph, Manifest, Parity, Precision
+from latentserve.inputs import INPUT
+from training.data import Data
 from training.evaluate import EVALUATION
-from training.loop import TEST_BATCH_ROWS, Trained
+from training.loop import Trained
+from training.options import check_new_folder
 from training.run import Run, load_model, open_run
 
 GOLDEN_ROWS = 8
 PARITY_ROWS = 256
-LIBRARIES = ("torch", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime", "numpy", "scikit-learn")
 
 
 @dataclass(frozen=True)
@@ -98,34 +95,37 @@ def export_run(
     Raises:
         RunError: the folder is not a finished run, or its data changed since.
         DataError: its data cannot be loaded.
-        ExportError: an ONNX output differs from the trained model's.
+        ExportError: the promise cannot be kept, or an ONNX output differs from the trained model's.
+        ValueError: a model cannot be called so, or cannot be written there.
     """
     if records.printable(str(repository)) != str(repository):
         raise ExportError(f"to: got {records.printable(str(repository))}, expected a name in UTF-8")
     run, trained = open_run(run_folder)
-    data = run.load_data()
     plain = re.sub(r"[^A-Za-z0-9._]+", "-", run.data.split(":")[0]).strip("-")
-    name = name or f"{plain}-{run.method}" + ("" if precision == "float32" else f"-{precision}")
-    version = _next_version(repository / name)
-    folder = repository / name / f".{version}.tmp"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    try:
-        write_bundle(
-            folder, run, trained, load_model(run_folder, run), data, name, version, card, precision, promise, device
+    name = f"{plain}-{run.method}" + ("" if precision == "float32" else f"-{precision}") if name is None else name
+    bundle.check_name(name)
+    check_new_folder("to", repository / name)
+    with next_version(repository / name) as claim:
+        data = run.load_data()
+        _check_promise(promise, data)
+        model = load_model(run_folder, run)
+        write_bundle(claim.folder, run, trained, model, data, name, claim.version, card, precision, promise, device)
+        return claim.publish()
+
+
+def _check_promise(promise: Promise, data: Data) -> None:
+    """Raises ExportError if the rows cannot keep a level that was asked for; the usual one is left out then."""
+    num_rows = len(data.calibration)
+    if not can_score(promise, num_rows) and promise.alpha != Promise.alpha:
+        raise ExportError(
+            f"alpha: got {promise.alpha:g}, expected {1 / (num_rows + 1):.3g} or more, the smallest p-value that"
+            f" {_calibration_rows(data)} can give; no bundle was written"
         )
-        final = repository / name / str(version)
-        folder.rename(final)
-        return final
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        with contextlib.suppress(OSError):  # of a model that has no version yet nothing is left
-            folder.parent.rmdir()
 
 
-def _next_version(folder: Path) -> int:
-    versions = [int(child.name) for child in folder.glob("*") if child.name.isdigit()]
-    return max(versions, default=0) + 1
+def _calibration_rows(data: Data) -> str:
+    of_groups = "" if data.calibration.units_N is None else " (one of each group, or of each set of equal rows)"
+    return f"{len(data.calibration)} calibration rows{of_groups}"
 
 
 def write_bundle(
@@ -212,10 +212,8 @@ def _export_scorer(
     Returns:
         The draft, and the calibration scores of the deciding detector; None if there are too few rows for any.
     """
-    if num_small_p_values(len(data.calibration), draft.promise.alpha) == 0:
-        of_groups = "" if data.calibration.units_N is None else " (one of each group, or of each set of equal rows)"
-        num = f"{len(data.calibration)} calibration rows{of_groups}"
-        _say(f"no scores: {num} cannot keep a level of {draft.promise.alpha:g}")
+    if not can_score(draft.promise, len(data.calibration)):
+        _say(f"no scores: {_calibration_rows(data)} cannot keep a level of {draft.promise.alpha:g}")
         return draft, None
     tensors: dict[str, Any] = {INPUT: data.train.values, **train}
     scorer = Scorer.fit(draft.model, tensors, data.train.units_N)
@@ -261,55 +259,17 @@ def _manifest(
         schema_version=bundle.SCHEMA_VERSION,
         name=name,
         version=version,
-        input=_input(data.shape),
+        input=input_of(data.shape),
         graphs=draft.graphs,
         embedding_space=bundle.embedding_space(encoder_sha256),
         precision=draft.precision,
-        provenance=Provenance(
-            method=run.method,
-            data=run.data,
-            data_sha256=run.data_sha256,
-            seed=run.loop.seed,
-            epochs=trained.epochs,
-            config=records.to_json(run),
-            git_revision=run.git_revision,
-            trained_seconds=trained.seconds,
-            device=trained.device,
-            created_at=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
-            versions=_versions() | {"execution_provider": PROVIDERS[draft.device]},
-        ),
+        provenance=provenance(run, trained, PROVIDERS[draft.device]),
         files={},
         detectors=draft.detectors,
         default_alpha=draft.promise.alpha if draft.detectors else 0.0,
         parity=parity,
-        evaluations=evaluations + _from_training(run, trained),
+        evaluations=evaluations + from_training(run, trained),
     )
-
-
-def _input(shape: ImageShape | AudioShape) -> ImageInput | AudioInput:
-    if isinstance(shape, ImageShape):
-        return ImageInput(shape.image_size, shape.image_size, shape.channels)
-    return AudioInput(shape.sample_rate_hz, shape.num_samples)
-
-
-def _from_training(run: Run, trained: Trained) -> tuple[bundle.Evaluation, ...]:
-    """What the method itself measured after the last epoch, in torch."""
-    where = f"{run.data} test"
-    binarise = run.config.get("binarise", "none")
-    note = f"{where}, in torch, {TEST_BATCH_ROWS} rows at a time" + (
-        "" if binarise == "none" else f", {binarise} binarisation"
-    )
-    return tuple(bundle.Evaluation(name.removeprefix("test_"), value, note) for name, value in trained.test.items())
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for library in LIBRARIES:
-        try:
-            found[library] = library_version(library)
-        except ModuleNotFoundError:
-            continue
-    return found
 
 
 def _say(step: str) -> None:

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from latentserve.bundle import Graph
+from latentserve.cpus import available_cpus, cpu_set
 from latentserve.devices import CPU, CUDA, CUDA_OPTIONS
 from latentserve.inputs import INPUT, TensorSpec
 from training.networks import floats_from_rows
@@ -177,7 +178,7 @@ class GraphRunner:
 
 def _session(path: Path, device: Device) -> ort.InferenceSession:
     if device == "cpu":
-        return ort.InferenceSession(path, providers=[CPU])
+        return ort.InferenceSession(path, _options(), providers=[CPU])
     problem: Exception | None = None
     if CUDA in ort.get_available_providers():
         ort.preload_dlls()
@@ -189,6 +190,14 @@ def _session(path: Path, device: Device) -> ort.InferenceSession:
             problem = error
     why = str(problem).splitlines()[0] if problem else f"ONNX Runtime could not start {CUDA}"
     raise ExportError(f"device: got no working CUDA ({why}), expected one, because device is 'cuda'") from problem
+
+
+def _options() -> ort.SessionOptions:
+    """ONNX Runtime takes a thread for each core, whatever a container's quota says."""
+    options = ort.SessionOptions()
+    if (num := available_cpus()) < cpu_set():
+        options.intra_op_num_threads = num
+    return options
 
 
 @contextlib.contextmanager

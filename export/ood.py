@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from export.examination import Examination, Row, page, print_examination
 from export.graphs import GraphRunner
+from export.strange_sets import AGAINST, OTHERS, check_set
 from latentserve import bundle, records
 from latentserve.bundle import Manifest
 from latentserve.conformal import at_most, p_values
@@ -33,9 +34,9 @@ from training.evaluate import every_row_in_shape_of, in_shape_of, say
 from training.evaluation.intervals import auroc_interval, share_interval
 from training.evaluation.separation import separation
 from training.evaluation.strange import CONTROL, known_sets, saved_as, strange_rows
+from training.options import check_new_file, check_options, check_seed, in_words
 from training.run import Run
 
-OTHERS = "others"
 JPEG_SETS = ("cifar10",)
 """Data sets whose images were JPEG files."""
 MOST_ROWS = 5000
@@ -48,7 +49,7 @@ class Options:
 
     Attributes:
         bundle: folder of it, <repository>/<name>/<version>.
-        against: strange sets, data specs, `others` or `saved_again`; default: all that are made of the test rows.
+        against: see `AGAINST`.
         rows: of each set at most; default: 5,000 of the test rows and of public sets, and all of one's own rows.
         seed: draws what is random in the sets.
         json: file for the figures; none is written by default.
@@ -56,24 +57,30 @@ class Options:
     """
 
     bundle: Annotated[Path, tyro.conf.Positional]
-    against: tuple[str, ...] = ()
+    against: Annotated[tuple[str, ...], tyro.conf.arg(help=AGAINST)] = ()
     rows: int | None = None
     seed: int = 0
     json: Path | None = None
     html: Path | None = None
 
     def __post_init__(self) -> None:
+        check_seed(self.seed)
         if self.rows is not None and self.rows < 1:
             raise ValueError(f"rows: got {self.rows}, expected 1 or more")
+        if self.json is not None and self.json == self.html:
+            raise ValueError(f"html: got {self.html}, expected another file than that of json")
 
 
 def main(arguments: list[str]) -> int:
     """Runs the command line; returns the exit status."""
     try:
         options = tyro.cli(Options, args=arguments, prog="python -m export ood")
+        check_options(options)
+        check_new_file("json", options.json)
+        check_new_file("html", options.html)
         found, scores = examine(options)
-    except (BundleError, ValueError, OSError) as error:
-        print(records.printable(f"error: {error}"), file=sys.stderr)
+    except (BundleError, ValueError, OSError, MemoryError) as error:
+        print(f"error: {in_words(error)}", file=sys.stderr)
         return 1
     print_examination(found)
     if options.json is not None:
@@ -100,15 +107,17 @@ def examine(options: Options) -> tuple[Examination, dict[str, NDArray[np.float32
         raise BundleError(f"{folder}: has no calibrated detector")
     calibration = bundle.load_calibration(folder, manifest)
     run = records.from_json(Run, manifest.provenance.config)
+    for name in options.against:
+        check_set(name, run)
     data = run.load_data()
     runner = GraphRunner(folder, manifest.graphs.values())
-    names = options.against or (*known_sets(data.test.values), CONTROL)
+    names = tuple(dict.fromkeys(options.against)) or (*known_sets(data.test.values), CONTROL)
     usual = _some(data.test.values, options.rows or MOST_ROWS, options)
     usual_scores = {name: runner.run(rows)["scores"] for name, rows in _usual_rows(usual, data, names)}
     rows, kept = [], {run.data: usual_scores[""][:, 0]}
     for name in names:
         say(f"against {name}")
-        strange = runner.run(_as_files(_set(name, run, data, usual, options), data, name))["scores"]
+        strange = runner.run(_as_files(_set(name, run, usual, options), data, name))["scores"]
         beside = usual_scores["JPEG" if _is_jpeg(data, name) else ""]
         kept[name] = strange[:, 0]
         rows += list(_rows(name, manifest, calibration, beside, strange))
@@ -138,7 +147,7 @@ def _some(rows: NDArray[Any], num_rows: int | None, options: Options) -> NDArray
     return some
 
 
-def _set(name: str, run: Run, data: Data, usual: NDArray[Any], options: Options) -> NDArray[Any]:
+def _set(name: str, run: Run, usual: NDArray[Any], options: Options) -> NDArray[Any]:
     """The strange rows: made of the usual ones as many as these, of one's own all."""
     if name == CONTROL:
         return usual
@@ -146,16 +155,12 @@ def _set(name: str, run: Run, data: Data, usual: NDArray[Any], options: Options)
         return strange_rows(name, usual, options.seed)
     if name == OTHERS:
         subset = Subset.parse(run.data)
-        if subset is None:
-            raise ValueError(f"against: got {OTHERS} for a model of all of {run.data}, expected one of a part of it")
+        assert subset is not None  # or it would have been refused before
         return _some(subset.others(_whole(subset, run)).values, options.rows or MOST_ROWS, options)
     if name == run.data:
         return usual  # the rest was trained on
     if (own := every_row_in_shape_of(run, name)) is not None:
         return _some(own, options.rows, options)
-    if isinstance(data.shape, AudioShape):
-        known = ", ".join((*known_sets(usual), OTHERS, CONTROL, "audio:PATH"))
-        raise ValueError(f"against: got {name!r}, expected one of {known}")
     return _some(in_shape_of(run, name).test.values, options.rows or MOST_ROWS, options)
 
 

@@ -18,7 +18,6 @@ sha256. No file holds a pickle.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,9 +27,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentserve import records
-from latentserve.conformal import Adjustment, adjustments, sha256_of_scores
+from latentserve.bundle_files import check_file, check_graph, check_plain, check_text
+from latentserve.bundle_files import embedding_space as embedding_space
+from latentserve.bundle_files import load_arrays as load_arrays
+from latentserve.bundle_files import sha256_of_file as sha256_of_file
+from latentserve.conformal import Adjustment, adjustments, check_delta, sha256_of_scores
 from latentserve.errors import BundleError
-from latentserve.inputs import AudioInput, ImageInput, TensorSpec
+from latentserve.inputs import INPUT, AudioInput, ImageInput, TensorSpec
 
 SCHEMA_VERSION = 2  # 2: detectors have delta and adjustment, manifests a precision
 MANIFEST = "bundle.json"
@@ -42,6 +45,12 @@ EMBEDDING_STATISTICS = "embedding_mean", "embedding_std"
 Precision = Literal["float32", "float16", "int8"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+def check_name(name: str) -> None:
+    """Raises ValueError unless a model may be called so."""
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"name: got {name!r}, expected 1 to 100 letters, digits, '.', '_' or '-', no sign in front")
 
 
 @dataclass(frozen=True)
@@ -72,6 +81,11 @@ class Detector:
     calibration_sha256: str
     delta: float = 0.1
     adjustment: Adjustment = "simes"
+
+    def __post_init__(self) -> None:
+        check_delta(self.delta, self.adjustment)
+        if self.num_calibration_rows < 1:
+            raise ValueError(f"num_calibration_rows: got {self.num_calibration_rows}, expected 1 or more")
 
     @property
     def smallest_p_value(self) -> float:
@@ -169,8 +183,7 @@ class Manifest:
     precision: Precision = "float32"
 
     def __post_init__(self) -> None:
-        if not _NAME.fullmatch(self.name):
-            raise ValueError(f"name: got {self.name!r}, expected letters, digits, '.', '_' or '-', 1 to 100")
+        check_name(self.name)
         if self.version < 1:
             raise ValueError(f"version: got {self.version}, expected 1 or greater")
         if "encoder" not in self.graphs:
@@ -205,44 +218,26 @@ def load(folder: Path) -> Manifest:
     if unhashed := sorted(named - manifest.files.keys()):
         raise BundleError(f"{folder}: {unhashed[0]} has no sha256 in the manifest")
     for name, expected in manifest.files.items():
-        _check_file(folder, name, expected)
+        check_file(folder, name, expected)
+    for graph in manifest.graphs.values():
+        check_graph(folder / graph.file)
     return manifest
 
 
 def _read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
+    check_plain(path)
     try:
         value = records.read_json(path)
         schema = value.get("schema_version")
         if not isinstance(schema, int) or not 1 <= schema <= SCHEMA_VERSION:
             raise BundleError(f"{path}: schema_version: got {schema!r}, expected 1 to {SCHEMA_VERSION}")
+        check_text(path, value)
         return records.from_json(Manifest, value)
     except OSError as error:
         raise BundleError(f"{path}: missing or not readable ({error.strerror})") from error
     except records.RecordError as error:
         raise BundleError(f"{path}: {error}") from error
-
-
-def _check_file(folder: Path, name: str, expected: str) -> None:
-    if Path(name).name != name:
-        raise BundleError(f"{folder}: got file name {name!r}, expected one without folders")
-    try:
-        got = sha256_of_file(folder / name)
-    except OSError as error:
-        raise BundleError(f"{folder / name}: missing or not readable ({error.strerror})") from error
-    if got != expected:
-        raise BundleError(f"{folder / name}: sha256: got {got}, expected {expected}")
-
-
-def sha256_of_file(path: Path) -> str:
-    """sha256 of a file's bytes, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def embedding_space(encoder_sha256: str) -> str:
-    """Identity of an embedding space: two encoders are the same if their graphs are, bit for bit."""
-    return f"es1-{encoder_sha256[:32]}"
 
 
 def load_calibration(folder: Path, manifest: Manifest) -> dict[str, NDArray[np.float32]]:
@@ -286,14 +281,20 @@ def load_embedding_statistics(folder: Path, manifest: Manifest) -> tuple[NDArray
     return mean, std
 
 
-def load_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """The arrays of an .npz file, pickles refused.
+def load_golden(folder: Path, manifest: Manifest) -> dict[str, NDArray[Any]]:
+    """Real rows under `input`, and what the trained model gave for them, by tensor.
 
     Raises:
-        BundleError: the file cannot be read or holds a pickle.
+        BundleError: there are no rows, or an array is not of rows as the manifest says.
     """
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError) as error:
-        raise BundleError(f"{path}: {error}") from error
+    path = folder / GOLDEN
+    arrays = load_arrays(path)
+    specs = {INPUT: manifest.input.spec, **manifest.outputs}
+    if INPUT not in arrays or arrays.keys() - specs.keys():
+        raise BundleError(f"{path}: got arrays {sorted(arrays)}, expected {INPUT!r} and some of {sorted(specs)}")
+    num = max(1, *arrays[INPUT].shape[:1], 1)
+    for name, array in arrays.items():
+        expected = f"{specs[name].dtype} {[num, *specs[name].shape]}"
+        if (got := f"{array.dtype} {list(array.shape)}") != expected:
+            raise BundleError(f"{path}: {name}: got {got}, expected {expected}")
+    return arrays

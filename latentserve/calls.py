@@ -1,15 +1,14 @@
 """What the clients say and hear, without a wire: arrays to requests, responses to arrays.
 
-Each function makes a `Call`: the method's name, the requests it takes (large inputs are cut into
-several), and how to join their responses. `Client` and `AsyncClient` only carry calls.
+Each function makes a `Call`: the method's name, the requests it takes (large inputs are cut into several:
+`latentserve.items`), and how to join their responses. `Client` and `AsyncClient` only carry calls.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from os import PathLike
-from pathlib import Path
+from functools import partial
 from typing import Any, Generic, Literal, TypeVar, cast
 
 import numpy as np
@@ -17,16 +16,9 @@ from numpy.typing import NDArray
 
 from latentserve.conformal import rejected
 from latentserve.errors import InvalidInput, Unavailable
-from latentserve.tensors import from_tensor, to_tensor
+from latentserve.items import Cut, Items, Part, cut, cut_latents
+from latentserve.tensors import from_tensor
 from latentserve.v1 import embedding_pb2 as pb
-
-Items = NDArray[Any] | Sequence["bytes | str | PathLike[str]"]
-"""Rows: an array, uint8 [n, height, width, channels] or int16 [n, samples], or files (JPEG, PNG, WebP, BMP,
-TIFF; WAV, FLAC) or bytes."""
-
-ROWS_PER_REQUEST = 64
-BYTES_PER_REQUEST = 2**21
-"""Larger inputs are cut here: big enough to fill a batch, small enough to keep latency and memory flat."""
 
 OUTPUTS = {
     "embedding": pb.OUTPUT_EMBEDDING,
@@ -58,11 +50,24 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Call(Generic[R]):
-    """One call of a client: `requests` go to `method`, `join` makes the result of the responses."""
+    """One call of a client.
+
+    Attributes:
+        method: name of it.
+        cut: the caller's items; of a call without any a single part that is nothing.
+        ask: makes the request of a part.
+        join: makes the result of the responses.
+    """
 
     method: str
-    requests: Iterator[Any]
+    cut: Cut
+    ask: Callable[[Part], Any]
     join: Callable[[list[Any]], R]
+
+    @property
+    def requests(self) -> Iterator[Any]:
+        """All of them, in order; to be taken once."""
+        return map(self.ask, self.cut.parts)
 
 
 @dataclass(frozen=True)
@@ -122,23 +127,30 @@ def with_priority(request: Any, priority: Priority) -> Any:
 
 def embed(items: Items, model: str, version: int) -> Call[NDArray[np.float32]]:
     """float32 [n, D]."""
-    requests = (pb.EmbedRequest(model=_selector(model, version), input=part) for part in _inputs(items))
-    return Call("Embed", requests, lambda responses: _rows(responses, "embeddings"))
+    ask = partial(_ask, pb.EmbedRequest, model=_selector(model, version))
+    return Call("Embed", cut(items), ask, lambda responses: _rows(responses, "embeddings"))
 
 
 def reconstruct(items: Items, model: str, version: int) -> Call[NDArray[np.float32]]:
     """float32 [n, height, width, channels], 0 to 1."""
-    requests = (pb.ReconstructRequest(model=_selector(model, version), input=part) for part in _inputs(items))
-    return Call("Reconstruct", requests, lambda responses: _rows(responses, "reconstructions"))
+    ask = partial(_ask, pb.ReconstructRequest, model=_selector(model, version))
+    return Call("Reconstruct", cut(items), ask, lambda responses: _rows(responses, "reconstructions"))
 
 
 def score(
     items: Items, alpha: float | None, guarantee: Guarantee, decision: Decision, model: str, version: int
 ) -> Call[Scores]:
     """Out-of-distribution answers."""
+    return score_of(cut(items), alpha, guarantee, decision, model, version)
+
+
+def score_of(
+    given: Cut, alpha: float | None, guarantee: Guarantee, decision: Decision, model: str, version: int
+) -> Call[Scores]:
+    """As `score`, of items that are cut already."""
     asked = _asked(alpha, guarantee, decision)
-    requests = (pb.ScoreRequest(model=_selector(model, version), input=part, **asked) for part in _inputs(items))
-    return Call("Score", requests, _scores)
+    ask = partial(_ask, pb.ScoreRequest, model=_selector(model, version), **asked)
+    return Call("Score", given, ask, _scores)
 
 
 def analyze(
@@ -156,75 +168,63 @@ def analyze(
         raise InvalidInput.at("outputs", got=repr(unknown[0]), expected=f"among {list(OUTPUTS)}")
     codes = [OUTPUTS[name] for name in wanted]
     asked = _asked(alpha, guarantee, decision)
-    requests = (
-        pb.AnalyzeRequest(model=_selector(model, version), input=part, outputs=codes, **asked)
-        for part in _inputs(items)
-    )
-    return Call("Analyze", requests, _analysis)
+    ask = partial(_ask, pb.AnalyzeRequest, model=_selector(model, version), outputs=codes, **asked)
+    return Call("Analyze", cut(items), ask, _analysis)
+
+
+def _ask(kind: Any, part: Part, **fields: Any) -> Any:
+    return kind(input=part.message, **fields)
 
 
 def _asked(alpha: float | None, guarantee: Guarantee | None, decision: Decision | None) -> dict[str, Any]:
     """The fields of a request that say what is asked of its scores."""
+    if alpha is not None and not isinstance(alpha, (int, float, np.floating)):
+        raise InvalidInput.at("alpha", got=repr(alpha), expected="a number")
     if guarantee is not None and guarantee not in GUARANTEES:
         raise InvalidInput.at("guarantee", got=repr(guarantee), expected=f"one of {list(GUARANTEES)}")
     if decision is not None and decision not in DECISIONS:
         raise InvalidInput.at("decision", got=repr(decision), expected=f"one of {list(DECISIONS)}")
     return {
-        "alpha": alpha,
+        "alpha": None if alpha is None else float(alpha),
         "guarantee": GUARANTEES[guarantee] if guarantee else None,
         "decision": DECISIONS[decision] if decision else None,
     }
 
 
-def decode(latents: NDArray[Any], model: str, version: int) -> Call[NDArray[np.float32]]:
+def decode(latents: Any, model: str, version: int) -> Call[NDArray[np.float32]]:
     """float32 [n, height, width, channels], 0 to 1."""
-    requests = (pb.DecodeRequest(model=_selector(model, version), latents=to_tensor(part)) for part in _cut(latents))
-    return Call("Decode", requests, lambda responses: _rows(responses, "reconstructions"))
+    selector = _selector(model, version)
+
+    def ask(part: Part) -> pb.DecodeRequest:
+        return pb.DecodeRequest(model=selector, latents=part.message)
+
+    return Call("Decode", cut_latents(latents), ask, lambda responses: _rows(responses, "reconstructions"))
 
 
 def get_model(model: str, version: int) -> Call[pb.GetModelResponse]:
     """What goes in, what comes out, what it runs on, where it came from."""
-    requests = iter([pb.GetModelRequest(model=_selector(model, version))])
-    return Call("GetModel", requests, lambda responses: cast(pb.GetModelResponse, responses[0]))
+    request = pb.GetModelRequest(model=_selector(model, version))
+    return Call("GetModel", _no_rows(), lambda _: request, lambda responses: cast(pb.GetModelResponse, responses[0]))
 
 
 def list_models() -> Call[pb.ListModelsResponse]:
     """Every model served and every bundle refused."""
-    requests = iter([pb.ListModelsRequest()])
-    return Call("ListModels", requests, lambda responses: cast(pb.ListModelsResponse, responses[0]))
+    request = pb.ListModelsRequest()
+    return Call(
+        "ListModels", _no_rows(), lambda _: request, lambda responses: cast(pb.ListModelsResponse, responses[0])
+    )
+
+
+def _no_rows() -> Cut:
+    return Cut(iter([Part()]), 0)
 
 
 def _selector(model: str, version: int) -> pb.ModelSelector:
-    return pb.ModelSelector(name=model, version=version)
-
-
-def _inputs(items: Items) -> Iterator[pb.Input]:
-    if len(items) == 0:
-        raise InvalidInput.at("items", got="no rows", expected="at least one")
-    if isinstance(items, np.ndarray):
-        return (pb.Input(tensor=to_tensor(part)) for part in _cut(items))
-    if isinstance(items, (bytes, str)):
-        raise InvalidInput.at("items", got=f"one {type(items).__name__}", expected="a list of files or an array")
-    return (pb.Input(encoded=pb.EncodedItems(items=part)) for part in _cut_files(items))
-
-
-def _cut(rows: NDArray[Any]) -> Iterator[NDArray[Any]]:
-    if rows.ndim < 2 or len(rows) == 0:
-        raise InvalidInput.at("rows", got=f"shape {list(rows.shape)}", expected="[n, ...] with n of 1 or more")
-    row_bytes = max(rows.nbytes // len(rows), 1)
-    step = max(1, min(ROWS_PER_REQUEST, BYTES_PER_REQUEST // row_bytes))
-    return (rows[start : start + step] for start in range(0, len(rows), step))
-
-
-def _cut_files(files: Sequence[bytes | str | PathLike[str]]) -> Iterator[list[bytes]]:
-    part: list[bytes] = []
-    for file in files:
-        data = file if isinstance(file, bytes) else Path(file).read_bytes()
-        if part and (len(part) == ROWS_PER_REQUEST or sum(map(len, part)) + len(data) > BYTES_PER_REQUEST):
-            yield part
-            part = []
-        part.append(data)
-    yield part
+    if not isinstance(model, str):
+        raise InvalidInput.at("model", got=repr(model), expected="a name")
+    if not isinstance(version, (int, np.integer)) or not 0 <= version < 2**63:
+        raise InvalidInput.at("version", got=repr(version), expected="0 (newest) or greater")
+    return pb.ModelSelector(name=model, version=int(version))
 
 
 def _rows(responses: list[Any], name: str) -> NDArray[np.float32]:

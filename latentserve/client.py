@@ -5,14 +5,14 @@
         scores = client.score(["a.jpg", "b.png"], alpha=0.01)
         embeddings = client.embed(["clip.wav"], model="fsdd-cpc_audio")
 
-Inputs of any length: they are cut into requests, several of which are under way at once. Every error is
-one of `latentserve.errors`. Both clients carry the same calls (`latentserve.calls`); only waiting differs.
+Inputs of any length: they are cut into requests, several of which are under way at once. Every error is one of
+`latentserve.errors`; it names the caller's own item, and what was done before it is its `done`. Both clients carry the
+same calls (`latentserve.calls`); only waiting differs.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from types import TracebackType
@@ -24,8 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentserve import calls, rpc, streaming
-from latentserve.calls import Analysis, Call, Decision, Guarantee, Items, Priority, Scores
+from latentserve.calls import Analysis, Call, Decision, Guarantee, Priority, Scores
 from latentserve.errors import LatentserveError
+from latentserve.items import Items
+from latentserve.progress import Progress
 from latentserve.streaming import Item
 from latentserve.v1 import embedding_pb2 as pb
 
@@ -40,7 +42,7 @@ class Client:
 
     Args:
         target: gRPC target of the server, for instance `localhost:50051`.
-        timeout_seconds: for a whole call, all its requests together; the server gives up with you.
+        timeout_seconds: for each request of a call; the server gives up with you.
         credentials: for TLS; plain text without.
         priority: of every call; `low` for bulk jobs, so that others do not wait for them.
     """
@@ -158,25 +160,23 @@ class Client:
         return self._run(calls.list_models())
 
     def _run(self, call: Call[R]) -> R:
-        deadline = time.monotonic() + self._timeout_seconds
+        progress = Progress(call, self._priority, self._timeout_seconds)
         under_way: deque[Any] = deque()
-        responses: list[Any] = []
         try:
-            for unmarked in call.requests:
-                request = calls.with_priority(unmarked, self._priority)
+            for request in progress.requests():
                 if len(under_way) == REQUESTS_IN_FLIGHT:
-                    responses.append(under_way.popleft().result())
-                timeout = max(deadline - time.monotonic(), 0.0)
+                    progress.answered(under_way.popleft().result())
                 method = self._methods[call.method]
-                under_way.append(method.future(request, timeout=timeout, metadata=rpc.routing(request)))
+                send = method.future(request, timeout=self._timeout_seconds, metadata=rpc.routing(request))
+                under_way.append(send)
             while under_way:
-                responses.append(under_way.popleft().result())
+                progress.answered(under_way.popleft().result())
         except grpc.RpcError as error:
-            raise rpc.error_of(error) from error
+            raise progress.failed(rpc.error_of(error)) from error
         finally:
             for request in under_way:
                 request.cancel()
-        return call.join(responses)
+        return progress.result()
 
 
 class AsyncClient:
@@ -271,23 +271,20 @@ class AsyncClient:
         return await self._run(calls.list_models())
 
     async def _run(self, call: Call[R]) -> R:
-        deadline = time.monotonic() + self._timeout_seconds
+        progress = Progress(call, self._priority, self._timeout_seconds)
         under_way: deque[Any] = deque()
-        responses: list[Any] = []
         try:
-            for unmarked in call.requests:
-                request = calls.with_priority(unmarked, self._priority)
+            for request in progress.requests():
                 if len(under_way) == REQUESTS_IN_FLIGHT:
-                    responses.append(await under_way.popleft())
-                timeout = max(deadline - time.monotonic(), 0.0)
+                    progress.answered(await under_way.popleft())
                 method = self._methods[call.method]
-                under_way.append(method(request, timeout=timeout, metadata=rpc.routing(request)))
+                under_way.append(method(request, timeout=self._timeout_seconds, metadata=rpc.routing(request)))
                 await asyncio.sleep(0)  # let the request leave before the next is built
             while under_way:
-                responses.append(await under_way.popleft())
+                progress.answered(await under_way.popleft())
         except grpc.RpcError as error:
-            raise rpc.error_of(error) from error
+            raise progress.failed(rpc.error_of(error)) from error
         finally:
             for request in under_way:
                 request.cancel()
-        return call.join(responses)
+        return progress.result()

@@ -24,7 +24,7 @@ from __future__ import annotations
 import hashlib
 import math
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,8 @@ ROUNDING = 1e-9
 """Numbers that differ by less, relatively, are equal but for rounding. Alpha is kept to a billionth of itself."""
 SIMULATIONS = 4000
 """Draws of n uniform order statistics. Their own error is paid for: see `_monte_carlo`."""
+SMALLEST_SIMULATED_DELTA = 20 / SIMULATIONS
+"""With few draws beyond the limit, or none, the limit would be a matter of luck."""
 
 
 def p_values(
@@ -95,14 +97,28 @@ def conditional_p_values(
     return p
 
 
+def check_delta(delta: float, adjustment: Adjustment) -> None:
+    """Says before anything is made whether `adjustments` can keep such a promise.
+
+    Raises:
+        ValueError: no such adjustment, or a delta that it does not take.
+    """
+    known = get_args(Adjustment)
+    if adjustment not in known:
+        raise ValueError(f"adjustment: got {adjustment!r}, expected one of {sorted(known)}")
+    if not 0 < delta < 1:
+        raise ValueError(f"delta: got {delta}, expected between 0 and 1")
+    if adjustment == "monte_carlo" and delta < SMALLEST_SIMULATED_DELTA:
+        raise ValueError(f"delta: got {delta}, expected {SMALLEST_SIMULATED_DELTA:g} or more for monte_carlo")
+
+
 @lru_cache(maxsize=64)
 def adjustments(num: int, delta: float, adjustment: Adjustment) -> NDArray[np.float64]:
     """b_1 ... b_n and b_(n + 1) = 1, ascending. See the file's docstring."""
     if num < 1 or not 0 < delta < 1:
         raise ValueError(f"got {num} calibration rows and delta {delta}, expected 1 or more and between 0 and 1")
+    check_delta(delta, adjustment)
     makers = {"simes": _simes, "dkwm": _dkwm, "monte_carlo": _monte_carlo}
-    if adjustment not in makers:
-        raise ValueError(f"adjustment: got {adjustment!r}, expected one of {sorted(makers)}")
     b = np.append(np.minimum(makers[adjustment](num, delta), 1.0), 1.0)
     b.flags.writeable = False  # it is cached
     return b
@@ -146,8 +162,6 @@ def _monte_carlo(num: int, delta: float) -> NDArray[np.float64]:
         worst[row] = ((np.cbrt(ordered[:-1] / ordered[-1] / mean) - 1 + shift) / deviation).max()
     # of SIMULATIONS draws, how many at most may lie above z: binomial, by its normal approximation
     spare = SIMULATIONS * delta - 2.33 * math.sqrt(SIMULATIONS * delta * (1 - delta))
-    if spare < 1:
-        raise ValueError(f"delta: got {delta}, expected {20 / SIMULATIONS:g} or more for monte_carlo")
     z = np.sort(worst)[-math.floor(spare)]
     b: NDArray[np.float64] = np.maximum.accumulate(mean * (1 - shift + z * deviation) ** 3)
     return b

@@ -18,6 +18,7 @@ into these: both ends speak of one thing by one name.
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import Any
 
 
 class Code(IntEnum):
@@ -34,9 +35,15 @@ class Code(IntEnum):
 
 
 class LatentserveError(Exception):
-    """Root of the tree. `code` is the gRPC status code it becomes."""
+    """Root of the tree.
+
+    Attributes:
+        code: the gRPC status code it becomes.
+        done: where a client's call of many rows was cut short, its result for the first ones; None if there are none.
+    """
 
     code: Code = Code.INTERNAL
+    done: Any = None
 
 
 class InvalidInput(LatentserveError):

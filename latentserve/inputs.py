@@ -51,9 +51,9 @@ class AudioInput:
     modality: Literal["audio"] = "audio"
 
     def __post_init__(self) -> None:
-        if self.sample_rate_hz < 1 or self.num_samples < 1:
+        if not 1 <= self.sample_rate_hz < 2**31 or self.num_samples < 1:  # int32 in the proto
             got = f"{self.num_samples} samples at {self.sample_rate_hz} Hz"
-            raise ValueError(f"input: got {got}, expected 1 or more of each")
+            raise ValueError(f"input: got {got}, expected 1 or more of each, of Hz below 2**31")
 
     @property
     def spec(self) -> TensorSpec:

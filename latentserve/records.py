@@ -91,7 +91,9 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        # Bytes of a file's name may stand there, see `printable`; any other half of a character is no text at all.
+        json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogateescape")
+    except (ValueError, RecursionError) as error:  # ValueError: no text, no JSON, or a number of thousands of digits
         raise RecordError(f"not JSON: {error}") from error
     if not isinstance(value, dict):
         raise RecordError(f"got {_shown(value)}, expected an object")
@@ -148,7 +150,10 @@ def _kind_of(kinds: list[Any], value: Any, place: str) -> Any:
 
 def _scalar(kind: type, value: Any, place: str) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError as error:
+            raise RecordError(f"{place}: got a number of {len(str(value))} digits, expected a float") from error
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise RecordError(f"{place}: got {_shown(value)}, expected {kind.__name__}")
     return value

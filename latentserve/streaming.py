@@ -18,18 +18,18 @@ from typing import Any
 
 import grpc
 import grpc.aio
-import numpy as np
 from numpy.typing import NDArray
 
 from latentserve import calls
 from latentserve.calls import Guarantee, Priority, Scores
-from latentserve.errors import InternalError, InvalidInput, LatentserveError, from_code
+from latentserve.errors import InternalError, LatentserveError, from_code
+from latentserve.items import Cut, cut_one
 from latentserve.rpc import error_of
 from latentserve.v1 import embedding_pb2 as pb
 
-Item = NDArray[Any] | bytes | str | PathLike[str]
-"""A file, as path or bytes; an array of rows (2 or 4 axes) or one row (1 or 3): [n, height, width, channels],
-[height, width, channels], [n, samples], [samples]."""
+Item = NDArray[Any] | bytes | str | PathLike[str] | Any
+"""A file, as path or bytes, or a PIL image; an array or tensor of rows (2 or 4 axes) or of one row (1 or 3):
+[n, height, width, channels], [height, width, channels], [n, samples], [samples]."""
 Result = Scores | LatentserveError
 
 ITEMS_AHEAD = 32
@@ -59,34 +59,28 @@ class Question:
     version: int
     priority: Priority
 
-    def about(self, item: Item) -> Asked:
-        """The item's requests; an item that cannot be sent has its error for a result."""
+    def about(self, item: Item, number: int = 0) -> Asked:
+        """The requests of an item, the number-th of the stream; one that cannot be sent has its error for a result."""
         try:
-            call = calls.score(_rows(item), self.alpha, self.guarantee, "per_row", self.model, self.version)
+            given = cut_one(item, f"items[{number}]")
+            parts = list(given.parts)
+            cut = Cut(iter(parts), given.total)
+            call = calls.score_of(cut, self.alpha, self.guarantee, "per_row", self.model, self.version)
             requests = [calls.with_priority(request, self.priority) for request in call.requests]
-        except OSError as error:
-            refused = InvalidInput.at("item", got=str(error), expected="a file that can be read")
-            return Asked([], lambda _: refused)
         except LatentserveError as error:
             wrong = error
             return Asked([], lambda _: wrong)
 
         def result(responses: list[pb.ScoreStreamResponse]) -> Result:
-            for response in responses:
+            for part, response in zip(parts, responses, strict=True):
                 if response.code:
-                    return from_code(response.code, response.message, response.retry_after_ms / 1000)
+                    return from_code(response.code, part.told(response.message), response.retry_after_ms / 1000)
             try:
                 return call.join([response.response for response in responses])
             except LatentserveError as error:  # the model changed between two parts of the item
                 return error
 
         return Asked(requests, result)
-
-
-def _rows(item: Item) -> calls.Items:
-    if isinstance(item, np.ndarray):
-        return item[None] if item.ndim % 2 else item
-    return [item]
 
 
 class Feed:
@@ -101,11 +95,11 @@ class Feed:
 
     def requests(self) -> Iterator[pb.ScoreStreamRequest]:
         """For gRPC: waits while too many items are ahead."""
-        number = itertools.count()
+        number, place = itertools.count(), itertools.count()
         try:
             items = iter(self._items)
             while self._room.acquire() and not self._closed:
-                asked = self._question.about(next(items))
+                asked = self._question.about(next(items), next(place))
                 self._asked.put(asked)
                 for request in asked.requests:
                     yield pb.ScoreStreamRequest(id=next(number), request=request)
@@ -180,11 +174,11 @@ async def _feed(
     line: asyncio.Queue[Asked | Exception | None],
     room: asyncio.Semaphore,
 ) -> None:
-    number = itertools.count()
+    number, place = itertools.count(), itertools.count()
     try:
         async with contextlib.aclosing(_async(items)) as taken:
             while await room.acquire():
-                asked = question.about(await anext(taken))
+                asked = question.about(await anext(taken), next(place))
                 line.put_nowait(asked)
                 for request in asked.requests:
                     if not await _send(call, pb.ScoreStreamRequest(id=next(number), request=request)):

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 
 from latentserve.errors import BundleError
+from service.addresses import check_addresses
 from service.config import Config, ConfigError, load_config
 from service.providers import DeviceError
 from service.server import Server
@@ -35,12 +36,20 @@ def main(arguments: list[str]) -> int:
         config = load_config(arguments)
         logging.basicConfig(level=config.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
         logging.info("config: %s", config)
+        check_addresses(config)
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(serve(config, arguments))
     except (ConfigError, BundleError, DeviceError, TlsError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_in_words(error)}", file=sys.stderr)
         return 1
     return 0
+
+
+def _in_words(error: Exception) -> str:
+    """What the operating system says without its number."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'the system'}: {error.strerror}"
+    return str(error)
 
 
 if __name__ == "__main__":

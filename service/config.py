@@ -5,17 +5,18 @@ The file is read again on SIGHUP. What may change while the server runs is `AT_R
 
 from __future__ import annotations
 
-import math
 import os
+import stat
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, CliSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
+from latentserve.cpus import available_cpus as available_cpus
 from service.batching import QueueConfig
 from service.decoding import Limits
 from service.monitor import MonitorConfig
@@ -23,7 +24,8 @@ from service.providers import ENGINE_CACHE, Device, DeviceConfig
 from service.tls import TlsFiles
 
 PREFIX = "LATENTSERVE_"
-CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+MOST, MOST_BYTES, A_DAY = 2**31 - 1, 2**50, 86_400.0
+"""No limit is larger: grpcio takes 31 bits, the proto 63, and nobody drains for longer."""
 OF_OTHERS = {"LATENTSERVE_DATA"}
 """Variables with our prefix that training reads."""
 AT_RUN_TIME = (
@@ -46,8 +48,9 @@ class _SettingsFile(PydanticBaseSettingsSource):
             return {}
         try:
             found = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise ConfigError(f"settings: got {path}, expected a TOML file: {error}") from error
+        except (OSError, ValueError, RecursionError) as error:  # ValueError: no TOML, no text, or no path
+            why = error.strerror if isinstance(error, OSError) else error
+            raise ConfigError(f"settings: got {path}, expected a TOML file: {why}") from error
         if "settings" in found:
             raise ConfigError(f"settings: {path} names another file, expected it to hold the settings themselves")
         return found
@@ -82,21 +85,25 @@ class Config(BaseSettings):
     device: Device = Field("auto", description="cuda or tensorrt: that or fail; auto: CUDA if it works, else the CPU")
     cuda_graphs: bool = Field(False, description="on CUDA: record each batch size once and replay it")
     tensorrt_cache: Path = Field(ENGINE_CACHE, description="folder where TensorRT keeps the engines it built")
-    intra_op_threads: int = Field(0, ge=0, description="threads of one operator on the CPU; 0 for the CPUs we may use")
+    intra_op_threads: int = Field(
+        0, ge=0, le=1024, description="threads of one operator on the CPU; 0: the CPUs we may use"
+    )
     max_batch_rows: int = Field(64, ge=1, le=4096, description="rows of a batch")
     batch_window_seconds: float = Field(0.0, ge=0, le=1, description="how long a batch waits after its first arrival")
-    max_queue_rows: int = Field(4096, ge=1, description="rows that may wait for one model")
-    max_queue_bytes: int = Field(256 * 2**20, ge=1, description="bytes that may wait for one model")
-    max_request_rows: int = Field(1024, ge=1, description="rows of one request")
-    max_request_bytes: int = Field(64 * 2**20, ge=1024, description="bytes of one request")
-    max_item_bytes: int = Field(16 * 2**20, ge=1, description="bytes of one encoded item")
-    max_item_pixels: int = Field(50_000_000, ge=1, description="pixels of one encoded image, checked before decoding")
+    max_queue_rows: int = Field(4096, ge=1, le=MOST, description="rows that may wait for one model")
+    max_queue_bytes: int = Field(256 * 2**20, ge=1, le=MOST_BYTES, description="bytes that may wait for one model")
+    max_request_rows: int = Field(1024, ge=1, le=MOST, description="rows of one request")
+    max_request_bytes: int = Field(64 * 2**20, ge=1024, le=MOST, description="bytes of one request")
+    max_item_bytes: int = Field(16 * 2**20, ge=1, le=MOST, description="bytes of one encoded item")
+    max_item_pixels: int = Field(
+        50_000_000, ge=1, le=MOST, description="pixels of one image, checked before it is decoded"
+    )
     monitor_window_rows: int = Field(1000, ge=10, le=1_000_000, description="scored rows the monitor looks back on")
     monitor_level: float = Field(0.01, gt=0, le=0.2, description="probability that the monitor alarms in error")
     lame_duck_seconds: float = Field(
-        0.0, ge=0, description="how long new calls are still taken after SIGTERM, health being NOT_SERVING"
+        0.0, ge=0, le=A_DAY, description="how long new calls are still taken after SIGTERM, health being NOT_SERVING"
     )
-    drain_seconds: float = Field(20.0, ge=0, description="how long accepted calls may take after that")
+    drain_seconds: float = Field(20.0, ge=0, le=A_DAY, description="how long accepted calls may take after that")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe line to log")
 
     @classmethod
@@ -105,6 +112,39 @@ class Config(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """The environment, then the file; the command line, which `load_config` reads, comes before both."""
         return sources["init_settings"], sources["env_settings"], _SettingsFile(settings_cls)
+
+    @field_validator(
+        *("settings", "models", "tls_certificate", "tls_key", "tls_client_ca", "tensorrt_cache", "host"), mode="before"
+    )
+    @classmethod
+    def _is_named(cls, value: Any) -> Any:
+        """An empty path would be the folder we are in, an empty host every address there is."""
+        if isinstance(value, str) and (not value.strip() or "\0" in value):
+            raise ValueError("a name")
+        return value
+
+    @field_validator("tensorrt_cache")
+    @classmethod
+    def _can_be_a_folder(cls, value: Path) -> Path:
+        """TensorRT makes it; where it cannot, it would build its engines anew at each start, without a word."""
+        folder = Path(os.path.expanduser(value)).absolute()  # noqa: PTH111 (never raises)
+        for one in (folder, *folder.parents):
+            try:
+                found = one.stat()
+            except (FileNotFoundError, PermissionError):  # to be made, or nothing that must be settled without a GPU
+                continue
+            except OSError as error:
+                raise ValueError(f"a folder ({error.strerror})") from error
+            if not stat.S_ISDIR(found.st_mode):
+                raise ValueError("a folder")
+            break
+        return value
+
+    @model_validator(mode="after")
+    def _ports_differ(self) -> Self:
+        if self.port == self.metrics_port != 0:
+            raise ValueError(f"port and metrics_port: got {self.port} for both, expected two ports")
+        return self
 
     @model_validator(mode="after")
     def _tls_is_whole(self) -> Self:
@@ -150,16 +190,6 @@ class Config(BaseSettings):
     def threads(self) -> int:
         """Threads of one operator on the CPU."""
         return self.intra_op_threads or available_cpus()
-
-
-def available_cpus() -> int:
-    """CPUs this process may use: its CPU set and its container's quota, which ONNX Runtime's own guess ignores."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = CGROUP_QUOTA.read_text().split()
-        return max(1, min(allowed, math.ceil(int(quota) / int(period))))
-    except (OSError, ValueError):  # no cgroup v2, or "max": no quota
-        return allowed
 
 
 def load_config(arguments: Sequence[str]) -> Config:

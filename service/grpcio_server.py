@@ -40,7 +40,7 @@ class GrpcioServer:
 
     async def listen(self, host: str, port: int, tls: Tls | None = None) -> int:
         """Starts to accept calls; returns the port."""
-        address = f"{host}:{port}"
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
             if tls is None:
                 bound = self._server.add_insecure_port(address)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, disable_created_metrics
 from prometheus_client.gc_collector import GCCollector
@@ -14,6 +15,7 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
 import latentserve
+from latentserve.bundle import Manifest
 from service.engine import Engine
 from service.monitor import Monitor
 from service.scoring import Verdicts
@@ -22,6 +24,8 @@ SECONDS = (15e-6, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 0.01, 0.02, 0.05, 0.
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 P_VALUES = (0.001, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 LANE = ("model", "version", "lane")
+
+M = TypeVar("M")
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each metric that no query of ours reads
 
@@ -47,21 +51,25 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         self.declared: list[Declared] = []
+        self._of_versions: list[Any] = []
+        self._of_models: list[Any] = []
+        self._gone: set[str] = set()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         GCCollector(registry=registry)
 
         def counter(name: str, text: str, *labels: str) -> Counter:
             self.declared.append(Declared(f"latentserve_{name}", "counter", text, labels))
-            return Counter(f"latentserve_{name}", text, labels, registry=registry)
+            return self._kept(Counter(f"latentserve_{name}", text, labels, registry=registry), labels)
 
         def gauge(name: str, text: str, *labels: str) -> Gauge:
             self.declared.append(Declared(f"latentserve_{name}", "gauge", text, labels))
-            return Gauge(f"latentserve_{name}", text, labels, registry=registry)
+            return self._kept(Gauge(f"latentserve_{name}", text, labels, registry=registry), labels)
 
         def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
             self.declared.append(Declared(f"latentserve_{name}", "histogram", text, labels))
-            return Histogram(f"latentserve_{name}", text, labels, buckets=buckets, registry=registry)
+            made = Histogram(f"latentserve_{name}", text, labels, buckets=buckets, registry=registry)
+            return self._kept(made, labels)
 
         self.build = Info("latentserve_build", "Version of the service.", registry=registry)
         self.build.info({"version": latentserve.__version__})
@@ -118,7 +126,6 @@ class Metrics:
         self.queue_rows = gauge("queue_rows", "Rows that wait.", *LANE)
         self.queue_bytes = gauge("queue_bytes", "Bytes that wait.", *LANE)
         self.queue_oldest_seconds = gauge("queue_oldest_seconds", "How long the oldest row has waited.", *LANE)
-        self._of_lanes = (self.queue_rows, self.queue_bytes, self.queue_oldest_seconds)
         self.queue_seconds = histogram("queue_seconds", "How long a request's rows waited for a batch.", SECONDS, *LANE)
         self.dropped_rows = counter("dropped_rows_total", "Rows that were not run, by reason.", *LANE, "reason")
         self.batch_rows = histogram("batch_rows", "Rows of a batch, without padding.", ROWS, *LANE)
@@ -156,12 +163,19 @@ class Metrics:
         self.monitor_alarm = gauge(
             "monitor_alarm", "1 while raised: `evidence` (stays), `window` or `embedding` (now).", *of_version, "kind"
         )
-        self._of_monitors = (
-            *(self.monitor_rows, self.monitor_share, self.monitor_low, self.monitor_high),
-            *(self.monitor_evidence, self.monitor_drift, self.monitor_alarm),
-        )
-
         self._answered: dict[tuple[str, str, str], tuple[Counter, Histogram]] = {}
+
+    def _kept(self, metric: M, labels: tuple[str, ...]) -> M:
+        """Remembers whose a metric is, so that none is left behind when a version or a model goes."""
+        if "model" in labels:
+            (self._of_versions if "version" in labels else self._of_models).append(metric)
+        return metric
+
+    def opened(self, manifest: Manifest, execution_provider: str) -> None:
+        """A version is there from now on."""
+        self._gone.discard(manifest.name)
+        labels = manifest.name, str(manifest.version), manifest.provenance.method, execution_provider
+        self.model_info.labels(*labels, manifest.embedding_space).set(1)
 
     def answered(self, method: str, model: str, code: str, seconds: float, deadline: float, trace_id: str = "") -> None:
         """Counts an answer.
@@ -174,6 +188,7 @@ class Metrics:
             deadline: on `time.monotonic`.
             trace_id: of the caller's trace, which the latency then points to (an exemplar); empty if it has none.
         """
+        model = "" if model in self._gone else model  # its last answer may come when it has been forgotten
         children = self._answered.get((method, model, code))
         if children is None:
             children = self.requests.labels(method, model, code), self.request_seconds.labels(method, model)
@@ -196,12 +211,21 @@ class Metrics:
             self.monitor_alarm.labels(model, version, kind).set_function(partial(_alarm, monitor, kind))
 
     def forget(self, model: str, version: str) -> None:
-        """What is asked of a version that is no longer served: its gauges go, what was counted stays."""
-        for metric in (self.model_info, self.device_fallback, *self._of_lanes, *self._of_monitors):
+        """A version is no longer served: nothing of it is shown any more, nor of its model if that was the last one."""
+        for metric in self._of_versions:
             metric.remove_by_labels({"model": model, "version": version})
+        left = (sample.labels["model"] for metric in self.model_info.collect() for sample in metric.samples)
+        if model in left:
+            return
+        self._gone.add(model)
+        for metric in self._of_models:
+            metric.remove_by_labels({"model": model})
+        self._answered = {key: children for key, children in self._answered.items() if key[1] != model}
 
     def judged(self, model: str, version: str, verdicts: Verdicts) -> None:
         """Counts the decisions of a call."""
+        if model in self._gone:
+            return
         num_flagged = int(verdicts.flagged.sum())
         self.judged_rows.labels(model, version, "true").inc(num_flagged)
         self.judged_rows.labels(model, version, "false").inc(len(verdicts.flagged) - num_flagged)

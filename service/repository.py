@@ -30,7 +30,7 @@ from service.decoding import Decoder
 from service.engine import Engine
 from service.metrics import LaneMetrics, Metrics
 from service.monitor import Monitor
-from service.providers import has_driver
+from service.providers import DeviceError, has_driver
 from service.scoring import Judge
 from service.waiting import Tensors
 
@@ -67,11 +67,12 @@ class ServedModel:
 
 @dataclass(frozen=True)
 class Refused:
-    """A bundle that is not served, and why."""
+    """A bundle that is not served, and why; `device` if it was the required device that does not run it."""
 
     name: str
     version: int
     reason: str
+    device: DeviceError | None = None
 
 
 @dataclass
@@ -169,7 +170,7 @@ def look(
 
     Raises:
         BundleError: there is no bundle, or none can be served, or the server is leaving.
-        DeviceError: the required device is not there.
+        DeviceError: the required device is not there for any of them.
     """
     folders = find_bundles(config.models)
     if not folders:
@@ -183,28 +184,35 @@ def look(
             if leaving and leaving.is_set():
                 raise BundleError("models: not looked through, the server is leaving")
             if (name, version) not in served:
-                _open_or_refuse(folder, partial(_open, folder, config, metrics, workers), opened, refused)
+                one = _open_or_refuse(folder, partial(_open, folder, config, metrics, workers), metrics)
+                opened.append(one) if isinstance(one, ServedModel) else refused.append(one)
     except BaseException:
         for model in opened:
             metrics.forget(model.manifest.name, str(model.manifest.version))
         raise
     gone = [model for key, model in served.items() if key not in named]
     if len(served) - len(gone) + len(opened) == 0:
+        if device := next((one.device for one in refused if one.device), None):
+            raise device
         raise BundleError(f"models: none of {len(folders)} bundles under {config.models} can be served")
     return Look(opened, refused, gone)
 
 
-def _open_or_refuse(
-    folder: Path, open_it: Callable[[], ServedModel], opened: list[ServedModel], refused: list[Refused]
-) -> None:
-    name, version = printable(folder.parent.name), int(folder.name)  # it goes into answers and metrics
+def _open_or_refuse(folder: Path, open_it: Callable[[], ServedModel], metrics: Metrics) -> ServedModel | Refused:
+    """Whatever is wrong with one bundle, or with opening it, is told of this bundle and is nobody else's trouble."""
+    # A name that is no text could be written nowhere: not in an answer, not on the page of metrics.
+    name, version = printable(folder.parent.name), int(folder.name)
     try:
-        opened.append(open_it())
-    except BundleError as error:
-        log.error("refused %s version %d: %s", name, version, error)
-        refused.append(Refused(name, version, printable(str(error))))
-    else:
-        log.info("model %s version %d is warm on %s", name, version, opened[-1].execution_provider)
+        model = open_it()
+    except Exception as error:
+        metrics.forget(name, str(version))
+        expected = isinstance(error, (BundleError, DeviceError))
+        reason = str(error) if expected else f"{folder}: cannot be opened: {type(error).__name__}: {error}"
+        reason = printable(reason)
+        log.error("refused %s version %d: %s", name, version, reason, exc_info=not expected)
+        return Refused(name, version, reason, error if isinstance(error, DeviceError) else None)
+    log.info("model %s version %d is warm on %s", name, version, model.execution_provider)
+    return model
 
 
 def open_repository(config: Config, metrics: Metrics, workers: Workers) -> Repository:
@@ -223,26 +231,31 @@ def find_bundles(models: Path) -> list[Path]:
         (
             folder
             for folder in models.glob("*/*")
-            if folder.is_dir() and _is_version(folder.name) and not folder.parent.name.startswith(".")
+            if _is_version(folder.name) and not folder.parent.name.startswith(".") and _is_folder(folder)
         ),
         key=lambda folder: (folder.parent.name, int(folder.name)),
     )
 
 
 def _is_version(name: str) -> bool:
-    return name.isdecimal() and str(int(name)) == name
+    return name.isdecimal() and str(int(name)) == name and int(name) < 2**63  # int64 in the proto
+
+
+def _is_folder(path: Path) -> bool:
+    """Also if that cannot be told: opening it will say why."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return True
 
 
 def _open(folder: Path, config: Config, metrics: Metrics, workers: Workers) -> ServedModel:
     manifest = bundle.load(folder)
     calibration = bundle.load_calibration(folder, manifest)
     engine = Engine(folder, manifest, config.device_config)
-    engine.check_golden(bundle.load_arrays(folder / bundle.GOLDEN))
+    engine.check_golden(bundle.load_golden(folder, manifest))
     engine.warm_up()
-    source = manifest.provenance
-    metrics.model_info.labels(
-        manifest.name, str(manifest.version), source.method, engine.execution_provider, manifest.embedding_space
-    ).set(1)
+    metrics.opened(manifest, engine.execution_provider)
     fallback = config.device != "cpu" and engine.execution_provider == CPU and has_driver()
     metrics.device_fallback.labels(manifest.name, str(manifest.version)).set(fallback)
     lanes = [INPUT, LATENT] if "decoder" in manifest.graphs else [INPUT]

@@ -16,10 +16,14 @@ import torch
 import tyro
 
 from latentserve import records
+from training.claim import RUNS, Found, check_folder, claimed, find, resumed
 from training.data import load_data
+from training.data.loading import check_spec
 from training.loop import LoopConfig, TrainingDiverged, train
 from training.methods import METHODS
-from training.run import CHECKPOINT, RESULT, RUN, Run, RunError, git_revision
+from training.options import check_options, in_words, is_out_of_memory, nearest, say_any_name
+from training.run import CHECKPOINT, RESULT, Run, RunError, git_revision
+from training.threads import keep_to_quota
 
 SMOKE_ROWS = 512
 
@@ -37,7 +41,7 @@ class Options:
             name:REGEX (what its groups match in the file's name), exif:SECONDS (bursts) or near (nearly equal images);
             of folder:PATH; wds takes name and near, audio folder and name. Equal rows never are.
         run: folder of the run; default: runs/<method>-<data>-seed<seed>, and -smoke.
-        resume: go on with a run that was interrupted.
+        resume: go on with a run that was interrupted; what is not said again is as it was.
         smoke: two epochs on 512 rows, to see that everything works.
     """
 
@@ -54,21 +58,24 @@ class Options:
 
 def main(arguments: list[str]) -> int:
     """Runs the command line; returns the exit status."""
+    say_any_name()
+    keep_to_quota()
     if arguments[:1] == ["evaluate"]:
         from training import evaluate  # scikit-learn takes a second that no training needs
 
         return evaluate.main(arguments[1:])
-    if not arguments or arguments[0] not in METHODS:
-        got = f"got {arguments[0]!r}, " if arguments and not arguments[0].startswith("-") else ""
-        print("usage: python -m training METHOD [OPTIONS]\n       python -m training evaluate RUN [OPTIONS]")
-        print(f"METHOD: {got}expected one of {', '.join(METHODS)}")
-        return 0 if arguments in (["-h"], ["--help"]) else 2
-    name = arguments[0]
-    options, config = parse(name, arguments[1:])
     try:
-        folder = run_training(name, config, options)
-    except (TrainingDiverged, ValueError, OSError) as error:
-        print(records.printable(f"error: {error}"), file=sys.stderr)
+        found = resumed(arguments)
+        if not arguments or (arguments[0] not in METHODS and (found is None or not arguments[0].startswith("-"))):
+            return _usage(arguments)
+        folder = _train(arguments, found)
+    except (TrainingDiverged, ValueError, OSError, MemoryError) as error:
+        print(f"error: {in_words(error)}", file=sys.stderr)
+        return 1
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        print(f"error: {in_words(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nstopped; go on with --resume", file=sys.stderr)
@@ -77,23 +84,54 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def parse(name: str, arguments: list[str]) -> tuple[Options, Any]:
-    """Options and the config of the method from the arguments after its name."""
-    kind = METHODS[name].config
-    command = make_dataclass(
-        "Command", [("options", Options, field(default_factory=Options)), ("method", kind, field(default_factory=kind))]
-    )
+def _usage(arguments: list[str]) -> int:
+    got = f"got {arguments[0]!r}, " if arguments and not arguments[0].startswith("-") else ""
+    meant = nearest(arguments[0], METHODS) if got else ""
+    print("usage: python -m training METHOD [OPTIONS]\n       python -m training evaluate RUN [OPTIONS]")
+    print("       python -m training --resume [--run RUN]")
+    print(f"METHOD: {got}expected one of {', '.join(METHODS)}{meant}")
+    return 0 if arguments in (["-h"], ["--help"]) else 2
+
+
+def _train(arguments: list[str], found: Found | None) -> Path:
+    name, rest = (arguments[0], arguments[1:]) if arguments[0] in METHODS else ("", arguments)
+    if found is None:
+        options, config = parse(name, rest)
+        if not options.resume:
+            return run_training(name, config, options)
+        found = find(_folder(name, options, options.loop.seed))
+    if name and name != found.run.method:
+        raise RunError(f"{found.folder}: got method {name}, expected {found.run.method}, whose run it is")
+    options, config = parse(found.run.method, rest, found)
+    return run_training(found.run.method, config, options)
+
+
+def parse(name: str, arguments: list[str], found: Found | None = None) -> tuple[Options, Any]:
+    """What is asked for; what is not said is as in the run that is gone on with, if there is one."""
+    if found is None:
+        options, config = Options(), METHODS[name].config()
+    else:
+        run = found.run
+        options = Options(run.data, **run.sizes, run=found.folder, resume=True, loop=run.loop)
+        config = run.read_config()
+    command = make_dataclass("Command", [("options", Options, options), ("method", type(config), config)], frozen=True)
     parsed: Any = tyro.cli(
         command, args=arguments, prog=f"python -m training {name}", config=(tyro.conf.OmitArgPrefixes,)
     )
     return parsed.options, parsed.method
 
 
+def _folder(name: str, options: Options, seed: int) -> Path:
+    plain = "".join(letter if letter.isalnum() else "-" for letter in options.data)
+    return options.run or RUNS / f"{name}-{plain}-seed{seed}{'-smoke' if options.smoke else ''}"
+
+
 def run_training(name: str, config: Any, options: Options) -> Path:
     """Trains and writes the run's folder, which it returns.
 
     Raises:
-        RunError: the folder holds another run, or one that is there already.
+        OptionError: an option cannot be what it is.
+        RunError: the folder holds another run, or one that is there already, or another training is at work there.
         DataError: the data cannot be loaded.
         CheckpointError: the one there is of another run, or none can be saved.
         TrainingDiverged: the loss became NaN or infinite.
@@ -102,10 +140,15 @@ def run_training(name: str, config: Any, options: Options) -> Path:
         raise RunError(f"run: got {options.run}, expected a name in UTF-8: no checkpoint can be read from another")
     quiet_lightning()
     loop = replace(options.loop, epochs=2) if options.smoke else options.loop
+    folder = _folder(name, options, loop.seed)
+    for one in (options, config):
+        check_options(one)
+    check_spec(options.data)
+    check_folder(folder, options.resume)
     sizes = (options.image_size, loop.seed, options.sample_rate_hz, options.num_samples)
     data = load_data(options.data, *sizes, options.group_by)
-    if options.smoke:
-        data = replace(data, train=data.train.take(slice(0, SMOKE_ROWS)))
+    num_rows = find(folder).run.num_train_rows if options.resume else SMOKE_ROWS if options.smoke else len(data.train)
+    data = replace(data, train=data.train.take(slice(0, num_rows)))
     run = Run(
         method=name,
         data=data.spec,
@@ -117,32 +160,12 @@ def run_training(name: str, config: Any, options: Options) -> Path:
         config=records.to_json(config),
         group_by=options.group_by,
     )
-    plain = "".join(letter if letter.isalnum() else "-" for letter in data.spec)
-    folder = options.run or Path("runs") / f"{name}-{plain}-seed{loop.seed}{'-smoke' if options.smoke else ''}"
     torch.manual_seed(loop.seed)
     module = run.build()
-    _claim(folder, run, options.resume)
-    trained = train(module, data, loop, folder / CHECKPOINT, run.identity)
-    records.write(trained, folder / RESULT)
+    with claimed(folder, run, options.resume):
+        trained = train(module, data, loop, folder / CHECKPOINT, run.identity)
+        records.write(trained, folder / RESULT)
     return folder
-
-
-def _claim(folder: Path, run: Run, resume: bool) -> None:
-    """Writes run.json, or proves that the folder holds this very run."""
-    if not (folder / RUN).exists():
-        if (folder / CHECKPOINT).exists():
-            raise RunError(f"{folder}: got {CHECKPOINT} without {RUN}, which says whose it is; pass another --run")
-        folder.mkdir(parents=True, exist_ok=True)
-        records.write(run, folder / RUN)
-        return
-    if not resume:
-        raise RunError(f"{folder}: there is a run already; pass --resume to go on with it, or another --run")
-    try:
-        before = records.read(Run, folder / RUN)
-    except records.RecordError as error:
-        raise RunError(f"{folder / RUN}: {error}") from error
-    if other := records.differences(run.identity, before.identity):
-        raise RunError(f"{folder}: the run there has another config: {'; '.join(other)}")
 
 
 def quiet_lightning() -> None:

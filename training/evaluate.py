@@ -22,12 +22,13 @@ from torch import nn
 
 from latentserve import records
 from training.data import Data, ImageShape, Rows, load_data
-from training.data.loading import every_row
+from training.data.loading import check_spec, every_row
 from training.evaluation.card import FULL, Card, CardConfig, Mark, Part, report_card, some_rows
 from training.evaluation.floors import PATCH, Encode, patch_centres, pixels, principal_components
 from training.evaluation.table import print_card
 from training.methods.encoding import Encoding
 from training.networks import floats_from_rows
+from training.options import check_new_file, check_options, in_words
 from training.run import Run, RunError, load_model, open_run
 
 EVALUATION = "evaluation.json"
@@ -74,9 +75,14 @@ def main(arguments: list[str]) -> int:
     """Runs the command line; returns the exit status."""
     try:
         options = tyro.cli(Options, args=arguments, prog="python -m training evaluate")
+        check_options(options)
+        if options.card.transfer is not None:
+            check_spec(options.card.transfer)
+        open_run(options.run)
+        check_new_file("run", options.run / EVALUATION)
         card = evaluate_run(options.run, options.card)
-    except (ValueError, OSError) as error:
-        print(records.printable(f"error: {error}"), file=sys.stderr)
+    except (ValueError, OSError, MemoryError) as error:
+        print(f"error: {in_words(error)}", file=sys.stderr)
         return 1
     records.write(card, options.run / EVALUATION)
     print_card(card.marks, f"{options.run} (through torch; the figures that count go through ONNX)")

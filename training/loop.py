@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader
 
 from training.checkpoint import SUFFIX, SafetensorsIO
 from training.data import Data, DataError
+from training.options import check_seed
 from training.precision import Exact, Precision, bfloat16_here, exact_precision, warning
 
 TEST_BATCH_ROWS = 1000
@@ -62,6 +63,7 @@ class LoopConfig:
                 f"got epochs {self.epochs}, batch_rows {self.batch_rows}, warmup_steps {self.warmup_steps}, seed"
                 f" {self.seed}; expected epochs of 1, batch_rows of 2, warmup_steps and seed of 0 or more"
             )
+        check_seed(self.seed)
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ class Run:
             DataError: it cannot be loaded.
             RunError: the rows are not those of the run any more.
         """
-        data = load_data(self.data, seed=self.loop.seed, group_by=self.group_by, **_sizes(self.shape))
+        data = load_data(self.data, seed=self.loop.seed, **self.sizes)
         data = replace(data, train=data.train.take(slice(0, self.num_train_rows)))
         if data.fingerprint != self.data_sha256:
             raise RunError(
@@ -88,19 +88,33 @@ class Run:
         method = METHODS[self.method]
         if self.shape.modality != method.modality:
             raise RunError(f"data: {self.data} is {self.shape.modality}, {self.method} takes {method.modality}")
+        config = self.read_config()
         try:
-            config = records.from_json(method.config, self.config)
-        except records.RecordError as error:
-            raise RunError(str(error)) from error
-        module: LightningModule = method.module(config, self.loop, self.shape)
+            module: LightningModule = method.module(config, self.loop, self.shape)
+        except (RuntimeError, MemoryError, TypeError, OverflowError) as error:  # torch, asked for what nobody can have
+            raise RunError(f"{self.method}: cannot be built with this config: {str(error).splitlines()[0]}") from error
         return module
 
+    def read_config(self) -> Any:
+        """Of the method, as its own class.
 
-def _sizes(shape: ImageShape | AudioShape) -> dict[str, Any]:
-    """The arguments of `load_data` that give rows of this shape again."""
-    if isinstance(shape, ImageShape):
-        return {"image_size": shape.image_size}
-    return {"sample_rate_hz": shape.sample_rate_hz, "num_samples": shape.num_samples}
+        Raises:
+            RunError: unknown method, or a config that is not its config.
+        """
+        if self.method not in METHODS:
+            raise RunError(f"method: got {self.method!r}, expected one of {sorted(METHODS)}")
+        try:
+            return records.from_json(METHODS[self.method].config, self.config)
+        except records.RecordError as error:
+            raise RunError(str(error)) from error
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """The arguments of `load_data`, besides spec and seed, that give these rows again."""
+        if isinstance(self.shape, ImageShape):
+            return {"image_size": self.shape.image_size, "group_by": self.group_by}
+        shape = self.shape
+        return {"sample_rate_hz": shape.sample_rate_hz, "num_samples": shape.num_samples, "group_by": self.group_by}
 
 
 def open_run(folder: Path) -> tuple[Run, Trained]:

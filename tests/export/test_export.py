@@ -65,9 +65,10 @@ def test_a_model_without_a_posterior_is_scored_by_its_embedding(tmp_path: Path) 
 
 
 def test_too_few_calibration_rows_give_a_bundle_that_does_not_score(
-    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = export_run(run_folder, tmp_path, promise=Promise(alpha=1 / 302))  # 300 rows are there
+    monkeypatch.setattr(Promise, "alpha", 1 / 302)  # as if the usual level were so low: 300 rows are there
+    folder = export_run(run_folder, tmp_path, promise=Promise(alpha=1 / 302))
     assert "no scores: 300 calibration rows cannot keep a level of 0.0033" in capsys.readouterr().err
     manifest = bundle.load(folder)
     assert manifest.detectors == ()

@@ -164,7 +164,7 @@ def test_of_the_folder_it_was_trained_on_only_test_rows_are_asked(run_folder: Pa
     run, _ = open_run(run_folder)
     data = run.load_data()
     own = replace(run, data="folder:/anywhere")
-    assert _set("folder:/anywhere", own, data, data.test.values, Options(bundle_folder)) is data.test.values
+    assert _set("folder:/anywhere", own, data.test.values, Options(bundle_folder)) is data.test.values
 
 
 @pytest.mark.parametrize(

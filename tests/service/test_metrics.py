@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from prometheus_client.openmetrics import exposition as openmetrics
 
 from latentserve import bundle
+from latentserve.bundle import Manifest
 from service import loop_lag
 from service.engine import Engine
 from service.metrics import LaneMetrics, Metrics
@@ -96,3 +98,46 @@ def test_the_lag_of_the_loop_is_what_blocks_it() -> None:
 
     asyncio.run(run())
     assert late[0] > 0.08
+
+
+def series(metrics: Metrics) -> set[tuple[str, tuple[tuple[str, str], ...]]]:
+    """Every series on the page, by name and labels."""
+    return {
+        (sample.name, tuple(sorted(sample.labels.items())))
+        for metric in metrics.registry.collect()
+        for sample in metric.samples
+    }
+
+
+def used(metrics: Metrics, manifest: Manifest) -> None:
+    """Everything that is labelled with a model has been told something of this one."""
+    name, version = manifest.name, str(manifest.version)
+    metrics.opened(manifest, "CPUExecutionProvider")
+    metrics.answered("Embed", name, "OK", 0.1, float("inf"))
+    for declared in metrics.declared:
+        metric = metrics.registry._names_to_collectors[declared.name]  # type: ignore[attr-defined]
+        if "model" in declared.labels and metric is not metrics.model_info:
+            known = {"model": name, "version": version}
+            metric.labels(**{label: known.get(label, "x") for label in declared.labels})  # type: ignore[attr-defined]
+
+
+def test_nothing_is_left_of_what_was_unloaded(bundle_folder: Path) -> None:
+    metrics, one = Metrics(), bundle.load(bundle_folder)
+    two, other = replace(one, version=2), replace(one, name="other")
+    used(metrics, other)
+    empty = series(metrics)
+    used(metrics, one)
+    alone = series(metrics)
+    labelled = {name for name, labels in alone for label, value in labels if (label, value) == ("model", "digits-vae")}
+    assert len(labelled) > 30
+    used(metrics, two)
+    metrics.forget("digits-vae", "2")
+    assert series(metrics) == alone  # the model itself is still served
+    metrics.forget("digits-vae", "1")
+    assert series(metrics) == empty
+    metrics.answered("Embed", "digits-vae", "OK", 0.1, float("inf"))  # its last answer, which was on its way
+    assert not {labels for _, labels in series(metrics) if ("model", "digits-vae") in labels}
+    used(metrics, one)
+    metrics.answered("Embed", "digits-vae", "OK", 0.1, float("inf"))
+    value = metrics.registry.get_sample_value
+    assert value("latentserve_requests_total", {"method": "Embed", "model": "digits-vae", "code": "OK"}) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,6 +20,7 @@ from training import loop as loop_module
 from training.__main__ import Options, main, run_training
 from training.checkpoint import CheckpointError
 from training.data import AudioShape, ImageShape
+from training.lock import held
 from training.loop import Batches, Diary, LoopConfig, TrainingDiverged
 from training.methods.simclr import SimClr, SimClrConfig
 from training.methods.vae import Vae, VaeConfig
@@ -239,3 +241,56 @@ def test_on_a_gpu_the_loss_is_looked_at_now_and_then_and_nothing_is_missed(monke
         else:
             with pytest.raises(TrainingDiverged, match="the loss was not finite"):
                 diary.on_train_epoch_end(trainer, module)
+
+
+@pytest.fixture
+def stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run with options of its own in the usual place, its result not written yet."""
+    monkeypatch.chdir(tmp_path)
+    folder = Path("runs") / "mine"
+    given = ["--data", "digits[label=0,1]", "--epochs", "1", "--batch-rows", "64", "--width", "4", "--latent-dim", "3"]
+    assert main(["vae", *given, "--run", str(folder)]) == 0
+    (folder / "result.json").unlink()
+    return folder
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--resume"],
+        ["--resume", "--run", "runs/mine"],
+        ["vae", "--resume", "--run=runs/mine"],
+        ["vae", "--run", "runs/mine", "--resume", "--width", "4"],
+    ],
+)
+def test_resume_alone_finds_what_it_goes_on_with(stopped: Path, arguments: list[str]) -> None:
+    assert main(arguments) == 0
+    run, trained = open_run(stopped)
+    assert (run.data, run.loop.batch_rows, run.config["width"], trained.epochs) == ("digits[label=0,1]", 64, 4, 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--resume", "--run", "runs/mien"], "resume: got no run in runs/mien, expected one of .*: runs/mine"),
+        (["vae", "--resume"], "resume: got no run in runs/vae-digits-seed0, expected one of .*: runs/mine"),
+        (["simclr", "--resume", "--run", "runs/mine"], "got method simclr, expected vae"),
+        (["--resume", "--run", "runs/mine", "--width", "5"], r"another config: config.width: got 5, expected 4"),
+        (["vae", "--run", "runs/mine"], "there is a run already; pass --resume"),
+    ],
+)
+def test_what_cannot_be_gone_on_with_is_said(
+    stopped: Path, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 1
+    assert re.search(said, capsys.readouterr().err)
+    assert sorted(path.name for path in stopped.parent.iterdir()) == ["mine"]
+
+
+def test_two_trainings_cannot_share_a_folder(stopped: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (stopped / CHECKPOINT).read_bytes()
+    with held(stopped):
+        assert main(["--resume", "--run", str(stopped)]) == 1
+    assert "another training is at work there" in capsys.readouterr().err
+    assert (stopped / CHECKPOINT).read_bytes() == before
+    assert main(["--resume", "--run", str(stopped)]) == 0

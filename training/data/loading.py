@@ -2,14 +2,45 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
+
 from training.data.grouping import GroupBy
 from training.data.rows import Data, DataError, Rows
 from training.data.subset import Subset
+from training.options import nearest
 
 OWN_IMAGE_SIZE = 64
 """Height and width of a user's own images, unless said otherwise."""
 SMALLEST_IMAGE = 8
 """Height and width that every method takes."""
+OWN_VALUES_A_PIXEL = {"digits": 1_797, "mnist": 70_000, "cifar10": 3 * 60_000, "shapes": 60_000}
+FSDD_BYTES_A_SAMPLE = 2 * 3_000
+LARGEST_OWN_BYTES = 2**35
+"""Of a set whose rows are asked for at another size: more than most machines have, less than a slip asks for."""
+WITHOUT = ("digits", "mnist", "cifar10", "shapes", "fsdd")
+WITH_A_PLACE = {"folder": "PATH", "wds": "PATTERN", "audio": "PATH"}
+"""Names of data sets, and what comes after a colon of those that lie anywhere."""
+
+
+def check_spec(spec: str, also: Iterable[str] = ()) -> None:
+    """What can be said of a spec before anything is loaded. Raises DataError if it is that of no data set.
+
+    Args:
+        spec: of a data set.
+        also: what else could have been meant.
+    """
+    base = subset.base if (subset := Subset.parse(spec)) is not None else spec
+    name, colon, place = base.partition(":")
+    if name not in WITH_A_PLACE and (name not in WITHOUT or colon):
+        known = (*WITHOUT, *(f"{one}:{kind}" for one, kind in WITH_A_PLACE.items()))
+        meant = nearest(name.split("[")[0], (*WITHOUT, *WITH_A_PLACE, *also))
+        listed = f"{', '.join(known[:-1])} or {known[-1]}, or some of its rows, as mnist[label=0] or fsdd[group!=2]"
+        raise DataError(f"data: got {spec!r}, expected one of {listed}{meant}")
+    there = os.path.isdir(os.path.expanduser(place))  # noqa: PTH111, PTH112 (these raise for no name whatever)
+    if WITH_A_PLACE.get(name) == "PATH" and not there:
+        kind = "WAV or FLAC files" if name == "audio" else "JPEG or PNG images"
+        raise DataError(f"{name}: got {place!r}, expected a folder of {kind} ({name}:PATH)")
 
 
 def load_data(
@@ -37,14 +68,19 @@ def load_data(
     # Imported here: torchvision alone takes seconds, and digits does not need it.
     from training.data import audio, cifar10, digits, folder, fsdd, mnist, shapes, shards
 
+    check_spec(spec)
     if (subset := Subset.parse(spec)) is not None:
         return subset.of(load_data(subset.base, image_size, seed, sample_rate_hz, num_samples, group_by), spec)
     name, _, argument = spec.partition(":")
     grouped = None if group_by is None else GroupBy.parse(group_by, name)
     if name in ("audio", "fsdd"):
         _refuse(spec, image_size=image_size)
+        for option, value in (("sample_rate_hz", sample_rate_hz), ("num_samples", num_samples)):
+            if value is not None and value < 1:
+                raise DataError(f"{option}: got {value}, expected 1 or more")
         if name == "audio":
             return audio.load(argument, sample_rate_hz, num_samples, seed, grouped)
+        _refuse_too_large("num_samples", num_samples, FSDD_BYTES_A_SAMPLE * (num_samples or 0))
         return fsdd.load(sample_rate_hz, num_samples, seed)
     if image_size is not None and image_size < SMALLEST_IMAGE:
         raise DataError(f"image_size: got {image_size}, expected {SMALLEST_IMAGE} or more")
@@ -52,10 +88,8 @@ def load_data(
     own = {"folder": folder.load, "wds": shards.load}
     if name in own:
         return own[name](argument, image_size or OWN_IMAGE_SIZE, seed, grouped)
+    _refuse_too_large("image_size", image_size, OWN_VALUES_A_PIXEL[name] * (image_size or 0) ** 2)
     loaders = {"digits": digits.load, "mnist": mnist.load, "cifar10": cifar10.load, "shapes": shapes.load}
-    if name not in loaders or argument:
-        known = ", ".join(loaders)
-        raise DataError(f"data: got {spec!r}, expected one of {known}, fsdd, folder:PATH, wds:PATTERN or audio:PATH")
     return loaders[name](image_size, seed)
 
 
@@ -92,3 +126,10 @@ def _refuse(spec: str, **options: int | None) -> None:
     for name, value in options.items():
         if value is not None:
             raise DataError(f"{name}: got {value}, expected none: {spec} has no such option")
+
+
+def _refuse_too_large(name: str, value: int | None, size: int) -> None:
+    if size > LARGEST_OWN_BYTES:
+        raise DataError(
+            f"{name}: got {value}, with which the set has {size} bytes, expected at most {LARGEST_OWN_BYTES}"
+        )

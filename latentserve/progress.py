@@ -1,0 +1,81 @@
+"""A client's call under way: what both clients know of it, however they wait."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Iterator
+from typing import Any, Generic, TypeVar
+
+from latentserve.calls import Call, Priority, with_priority
+from latentserve.errors import DeadlineExceeded, InvalidInput, LatentserveError
+from latentserve.items import Part
+
+R = TypeVar("R")
+
+
+class Progress(Generic[R]):
+    """Which requests are out, and what has come back of them. Answers come in the order of the requests.
+
+    Args:
+        call: to be made once.
+        priority: of its requests.
+        timeout_seconds: of each request.
+    """
+
+    def __init__(self, call: Call[R], priority: Priority, timeout_seconds: float) -> None:
+        self._call = call
+        self._priority = priority
+        self._timeout_seconds = timeout_seconds
+        self._out: deque[Part] = deque()
+        self._responses: list[Any] = []
+        self._num_done = 0
+        self._refused: LatentserveError | None = None
+
+    def requests(self) -> Iterator[Any]:
+        """Made as they are asked for. After an item that cannot be sent none follows, and `result` raises its error."""
+        try:
+            for part in self._call.cut.parts:
+                request = with_priority(self._call.ask(part), self._priority)
+                self._out.append(part)
+                yield request
+        except LatentserveError as error:
+            self._refused = error
+
+    def answered(self, response: Any) -> None:
+        """The oldest request that was out has its answer."""
+        self._responses.append(response)
+        self._num_done += self._out.popleft().num
+
+    def failed(self, error: LatentserveError) -> LatentserveError:
+        """The error of the oldest request that is out, in the caller's words, with what was done before."""
+        if isinstance(error, InvalidInput):
+            text = self._out[0].told(str(error))
+        elif isinstance(error, DeadlineExceeded):
+            text = f"{error} (a request has {self._timeout_seconds:g} s){self._so_far()}"
+        else:
+            text = f"{error}{self._so_far()}"
+        error.args = text, *error.args[1:]
+        return self._with_done(error)
+
+    def result(self) -> R:
+        """When every request has its answer.
+
+        Raises:
+            LatentserveError: an item could not be sent, or the answers do not fit each other.
+        """
+        if self._refused is not None:
+            raise self._with_done(self._refused)
+        return self._call.join(self._responses)
+
+    def _so_far(self) -> str:
+        if self._call.cut.total == 0:  # a call without rows
+            return ""
+        of_all = "" if self._call.cut.total is None else f" of {self._call.cut.total}"
+        return f"; {self._num_done}{of_all} rows were done" + (", see the error's `done`" if self._num_done else "")
+
+    def _with_done(self, error: LatentserveError) -> LatentserveError:
+        if self._num_done:
+            with contextlib.suppress(LatentserveError):  # the model changed in the middle: they do not fit each other
+                error.done = self._call.join(self._responses)
+        return error
