@@ -57,18 +57,16 @@ def drawn(all_of_them: list[Mutant]) -> list[Mutant]:
 
 def examine(file: str, before: dict[str, Any], anew: bool) -> dict[str, Any]:
     """Tries the mutants of a file; what to record of it."""
-    source = (ROOT / file).read_text()
-    digest = hashlib.sha256(source.encode()).hexdigest()
-    every = mutants(source)
+    every = mutants((ROOT / file).read_text())
     folder = Path(tempfile.gettempdir()) / f"mutants-{os.getuid()}"
     prepare(folder)
     seconds = usual_seconds(TESTS[file], folder)
     known = {one["key"]: one for one in before.get("mutants", [])}
-    record = {"sha256": digest, "tests": " ".join(TESTS[file]), "of": len(every), "mutants": []}
+    record = {"sha256": digest(file), "tests": " ".join(TESTS[file]), "of": len(every), "mutants": []}
     for place, mutant in enumerate(drawn(every), 1):
         one: dict[str, Any] = {"line": mutant.line, "change": mutant.change, "key": mutant.key}
         old = known.get(mutant.key, {})
-        kept = not anew and before.get("sha256") == digest and old.get("outcome") in ("killed", "timed out")
+        kept = not anew and before.get("sha256") == record["sha256"] and old.get("outcome") in ("killed", "timed out")
         one["outcome"] = old["outcome"] if kept else tried(file, mutant.tree, TESTS[file], folder, seconds)
         if one["outcome"] == "survived" and "reason" in old:
             one["reason"] = old["reason"]
@@ -77,6 +75,11 @@ def examine(file: str, before: dict[str, Any], anew: bool) -> dict[str, Any]:
             print(f"{place}/{min(MOST, len(every))} {one['outcome']}: {file}:{mutant.line}: {mutant.change}", flush=True)
             write(file, record | {"mutants": record["mutants"] + before.get("mutants", [])[place:]})
     return record
+
+
+def digest(file: str) -> str:
+    """sha256 of a file of ours; `gone` if it is."""
+    return hashlib.sha256((ROOT / file).read_bytes()).hexdigest() if (ROOT / file).exists() else "gone"
 
 
 def read() -> dict[str, Any]:
@@ -99,7 +102,8 @@ def table(record: dict[str, Any]) -> str:
         num_killed = len(outcomes) - outcomes.count("survived")
         share = num_killed / len(outcomes)
         numbers = (of_file["of"], len(outcomes), num_killed, outcomes.count("timed out"), f"{share:.1%}")
-        lines.append(f"| {file} | " + " | ".join(map(str, numbers)) + " |")
+        since = "" if digest(file) == of_file["sha256"] else ", changed since"
+        lines.append(f"| {file}{since} | " + " | ".join(map(str, numbers)) + " |")
         survivors += [
             f"- {file}:{one['line']}: `{one['change']}`: {one.get('reason', 'no reason yet')}"
             for one in of_file["mutants"]

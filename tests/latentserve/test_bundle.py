@@ -143,10 +143,10 @@ def manifest(bundle_folder: Path) -> bundle.Manifest:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"name": ""}, "name: got '', expected letters, digits"),
-        ({"name": ".hidden"}, "name: got '.hidden', expected letters"),
-        ({"name": "a/b"}, "name: got 'a/b', expected letters"),
-        ({"name": "a" * 101}, "1 to 100"),
+        ({"name": ""}, "name: got '', expected 1 to 100 letters"),
+        ({"name": ".hidden"}, "name: got '.hidden', expected 1 to 100"),
+        ({"name": "a/b"}, "name: got 'a/b', expected 1 to 100"),
+        ({"name": "a" * 101}, "name: got .*expected 1 to 100"),
         ({"version": 0}, "version: got 0, expected 1 or greater"),
         ({"graphs": {}, "detectors": (), "default_alpha": 0.0}, r"graphs: got \[\], expected an encoder among them"),
         ({"detectors": ()}, "detectors: a scorer needs detectors, and detectors a scorer"),
@@ -276,3 +276,27 @@ def test_arrays_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     (tmp_path / "text.npz").write_text("no archive")
     with pytest.raises(BundleError, match="text.npz"):
         bundle.load_arrays(tmp_path / "text.npz")
+
+
+def test_files_are_called_as_bundles_that_are_served_call_them() -> None:
+    names = (bundle.MANIFEST, bundle.CALIBRATION, bundle.GOLDEN, bundle.REPORT, *bundle.EMBEDDING_STATISTICS)
+    assert names == (
+        *("bundle.json", "calibration.npz", "golden.npz", "report.html"),
+        *("embedding_mean", "embedding_std"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("num", "delta", "message"),
+    [
+        (0, 0.1, "num_calibration_rows: got 0, expected 1 or"),
+        (9, 1.0, "delta: got 1.0, expected between 0 and 1"),
+        (1, 0.5, None),
+    ],
+)
+def test_a_detector_that_cannot_be_calibrated_is_refused(num: int, delta: float, message: str | None) -> None:
+    if message is None:
+        assert bundle.Detector("d", "m", num, "", delta).smallest_p_value == 0.5
+        return
+    with pytest.raises(ValueError, match=message):
+        bundle.Detector("d", "m", num, "", delta)

@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from latentserve.conformal import (
+    SMALLEST_SIMULATED_DELTA,
     Adjustment,
     adjustments,
     at_most,
+    check_delta,
     conditional_p_values,
     num_small_p_values,
     p_values,
@@ -170,7 +172,7 @@ def test_a_conditional_p_value_is_that_of_its_place(num: int) -> None:
         (1, 0.1, [0.9095496431539069, 1.0]),
         (7, 0.1, [0.3695219189132884, 0.551895591038995, 0.6970283437071587, 0.8188151959002887, 0.9204179080766626]),
         (19, 0.3, [0.13593861597624035, 0.2162971291980972, 0.2858137329512297, 0.3497302282811431]),
-        (5, 0.002, [0.8662830163414463]),
+        (5, 0.005, [0.7093459897159589]),
         (300, 0.05, [0.01970169173996097, 0.026947171063215973]),
     ],
 )
@@ -210,10 +212,18 @@ def test_levels_and_numbers_that_cannot_be_are_refused(num: int, delta: float) -
         adjustments(num, delta, "dkwm")
 
 
-def test_a_simulation_that_has_no_draw_to_spare_is_refused() -> None:
-    adjustments(5, 0.0019, "monte_carlo")
-    with pytest.raises(ValueError, match=r"delta: got 0\.0018, expected 0\.005 or more for monte_carlo"):
-        adjustments(5, 0.0018, "monte_carlo")
+def test_the_smallest_delta_of_a_simulation_is_taken_and_no_smaller_one() -> None:
+    assert SMALLEST_SIMULATED_DELTA == 0.005
+    adjustments(5, 0.005, "monte_carlo")
+    check_delta(0.004, "dkwm")
+    with pytest.raises(ValueError, match=r"delta: got 0\.0049, expected 0\.005 or more for monte_carlo"):
+        check_delta(0.0049, "monte_carlo")
+
+
+@pytest.mark.parametrize("delta", [0.0, 1.0, -0.1, 1.1])
+def test_a_delta_is_between_0_and_1(delta: float) -> None:
+    with pytest.raises(ValueError, match=f"^delta: got {delta}, expected between 0 and 1$"):
+        check_delta(delta, "simes")
 
 
 def test_ties_are_broken_among_equals_alone() -> None:

@@ -126,9 +126,3 @@ def test_the_level_is_held_against_what_the_deciding_detector_can_give(two: Judg
 def test_a_row_counts_once_as_no_number_however_many_of_its_scores_are_none(two: Judge) -> None:
     scores = np.array([[np.nan, 1.0], [1.0, np.inf], [np.nan, np.nan], [1.0, 1.0]], np.float32)
     assert two.judge(scores, Question(0.05)).num_not_finite == 3
-
-
-def test_an_adjustment_that_cannot_be_made_is_an_error_before_anyone_asks(manifest: bundle.Manifest) -> None:
-    detector = replace(manifest.detectors[0], delta=1e-4, adjustment="monte_carlo")
-    with pytest.raises(ValueError, match="delta: got 0.0001, expected"):
-        Judge(replace(manifest, detectors=(detector,)), {detector.name: np.arange(300, dtype=np.float32)})

@@ -155,3 +155,8 @@ def test_two_different_rows_are_too_few_to_keep_twins_together_and_three_are_eno
     data = three_splits("set", Rows(numbered(3)[np.arange(30) % 3]), 0)
     assert [len(rows) for rows in (data.train, data.calibration, data.test)] == [10, 1, 1]
     assert "twins are not parted" in capsys.readouterr().err
+
+
+def test_a_message_that_names_a_file_can_be_printed() -> None:
+    assert str(DataError("no \udcff.png")).encode()
+    assert (ImageShape(1, 1).modality, AudioShape(1, 1).modality) == ("image", "audio")
