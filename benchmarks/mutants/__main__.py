@@ -4,8 +4,9 @@
     python -m benchmarks.mutants service/batching.py --anew    also those that were killed before
     python -m benchmarks.mutants                               prints what is recorded, as Markdown
 
-A mutant that was killed is not tried again while the file is the same, so that a run that was stopped goes on, and after
-a new test only survivors are tried. A reason written into the record, beside a survivor, stays.
+A mutant that was killed is not tried again while the file is the same, so that a run that was stopped goes on, and
+after a new test only survivors are tried. A reason written into the record, beside a survivor, stays. One file at a
+time: a run and a bundle that slow fixtures would make are made once, in the temporary folder.
 """
 
 from __future__ import annotations
@@ -32,7 +33,11 @@ TESTS: dict[str, tuple[str, ...]] = {
     "latentserve/conformal.py": ("tests/latentserve/test_conformal.py",),
     "service/scoring.py": ("tests/service/test_scoring.py",),
     "latentserve/bundle.py": ("tests/latentserve/test_bundle.py",),
-    "export/detectors/fusion.py": (*("tests/export/test_fusion.py", "tests/export/test_detectors.py"), "-k", "fus or beyond"),
+    "export/detectors/fusion.py": (
+        *("tests/export/test_fusion.py", "tests/export/test_detectors.py"),
+        "-k",
+        "fus or beyond",
+    ),
     "training/data/rows.py": ("tests/training/test_rows.py", "tests/training/test_units.py", "-k", "not shapes"),
     "training/data/units.py": ("tests/training/test_units.py", "-k", "not shapes"),
 }
@@ -62,7 +67,7 @@ def examine(file: str, before: dict[str, Any], anew: bool) -> dict[str, Any]:
     prepare(folder)
     seconds = usual_seconds(TESTS[file], folder)
     known = {one["key"]: one for one in before.get("mutants", [])}
-    record = {"sha256": digest(file), "tests": " ".join(TESTS[file]), "of": len(every), "mutants": []}
+    record: dict[str, Any] = {"sha256": digest(file), "tests": " ".join(TESTS[file]), "of": len(every), "mutants": []}
     for place, mutant in enumerate(drawn(every), 1):
         one: dict[str, Any] = {"line": mutant.line, "change": mutant.change, "key": mutant.key}
         old = known.get(mutant.key, {})
@@ -72,7 +77,9 @@ def examine(file: str, before: dict[str, Any], anew: bool) -> dict[str, Any]:
             one["reason"] = old["reason"]
         record["mutants"].append(one)
         if not kept:
-            print(f"{place}/{min(MOST, len(every))} {one['outcome']}: {file}:{mutant.line}: {mutant.change}", flush=True)
+            print(
+                f"{place}/{min(MOST, len(every))} {one['outcome']}: {file}:{mutant.line}: {mutant.change}", flush=True
+            )
             write(file, record | {"mutants": record["mutants"] + before.get("mutants", [])[place:]})
     return record
 
@@ -95,7 +102,10 @@ def write(file: str, record: dict[str, Any]) -> None:
 
 def table(record: dict[str, Any]) -> str:
     """Killed and tried by file, then the survivors."""
-    lines = ["| file | mutants | tried | killed | of them timed out | killed |", "| --- | --: | --: | --: | --: | --: |"]
+    lines = [
+        "| file | mutants | tried | killed | of them timed out | killed |",
+        "| --- | --: | --: | --: | --: | --: |",
+    ]
     survivors = []
     for file, of_file in record.items():
         outcomes = [one["outcome"] for one in of_file["mutants"]]

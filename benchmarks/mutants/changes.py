@@ -127,7 +127,7 @@ def _variants(node: ast.AST) -> Iterator[ast.AST]:
             yield ast.IfExp(ast.UnaryOp(ast.Not(), test), one, other)
         case ast.While(test, body, orelse) if not isinstance(test, (ast.Compare, ast.UnaryOp)):
             yield ast.While(ast.UnaryOp(ast.Not(), test), body, orelse)
-        case ast.Return(value) if value is not None:
+        case ast.Return(value) if value is not None and ast.unparse(value) != "None":
             yield ast.Return(ast.Constant(None))
         case ast.Expr() | ast.Raise() | ast.AugAssign():
             yield ast.Pass()

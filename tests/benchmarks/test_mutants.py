@@ -36,6 +36,7 @@ def changes(source: str) -> set[str]:
         ("x.a = b", {"x.a = b -> pass"}),
         ("if a: b = c", {"if a: b = c -> if not a: b = c"}),
         ("def f():\n return a", {"return a -> return None"}),
+        ("def f():\n return None", set()),
         ("raise E('text')", {"raise E('text') -> pass"}),
         ("raise E(1)", {"raise E(1) -> pass", "1 -> 2", "1 -> 0"}),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ def surprise_by_hand(reference_M: NDArray[Any], score: float) -> float:
     num, ranks = len(descending), [*knots(len(descending)), len(descending) + 1]
     steepest = 1e-6 * float(np.std(reference_M)) + 1e-12
     above = 0.0
-    for rank, following in zip(ranks, ranks[1:], strict=False):
+    for rank, following in pairwise(ranks):
         knot = descending[rank - 1]
         after = descending[min(following, num) - 1]
         share = min(max((knot - score) / max(knot - after, steepest), 0), 1)

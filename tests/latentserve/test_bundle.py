@@ -300,3 +300,46 @@ def test_a_detector_that_cannot_be_calibrated_is_refused(num: int, delta: float,
         return
     with pytest.raises(ValueError, match=message):
         bundle.Detector("d", "m", num, "", delta)
+
+
+def test_a_graph_that_is_no_onnx_is_refused_though_its_hash_is_right(copied_bundle: Path) -> None:
+    (copied_bundle / "decoder.onnx").write_text("no graph")
+    files = json.loads((copied_bundle / bundle.MANIFEST).read_text())["files"]
+    change(copied_bundle, files=files | {"decoder.onnx": hashlib.sha256(b"no graph").hexdigest()})
+    with pytest.raises(BundleError, match="decoder.onnx: got a file that is no ONNX"):
+        bundle.load(copied_bundle)
+
+
+def test_a_manifest_that_is_no_file_is_not_read(copied_bundle: Path) -> None:
+    (copied_bundle / bundle.MANIFEST).unlink()
+    (copied_bundle / bundle.MANIFEST).mkdir()
+    with pytest.raises(BundleError, match="bundle.json: got something that is no file"):
+        bundle.load(copied_bundle)
+
+
+def test_a_manifest_that_no_answer_could_carry_is_refused(copied_bundle: Path) -> None:
+    provenance = json.loads((copied_bundle / bundle.MANIFEST).read_text())["provenance"]
+    change(copied_bundle, provenance=provenance | {"device": "\udcff"})
+    with pytest.raises(BundleError, match="bundle.json: provenance: got .* in it, expected UTF-8"):
+        bundle.load(copied_bundle)
+
+
+def test_golden_rows_are_as_the_manifest_says(copied_bundle: Path) -> None:
+    manifest = bundle.load(copied_bundle)
+    path = copied_bundle / bundle.GOLDEN
+    good = bundle.load_golden(copied_bundle, manifest)
+    assert good.keys() == {"input", *manifest.outputs}
+    one = {name: array[:1] for name, array in good.items()}
+    np.savez(path, **one)
+    assert len(bundle.load_golden(copied_bundle, manifest)["input"]) == 1
+    for broken, message in (
+        ({name: array for name, array in good.items() if name != "input"}, "got arrays .*, expected 'input' and some"),
+        (good | {"more": good["input"]}, "got arrays .*'more'.*, expected 'input' and some of"),
+        ({name: array[:0] for name, array in good.items()}, r"input: got uint8 \[0, 8, 8, 1\], expected uint8 \[1, 8"),
+        (good | {"latent": good["latent"][:-1]}, "latent: got float32 .*, expected float32"),
+        (good | {"latent": good["latent"].astype(np.float64)}, "latent: got float64 .*, expected float32"),
+        (one | {"input": np.zeros((), np.uint8)}, r"input: got uint8 \[\], expected uint8 \[1, 8, 8, 1\]"),
+    ):
+        np.savez(path, **broken)
+        with pytest.raises(BundleError, match=f"golden.npz: {message}"):
+            bundle.load_golden(copied_bundle, manifest)

@@ -75,7 +75,9 @@ def test_a_data_set_says_what_a_row_is_and_what_its_training_rows_are() -> None:
     assert images.test_rows is images.test.values
     expected = hashlib.sha256(images.train.values.tobytes()).hexdigest()
     assert images.fingerprint == expected
-    backwards = Data("set", Rows(np.arange(24, dtype=np.uint8).reshape(2, 2, 2, 3)[::-1]), Rows(numbered(1)), images.test)
+    backwards = Data(
+        "set", Rows(np.arange(24, dtype=np.uint8).reshape(2, 2, 2, 3)[::-1]), Rows(numbered(1)), images.test
+    )
     assert backwards.fingerprint == hashlib.sha256(backwards.train.values.tobytes()).hexdigest()
 
 
@@ -160,3 +162,16 @@ def test_two_different_rows_are_too_few_to_keep_twins_together_and_three_are_eno
 def test_a_message_that_names_a_file_can_be_printed() -> None:
     assert str(DataError("no \udcff.png")).encode()
     assert (ImageShape(1, 1).modality, AudioShape(1, 1).modality) == ("image", "audio")
+
+
+def test_what_is_said_of_twins_ends_with_what_to_do_unless_it_was_done(capsys: pytest.CaptureFixture[str]) -> None:
+    values = numbered(30)[np.r_[np.arange(30), 4]]
+    said = (
+        "set: 2 of 31 rows have a twin, a row that equals them: twins are not parted, and count once where scores are"
+    )
+    said += " calibrated and figures made"
+    three_splits("set", Rows(values), 0)
+    advice = "; if others are nearly equal, or of one recording, use --group-by"
+    assert capsys.readouterr().err == f"{said}{advice}\n"
+    three_splits("set", Rows(values, units_N=np.arange(31)), 0)
+    assert capsys.readouterr().err == f"{said}\n"
