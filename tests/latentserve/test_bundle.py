@@ -343,3 +343,17 @@ def test_golden_rows_are_as_the_manifest_says(copied_bundle: Path) -> None:
         np.savez(path, **broken)
         with pytest.raises(BundleError, match=f"golden.npz: {message}"):
             bundle.load_golden(copied_bundle, manifest)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"), [("embedding_mean", np.nan), ("embedding_std", -1), ("embedding_std", np.inf)]
+)
+def test_one_wrong_dimension_of_the_embedding_statistics_is_too_many(
+    copied_bundle: Path, name: str, wrong: float
+) -> None:
+    manifest = bundle.load(copied_bundle)
+    arrays = {one: np.ones(32, np.float32) for one in bundle.EMBEDDING_STATISTICS}
+    arrays[name][5] = wrong
+    np.savez(copied_bundle / bundle.CALIBRATION, **arrays)  # type: ignore[arg-type]
+    with pytest.raises(BundleError, match=r"embedding_\w+: expected float32 \[32\], finite, std not below 0"):
+        bundle.load_embedding_statistics(copied_bundle, manifest)
