@@ -273,3 +273,15 @@ def test_a_calibration_is_named_by_its_scores_as_little_endian_float32() -> None
 def test_benjamini_hochberg_by_hand(p: list[float], flagged: list[bool]) -> None:
     found = rejected(np.array(p), 0.05)
     assert (found.dtype, found.tolist()) == (np.bool_, flagged)
+
+
+@pytest.mark.parametrize("num", [1, 2, 3, 9])
+@pytest.mark.parametrize("adjustment", ["simes", "dkwm", "monte_carlo"])
+def test_the_most_usual_row_has_a_conditional_p_value_of_one_and_nothing_is_at_most_less(
+    num: int, adjustment: Adjustment
+) -> None:
+    b = adjustments(num, 0.1, adjustment)
+    places = np.arange(1, num + 2) / (num + 1)
+    np.testing.assert_array_equal(conditional_p_values(places, num, 0.1, adjustment), b)
+    assert conditional_p_values(np.ones(1), num, 0.1, adjustment).tolist() == [1.0]
+    assert at_most(0.0, 0.0)
