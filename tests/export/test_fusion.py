@@ -41,7 +41,9 @@ def test_surprise_is_its_definition(num: int, coarse: bool) -> None:
     scale = np.array([1, 1e4], np.float32)  # one detector's scores are much larger than the other's
     reference = reference * scale
     spread = reference.std(axis=0)
-    scores = np.concatenate([rng.uniform(-3, 4, (200, 2)) * scale, reference, reference - 1e-3 * spread, reference[:9] + 3 * scale])
+    scores = np.concatenate(
+        [rng.uniform(-3, 4, (200, 2)) * scale, reference, reference - 1e-3 * spread, reference[:9] + 3 * scale]
+    )
     scores = scores.astype(np.float32)
     got = Fusion(reference).surprise(torch.from_numpy(scores)).numpy()
     expected = [[surprise_by_hand(reference[:, k], float(row[k])) for k in range(2)] for row in scores]
