@@ -328,3 +328,14 @@ def test_a_bundle_for_a_gpu_is_fitted_calibrated_and_proven_on_it_or_not_made(
     assert manifest.provenance.versions["execution_provider"] == CUDA
     assert not (folder / bundle.REPORT).exists()  # card="none"
     assert manifest.detectors
+
+
+def test_embedding_statistics_are_those_of_the_calibration_rows(bundle_folder: Path, runner: GraphRunner) -> None:
+    """The service asks whether what comes looks like them: rows that were trained on lie elsewhere."""
+    data = load_data("digits")
+    found = bundle.load_embedding_statistics(bundle_folder, bundle.load(bundle_folder))
+    assert found is not None
+    for split, equal in ((data.calibration, True), (data.train, False), (data.test, False)):
+        embedding = runner.run(split.values)["embedding"].astype(np.float64)
+        for got, expected in zip(found, (embedding.mean(axis=0), embedding.std(axis=0)), strict=True):
+            assert np.allclose(got, expected, rtol=1e-5, atol=1e-6) is equal

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import hashlib
+import math
+import struct
 from fractions import Fraction
 from typing import Any
 
@@ -10,13 +13,16 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from latentserve.conformal import (
+    SMALLEST_SIMULATED_DELTA,
     Adjustment,
     adjustments,
     at_most,
+    check_delta,
     conditional_p_values,
     num_small_p_values,
     p_values,
     rejected,
+    sha256_of_scores,
 )
 
 SCORES = st.lists(st.floats(-10, 10, width=16), min_size=1, max_size=30)
@@ -158,3 +164,124 @@ def test_p_values_at_most_alpha_are_counted_as_in_fractions(alpha: Fraction, num
 def test_a_conditional_p_value_is_that_of_its_place(num: int) -> None:
     marginal = np.arange(1, num + 2) / (num + 1)
     np.testing.assert_array_equal(conditional_p_values(marginal, num, 0.1, "simes"), adjustments(num, 0.1, "simes"))
+
+
+@pytest.mark.parametrize(
+    ("num", "delta", "expected"),
+    [
+        (1, 0.1, [0.9095496431539069, 1.0]),
+        (7, 0.1, [0.3695219189132884, 0.551895591038995, 0.6970283437071587, 0.8188151959002887, 0.9204179080766626]),
+        (19, 0.3, [0.13593861597624035, 0.2162971291980972, 0.2858137329512297, 0.3497302282811431]),
+        (5, 0.005, [0.7093459897159589]),
+        (300, 0.05, [0.01970169173996097, 0.026947171063215973]),
+    ],
+)
+def test_simulated_adjustments_are_what_bundles_were_made_with(num: int, delta: float, expected: list[float]) -> None:
+    """p-values of a bundle that is served today may not be others tomorrow: recorded, to all digits that libm keeps."""
+    np.testing.assert_allclose(adjustments(num, delta, "monte_carlo")[: len(expected)], expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("num", [1, 2, 3, 40])
+@pytest.mark.parametrize("delta", [0.1, 0.5, 0.9])
+def test_dkwm_is_its_formula(num: int, delta: float) -> None:
+    width = np.sqrt(np.log(1 / min(delta, 0.5)) / 2 / num)
+    expected = [min(1.0, place / num + width) for place in range(1, num + 1)]
+    np.testing.assert_allclose(adjustments(num, delta, "dkwm"), [*expected, 1.0], rtol=1e-12)
+
+
+@pytest.mark.parametrize("num", [1, 2, 3, 4, 40])
+def test_simes_is_its_formula_for_few_rows_too(num: int) -> None:
+    k = max(1, num // 2)
+    falling = [math.prod(range(i - k + 1, i + 1)) if i >= k else 0 for i in range(num, 0, -1)]
+    expected = [1 - (0.1 * part / falling[0]) ** (1 / k) for part in falling]
+    np.testing.assert_allclose(adjustments(num, 0.1, "simes"), [*expected, 1.0], rtol=1e-9)
+
+
+@pytest.mark.parametrize("adjustment", ["simes", "dkwm", "monte_carlo"])
+def test_adjustments_end_with_one_and_nobody_can_change_them(adjustment: Adjustment) -> None:
+    b = adjustments(9, 0.1, adjustment)
+    assert (len(b), b[-1], b.max()) == (10, 1.0, 1.0)
+    assert (np.diff(b) >= 0).all()
+    with pytest.raises(ValueError, match="read-only"):
+        b[0] = 0.0
+
+
+@pytest.mark.parametrize(("num", "delta"), [(0, 0.1), (-1, 0.1), (9, 0.0), (9, -0.1), (9, 1.0), (9, 1.1)])
+def test_levels_and_numbers_that_cannot_be_are_refused(num: int, delta: float) -> None:
+    with pytest.raises(ValueError, match=f"got {num} calibration rows and delta {delta}, expected 1 or more and"):
+        adjustments(num, delta, "dkwm")
+
+
+def test_the_smallest_delta_of_a_simulation_is_taken_and_no_smaller_one() -> None:
+    assert SMALLEST_SIMULATED_DELTA == 0.005
+    adjustments(5, 0.005, "monte_carlo")
+    check_delta(0.004, "dkwm")
+    with pytest.raises(ValueError, match=r"delta: got 0\.0049, expected 0\.005 or more for monte_carlo"):
+        check_delta(0.0049, "monte_carlo")
+
+
+@pytest.mark.parametrize("delta", [0.0, 1.0, -0.1, 1.1])
+def test_a_delta_is_between_0_and_1(delta: float) -> None:
+    with pytest.raises(ValueError, match=f"^delta: got {delta}, expected between 0 and 1$"):
+        check_delta(delta, "simes")
+
+
+def test_ties_are_broken_among_equals_alone() -> None:
+    calibration = np.array([1.0, 2.0, 2.0, 2.0, 3.0])
+    scores = np.array([0.0, 1.0, 2.0, 2.5, 3.0, 4.0, np.nan])
+    drawn = np.array([p_values(scores, calibration, np.random.default_rng(seed)) for seed in range(300)]) * 6
+    found = [sorted(set(np.round(column).astype(int))) for column in drawn.T]
+    assert found == [[6], [5, 6], [2, 3, 4, 5], [2], [1, 2], [1], [1]]
+
+
+def test_p_values_are_float64_whatever_the_scores_are() -> None:
+    p = p_values(np.zeros(3, np.float16), np.arange(3, dtype=np.float32))
+    assert (p.dtype, p.tolist()) == (np.float64, [1.0] * 3)
+
+
+@pytest.mark.parametrize(("alpha", "expected"), [(0.05, 1), (0.0499, 0), (0.1, 2), (0.95, 19), (1.0, 19)])
+def test_at_most_so_many_p_values_are_small(alpha: float, expected: int) -> None:
+    assert num_small_p_values(19, alpha) == expected
+
+
+def test_a_level_is_kept_to_a_billionth() -> None:
+    level = 0.05
+    assert at_most(level * (1 + 0.9e-9), level)
+    assert not at_most(level * (1 + 1.5e-9), level)
+    assert at_most(np.array([0.1, 0.2, 0.3]), np.array([0.1, 0.1, 0.3])).tolist() == [True, False, True]
+
+
+def test_a_calibration_is_named_by_its_scores_as_little_endian_float32() -> None:
+    scores = np.array([1.0, 2.5], np.float32)
+    expected = hashlib.sha256(struct.pack("<2f", 1.0, 2.5)).hexdigest()
+    assert sha256_of_scores(scores) == sha256_of_scores(scores.astype(">f4")) == expected
+
+
+@pytest.mark.parametrize(
+    ("p", "flagged"),
+    [
+        ([0.06], [False]),
+        ([0.05], [True]),
+        ([0.9, 0.02, 0.051, 0.03], [False, False, False, False]),
+        ([0.9, 0.01, 0.051, 0.025], [False, True, False, True]),
+        ([0.05, 0.9, 0.04, 0.04], [False, False, False, False]),
+        ([0.05, 0.05, 0.04, 0.04], [True] * 4),
+        ([0.0375, 0.9, 0.0375, 0.0375], [True, False, True, True]),
+        ([], []),
+    ],
+)
+def test_benjamini_hochberg_by_hand(p: list[float], flagged: list[bool]) -> None:
+    found = rejected(np.array(p), 0.05)
+    assert (found.dtype, found.tolist()) == (np.bool_, flagged)
+
+
+@pytest.mark.parametrize("num", [1, 2, 3, 9])
+@pytest.mark.parametrize("adjustment", ["simes", "dkwm", "monte_carlo"])
+def test_the_most_usual_row_has_a_conditional_p_value_of_one_and_nothing_is_at_most_less(
+    num: int, adjustment: Adjustment
+) -> None:
+    b = adjustments(num, 0.1, adjustment)
+    places = np.arange(1, num + 2) / (num + 1)
+    np.testing.assert_array_equal(conditional_p_values(places, num, 0.1, adjustment), b)
+    assert conditional_p_values(np.ones(1), num, 0.1, adjustment).tolist() == [1.0]
+    assert at_most(0.0, 0.0)

@@ -472,3 +472,317 @@ async def _interleave(steps: list[Any]) -> None:
     assert b.observer.size_bytes == 0
     assert b.observer.dead_rows == 0
     assert b.engine.ran_for_nobody == []
+
+
+def test_1_a_window_that_has_passed_while_the_engine_was_busy_waits_no_longer() -> None:
+    async def body() -> None:
+        async with bench(QueueConfig(max_batch_rows=3, window_seconds=60), held=True) as b:
+            running = [b.submit(value) for value in (1, 2, 3)]
+            await settle()
+            waiting = b.submit(4)
+            await settle()
+            b.clock.now = 60.0
+            b.engine.open = True
+            b.engine.release()
+            await asyncio.wait_for(asyncio.gather(*running, waiting), 5)
+            assert b.engine.batches == [[1, 2, 3], [4]]
+            assert b.observer.cuts == ["full", "window"]
+
+    run(body())
+
+
+def test_1_a_window_ends_though_nobody_else_comes() -> None:
+    async def body() -> None:
+        async with bench(QueueConfig(max_batch_rows=3, window_seconds=1e-3)) as b:
+            await asyncio.wait_for(b.submit(1), 5)  # the clock stands still: what ends the window is its length
+            assert b.engine.batches == [[1]]
+
+    run(body())
+
+
+def test_1_a_window_is_as_long_as_is_left_of_it_and_draining_ends_it() -> None:
+    async def body() -> None:
+        async with bench(QueueConfig(max_batch_rows=3, window_seconds=1e9)) as b:
+            waiting = b.submit(1)
+            await settle()
+            assert b.engine.batches == []
+            b.queue.drain()
+            await asyncio.wait_for(waiting, 5)
+            assert b.observer.cuts == ["window"]
+
+    run(body())
+
+
+def test_1_the_observer_is_told_why_a_batch_was_cut_and_how_long_its_rows_waited() -> None:
+    async def body() -> None:
+        async with bench(held=True) as b:
+            tasks = [b.submit(0)]
+            await settle()
+            tasks += [b.submit(1, 2), b.submit(3, 4, 5)]
+            await settle()
+            b.clock.now = 2.5
+            b.engine.open = True
+            b.engine.release()
+            await asyncio.gather(*tasks)
+            assert b.engine.batches == [[0], [1, 2, 3, 4], [5]]
+            assert b.observer.cuts == ["free", "full", "free"]
+            assert b.observer.waits == [0.0, 2.5, 2.5, 2.5]
+            assert b.observer.executed_rows == 6
+
+    run(body())
+
+
+def test_1_nothing_polls() -> None:
+    async def body() -> None:
+        async with bench() as b:
+            await b.submit(1)
+            await settle()
+            told: list[int] = []
+            b.observer.queued = lambda rows, size_bytes: told.append(rows)  # type: ignore[method-assign]
+            await settle()
+            assert told == []
+
+    run(body())
+
+
+def test_2_who_names_no_priority_is_neither_before_nor_behind_the_usual() -> None:
+    async def body() -> None:
+        async with bench(QueueConfig(max_batch_rows=1), held=True) as b:
+            tasks = [b.submit(0)]
+            await settle()
+            tasks += [b.submit(1), asyncio.create_task(b.queue.submit(rows(2), WANTS)), b.submit(3)]
+            await settle()
+            b.engine.open = True
+            b.engine.release()
+            await asyncio.gather(*tasks)
+            assert b.engine.batches == [[0], [1], [2], [3]]
+
+    run(body())
+
+
+def test_2_rows_of_low_priority_run_last() -> None:
+    async def body() -> None:
+        async with bench(QueueConfig(max_batch_rows=1), held=True) as b:
+            tasks = [b.submit(0)]
+            await settle()
+            tasks += [b.submit(value, priority=priority) for value, priority in ((1, -1), (2, 0), (3, 1), (4, -1))]
+            await settle()
+            b.engine.open = True
+            b.engine.release()
+            await asyncio.gather(*tasks)
+            assert b.engine.batches == [[0], [3], [2], [1], [4]]
+
+    run(body())
+
+
+@pytest.mark.parametrize(("now", "reason"), [(0.5, "cancelled"), (1.0, "expired"), (2.0, "expired")])
+def test_3_a_caller_who_leaves_at_the_deadline_has_expired_one_who_leaves_before_has_cancelled(
+    now: float, reason: str
+) -> None:
+    async def body() -> None:
+        async with bench(held=True) as b:
+            running = b.submit(0)
+            await settle()
+            leaving = b.submit(1, 2, 3, deadline=1.0)
+            await settle()
+            b.clock.now = now
+            leaving.cancel()
+            await settle()
+            assert b.observer.drops == {reason: 3}
+            assert (b.observer.rows, b.observer.size_bytes) == (0, 0)
+            b.engine.open = True
+            b.engine.release()
+            await running
+
+    run(body())
+
+
+def test_4_a_batch_that_fails_is_run_again_in_halves() -> None:
+    async def body() -> None:
+        async with bench(held=True) as b:
+            mates = [b.submit(value) for value in (1, POISON, 3, 4)]
+            await settle()
+            b.engine.open = True
+            b.engine.release()
+            await asyncio.gather(*mates, return_exceptions=True)
+            assert b.engine.batches == [[1, POISON, 3, 4], [1, POISON], [1], [POISON], [3, 4]]
+            assert b.observer.executed_rows == 4 + 2 + 1 + 1 + 2
+            assert b.observer.dead_rows == 0
+
+    run(body())
+
+
+def test_4_who_left_before_a_batch_is_run_again_is_dropped_and_counted() -> None:
+    async def body() -> None:
+        async with bench(QueueConfig(max_batch_rows=8), held=True) as b:
+            mates = [b.submit(POISON), b.submit(2, 3), b.submit(4, 5, 6, deadline=1.0), b.submit(7)]
+            await settle()
+            mates[1].cancel()
+            b.clock.now = 1.0
+            b.engine.open = True
+            b.engine.release()
+            got = await asyncio.gather(*mates, return_exceptions=True)
+            assert [type(one) for one in got] == [RuntimeError, asyncio.CancelledError, DeadlineExceeded, dict]
+            assert b.engine.batches[1:] == [[POISON], [7]]
+            assert b.observer.drops == {"failed": 1, "cancelled": 2, "expired": 3}
+
+    run(body())
+
+
+def test_4_of_a_large_request_whose_caller_left_the_rows_of_this_batch_are_counted() -> None:
+    async def body() -> None:
+        async with bench(held=True) as b:
+            large, poisoned = b.submit(1, 2, 3, 4, 5, 6), b.submit(7, POISON)
+            await settle()
+            b.engine.release()
+            await settle()
+            assert b.engine.batches[1:] == [[5, 6, 7, POISON]]  # it is held
+            large.cancel()
+            b.engine.open = True
+            b.engine.release()
+            got = await asyncio.gather(large, poisoned, return_exceptions=True)
+            assert [type(one) for one in got] == [asyncio.CancelledError, RuntimeError]
+            assert b.observer.drops == {"cancelled": 2, "failed": 2}
+
+    run(body())
+
+
+@pytest.mark.parametrize(("now", "said"), [(1.0001, "passed 0 ms ago"), (1.25, "passed 250 ms ago")])
+def test_3_an_error_says_how_long_ago_the_deadline_was(now: float, said: str) -> None:
+    async def body() -> None:
+        async with bench(held=True) as b:
+            running = b.submit(0)
+            await settle()
+            expiring = b.submit(1, deadline=1.0)
+            await settle()
+            b.clock.now = now
+            b.engine.open = True
+            b.engine.release()
+            await running
+            with pytest.raises(DeadlineExceeded, match=f"^the deadline {said}$"):
+                await expiring
+
+    run(body())
+
+
+def test_3_what_is_given_up_under_overload_is_told_how_much_time_it_had_left() -> None:
+    async def body() -> None:
+        async with bench(QueueConfig(max_batch_rows=8)) as b:
+            b.engine.clock, b.engine.seconds_per_batch = b.clock, 1.0
+            await b.submit(*range(8))  # it learns: 8 rows a second
+            b.engine.open = False
+            running = b.submit(*range(50, 58))
+            await settle()
+            doomed = [b.submit(value, deadline=b.clock.now + 1.6) for value in range(12)]
+            await settle()
+            b.engine.open = True
+            b.engine.release()
+            got = await asyncio.gather(running, *doomed, return_exceptions=True)
+            assert {str(one) for one in got[1:]} == {"the deadline in 600 ms could not be met"}
+            assert b.observer.drops == {"expired": 12}
+
+    run(body())
+
+
+def test_6_the_hint_is_what_the_rows_that_wait_will_take_at_the_pace_learned() -> None:
+    async def body() -> None:
+        async with bench(QueueConfig(max_batch_rows=4, max_queue_rows=12)) as b:
+            b.engine.clock, b.engine.seconds_per_batch = b.clock, 2.0
+            await b.submit(*range(4))  # it learns: 2 rows a second
+            b.engine.open = False
+            tasks = [b.submit(0)]
+            await settle()
+            hints = []
+            for size in (4, 8):
+                tasks.append(b.submit(*range(size)))
+                await settle()
+                if size == 4:
+                    with pytest.raises(Overloaded, match="4 of 12 rows") as refused:
+                        await b.submit(*range(9))
+                else:
+                    with pytest.raises(Overloaded, match="12 of 12 rows") as refused:
+                        await b.submit(1)
+                hints.append(refused.value.retry_after_seconds)
+            assert hints == pytest.approx([2.0, 6.0])
+            assert b.observer.drops == {"full": 10}
+            b.engine.open = True
+            b.engine.release()
+            await asyncio.gather(*tasks)
+
+    run(body())
+
+
+def test_6_before_any_batch_ran_the_hint_is_a_second() -> None:
+    async def body() -> None:
+        async with bench(QueueConfig(max_queue_rows=1)) as b:
+            with pytest.raises(Overloaded) as refused:
+                await b.submit(1, 2)
+            assert refused.value.retry_after_seconds == 1.0
+            assert b.observer.drops == {"full": 2}
+            await b.submit(1)  # as many as there is room for
+
+    run(body())
+
+
+def test_6_what_is_refused_is_counted_by_reason() -> None:
+    async def body() -> None:
+        async with bench() as b:
+            b.clock.now = 5.0
+            with pytest.raises(DeadlineExceeded):
+                await b.submit(1, 2, deadline=5.0)
+            b.queue.drain()
+            with pytest.raises(Unavailable):
+                await b.submit(1, 2, 3)
+            assert b.observer.drops == {"expired": 2, "draining": 3}
+
+    run(body())
+
+
+def test_the_oldest_row_has_an_age_and_an_empty_queue_none() -> None:
+    async def body() -> None:
+        async with bench(held=True) as b:
+            running = b.submit(0)
+            await settle()
+            assert b.queue.oldest_age() == 0.0
+            b.clock.now = 1.0
+            waiting = b.submit(1)
+            await settle()
+            b.clock.now = 3.5
+            assert b.queue.oldest_age() == 2.5
+            b.engine.open = True
+            b.engine.release()
+            await asyncio.gather(running, waiting)
+            assert b.queue.oldest_age() == 0.0
+
+    run(body())
+
+
+def test_1_every_piece_of_a_large_request_is_told_as_what_it_is() -> None:
+    async def body() -> None:
+        async with bench() as b:
+            waited: list[tuple[float, int]] = []
+            b.observer.waited = lambda seconds, rows: waited.append((seconds, rows))  # type: ignore[method-assign]
+            await b.submit(*range(11))
+            assert b.observer.cuts == ["full", "full", "free"]
+            assert waited == [(0.0, 4), (0.0, 4), (0.0, 3)]
+
+    run(body())
+
+
+def test_3_rows_whose_deadline_passes_as_their_batch_starts_are_counted_as_dead() -> None:
+    async def body() -> None:
+        async with bench() as b:
+            asked: list[int] = []
+
+            def clock() -> float:
+                """Of the second batch the first to ask is what looks whether its job is still wanted."""
+                asked.append(len(b.observer.cuts))
+                return 2.0 if asked.count(2) > 1 else 0.0
+
+            b.queue._clock = clock
+            task = b.submit(*range(7), deadline=1.0)
+            await asyncio.wait_for(task, 5)
+            assert [len(batch) for batch in b.engine.batches] == [4, 3]
+            assert b.observer.dead_rows == 3
+
+    run(body())

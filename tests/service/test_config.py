@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from service.batching import QueueConfig
 from service.config import ConfigError, changed, load_config
 
 
@@ -87,3 +88,7 @@ def test_what_differs_is_told_apart_by_whether_it_needs_a_restart() -> None:
     old = load_config(["--models", "m"])
     new = load_config(["--models", "m", "--port", "1", "--max-queue-rows", "9", "--log-level", "debug"])
     assert changed(old, new) == ({"max_queue_rows", "log_level"}, {"port"})
+
+
+def test_a_queue_by_itself_has_the_bounds_that_the_service_has_by_default() -> None:
+    assert load_config(["--models", "m"]).queue == QueueConfig()

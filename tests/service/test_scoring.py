@@ -91,3 +91,38 @@ def test_every_detector_has_p_values_of_its_own_and_the_first_decides(bundle_fol
     expected = [(1 + np.sum(scores >= 299)) / 301 for scores in calibration.values()]
     np.testing.assert_allclose(verdicts.detector_p_values, [expected, expected])
     np.testing.assert_array_equal(verdicts.p_values, verdicts.detector_p_values[:, 0])
+
+
+@pytest.fixture(scope="module")
+def two(bundle_folder: Path) -> Judge:
+    """Of two detectors: 99 rows calibrated the first, 19 the second."""
+    whole = bundle.load(bundle_folder)
+    sizes = {"first": 99, "second": 19}
+    detectors = tuple(
+        replace(one, name=name, num_calibration_rows=num)
+        for one, (name, num) in zip(whole.detectors[:2], sizes.items(), strict=True)
+    )
+    calibration = {name: np.arange(num, dtype=np.float32) for name, num in sizes.items()}
+    return Judge(replace(whole, detectors=detectors), calibration)
+
+
+def test_the_first_of_two_detectors_decides_whatever_is_asked(two: Judge) -> None:
+    scores = np.array([[98.5, 0.0], [0.0, 18.5]], np.float32)
+    for decision in ("per_row", "false_discovery_rate"):
+        verdicts = two.judge(scores, Question(0.05, decision=decision))  # type: ignore[arg-type]
+        np.testing.assert_allclose(verdicts.detector_p_values, [[0.01, 1.0], [1.0, 0.05]])
+        assert verdicts.flagged.tolist() == [True, False]
+        for p in (verdicts.p_values, verdicts.marginal_p_values):
+            np.testing.assert_allclose(p, [0.01, 1.0])
+        np.testing.assert_array_equal(verdicts.scores, scores)
+
+
+def test_the_level_is_held_against_what_the_deciding_detector_can_give(two: Judge) -> None:
+    assert two.question(0.01, "marginal", "per_row").alpha == 0.01  # the second could give 0.05 at best
+    with pytest.raises(InvalidInput, match=r"alpha: got 0.009, expected 0.01 .the smallest marginal p-value that 99"):
+        two.question(0.009, "marginal", "per_row")
+
+
+def test_a_row_counts_once_as_no_number_however_many_of_its_scores_are_none(two: Judge) -> None:
+    scores = np.array([[np.nan, 1.0], [1.0, np.inf], [np.nan, np.nan], [1.0, 1.0]], np.float32)
+    assert two.judge(scores, Question(0.05)).num_not_finite == 3

@@ -409,3 +409,19 @@ def test_a_scale_far_below_has_no_gradient_that_is_no_number() -> None:
         head.bias[SMALL.latent_dim :] = -1000.0
     network.posterior(torch.rand(4, 1, 8, 8))[2].sum().backward()
     assert torch.isfinite(head.bias.grad).all()
+
+
+def test_running_statistics_of_what_is_served_are_averages_too() -> None:
+    """With averaged weights the last step's statistics are those of another network."""
+    gan = model()
+    statistics = [name for name, buffer in gan.trained.named_buffers() if buffer.is_floating_point()]
+    assert any("running_var" in name for name in statistics)
+    for value in (1.0, 5.0):  # the first is copied
+        for name in statistics:
+            gan.trained.get_buffer(name).fill_(value)
+        gan.served.update_parameters(gan.trained)
+    expected = ema_with_warmup(SMALL.ema_decay)(torch.tensor(1.0), torch.tensor(5.0), 1)
+    assert 1 < expected < 5
+    for name in statistics:
+        got = gan.averaged.get_buffer(name)
+        torch.testing.assert_close(got, expected.expand_as(got))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from training.data import DataError, load_data, shapes
 from training.data.rows import Rows, split_off, three_splits
-from training.data.units import drawn, equal_rows, merged, row_digests
+from training.data.units import components, count, drawn, equal_rows, merged, row_digests
 from training.evaluation.card import some_rows
 from training.evaluation.probes import INVERSE_L2S, choose_inverse_l2
 from training.run import Run
@@ -205,3 +205,78 @@ def test_a_run_of_before_has_no_groups(run_folder: Path) -> None:
     run = records.from_json(Run, before)
     assert run.group_by is None
     run.load_data()
+
+
+def test_where_all_rows_are_of_one_unit_rows_are_drawn_and_of_two_units_one() -> None:
+    order = np.array([3, 0, 4, 1, 2])
+    for units in (None, np.full(5, 7)):
+        chosen, rest = drawn(units, order, 2)
+        assert (chosen.tolist(), rest.tolist()) == ([3, 0], [4, 1, 2])
+    units = np.array([0, 1, 1, 0, 1])
+    chosen, rest = drawn(units, order, 1)
+    assert len(chosen) == 1
+    assert rest.tolist() == [row for row in order if units[row] != units[chosen[0]]]
+
+
+def draws(units: NDArray[np.int64], num_units: int) -> list[set[int]]:
+    """Which units are drawn, in fifty draws."""
+    rng = np.random.default_rng(0)
+    return [set(units[drawn(units, rng.permutation(len(units)), num_units)[0]].tolist()) for _ in range(50)]
+
+
+@pytest.mark.parametrize(("size", "is_drawn"), [(1, True), (9, True), (10, False), (50, False)])
+def test_a_unit_of_a_tenth_of_the_rows_is_large(size: int, is_drawn: bool) -> None:
+    units = np.r_[np.zeros(size, int), np.arange(1, 101 - size)]
+    assert any(0 in found for found in draws(units, 45)) is is_drawn
+    assert set.union(*draws(units, 45)) >= set(range(1, 101 - size))
+
+
+@pytest.mark.parametrize(
+    ("num_units", "num_large", "are_drawn"), [(99, 1, False), (100, 2, True), (200, 2, False), (250, 3, True)]
+)
+def test_one_large_unit_or_a_hundredth_of_the_units_stay_in_training(
+    num_units: int, num_large: int, are_drawn: bool
+) -> None:
+    units = np.r_[np.repeat(np.arange(num_large), num_units // 2), np.arange(num_large, num_units)]
+    found = set.union(*draws(units, num_units // 2))
+    assert (found & set(range(num_large)) != set()) is are_drawn
+
+
+def test_what_is_left_is_in_the_order_it_came_in_and_so_is_what_is_drawn() -> None:
+    units = np.array([0, 0, 1, 1, 2, 2, 3, 4])
+    order = np.random.default_rng(1).permutation(8)
+    chosen, rest = drawn(units, order, 3)
+    assert len(chosen) == 3
+    assert chosen.tolist() == [row for row in order if row in chosen]
+    assert rest.tolist() == [row for row in order if units[row] not in units[chosen]]
+    for row in chosen:  # of each unit the row that comes first
+        assert row == next(one for one in order if units[one] == units[row])
+
+
+def test_units_are_counted_whatever_their_numbers() -> None:
+    assert count(None, 7) == 7
+    assert count(np.array([5, -3, 5, 900]), 4) == 3
+
+
+def test_a_digest_has_16_bytes_and_is_that_of_the_rows_values() -> None:
+    rows = np.arange(12, dtype=np.uint8).reshape(3, 2, 2)
+    assert [len(one) for one in row_digests(rows)] == [16] * 3
+    assert row_digests(rows[::-1, :, ::-1])[0] == row_digests(rows[2][:, ::-1][None].copy())[0]
+    assert equal_rows(rows[[0, 1, 0, 2, 1]]).tolist() == [0, 1, 0, 2, 1]  # type: ignore[union-attr]
+
+
+def test_merged_units_are_numbers_of_rows_and_one_of_two_may_be_missing() -> None:
+    units = np.array([7, 7, -2, 3])
+    for found in (merged(units, None), merged(None, units)):
+        assert found is units
+    found = merged(units, np.array([1, 2, 2, 5]))
+    assert found is not None
+    assert (found.dtype, len(found)) == (np.int64, 4)
+    assert found[0] == found[1] == found[2] != found[3]
+
+
+def test_components_of_a_graph() -> None:
+    found = components(np.array([0, 4]), np.array([1, 1]), 6)
+    assert found.dtype == np.int64
+    assert found[0] == found[1] == found[4]
+    assert len(set(found.tolist())) == 4

@@ -1,0 +1,94 @@
+"""The fusion of detectors, against its definition written out one score at a time."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from export.detectors.fusion import Fusion, knots
+
+
+def surprise_by_hand(reference_M: NDArray[Any], score: float) -> float:
+    """-log p of one score of one detector."""
+    descending = sorted((float(one) for one in reference_M), reverse=True)
+    num, ranks = len(descending), [*knots(len(descending)), len(descending) + 1]
+    steepest = 1e-6 * float(np.std(reference_M)) + 1e-12
+    above = 0.0
+    for rank, following in pairwise(ranks):
+        knot = descending[rank - 1]
+        after = descending[min(following, num) - 1]
+        share = min(max((knot - score) / max(knot - after, steepest), 0), 1)
+        above += round(share * 1024) / 1024 * (following - rank)
+    p = min((above + 1) / (num + 1), 0.9)
+    tail = descending[: max(2, round(0.05 * num))]
+    scale = float(np.mean([one - tail[-1] for one in tail])) + 1e-12
+    return min(max(score - descending[0], 0) / scale - math.log(p), 60.0)
+
+
+@pytest.mark.parametrize("num", [2, 3, 9, 40, 57, 200])
+@pytest.mark.parametrize("coarse", [False, True])
+def test_surprise_is_its_definition(num: int, coarse: bool) -> None:
+    rng = np.random.default_rng(num)
+    reference = rng.standard_normal((num, 2)).astype(np.float32)
+    if coarse:  # many are equal
+        reference = np.round(reference * 2) / 2
+    scale = np.array([1, 1e4], np.float32)  # one detector's scores are much larger than the other's
+    reference = reference * scale
+    spread = reference.std(axis=0)
+    scores = np.concatenate(
+        [rng.uniform(-3, 4, (200, 2)) * scale, reference, reference - 1e-3 * spread, reference[:9] + 3 * scale]
+    )
+    scores = scores.astype(np.float32)
+    got = Fusion(reference).surprise(torch.from_numpy(scores)).numpy()
+    expected = [[surprise_by_hand(reference[:, k], float(row[k])) for k in range(2)] for row in scores]
+    assert got.dtype == np.float64
+    # a share next to the middle between two 1,024ths may be rounded to either; a tail is a difference of float32
+    np.testing.assert_allclose(got, expected, rtol=2e-3, atol=2e-3)
+
+
+def test_columns_are_the_combination_of_cauchy_then_the_largest_surprise() -> None:
+    reference = np.random.default_rng(0).standard_normal((60, 3)).astype(np.float32)
+    fusion, scores = Fusion(reference), np.random.default_rng(1).uniform(-2, 3, (50, 3)).astype(np.float32)
+    p = np.exp([[-surprise_by_hand(reference[:, k], float(row[k])) for k in range(3)] for row in scores])
+    got = fusion(torch.from_numpy(scores))
+    assert got.dtype == torch.float32
+    np.testing.assert_allclose(got[:, 0], np.arcsinh(np.tan(np.pi * (0.5 - p)).mean(axis=1)), rtol=5e-3, atol=5e-3)
+    np.testing.assert_allclose(got[:, 1], -np.log(p.min(axis=1)), rtol=5e-3, atol=5e-3)
+    assert fusion.names == ("cauchy", "bonferroni")
+    assert ["smallest p" in fusion.methods[1], "Cauchy" in fusion.methods[0]] == [True, True]
+
+
+def test_knots_are_each_rank_at_first_and_then_a_tenth_further() -> None:
+    assert knots(1) == [1]
+    assert knots(2) == [1, 2]
+    expected = [*range(1, 21), 22, 24, 26, 28, 30, 33, 36, 39, 40]
+    assert knots(40) == expected
+    assert knots(39) == expected[:-1]
+
+
+def test_rows_without_end_are_equally_strange_and_their_scores_are_numbers() -> None:
+    fusion = Fusion(np.random.default_rng(0).standard_normal((40, 2)).astype(np.float32))
+    far = fusion(torch.tensor([[1e5, 0.0], [1e6, 0.0], [float("inf"), 0.0]]))
+    assert far[:, 1].tolist() == [60.0] * 3
+    assert torch.isfinite(far).all()
+    assert torch.equal(far[0], far[1])
+
+
+def test_a_row_that_every_detector_finds_usual_is_not_more_usual_than_another() -> None:
+    fusion = Fusion(np.random.default_rng(0).standard_normal((100, 2)).astype(np.float32))
+    low = fusion(torch.tensor([[-50.0, -50.0], [-4.0, -5.0]]))
+    assert torch.equal(low[0], low[1])
+    np.testing.assert_allclose(low[0, 1], -math.log(0.9), rtol=1e-6)
+    np.testing.assert_allclose(low[0, 0], math.asinh(math.tan(math.pi * (0.5 - 0.9))), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("values", "num"), [([np.nan], 1), ([np.inf, 1.0, -np.inf], 2)])
+def test_how_many_scores_are_no_numbers_is_said(values: list[float], num: int) -> None:
+    with pytest.raises(ValueError, match=f"reference: got {num} scores that are not finite"):
+        Fusion(np.array(values)[:, None])
