@@ -35,7 +35,9 @@ LARGEST_SURPRISE = 60.0
 """-log p: e^60 and its reciprocal are float32 numbers."""
 KNOT_RATIO = 1.1
 """Some sixty rows are compared with each score, not all 2,000."""
-EXACT_PARTS = 2.0**24  # as float32 has; times the 2,000 reference rows at most: below 2^53, where float64 counts exactly
+EXACT_PARTS = (
+    2.0**24
+)  # as float32 has; times the 2,000 reference rows at most: below 2^53, where float64 counts exactly
 LARGEST_P = 0.9
 """As p nears 1 tan goes to minus infinity: one detector that is quite sure of a row would outvote all others."""
 BONFERRONI = "bonferroni"

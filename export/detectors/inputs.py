@@ -33,7 +33,7 @@ class InputMahalanobis(Distance):
     inputs: ClassVar[tuple[str, ...]] = (INPUT,)
 
     @staticmethod
-    def features(*tensors: Tensor, shortest: float = TINY) -> Tensor:
+    def features(*tensors: Tensor, shortest: float = TINY) -> Tensor:  # noqa: ARG004 (of embeddings)
         """Pixels and edges, each part of unit length; the roots of edges, whose spread grows with their size."""
         (rows,) = tensors
         if rows.dtype == torch.int16:
@@ -51,7 +51,7 @@ class InputNeighbours(Neighbours):
     inputs: ClassVar[tuple[str, ...]] = (INPUT,)
 
     @staticmethod
-    def features(*tensors: Tensor, shortest: float = TINY) -> Tensor:
+    def features(*tensors: Tensor, shortest: float = TINY) -> Tensor:  # noqa: ARG004 (of embeddings)
         """See `Neighbours`."""
         return coarse(*tensors)
 
@@ -64,6 +64,6 @@ class EdgeNeighbours(Neighbours):
     inputs: ClassVar[tuple[str, ...]] = (INPUT,)
 
     @staticmethod
-    def features(*tensors: Tensor, shortest: float = TINY) -> Tensor:
+    def features(*tensors: Tensor, shortest: float = TINY) -> Tensor:  # noqa: ARG004 (of embeddings)
         """See `Neighbours`."""
         return edges_of(*tensors)

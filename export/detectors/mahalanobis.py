@@ -39,25 +39,31 @@ def unit(embedding_BD: Tensor, shortest: float = TINY) -> Tensor:
     return embedding_BD / length_B1.clamp_min(shortest)
 
 
-def whitening(x_ND: NDArray[Any], smallest: float) -> NDArray[np.float64]:
+def whitening(x_ND: NDArray[Any], smallest_D: NDArray[Any]) -> NDArray[np.float64]:
     """W [D, D] such that |(x - y) W| is the Mahalanobis distance, by the shrunk covariance of x.
 
     Shrunk towards a multiple of the identity, so that the dimensions of x must have one unit.
 
     Args:
         x_ND: the rows.
-        smallest: deviation along any direction. Rows that are all alike have none, and their covariance no inverse.
+        smallest_D: deviation of each dimension. Rows that are all alike have none, and their covariance no inverse.
     """
     centred_ND = x_ND - x_ND.mean(axis=0)
-    unit_of_x = max(np.sqrt(np.square(centred_ND).mean()) + TINY, smallest)
+    unit_of_x = max(np.sqrt(np.square(centred_ND).mean()) + TINY, smallest_D.min())
     shrunk = LedoitWolf(assume_centered=True).fit(centred_ND / unit_of_x)
     precision_DD = shrunk.precision_
-    # The variance of x is 1 in this unit, or less, and shrinking leaves each direction its share of that at least.
+    # shrinking gives each direction its share of the mean variance at least: mostly that is far more
     least = shrunk.shrinkage_ * np.trace(shrunk.covariance_) / x_ND.shape[1]
-    if (missing := (smallest / unit_of_x) ** 2 - least) > 0:
-        precision_DD = np.linalg.inv(shrunk.covariance_ + missing * np.eye(x_ND.shape[1]))
+    missing_D = np.maximum(0, np.square(smallest_D / unit_of_x) - least)
+    if missing_D.any():
+        precision_DD = np.linalg.inv(shrunk.covariance_ + np.diag(missing_D))
     whiten_DD: NDArray[np.float64] = np.linalg.cholesky(precision_DD) / unit_of_x
     return whiten_DD
+
+
+def smallest_spread(x_ND: NDArray[Any]) -> NDArray[np.float64]:
+    """The smallest deviation [D] of dimensions that have one unit."""
+    return np.full(x_ND.shape[1], SMALLEST_SPREAD * np.sqrt(np.square(x_ND).mean()) + TINY)
 
 
 class Distance(nn.Module):
@@ -90,12 +96,11 @@ class Distance(nn.Module):
         shortest = shortest_of(cls, train)
         x_NF = features_of(cls, train, shortest).astype(np.float64)
         if not cls.own_units:
-            smallest = SMALLEST_SPREAD * float(np.sqrt(np.square(x_NF).mean()))
-            return cls(x_NF.mean(axis=0), whitening(x_NF, smallest), shortest)
+            return cls(x_NF.mean(axis=0), whitening(x_NF, smallest_spread(x_NF)), shortest)
         # what rounding does to a number it adds to its logarithm, however small that is
-        size_F = np.maximum(1, np.sqrt(np.square(x_NF).mean(axis=0)))
-        scale_F = np.maximum(x_NF.std(axis=0) + SMALLEST_SCALE, SMALLEST_SPREAD * size_F)
-        return cls(x_NF.mean(axis=0), whitening(x_NF / scale_F, SMALLEST_SPREAD) / scale_F[:, None], shortest)
+        smallest_F = SMALLEST_SPREAD * np.maximum(1, np.sqrt(np.square(x_NF).mean(axis=0)))
+        scale_F = np.maximum(x_NF.std(axis=0) + SMALLEST_SCALE, smallest_F)
+        return cls(x_NF.mean(axis=0), whitening(x_NF / scale_F, smallest_F / scale_F) / scale_F[:, None], shortest)
 
     def forward(self, *tensors: Tensor) -> Tensor:
         """Scores [B]."""
@@ -144,8 +149,7 @@ class ClusterMahalanobis(nn.Module):
             warnings.simplefilter("ignore", ConvergenceWarning)  # fewer rows differ than clusters were asked for
             clusters = KMeans(min(NUM_CLUSTERS, len(x_ND) // 20 + 1), n_init=3, random_state=0).fit(x_ND)
         within_ND = x_ND - clusters.cluster_centers_[clusters.labels_]
-        smallest = SMALLEST_SPREAD * float(np.sqrt(np.square(x_ND).mean()))
-        return cls(clusters.cluster_centers_, whitening(within_ND, smallest), shortest)
+        return cls(clusters.cluster_centers_, whitening(within_ND, smallest_spread(x_ND)), shortest)
 
     @staticmethod
     def features(embedding_BD: Tensor, shortest: float) -> Tensor:

@@ -61,7 +61,7 @@ class Neighbours(nn.Module):
         self.register_buffer("outside_N", torch.from_numpy(float32(outside_N)))
 
     @staticmethod
-    def features(*tensors: Tensor, shortest: float = TINY) -> Tensor:
+    def features(*tensors: Tensor, shortest: float = TINY) -> Tensor:  # noqa: ARG004 (of embeddings)
         """What is compared, float [B, D]; see `inputs` for another."""
         (embedding_BD,) = tensors
         return embedding_BD

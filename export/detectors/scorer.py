@@ -21,6 +21,7 @@ from export.detectors.joint import JointDiscriminator
 from export.detectors.magnitude import Magnitude
 from export.detectors.mahalanobis import ClusterMahalanobis, Mahalanobis
 from export.detectors.neighbours import Neighbours
+from export.detectors.resolution import NUDGES, Plateaus, asked, resolution
 from export.detectors.statistics import StatisticsMahalanobis
 from latentserve.inputs import INPUT
 from training.data.units import Units, count, drawn, equal_rows
@@ -47,10 +48,11 @@ class Scorer(nn.Module):
         methods: how each is computed, for people.
     """
 
-    def __init__(self, detectors: Sequence[Detector], fusion: Fusion | None) -> None:
+    def __init__(self, detectors: Sequence[Detector], fusion: Fusion | None, plateaus: Plateaus | None = None) -> None:
         super().__init__()
         self.detectors: Any = nn.ModuleList(detectors)  # type: ignore[arg-type]
         self.fusion = fusion
+        self.plateaus = plateaus
         self.inputs = tuple(dict.fromkeys(name for detector in detectors for name in detector.inputs))
         fused: Any = fusion or nn.Module
         self.names = (*getattr(fused, "names", ()), *(detector.name for detector in detectors))
@@ -80,13 +82,19 @@ class Scorer(nn.Module):
         single = cls(detectors, None).eval()
         if len(detectors) == 1:
             return single
-        return cls(detectors, Fusion(single.scores({name: array[reference] for name, array in train.items()}))).eval()
+        of_reference: Arrays = {name: array[reference] for name, array in train.items()}
+        scores_MK = single.scores(of_reference)
+        moved_MK = single._moved(of_reference)
+        plateaus = Plateaus.fit(scores_MK, moved_MK)
+        if plateaus is not None:
+            scores_MK = plateaus(torch.from_numpy(scores_MK)).numpy()
+        return cls(detectors, Fusion(scores_MK, resolution(scores_MK, moved_MK)), plateaus).eval()
 
     def forward(self, *tensors: Tensor) -> Tensor:
         """Scores [B, K]."""
-        given = dict(zip(self.inputs, tensors, strict=True))
-        columns = [detector(*(given[name] for name in detector.inputs)) for detector in self.detectors]
-        scores_BK = torch.stack(columns, dim=1)
+        scores_BK = asked(self.detectors, dict(zip(self.inputs, tensors, strict=True)))
+        if self.plateaus is not None:
+            scores_BK = self.plateaus(scores_BK)
         return scores_BK if self.fusion is None else torch.cat([self.fusion(scores_BK), scores_BK], dim=1)
 
     def scores(self, arrays: Arrays, batch_rows: int = 500) -> NDArray[np.float32]:
@@ -96,3 +104,17 @@ class Scorer(nn.Module):
             parts = [self(*batch) for batch in zip(*(torch.split(one, batch_rows) for one in given), strict=True)]
         scores_NK: NDArray[np.float32] = torch.cat(parts).numpy()
         return scores_NK
+
+    def _moved(self, arrays: Arrays, batch_rows: int = 500) -> NDArray[np.float32]:
+        """What rounding moves the detectors' scores by, [N, K]: the most of some tries."""
+        generator = torch.Generator().manual_seed(0)
+        given = [torch.from_numpy(arrays[name]) for name in self.inputs]
+        parts = []
+        with torch.no_grad():
+            for batch in zip(*(torch.split(one, batch_rows) for one in given), strict=True):
+                named = dict(zip(self.inputs, batch, strict=True))
+                scores_BK = asked(self.detectors, named)
+                tries = [asked(self.detectors, named, generator) - scores_BK for _ in range(NUDGES)]
+                parts.append(torch.stack(tries).abs().amax(dim=0))
+        moved_NK: NDArray[np.float32] = torch.cat(parts).numpy()
+        return moved_NK

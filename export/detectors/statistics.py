@@ -54,6 +54,6 @@ class StatisticsMahalanobis(Distance):
     own_units: ClassVar[bool] = True
 
     @staticmethod
-    def features(*tensors: Tensor, shortest: float = TINY) -> Tensor:
+    def features(*tensors: Tensor, shortest: float = TINY) -> Tensor:  # noqa: ARG004 (of embeddings)
         """See `Distance`."""
         return statistics(*tensors)
