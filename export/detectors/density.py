@@ -72,12 +72,14 @@ class Density(nn.Module):
         pca = PCA(min(LARGEST_L, x_ND.shape[1], len(x_ND) // 4), svd_solver="full", whiten=False)
         with np.errstate(invalid="ignore"):  # shares of a variance that is none: rows that are all alike
             pca.fit(x_ND)
-        variance_L = np.maximum(pca.explained_variance_, SMALLEST_SPREAD**2 * np.square(x_ND).mean() + TINY**2)
+        smallest = SMALLEST_SPREAD**2 * np.square(x_ND).mean() + TINY**2  # variance; see `detector`
+        variance_L = np.maximum(pca.explained_variance_, smallest)
         kept = pca.explained_variance_ > 1e-6 * pca.explained_variance_[0]  # a dead dimension has none to divide by
         kept[0] = True  # one there must be, and where all rows are alike any will do
         whiten_DL = (pca.components_[kept] / np.sqrt(variance_L[kept])[:, None]).T
         z_NL = (x_ND - pca.mean_) @ whiten_DL
-        mixtures = [_mixture(z_NL, num) for num in NUM_COMPONENTS if num * 50 <= len(z_NL) or num == 1]
+        narrowest = max(REGULARISATION, float(smallest / variance_L[kept].min()))
+        mixtures = [_mixture(z_NL, num, narrowest) for num in NUM_COMPONENTS if num * 50 <= len(z_NL) or num == 1]
         return cls(pca.mean_, whiten_DL, min(mixtures, key=lambda mixture: float(mixture.bic(z_NL))), shortest)
 
     @staticmethod
@@ -99,8 +101,8 @@ class Density(nn.Module):
         return -torch.logsumexp(exponent_BK.double(), dim=1).float()
 
 
-def _mixture(z_NL: NDArray[np.float64], num_components: int) -> GaussianMixture:
-    mixture = GaussianMixture(num_components, reg_covar=REGULARISATION, max_iter=100, random_state=0)
+def _mixture(z_NL: NDArray[np.float64], num_components: int, narrowest: float) -> GaussianMixture:
+    mixture = GaussianMixture(num_components, reg_covar=narrowest, max_iter=100, random_state=0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # BIC compares what was reached
         return mixture.fit(z_NL)
