@@ -109,7 +109,9 @@ def plateaus_of(scores_M: NDArray[np.float64], moved_M: NDArray[Any]) -> list[tu
             break
         members = slice(low[most], high[most])
         centre = float(left[members][len(left[members]) // 2])
-        reach = max(REACH * float(moved[members].max()), REACH * ROUNDING * abs(centre), float(np.finfo(np.float32).tiny))
+        reach = max(
+            REACH * float(moved[members].max()), REACH * ROUNDING * abs(centre), float(np.finfo(np.float32).tiny)
+        )
         found.append((centre, reach))
         rest = np.abs(left - centre) > reach
         rest[members] = False

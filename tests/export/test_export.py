@@ -149,6 +149,46 @@ def test_a_model_that_rounds_badly_itself_is_allowed_as_much_and_no_more(digits:
         check_parity(Off(5.0), Badly(), None, digits)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_scores_may_be_off_where_no_p_value_moves_and_not_where_one_does(precision: Any) -> None:
+    rows = np.arange(64, dtype=np.uint8)[:, None, None, None].repeat(4, axis=1)
+    calibration = {"flat": np.linspace(0, 1, 99, dtype=np.float32), "steep": np.linspace(0, 1e-4, 99, dtype=np.float32)}
+
+    class Pixels:
+        def encode(self, x_BCHW: torch.Tensor) -> Encoding:
+            return Encoding(embedding=x_BCHW.flatten(1))
+
+    class Fake:
+        inputs = ("embedding",)
+
+        def __call__(self, embedding: torch.Tensor) -> torch.Tensor:
+            return torch.stack([embedding[:, 0] + 2, 0 * embedding[:, 0] + 5e-5], dim=1)
+
+        def scores(self, tensors: Any) -> NDArray[np.float32]:
+            return self(torch.from_numpy(tensors["embedding"])).numpy()
+
+    class Off:
+        def __init__(self, flat: float, steep: float) -> None:
+            self.errors = np.array([flat, steep], np.float32)
+
+        def run(self, rows: Any, batch_rows: int) -> Any:
+            tensors = trained_tensors(Pixels(), None, rows)
+            return tensors | {"scores": Fake().scores(tensors) + self.errors}
+
+    def check(runner: Any, known: Any) -> Any:
+        return check_parity(runner, Pixels(), Fake(), rows, precision, known)  # type: ignore[arg-type]
+
+    *_, parity = check(Off(0.5, 1e-8), calibration)  # all beyond the calibration rows
+    assert parity.max_abs_error == pytest.approx(0.5)
+    assert parity.max_abs_error <= parity.tolerance
+    with pytest.raises(ExportError, match="scores: the exported graph is 0.5 off"):
+        check(Off(0.5, 1e-8), None)
+    expected = r"scores: with the exported graph p by steep is 0.3, expected 0.5 \+- 0.06 of the trained model"
+    with pytest.raises(ExportError, match=expected):  # though 1e-4 is allowed
+        check(Off(0, 2e-5), calibration)
+    check(Off(0, 5e-6), calibration)  # five ranks of a hundred
+
+
 def test_infinite_scores_are_refused_at_every_precision(digits: NDArray[np.uint8]) -> None:
     class Pixels:
         def encode(self, x_BHWC: torch.Tensor) -> Encoding:
