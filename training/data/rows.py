@@ -197,8 +197,8 @@ def say(line: str) -> None:
 def joined(clips: Rows, num_samples: int) -> NDArray[np.int16]:
     """Long rows of sound, int16 [M, num_samples]: clips of one group after another, without their padding.
 
-    Each sample is used at most once; what is left of a group at its end and fills no row is dropped. Where no clip holds
-    any sound silence is not padding: it is what a microphone heard that was switched off.
+    Each sample is used at most once; what is left of a group at its end and fills no row is dropped. Where no clip
+    holds any sound silence is not padding: it is what a microphone heard that was switched off.
     """
     silent = not clips.values.any()
     groups_N = np.zeros(len(clips), np.int64) if clips.groups_N is None else clips.groups_N
