@@ -149,7 +149,9 @@ def write_bundle(
     draft, calibration = _export_scorer(draft, data, train)
     runner = draft.runner
     _say("parity")
-    parity = check_parity(runner, model, draft.scorer, data.test.values[:PARITY_ROWS], precision)
+    sorted_scores = bundle.load_arrays(folder / bundle.CALIBRATION) if draft.detectors else {}
+    sorted_scores = {detector.name: sorted_scores[detector.name] for detector in draft.detectors}
+    parity = check_parity(runner, model, draft.scorer, data.test.values[:PARITY_ROWS], precision, sorted_scores)
     _write_golden(draft, runner, data.test.values[:GOLDEN_ROWS])
     if size == "none":
         manifest = _manifest(draft, run, trained, data, name, version, parity, ())

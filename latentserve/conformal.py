@@ -23,6 +23,8 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, get_args
 
@@ -71,6 +73,63 @@ def at_most(p_values_N: NDArray[np.float64] | float, level: NDArray[np.float64] 
     """
     found: NDArray[np.bool_] = np.asarray(p_values_N) <= np.asarray(level) * (1 + ROUNDING)
     return found
+
+
+def scatter(p_values_N: NDArray[np.float64] | float, num_calibration_rows: int) -> NDArray[np.float64]:
+    """How far p-values [N] lie, as a rule, from what another calibration set of n rows would give.
+
+    A rank, and the standard deviation of the rank, which is binomial. What moves one by less does not matter.
+    """
+    p_N, num = np.asarray(p_values_N, np.float64), num_calibration_rows
+    found: NDArray[np.float64] = (1 + np.sqrt(num * p_N * (1 - p_N))) / (num + 1)
+    return found
+
+
+@dataclass(frozen=True)
+class Move:
+    """A p-value by two computations of one score.
+
+    Attributes:
+        detector: whose.
+        got: by one of them.
+        expected: by the other.
+        allowed: how far apart they may be: see `scatter`. So a decision changes only where p is as near to its level.
+    """
+
+    detector: str
+    got: float
+    expected: float
+    allowed: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether it does not matter which of the two computed the score."""
+        return abs(self.got - self.expected) <= self.allowed * (1 + ROUNDING)
+
+    def __str__(self) -> str:
+        return f"p by {self.detector} is {self.got:.3g}, expected {self.expected:.3g} +- {self.allowed:.2g}"
+
+
+def worst_move(got_NK: NDArray[Any], expected_NK: NDArray[Any], sorted_calibration: Mapping[str, NDArray[Any]]) -> Move:
+    """Of all rows and detectors the move that is largest beside what is allowed.
+
+    Args:
+        got_NK: scores of some rows.
+        expected_NK: of the same rows.
+        sorted_calibration: scores [n] of each detector, in the order of the columns.
+    """
+    worst, largest = None, -1.0
+    for k, (name, calibration) in enumerate(sorted_calibration.items()):
+        got_N, expected_N = (p_values(scores_NK[:, k], calibration) for scores_NK in (got_NK, expected_NK))
+        allowed_N = scatter(expected_N, len(calibration))
+        share_N = np.abs(got_N - expected_N) / allowed_N
+        row = int(share_N.argmax())
+        if share_N[row] > largest:
+            largest = float(share_N[row])
+            worst = Move(name, float(got_N[row]), float(expected_N[row]), float(allowed_N[row]))
+    if worst is None:
+        raise ValueError("sorted_calibration: got no detector, expected at least one")
+    return worst
 
 
 def num_small_p_values(num_calibration_rows: int, alpha: float) -> int:

@@ -158,7 +158,7 @@ def plot_roc(rates: dict[str, tuple[NDArray[Any], NDArray[Any]]]) -> Figure:
         axis.plot(alarms, found, color=color, label=name)
     chance = np.geomspace(1e-4, 1, 50)
     axis.plot(chance, chance, color="#b0b8bf", linewidth=1)
-    lowest = min(alarms[0] for alarms, _ in rates.values())
+    lowest = min(0.1, *(alarms[0] for alarms, _ in rates.values()))  # 1 where all rows are alike
     axis.set(xscale="log", xlim=(lowest, 1), ylim=(0, 1.02), xlabel="usual rows flagged", ylabel="strange rows flagged")
     axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     plain(axis)

@@ -24,7 +24,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 from torch import Tensor, nn
 
-from export.detectors.detector import Arrays, float32
+from export.detectors.detector import SMALLEST_SPREAD, TINY, Arrays, float32, shortest_of
 from export.detectors.mahalanobis import unit
 
 NUM_COMPONENTS = (1, 2, 5, 10, 20)
@@ -46,8 +46,11 @@ class Density(nn.Module):
     cholesky_LM: Tensor
     log_weight_K: Tensor
 
-    def __init__(self, mean_D: NDArray[Any], whiten_DL: NDArray[Any], mixture: GaussianMixture) -> None:
+    def __init__(
+        self, mean_D: NDArray[Any], whiten_DL: NDArray[Any], mixture: GaussianMixture, shortest: float
+    ) -> None:
         super().__init__()
+        self.shortest = shortest
         # log w_k + log |det of the precision's Cholesky factor| - L / 2 log 2 pi
         log_det_K = np.log(np.diagonal(mixture.precisions_cholesky_, axis1=1, axis2=2)).sum(axis=1)
         constant = 0.5 * whiten_DL.shape[1] * math.log(2 * math.pi)
@@ -64,17 +67,33 @@ class Density(nn.Module):
     @classmethod
     def fit(cls, train: Arrays) -> Self:
         """Whitening by PCA, then the mixture with the lowest BIC."""
-        x_ND = unit(torch.from_numpy(train["embedding"][:FIT_ROWS]).double()).numpy()
-        pca = PCA(min(LARGEST_L, x_ND.shape[1], len(x_ND) // 4), svd_solver="full", whiten=False).fit(x_ND)
+        shortest = shortest_of(cls, train)
+        x_ND = unit(torch.from_numpy(train["embedding"][:FIT_ROWS]).double(), shortest).numpy()
+        pca = PCA(min(LARGEST_L, x_ND.shape[1], len(x_ND) // 4), svd_solver="full", whiten=False)
+        with np.errstate(invalid="ignore"):  # shares of a variance that is none: rows that are all alike
+            pca.fit(x_ND)
+        smallest = SMALLEST_SPREAD**2 * np.square(x_ND).mean() + TINY**2  # variance; see `detector`
+        variance_L = np.maximum(pca.explained_variance_, smallest)
         kept = pca.explained_variance_ > 1e-6 * pca.explained_variance_[0]  # a dead dimension has none to divide by
-        whiten_DL = (pca.components_[kept] / np.sqrt(pca.explained_variance_[kept])[:, None]).T
+        kept[0] = True  # one there must be, and where all rows are alike any will do
+        whiten_DL = (pca.components_[kept] / np.sqrt(variance_L[kept])[:, None]).T
         z_NL = (x_ND - pca.mean_) @ whiten_DL
-        mixtures = [_mixture(z_NL, num) for num in NUM_COMPONENTS if num * 50 <= len(z_NL) or num == 1]
-        return cls(pca.mean_, whiten_DL, min(mixtures, key=lambda mixture: float(mixture.bic(z_NL))))
+        narrowest = max(REGULARISATION, float(smallest / variance_L[kept].min()))
+        mixtures = [_mixture(z_NL, num, narrowest) for num in NUM_COMPONENTS if num * 50 <= len(z_NL) or num == 1]
+        return cls(pca.mean_, whiten_DL, min(mixtures, key=lambda mixture: float(mixture.bic(z_NL))), shortest)
+
+    @staticmethod
+    def features(embedding_BD: Tensor, shortest: float) -> Tensor:
+        """See `Detector`."""
+        return unit(embedding_BD, shortest)
 
     def forward(self, embedding_BD: Tensor) -> Tensor:
         """Scores [B]."""
-        z_BL = (unit(embedding_BD) - self.mean_D) @ self.whiten_DL
+        return self.of(self.features(embedding_BD, self.shortest))
+
+    def of(self, x_BD: Tensor) -> Tensor:
+        """Scores [B] of features."""
+        z_BL = (x_BD - self.mean_D) @ self.whiten_DL
         # one product with rows as its rows: an einsum would make them its columns, and their sums depend on the batch
         standard_BKL = (z_BL @ self.cholesky_LM).view(-1, *self.centres_KL.shape) - self.centres_KL
         exponent_BK = self.log_weight_K - 0.5 * standard_BKL.square().sum(dim=2)
@@ -82,8 +101,8 @@ class Density(nn.Module):
         return -torch.logsumexp(exponent_BK.double(), dim=1).float()
 
 
-def _mixture(z_NL: NDArray[np.float64], num_components: int) -> GaussianMixture:
-    mixture = GaussianMixture(num_components, reg_covar=REGULARISATION, max_iter=100, random_state=0)
+def _mixture(z_NL: NDArray[np.float64], num_components: int, narrowest: float) -> GaussianMixture:
+    mixture = GaussianMixture(num_components, reg_covar=narrowest, max_iter=100, random_state=0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # BIC compares what was reached
         return mixture.fit(z_NL)

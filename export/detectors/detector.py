@@ -1,4 +1,10 @@
-"""What a detector is: a small module fitted on training rows, that becomes one column of `scores`."""
+"""What a detector is: a small module fitted on training rows, that becomes one column of `scores`.
+
+No number is known better than it was computed (docs/adr/0016): what a detector divides by is never smaller than what
+rounding makes of its inputs.
+
+Shape legend: B rows, N training rows, F features.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +16,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 ROWS_AT_ONCE = 500
+ROUNDING = 2.0**-20
+"""How well a float32 tensor is known, of its size: 8 units in its last place. A sum of some hundred terms in another
+order, by another library or on another CPU, comes out that far apart; `check_parity` measures it."""
+SMALLEST_SPREAD = 128 * ROUNDING
+"""Of the size of numbers, the smallest deviation or length that is divided by: rounding then moves what comes out by
+1/128 at most. What spreads less is noise for the most part of its digits."""
+TINY = 1e-8
 Arrays = dict[str, NDArray[Any]]
 """What was sent and what the exported graphs gave for it, by tensor name."""
 
@@ -21,6 +34,8 @@ class Detector(Protocol):
         name: of the column.
         method: how the score is computed, for people.
         inputs: names of the tensors that `forward` takes, in its order.
+
+    One whose `forward` is `of` its `features` says by these where rounding comes in that its inputs do not have.
     """
 
     name: ClassVar[str]
@@ -37,12 +52,37 @@ def float32(array: NDArray[Any]) -> NDArray[np.float32]:
     return np.ascontiguousarray(array, dtype=np.float32)
 
 
-def features_of(kind: Any, train: Arrays) -> NDArray[np.float32]:
+def features_of(kind: Any, train: Arrays, shortest: float = TINY) -> NDArray[np.float32]:
     """What `kind.features` makes of the tensors that `kind.inputs` names, float [N, F].
 
     Some rows at a time: inputs may be large.
     """
     given = [torch.from_numpy(train[name]) for name in kind.inputs]
-    parts = [kind.features(*rows) for rows in zip(*(torch.split(one, ROWS_AT_ONCE) for one in given), strict=True)]
+    batches = zip(*(torch.split(one, ROWS_AT_ONCE) for one in given), strict=True)
+    parts = [kind.features(*rows, shortest=shortest) for rows in batches]
     features_NF: NDArray[np.float32] = torch.cat(parts).numpy()
     return features_NF
+
+
+def shortest_of(kind: Any, train: Arrays) -> float:
+    """The length below which an embedding's direction is rounding; of what is sent nothing is."""
+    if kind.inputs != ("embedding",):
+        return TINY
+    squares_N = np.square(train["embedding"].astype(np.float64)).sum(axis=1)
+    return max(TINY, SMALLEST_SPREAD * float(np.sqrt(squares_N.mean())))
+
+
+def nudged(x: Tensor, generator: torch.Generator, by_row: bool = False) -> Tensor:
+    """A float tensor as another machine might have computed it; what was sent stays as it is.
+
+    Args:
+        x: of B rows.
+        generator: of the signs.
+        by_row: whether each row is known as well as it is large itself, and not as well as rows are large.
+    """
+    if not x.is_floating_point():
+        return x
+    squares_B1 = x.flatten(1).square().mean(dim=1, keepdim=True)
+    size_B1 = (squares_B1 if by_row else squares_B1.mean(dim=0, keepdim=True)).sqrt()
+    signs = torch.randint(0, 2, x.shape, generator=generator) * 2 - 1
+    return x + ROUNDING * size_B1.view(-1, *[1] * (x.dim() - 1)) * signs

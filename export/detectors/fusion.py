@@ -4,8 +4,9 @@
 
 Neither has to be a p-value itself: the column is calibrated like any other, which makes its p-values exact whatever
 the dependence of the detectors. Of the reference rows some sixty are kept, close to each other where p is small;
-between two of these p goes on as a line, so that a rounding difference stays one. A score beyond all goes on as an
-exponential tail would, so that strange rows keep their order.
+between two of these p goes on as a line, so that a rounding difference stays one. Where reference rows are nearer to
+each other than scores are known, as those of copies are, the line is drawn out towards what is more usual until it is
+as flat as it must be. A score beyond all goes on as an exponential tail would, so that strange rows keep their order.
 
 Sources: Liu and Xie, Cauchy combination test, J. American Statistical Association 115 (2020) 393; exponential tails of
 excesses: Pickands, Annals of Statistics 3 (1975) 119.
@@ -23,15 +24,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from export.detectors.detector import float32
+from export.detectors.detector import ROUNDING, float32
 
 TAIL = 0.05
 """Share of the reference rows whose excess over the next one sets the tail's scale."""
+STEEPEST = 1 / 64
+"""What the resolution of a score moves -log p by, at most. It is less than what one reference row more or less does
+where they are few, and in bundles of usual data the lines are flatter by themselves."""
 LARGEST_SURPRISE = 60.0
 """-log p: e^60 and its reciprocal are float32 numbers."""
 KNOT_RATIO = 1.1
 """Some sixty rows are compared with each score, not all 2,000."""
-EXACT_PARTS = 1024  # times the 2,000 reference rows at most: still below 2^24, where float32 counts exactly
+EXACT_PARTS = (
+    2.0**24
+)  # as float32 has; times the 2,000 reference rows at most: below 2^53, where float64 counts exactly
 LARGEST_P = 0.9
 """As p nears 1 tan goes to minus infinity: one detector that is quite sure of a row would outvote all others."""
 BONFERRONI = "bonferroni"
@@ -51,8 +57,12 @@ class Fusion(nn.Module):
     largest_K: Tensor
     scale_K: Tensor
 
-    def __init__(self, reference_MK: NDArray[Any]) -> None:
+    def __init__(self, reference_MK: NDArray[Any], resolution_K: NDArray[Any] | None = None) -> None:
         """Takes the scores of M rows that the detectors were not fitted on.
+
+        Args:
+            reference_MK: the scores.
+            resolution_K: how well each detector's are known; default: as well as sums of numbers of size 1.
 
         Raises:
             ValueError: a score is not finite.
@@ -63,17 +73,19 @@ class Fusion(nn.Module):
         self.num_rows = len(reference_MK)
         descending_MK = -np.sort(-reference_MK, axis=0)
         ranks = knots(self.num_rows)
-        knot_QK = descending_MK[[rank - 1 for rank in ranks]]
+        if resolution_K is None:
+            resolution_K = ROUNDING * np.maximum(1, np.abs(descending_MK).max(axis=0))
         # where knots are equal there is a step; a millionth of the spread is as steep as float32 can follow
-        steepest_K = 1e-6 * descending_MK.std(axis=0) + 1e-12
+        width_K = np.maximum(resolution_K / STEEPEST, 1e-6 * descending_MK.std(axis=0) + 1e-12)
+        knot_QK, gap_QK = spread_out(descending_MK[[rank - 1 for rank in ranks]], ranks, self.num_rows, width_K)
         tail = descending_MK[: max(2, round(TAIL * self.num_rows))]
         buffers = {
             "knot_QK": knot_QK,
-            "gap_QK": np.maximum(-np.diff(knot_QK, axis=0, append=knot_QK[-1:]), steepest_K),
+            "gap_QK": gap_QK,
             "rows_Q1": np.diff(ranks, append=self.num_rows + 1)[:, None],  # from this knot on, before the next one
             "largest_K": descending_MK[0],
-            # equal scores have no tail: then whatever lies above is as strange as can be
-            "scale_K": (tail - tail[-1]).mean(axis=0) + 1e-12,
+            # equal scores have no tail: then whatever lies above, and not by rounding, is as strange as can be
+            "scale_K": np.maximum((tail - tail[-1]).mean(axis=0) + 1e-12, width_K),
         }
         for name, array in buffers.items():
             self.register_buffer(name, torch.from_numpy(float32(array)))
@@ -93,11 +105,33 @@ class Fusion(nn.Module):
         """-log p, float64 [B, K], against the reference rows."""
         # #{reference > score}: the rows from a knot on count as the share of its gap that lies above the score
         share_BQK = ((self.knot_QK - scores_BK[:, None]) / self.gap_QK).clamp(0, 1)
-        # A sum of 1,024ths is exact in any order, so that it is the same whatever the batch.
-        above_BK = ((share_BQK * EXACT_PARTS).round() / EXACT_PARTS * self.rows_Q1).sum(dim=1)
+        # A sum of whole parts is exact in any order, so that it is the same whatever the batch.
+        above_BK = ((share_BQK.double() * EXACT_PARTS).round() * self.rows_Q1).sum(dim=1) / EXACT_PARTS
         beyond_BK = torch.relu(scores_BK - self.largest_K) / self.scale_K
         p_BK = ((above_BK + 1) / (self.num_rows + 1)).clamp_max(LARGEST_P)
-        return (beyond_BK.double() - p_BK.double().log()).clamp_max(LARGEST_SURPRISE)
+        return (beyond_BK.double() - p_BK.log()).clamp_max(LARGEST_SURPRISE)
+
+
+def spread_out(
+    knot_QK: NDArray[Any], ranks: list[int], num_rows: int, width_K: NDArray[Any]
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Knots, and the gap from each to the next, none of them steeper than -log p may be.
+
+    Args:
+        knot_QK: descending.
+        ranks: of the knots.
+        num_rows: that they are of.
+        width_K: over which -log p may change by 1.
+
+    Returns:
+        Both [Q, K]; as they were where gaps are wide enough.
+    """
+    change_Q = np.diff(np.log([*ranks, num_rows + 1]))
+    knot_QK = knot_QK.copy()
+    for i in range(1, len(ranks)):
+        knot_QK[i] = np.minimum(knot_QK[i], knot_QK[i - 1] - change_Q[i - 1] * width_K)
+    gap_QK = -np.diff(knot_QK, axis=0, append=knot_QK[-1:])
+    return knot_QK, np.maximum(gap_QK, change_Q[:, None] * width_K)
 
 
 def knots(num_rows: int) -> list[int]:

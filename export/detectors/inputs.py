@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from export.detectors.coarse import coarse
+from export.detectors.detector import TINY
 from export.detectors.edges import edges_of
 from export.detectors.mahalanobis import Distance, unit
 from export.detectors.neighbours import K, Neighbours
@@ -32,7 +33,7 @@ class InputMahalanobis(Distance):
     inputs: ClassVar[tuple[str, ...]] = (INPUT,)
 
     @staticmethod
-    def features(*tensors: Tensor) -> Tensor:
+    def features(*tensors: Tensor, shortest: float = TINY) -> Tensor:  # noqa: ARG004 (of embeddings)
         """Pixels and edges, each part of unit length; the roots of edges, whose spread grows with their size."""
         (rows,) = tensors
         if rows.dtype == torch.int16:
@@ -50,7 +51,7 @@ class InputNeighbours(Neighbours):
     inputs: ClassVar[tuple[str, ...]] = (INPUT,)
 
     @staticmethod
-    def features(*tensors: Tensor) -> Tensor:
+    def features(*tensors: Tensor, shortest: float = TINY) -> Tensor:  # noqa: ARG004 (of embeddings)
         """See `Neighbours`."""
         return coarse(*tensors)
 
@@ -63,6 +64,6 @@ class EdgeNeighbours(Neighbours):
     inputs: ClassVar[tuple[str, ...]] = (INPUT,)
 
     @staticmethod
-    def features(*tensors: Tensor) -> Tensor:
+    def features(*tensors: Tensor, shortest: float = TINY) -> Tensor:  # noqa: ARG004 (of embeddings)
         """See `Neighbours`."""
         return edges_of(*tensors)

@@ -20,18 +20,18 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from export.detectors.detector import TINY
 from export.detectors.mahalanobis import Distance
 
-TINY = 1e-8
 
-
-def size_and_spread(embedding_BD: Tensor) -> Tensor:
-    """s(x), float [B, 2]."""
+def size_and_spread(embedding_BD: Tensor, shortest: float = TINY) -> Tensor:
+    """s(x), float [B, 2]; what is shorter than `shortest` is as long."""
     # In float64, rounded at the end: sums and logarithms of a row differ in their last bit with its place in a batch.
     embedding_BD = embedding_BD.double()
     # clamp_min, not + TINY: the exporter takes an addition of 1e-8 for one of nothing and leaves it out.
-    size_B = embedding_BD.square().sum(dim=1).sqrt().clamp_min(TINY)
-    spread_B = (embedding_BD.abs().sum(dim=1) / size_B).clamp_min(TINY)
+    size_B = embedding_BD.square().sum(dim=1).sqrt().clamp_min(shortest)
+    # 1 at least, unless the embedding is too short to say
+    spread_B = (embedding_BD.abs().sum(dim=1) / size_B).clamp_min(1)
     return torch.stack([size_B, spread_B], dim=1).log().float()
 
 
@@ -44,7 +44,7 @@ class Magnitude(Distance):
     own_units: ClassVar[bool] = True
 
     @staticmethod
-    def features(*tensors: Tensor) -> Tensor:
+    def features(*tensors: Tensor, shortest: float = TINY) -> Tensor:
         """See `Distance`."""
         (embedding_BD,) = tensors
-        return size_and_spread(embedding_BD)
+        return size_and_spread(embedding_BD, shortest)

@@ -13,6 +13,7 @@ Shape legend: B rows, N training rows, D embedding, F features, K clusters.
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -20,41 +21,57 @@ import torch
 from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 from sklearn.covariance import LedoitWolf
+from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor, nn
 
-from export.detectors.detector import Arrays, features_of, float32
+from export.detectors.detector import SMALLEST_SPREAD, TINY, Arrays, features_of, float32, shortest_of
 
 NUM_CLUSTERS = 10  # Sehwag et al. find 1 to 10 alike; more needs more rows than small sets have
-TINY = 1e-8
-SMALLEST_SCALE = 1e-6  # features that are all alike, as sizes of embeddings of one length, differ by rounding only
+SMALLEST_SCALE = 1e-6
 
 
-def unit(embedding_BD: Tensor) -> Tensor:
-    """Rows of length 1; a row of zeros stays one.
+def unit(embedding_BD: Tensor, shortest: float = TINY) -> Tensor:
+    """Rows of length 1; what is shorter than `shortest` stays as much shorter, a row of zeros one of zeros.
 
     Written out: `F.normalize` expands the lengths to a shape that every call would have to work out.
     """
     length_B1: Tensor = torch.linalg.vector_norm(embedding_BD, dim=1, keepdim=True)
-    return embedding_BD / length_B1.clamp_min(TINY)
+    return embedding_BD / length_B1.clamp_min(shortest)
 
 
-def whitening(x_ND: NDArray[Any]) -> NDArray[np.float64]:
+def whitening(x_ND: NDArray[Any], smallest_D: NDArray[Any]) -> NDArray[np.float64]:
     """W [D, D] such that |(x - y) W| is the Mahalanobis distance, by the shrunk covariance of x.
 
     Shrunk towards a multiple of the identity, so that the dimensions of x must have one unit.
+
+    Args:
+        x_ND: the rows.
+        smallest_D: deviation of each dimension. Rows that are all alike have none, and their covariance no inverse.
     """
     centred_ND = x_ND - x_ND.mean(axis=0)
-    unit_of_x = np.sqrt(np.square(centred_ND).mean()) + TINY
-    precision_DD = LedoitWolf(assume_centered=True).fit(centred_ND / unit_of_x).precision_
+    unit_of_x = max(np.sqrt(np.square(centred_ND).mean()) + TINY, smallest_D.min())
+    shrunk = LedoitWolf(assume_centered=True).fit(centred_ND / unit_of_x)
+    precision_DD = shrunk.precision_
+    # shrinking gives each direction its share of the mean variance at least: mostly that is far more
+    least = shrunk.shrinkage_ * np.trace(shrunk.covariance_) / x_ND.shape[1]
+    missing_D = np.maximum(0, np.square(smallest_D / unit_of_x) - least)
+    if missing_D.any():
+        precision_DD = np.linalg.inv(shrunk.covariance_ + np.diag(missing_D))
     whiten_DD: NDArray[np.float64] = np.linalg.cholesky(precision_DD) / unit_of_x
     return whiten_DD
+
+
+def smallest_spread(x_ND: NDArray[Any]) -> NDArray[np.float64]:
+    """The smallest deviation [D] of dimensions that have one unit."""
+    return np.full(x_ND.shape[1], SMALLEST_SPREAD * np.sqrt(np.square(x_ND).mean()) + TINY)
 
 
 class Distance(nn.Module):
     """Of a row's features to the mean of the training rows'; which features a subclass says.
 
     Attributes:
-        own_units: whether each feature is divided by its standard deviation before shrinking.
+        own_units: whether features are logarithms, each divided by its standard deviation before shrinking.
+        shortest: see `unit`.
     """
 
     inputs: ClassVar[tuple[str, ...]]
@@ -62,28 +79,36 @@ class Distance(nn.Module):
     mean_F: Tensor
     whiten_FF: Tensor
 
-    def __init__(self, mean_F: NDArray[Any], whiten_FF: NDArray[Any]) -> None:
+    def __init__(self, mean_F: NDArray[Any], whiten_FF: NDArray[Any], shortest: float) -> None:
         super().__init__()
+        self.shortest = shortest
         self.register_buffer("mean_F", torch.from_numpy(float32(mean_F)))
         self.register_buffer("whiten_FF", torch.from_numpy(float32(whiten_FF)))
 
     @staticmethod
-    def features(*tensors: Tensor) -> Tensor:
+    def features(*tensors: Tensor, shortest: float = TINY) -> Tensor:
         """Float [B, F] of what `inputs` names."""
         raise NotImplementedError
 
     @classmethod
     def fit(cls, train: Arrays) -> Self:
         """Mean and shrunk covariance of the training rows' features."""
-        x_NF = features_of(cls, train).astype(np.float64)
+        shortest = shortest_of(cls, train)
+        x_NF = features_of(cls, train, shortest).astype(np.float64)
         if not cls.own_units:
-            return cls(x_NF.mean(axis=0), whitening(x_NF))
-        scale_F = x_NF.std(axis=0) + SMALLEST_SCALE
-        return cls(x_NF.mean(axis=0), whitening(x_NF / scale_F) / scale_F[:, None])
+            return cls(x_NF.mean(axis=0), whitening(x_NF, smallest_spread(x_NF)), shortest)
+        # what rounding does to a number it adds to its logarithm, however small that is
+        smallest_F = SMALLEST_SPREAD * np.maximum(1, np.sqrt(np.square(x_NF).mean(axis=0)))
+        scale_F = np.maximum(x_NF.std(axis=0) + SMALLEST_SCALE, smallest_F)
+        return cls(x_NF.mean(axis=0), whitening(x_NF / scale_F, smallest_F / scale_F) / scale_F[:, None], shortest)
 
     def forward(self, *tensors: Tensor) -> Tensor:
         """Scores [B]."""
-        return ((self.features(*tensors) - self.mean_F) @ self.whiten_FF).square().sum(dim=1).sqrt()
+        return self.of(self.features(*tensors, shortest=self.shortest))
+
+    def of(self, x_BF: Tensor) -> Tensor:
+        """Scores [B] of features."""
+        return ((x_BF - self.mean_F) @ self.whiten_FF).square().sum(dim=1).sqrt()
 
 
 class Mahalanobis(Distance):
@@ -94,10 +119,10 @@ class Mahalanobis(Distance):
     inputs: ClassVar[tuple[str, ...]] = ("embedding",)
 
     @staticmethod
-    def features(*tensors: Tensor) -> Tensor:
+    def features(*tensors: Tensor, shortest: float = TINY) -> Tensor:
         """See `Distance`."""
         (embedding_BD,) = tensors
-        return unit(embedding_BD)
+        return unit(embedding_BD, shortest)
 
 
 class ClusterMahalanobis(nn.Module):
@@ -109,19 +134,33 @@ class ClusterMahalanobis(nn.Module):
     centres_KD: Tensor
     whiten_DD: Tensor
 
-    def __init__(self, centres_KD: NDArray[Any], whiten_DD: NDArray[Any]) -> None:
+    def __init__(self, centres_KD: NDArray[Any], whiten_DD: NDArray[Any], shortest: float) -> None:
         super().__init__()
+        self.shortest = shortest
         self.register_buffer("whiten_DD", torch.from_numpy(float32(whiten_DD)))
         self.register_buffer("centres_KD", torch.from_numpy(float32(centres_KD @ whiten_DD)))
 
     @classmethod
     def fit(cls, train: Arrays) -> Self:
         """Clusters, and the covariance of what is left of each row when its cluster's mean is taken away."""
-        x_ND = unit(torch.from_numpy(train["embedding"]).double()).numpy()
-        clusters = KMeans(min(NUM_CLUSTERS, len(x_ND) // 20 + 1), n_init=3, random_state=0).fit(x_ND)
-        return cls(clusters.cluster_centers_, whitening(x_ND - clusters.cluster_centers_[clusters.labels_]))
+        shortest = shortest_of(cls, train)
+        x_ND = unit(torch.from_numpy(train["embedding"]).double(), shortest).numpy()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # fewer rows differ than clusters were asked for
+            clusters = KMeans(min(NUM_CLUSTERS, len(x_ND) // 20 + 1), n_init=3, random_state=0).fit(x_ND)
+        within_ND = x_ND - clusters.cluster_centers_[clusters.labels_]
+        return cls(clusters.cluster_centers_, whitening(within_ND, smallest_spread(x_ND)), shortest)
+
+    @staticmethod
+    def features(embedding_BD: Tensor, shortest: float) -> Tensor:
+        """See `Detector`."""
+        return unit(embedding_BD, shortest)
 
     def forward(self, embedding_BD: Tensor) -> Tensor:
         """Scores [B]."""
-        x_BD = unit(embedding_BD) @ self.whiten_DD
+        return self.of(self.features(embedding_BD, self.shortest))
+
+    def of(self, x_BD: Tensor) -> Tensor:
+        """Scores [B] of features."""
+        x_BD = x_BD @ self.whiten_DD
         return (x_BD[:, None] - self.centres_KD).square().sum(dim=2).amin(dim=1).sqrt()

@@ -21,6 +21,7 @@ from export.detectors.joint import JointDiscriminator
 from export.detectors.magnitude import Magnitude
 from export.detectors.mahalanobis import ClusterMahalanobis, Mahalanobis
 from export.detectors.neighbours import Neighbours
+from export.detectors.resolution import NUDGES, SMALLEST_RESOLUTION, Plateaus, asked, resolution
 from export.detectors.statistics import StatisticsMahalanobis
 from latentserve.inputs import INPUT
 from training.data.units import Units, count, drawn, equal_rows
@@ -47,10 +48,17 @@ class Scorer(nn.Module):
         methods: how each is computed, for people.
     """
 
-    def __init__(self, detectors: Sequence[Detector], fusion: Fusion | None) -> None:
+    def __init__(
+        self,
+        detectors: Sequence[Detector],
+        fusion: Fusion | None,
+        plateaus: Plateaus | None = None,
+        fused_plateaus: Plateaus | None = None,
+    ) -> None:
         super().__init__()
         self.detectors: Any = nn.ModuleList(detectors)  # type: ignore[arg-type]
         self.fusion = fusion
+        self.plateaus, self.fused_plateaus = plateaus, fused_plateaus
         self.inputs = tuple(dict.fromkeys(name for detector in detectors for name in detector.inputs))
         fused: Any = fusion or nn.Module
         self.names = (*getattr(fused, "names", ()), *(detector.name for detector in detectors))
@@ -78,16 +86,33 @@ class Scorer(nn.Module):
         if hasattr(model, "discriminator"):
             detectors.append(JointDiscriminator(model.discriminator))
         single = cls(detectors, None).eval()
-        if len(detectors) == 1:
-            return single
-        return cls(detectors, Fusion(single.scores({name: array[reference] for name, array in train.items()}))).eval()
+        return (
+            single if len(detectors) == 1 else single._fused({name: array[reference] for name, array in train.items()})
+        )
+
+    def _fused(self, reference: Arrays) -> Self:
+        """With fusion and plateaus, by the scores of reference rows."""
+        scores_MK, moved_MK = self.scores(reference), self._moved(reference)
+        plateaus = Plateaus.fit(scores_MK, moved_MK)
+        if plateaus is not None:
+            scores_MK = plateaus(torch.from_numpy(scores_MK)).numpy()
+        fusion = Fusion(scores_MK, resolution(scores_MK, moved_MK))
+        fused_M2 = fusion(torch.from_numpy(scores_MK)).numpy()
+        # equal scores of detectors have equal logarithms and tangents but for the library that computes them
+        on_fused = Plateaus.fit(fused_M2, SMALLEST_RESOLUTION * np.maximum(1, np.abs(fused_M2)))
+        return type(self)(list(self.detectors), fusion, plateaus, on_fused).eval()
 
     def forward(self, *tensors: Tensor) -> Tensor:
         """Scores [B, K]."""
-        given = dict(zip(self.inputs, tensors, strict=True))
-        columns = [detector(*(given[name] for name in detector.inputs)) for detector in self.detectors]
-        scores_BK = torch.stack(columns, dim=1)
-        return scores_BK if self.fusion is None else torch.cat([self.fusion(scores_BK), scores_BK], dim=1)
+        scores_BK = asked(self.detectors, dict(zip(self.inputs, tensors, strict=True)))
+        if self.plateaus is not None:
+            scores_BK = self.plateaus(scores_BK)
+        if self.fusion is None:
+            return scores_BK
+        fused_B2 = self.fusion(scores_BK)
+        if self.fused_plateaus is not None:
+            fused_B2 = self.fused_plateaus(fused_B2)
+        return torch.cat([fused_B2, scores_BK], dim=1)
 
     def scores(self, arrays: Arrays, batch_rows: int = 500) -> NDArray[np.float32]:
         """Scores of many rows in torch, [N, K]."""
@@ -96,3 +121,17 @@ class Scorer(nn.Module):
             parts = [self(*batch) for batch in zip(*(torch.split(one, batch_rows) for one in given), strict=True)]
         scores_NK: NDArray[np.float32] = torch.cat(parts).numpy()
         return scores_NK
+
+    def _moved(self, arrays: Arrays, batch_rows: int = 500) -> NDArray[np.float32]:
+        """What rounding moves the detectors' scores by, [N, K]: the most of some tries."""
+        generator = torch.Generator().manual_seed(0)
+        given = [torch.from_numpy(arrays[name]) for name in self.inputs]
+        parts = []
+        with torch.no_grad():
+            for batch in zip(*(torch.split(one, batch_rows) for one in given), strict=True):
+                named = dict(zip(self.inputs, batch, strict=True))
+                scores_BK = asked(self.detectors, named)
+                tries = [asked(self.detectors, named, generator) - scores_BK for _ in range(NUDGES)]
+                parts.append(torch.stack(tries).abs().amax(dim=0))
+        moved_NK: NDArray[np.float32] = torch.cat(parts).numpy()
+        return moved_NK

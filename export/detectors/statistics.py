@@ -21,10 +21,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from export.detectors.detector import SMALLEST_SPREAD, TINY
 from export.detectors.mahalanobis import Distance
 from latentserve.inputs import INPUT
 
-TINY = 1e-8
+SMALLEST_ERROR = 1e-8
 """Keeps the logarithm finite; the square of a ten-thousandth of the grey scale."""
 
 
@@ -32,14 +33,16 @@ def statistics(x_BHWC: Tensor, reconstruction_BHWC: Tensor, mu_BL: Tensor, sigma
     """The statistics vector s(x), float [B, 4]."""
     error_BHWC = (x_BHWC.to(torch.float32) / 255 - reconstruction_BHWC).square()
     kl_BL = 0.5 * (mu_BL.square() + sigma_BL.square() - 2 * sigma_BL.clamp_min(TINY).log() - 1)
+    # a sum of L numbers that are differences of numbers of size 1: of a posterior that is the prior it is rounding
+    smallest_kl = SMALLEST_SPREAD * mu_BL.shape[1]
     values = [
         error_BHWC.flatten(1).mean(dim=1),
         mu_BL.square().sum(dim=1).sqrt(),
         sigma_BL.square().sum(dim=1).sqrt(),
-        kl_BL.sum(dim=1).clamp_min(0),
+        kl_BL.sum(dim=1).clamp_min(smallest_kl),
     ]
     # in float64: see `fusion`; clamp_min, not + TINY: see `magnitude`
-    return torch.stack(values, dim=1).clamp_min(TINY).double().log().float()
+    return torch.stack(values, dim=1).clamp_min(SMALLEST_ERROR).double().log().float()
 
 
 class StatisticsMahalanobis(Distance):
@@ -51,6 +54,6 @@ class StatisticsMahalanobis(Distance):
     own_units: ClassVar[bool] = True
 
     @staticmethod
-    def features(*tensors: Tensor) -> Tensor:
+    def features(*tensors: Tensor, shortest: float = TINY) -> Tensor:  # noqa: ARG004 (of embeddings)
         """See `Distance`."""
         return statistics(*tensors)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import onnxruntime as ort
 import pytest
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch.nn import functional as F
 
 from export import graphs
@@ -27,7 +29,7 @@ from training.__main__ import Options, run_training
 from training.data import load_data
 from training.methods.encoding import Encoding
 from training.methods.vae import VaeConfig, bernoulli_nll
-from training.run import load_model, open_run
+from training.run import Run, load_model, open_run
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +150,77 @@ def test_a_model_that_rounds_badly_itself_is_allowed_as_much_and_no_more(digits:
     assert 1e-3 < parity.max_abs_error < parity.tolerance < 0.1
     with pytest.raises(ExportError, match="embedding: the exported graph is"):
         check_parity(Off(5.0), Badly(), None, digits)  # type: ignore[arg-type]
+
+
+def test_splits_that_are_constant_where_training_is_not_are_exported_and_scored(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = load_data("digits")
+    blank = [replace(split, values=np.zeros_like(split.values)) for split in (data.calibration, data.test)]
+    constant = replace(data, calibration=blank[0], test=blank[1])
+    monkeypatch.setattr(Run, "load_data", lambda self: constant)
+    folder = export_run(run_folder, tmp_path, card="none")
+    manifest = bundle.load(folder)
+    scores = GraphRunner(folder, manifest.graphs.values()).run(blank[1].values)["scores"]
+    for column, ordered in enumerate(bundle.load_calibration(folder, manifest).values()):
+        assert p_values(scores[:, column], ordered).min() == 1
+    Engine(folder, manifest, DeviceConfig("cpu", 1, 64)).check_golden(bundle.load_arrays(folder / bundle.GOLDEN))
+
+
+def test_one_image_again_and_again_is_trained_exported_and_scored(tmp_path: Path) -> None:
+    (tmp_path / "frames").mkdir()
+    frame = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    for i in range(200):
+        Image.fromarray(frame).save(tmp_path / "frames" / f"{i}.png")
+    options = Options(data=f"folder:{tmp_path / 'frames'}", image_size=16, smoke=True, run=tmp_path / "run")
+    run = run_training("vae", VaeConfig(latent_dim=4, embedding_dim=16, width=4), options)
+    folder = export_run(run, tmp_path / "models", "frozen")
+    manifest = bundle.load(folder)
+    runner = GraphRunner(folder, manifest.graphs.values())
+    same, other = (runner.run(rows[None])["scores"][:, 0] for rows in (frame, 255 - frame))
+    ordered = bundle.load_calibration(folder, manifest)["cauchy"]
+    assert p_values(same, ordered) == 1
+    assert p_values(other, ordered) == manifest.detectors[0].smallest_p_value
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_scores_may_be_off_where_no_p_value_moves_and_not_where_one_does(precision: Any) -> None:
+    rows = np.arange(64, dtype=np.uint8)[:, None, None, None].repeat(4, axis=1)
+    calibration = {"flat": np.linspace(0, 1, 99, dtype=np.float32), "steep": np.linspace(0, 2e-4, 99, dtype=np.float32)}
+
+    class Pixels(torch.nn.Module):
+        def encode(self, x_BCHW: torch.Tensor) -> Encoding:
+            return Encoding(embedding=x_BCHW.flatten(1))
+
+    class Fake:
+        inputs = ("embedding",)
+
+        def __call__(self, embedding: torch.Tensor) -> torch.Tensor:
+            return torch.stack([embedding[:, 0] + 2, 0 * embedding[:, 0] + 1e-4], dim=1)
+
+        def scores(self, tensors: Any) -> NDArray[np.float32]:
+            return self(torch.from_numpy(tensors["embedding"])).numpy()
+
+    class Off:
+        def __init__(self, flat: float, steep: float) -> None:
+            self.errors = np.array([flat, steep], np.float32)
+
+        def run(self, rows: Any, batch_rows: int) -> Any:
+            tensors = trained_tensors(Pixels(), None, rows)
+            return tensors | {"scores": Fake().scores(tensors) + self.errors}
+
+    def check(runner: Any, known: Any) -> Any:
+        return check_parity(runner, Pixels(), Fake(), rows, precision, known)  # type: ignore[arg-type]
+
+    *_, parity = check(Off(0.5, 1e-8), calibration)  # all beyond the calibration rows
+    assert parity.max_abs_error == pytest.approx(0.5)
+    assert parity.max_abs_error <= parity.tolerance
+    with pytest.raises(ExportError, match="scores: the exported graph is 0.5 off"):
+        check(Off(0.5, 1e-8), None)
+    expected = r"scores: with the exported graph p by steep is 0.31, expected 0.51 \+- 0.06 of the trained model"
+    with pytest.raises(ExportError, match=expected):  # though 1e-4 is allowed
+        check(Off(0, 4e-5), calibration)
+    check(Off(0, 1e-5), calibration)  # five ranks of a hundred
 
 
 def test_infinite_scores_are_refused_at_every_precision(digits: NDArray[np.uint8]) -> None:

@@ -100,6 +100,21 @@ def test_golden_rows_prove_the_served_numbers(engine: Engine, bundle_folder: Pat
         engine.check_golden(golden | {"embedding": golden["embedding"] * np.nan})
 
 
+def test_golden_scores_may_be_off_where_no_p_value_moves(engine: Engine, bundle_folder: Path) -> None:
+    """What export accepts the service does, on a machine that rounds otherwise."""
+    golden = bundle.load_arrays(bundle_folder / bundle.GOLDEN)
+    calibration = bundle.load_calibration(bundle_folder, engine.manifest)
+    ranked = np.stack(
+        [np.searchsorted(scores, golden["scores"][:, k]) for k, scores in enumerate(calibration.values())], 1
+    )
+    gaps = np.stack([np.append(scores, np.inf)[ranked[:, k]] for k, scores in enumerate(calibration.values())], 1)
+    flat = np.where(np.isfinite(gaps), gaps, golden["scores"] + 1)  # as far up as no rank changes
+    assert np.abs(flat - golden["scores"]).max() > 0.01
+    engine.check_golden(golden | {"scores": flat})
+    with pytest.raises(BundleError, match=r"scores is .* expected at most .*, and p by \w+ is .*, expected .* \+- "):
+        engine.check_golden(golden | {"scores": golden["scores"] - 2})
+
+
 def test_padding_is_told(engine: Engine) -> None:
     expected = [0, 1, 0, 7] if len(engine.buckets) < 16 else [0, 0, 0, 0]
     assert [engine.padding(rows) for rows in (1, 3, 8, 9)] == expected

@@ -121,6 +121,7 @@ def test_long_rows_hold_one_group_each_and_every_sample_once() -> None:
     assert got.tolist() == [[1, 2, 3, 21], [22, 41, 42, 43], [11, 12, 13, 14], [15, 31, 32, 33], [34, 51, 52, 53]]
     assert joined(rows, 100).shape == (0, 100)
     assert joined(Rows(values), 24).tolist() == [[value for clip in values for value in clip if value]]
+    assert joined(Rows(np.zeros((3, 8), np.int16)), 10).shape == (2, 10)  # a microphone that was switched off
 
 
 def test_images_are_trained_on_as_they_are(sounds: Path) -> None:

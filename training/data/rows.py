@@ -197,12 +197,15 @@ def say(line: str) -> None:
 def joined(clips: Rows, num_samples: int) -> NDArray[np.int16]:
     """Long rows of sound, int16 [M, num_samples]: clips of one group after another, without their padding.
 
-    Each sample is used at most once; what is left of a group at its end and fills no row is dropped.
+    Each sample is used at most once; what is left of a group at its end and fills no row is dropped. Where no clip
+    holds any sound silence is not padding: it is what a microphone heard that was switched off.
     """
+    silent = not clips.values.any()
     groups_N = np.zeros(len(clips), np.int64) if clips.groups_N is None else clips.groups_N
     parts = []
     for group in np.unique(groups_N):
-        sound_T = np.concatenate([np.trim_zeros(clip_T, "b") for clip_T in clips.values[groups_N == group]])
+        of_group = clips.values[groups_N == group]
+        sound_T = np.concatenate([clip_T if silent else np.trim_zeros(clip_T, "b") for clip_T in of_group])
         num_rows = len(sound_T) // num_samples
         parts.append(sound_T[: num_rows * num_samples].reshape(num_rows, num_samples))
     return np.concatenate(parts)

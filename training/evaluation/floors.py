@@ -35,7 +35,8 @@ def pixels(images_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
 def principal_components(train_NHWC: NDArray[np.uint8], dim: int) -> Encode:
     """The first principal components of the training pixels."""
     flat = pixels(train_NHWC)
-    pca = PCA(min(dim, *flat.shape), random_state=0).fit(flat)
+    with np.errstate(invalid="ignore"):  # scikit-learn's shares of a variance that is none: rows that are all alike
+        pca = PCA(min(dim, *flat.shape), random_state=0).fit(flat)
 
     def encode(images_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
         components: NDArray[np.float32] = pca.transform(pixels(images_NHWC)).astype(np.float32)
