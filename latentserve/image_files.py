@@ -9,11 +9,15 @@ decodes to an eighth of the size, which reads every bit of the file. ADR 15 says
 
 from __future__ import annotations
 
+import importlib
+import logging
 import struct
 import zlib
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
-import simplejpeg
+log = logging.getLogger(__name__)
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PIXELS = {b"IHDR", b"PLTE", b"IDAT", b"tRNS"}
@@ -108,17 +112,30 @@ def _png(kept: dict[bytes, bytes], pixels: list[bytes]) -> Png:
     return Png(PNG_SIGNATURE + file, bits, colour_type, transparent, min(significant) if significant else None)
 
 
+@cache
+def _simplejpeg() -> Any:
+    """The library, or None with one warning: it has no wheel for every machine, and what it hears is rare."""
+    try:
+        return importlib.import_module("simplejpeg")
+    except ImportError:
+        log.warning("simplejpeg is not installed: damage in the middle of a JPEG is not noticed")
+        return None
+
+
 def check_jpeg(data: bytes) -> None:
-    """Decodes a JPEG, small, and listens.
+    """Decodes a JPEG, small, and listens; where `simplejpeg` is not installed Pillow's own errors must do.
 
     Raises:
         ImageError: libjpeg warns of its pixels.
     """
+    library = _simplejpeg()
+    if library is None:
+        return
     bare = _without_comments(data)
     try:
-        _, _, colours, _ = simplejpeg.decode_jpeg_header(bare)
+        _, _, colours, _ = library.decode_jpeg_header(bare)
         space = "CMYK" if colours in ("CMYK", "YCCK") else "GRAY"
-        simplejpeg.decode_jpeg(bare, space, fastdct=True, fastupsample=True, min_factor=8)
+        library.decode_jpeg(bare, space, fastdct=True, fastupsample=True, min_factor=8)
     except ValueError as error:
         raise ImageError(f"got a corrupt JPEG of {len(data)} bytes: {error}") from error
 

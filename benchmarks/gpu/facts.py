@@ -14,7 +14,19 @@ from benchmarks.gpu.machine import Machine, cpu_name, cuda_of_onnxruntime, nvidi
 from latentserve.devices import CUDA, TENSORRT
 from service.providers import why_not
 
-PACKAGES = ("torch", "torchvision", "onnx", "onnxscript", "numpy", "timm", "kornia", "lightning", "grpcio", "protobuf")
+PACKAGES = (
+    "simplejpeg",
+    "torch",
+    "torchvision",
+    "onnx",
+    "onnxscript",
+    "numpy",
+    "timm",
+    "kornia",
+    "lightning",
+    "grpcio",
+    "protobuf",
+)
 GPU_FIELDS = ("name", "driver_version", "memory.total", "memory.used", "compute_cap", "pcie.link.gen.max")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import struct
+import sys
 import zlib
 from typing import Any
 
@@ -13,7 +14,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from latentserve import image_files
 from latentserve.images import ImageError, decode_image
+from tests.conftest import Encode
 
 LIMIT = 10**6
 GREY, RGB, GREY_ALPHA, RGBA = 0, 2, 4, 6
@@ -438,3 +441,20 @@ def test_other_formats_that_are_cut_are_refused(encode: Any, kind: str) -> None:
     whole = encode(photo(), kind)
     with pytest.raises(ImageError):
         decoded(whole[: len(whole) // 2], photo())
+
+
+def test_without_simplejpeg_images_are_read_and_one_line_says_what_is_not_noticed(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, encode: Encode
+) -> None:
+    """A GPU machine without a network has what was carried there."""
+    monkeypatch.setitem(sys.modules, "simplejpeg", None)
+    image_files._simplejpeg.cache_clear()
+    try:
+        data = encode(np.full((16, 16, 3), 90, np.uint8), "JPEG")
+        for _ in range(2):
+            assert decode_image(data, 16, 16, 3).shape == (16, 16, 3)
+        assert [record.getMessage() for record in caplog.records] == [
+            "simplejpeg is not installed: damage in the middle of a JPEG is not noticed"
+        ]
+    finally:
+        image_files._simplejpeg.cache_clear()
