@@ -452,7 +452,7 @@ def test_without_simplejpeg_images_are_read_and_one_line_says_what_is_not_notice
     try:
         data = encode(np.full((16, 16, 3), 90, np.uint8), "JPEG")
         for _ in range(2):
-            assert decode_image(data, 16, 16, 3).shape == (16, 16, 3)
+            assert decode_image(data, 16, 16, 3, 1000).shape == (16, 16, 3)
         assert [record.getMessage() for record in caplog.records] == [
             "simplejpeg is not installed: damage in the middle of a JPEG is not noticed"
         ]
