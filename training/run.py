@@ -57,8 +57,10 @@ class Run:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """All of it but the revision, JSON: what a checkpoint belongs to."""
-        return {name: value for name, value in records.to_json(self).items() if name != "git_revision"}
+        """What a checkpoint belongs to, JSON: all of it but the revision, and whether a compiler takes part."""
+        said = {name: value for name, value in records.to_json(self).items() if name != "git_revision"}
+        said["loop"] = {name: value for name, value in said["loop"].items() if name != "compiled"}
+        return said
 
     def load_data(self) -> Data:
         """The data of the run, with the very rows it trained on.

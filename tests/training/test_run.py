@@ -294,3 +294,16 @@ def test_two_trainings_cannot_share_a_folder(stopped: Path, capsys: pytest.Captu
     assert "another training is at work there" in capsys.readouterr().err
     assert (stopped / CHECKPOINT).read_bytes() == before
     assert main(["--resume", "--run", str(stopped)]) == 0
+
+
+def test_a_run_of_before_there_was_a_compiler_is_opened_and_gone_on_with(tmp_path: Path) -> None:
+    """Its run.json and its checkpoint know nothing of `compiled` and `group_by`."""
+    folder = train(tmp_path / "run", epochs=1)
+    said = json.loads((folder / RUN).read_text())
+    assert said["loop"].pop("compiled") is False
+    del said["group_by"]
+    (folder / RUN).write_text(json.dumps(said))
+    run, _ = open_run(folder)
+    load_model(folder, run)
+    assert "compiled" not in run.identity["loop"]
+    assert replace(run, loop=replace(run.loop, compiled=True)).identity == run.identity
