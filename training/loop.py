@@ -73,7 +73,8 @@ class Trained:
     Attributes:
         epochs: trained.
         seconds: wall-clock of the training, pauses between resumes left out.
-        device: what it ran on, and `bfloat16` if its products were.
+        device: what it ran on: a GPU, or threads, model and instruction set of a CPU, each of which rounds differently;
+            and `bfloat16` if its products were.
         history: per epoch, the means of what the method logged.
         test: what the method logged on the test split, after the last epoch.
     """
@@ -291,5 +292,5 @@ def _device_name(device: torch.device, precision: Exact) -> str:
         name = torch.cuda.get_device_name(device)
     else:
         threads, model = torch.get_num_threads(), torch.cpu.get_capabilities().get("cpu_name", "a CPU")
-        name = f"{threads} thread{'s' * (threads > 1)} of {model}"
+        name = f"{threads} thread{'s' * (threads > 1)} of {model} ({torch.backends.cpu.get_cpu_capability()})"
     return f"{name}, bfloat16" if precision == "bf16-mixed" else name
