@@ -7,12 +7,14 @@ recipe says the same in words.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from scipy import stats
 
 from benchmarks.plot import Probed
 from latentserve import records
@@ -22,6 +24,12 @@ RECIPES = ROOT / "training" / "recipes"
 RECORDS = ROOT / "docs" / "results" / "recipes"
 NOT_RECORDED = "# Not recorded yet: python -m benchmarks.reproduce NAME --record\n"
 ACCURACY = "_accuracy"
+SHARE = 0.99
+SLACK = 0.002
+"""What a figure may be off beside the band of the runs: three seeds that happen to agree say little of the fourth."""
+SMALL_SLACK = 0.02  # of the mean, for figures that are no shares (nats)
+ONE_RUN_SLACK = 0.01
+"""For what one run gave: its spread is not known."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,23 @@ class Recipe:
 
 
 @dataclass(frozen=True)
+class Elsewhere:
+    """What one run gave under other conditions than the record's: another number of threads, another CPU.
+
+    Attributes:
+        seed: of the run.
+        device: it ran on, with its instruction set.
+        figures: by name.
+        git_revision: of the code.
+    """
+
+    seed: int
+    device: str
+    figures: dict[str, float]
+    git_revision: str
+
+
+@dataclass(frozen=True)
 class Recorded:
     """What the seeds gave.
 
@@ -60,6 +85,7 @@ class Recorded:
         seconds: of training, one value a seed.
         device: they ran on.
         git_revision: of the code.
+        elsewhere: runs under other conditions.
     """
 
     method: str
@@ -72,6 +98,17 @@ class Recorded:
     seconds: tuple[float, ...]
     device: str
     git_revision: str
+    elsewhere: tuple[Elsewhere, ...] = ()
+
+    @property
+    def threads(self) -> int:
+        """That the record's runs had, or 0 where that is not known: on a GPU."""
+        found = re.match(r"(\d+) (CPU )?threads?\b", self.device)
+        return int(found[1]) if found else 0
+
+    def all_of(self, figure: str) -> tuple[float, ...]:
+        """A figure of every run, wherever it ran."""
+        return (*self.figures[figure], *(run.figures[figure] for run in self.elsewhere))
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -82,6 +119,23 @@ def read_recipe(path: Path) -> Recipe:
 def mean_and_spread(values: tuple[float, ...]) -> tuple[float, float]:
     """Mean and standard deviation over seeds; a spread of 0 for one seed."""
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+
+
+def band(values: tuple[float, ...]) -> tuple[float, float]:
+    """Middle and half width of where one more run's figure lies with a probability of 99 %, and some slack.
+
+    Args:
+        values: of runs that differ in seed or CPU. Rounding alone makes another run of the same seed: after some steps
+            it is as far away as another seed's. So seeds and CPUs are one population, and the few of them that there
+            are widen the band by Student's t.
+    """
+    mean, spread = mean_and_spread(values)
+    if len(values) == 1:
+        slack = ONE_RUN_SLACK if mean <= 1 else SMALL_SLACK * mean
+        return mean, slack
+    num = len(values)
+    wide = float(stats.t.ppf((1 + SHARE) / 2, num - 1)) * spread * (1 + 1 / num) ** 0.5
+    return mean, wide + (SLACK if mean <= 1 else SMALL_SLACK * mean)
 
 
 def head(name: str, recipe: Recipe, recorded: Recorded) -> str:
@@ -160,6 +214,31 @@ def table() -> str:
                 aimed_at(figure, mean, target) if target else "",
                 str(len(recorded.seeds)),
                 f"{np.mean(recorded.seconds) / 60:.1f}",
+            )
+            rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def table_of_repeats() -> str:
+    """What other threads and other CPUs gave beside what was recorded, as Markdown."""
+    rows = [
+        "| recipe | figure | recorded (seeds) | on | elsewhere (seed) | on | allowed |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, recipe, recorded in recorded_recipes():
+        for figure in recipe.targets:
+            mean, width = band(recorded.all_of(figure))
+            by_device: dict[str, list[str]] = {}
+            for run in recorded.elsewhere:
+                by_device.setdefault(run.device, []).append(f"{run.figures[figure]:.4f} ({run.seed})")
+            cells = (
+                name,
+                figure,
+                ", ".join(f"{value:.4f}" for value in recorded.figures[figure]),
+                recorded.device,
+                "; ".join(", ".join(values) for values in by_device.values()) or "not run",
+                "; ".join(by_device),
+                f"{mean:.4f} +- {width:.4f}",
             )
             rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
