@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from training.data import AudioShape, DataError
 from training.data.loading import WITHOUT, check_spec
 from training.data.subset import Subset
@@ -30,6 +32,8 @@ def check_set(name: str, run: Run) -> None:
     if of_sounds and not name.startswith("audio:"):
         known = (*made, "audio:PATH")
         raise ValueError(f"against: got {name!r}, expected one of {', '.join(known)}{nearest(name, known)}")
+    if not of_sounds and re.match(r"(fsdd|audio)\b", name):
+        raise ValueError(f"against: got {name!r}, which are sounds, expected images for a model of {run.data}")
     try:
         check_spec(name, also=made)
     except DataError as error:

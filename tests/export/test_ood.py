@@ -23,7 +23,7 @@ from training.data.subset import Subset
 from training.evaluation.separation import Separation, separation
 from training.evaluation.strange import IMAGES, saved_as, strange_rows
 from training.methods.vae import VaeConfig
-from training.run import open_run
+from training.run import Run, open_run
 
 
 def test_the_command_prints_writes_and_leaves_the_bundle_alone(
@@ -173,7 +173,8 @@ def test_of_the_folder_it_was_trained_on_only_test_rows_are_asked(run_folder: Pa
         ("folder:/nowhere", "folder: got '/nowhere', expected a folder"),
         ("others", "against: got others for a model of all of digits"),
         ("nonsense", "data: got 'nonsense', expected one of"),
-        ("fsdd", "image_size: got 8, expected none: fsdd has no such option"),
+        ("fsdd[group!=2]", "against: got 'fsdd[group!=2]', which are sounds, expected images for a model of digits"),
+        ("audio:/anywhere", "against: got 'audio:/anywhere', which are sounds, expected images"),
     ],
 )
 def test_a_set_that_cannot_be_is_refused(
@@ -181,3 +182,8 @@ def test_a_set_that_cannot_be_is_refused(
 ) -> None:
     assert main(["ood", str(bundle_folder), "--against", against]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_sounds_are_refused_before_any_data_is_loaded(bundle_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Run, "load_data", lambda self: pytest.fail("the data were loaded"))
+    assert main(["ood", str(bundle_folder), "--against", "fsdd"]) == 1
