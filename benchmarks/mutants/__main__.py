@@ -34,9 +34,9 @@ TESTS: dict[str, tuple[str, ...]] = {
     "service/scoring.py": ("tests/service/test_scoring.py",),
     "latentserve/bundle.py": ("tests/latentserve/test_bundle.py",),
     "export/detectors/fusion.py": (
-        *("tests/export/test_fusion.py", "tests/export/test_detectors.py"),
+        *("tests/export/test_fusion.py", "tests/export/test_detectors.py", "tests/export/test_resolution.py"),
         "-k",
-        "fus or beyond",
+        "fus or beyond or step",
     ),
     "training/data/rows.py": ("tests/training/test_rows.py", "tests/training/test_units.py", "-k", "not shapes"),
     "training/data/units.py": ("tests/training/test_units.py", "-k", "not shapes"),

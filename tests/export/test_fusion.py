@@ -14,42 +14,68 @@ from numpy.typing import NDArray
 from export.detectors.fusion import Fusion, knots
 
 
-def surprise_by_hand(reference_M: NDArray[Any], score: float) -> float:
+def width_by_hand(reference_M: NDArray[Any], resolution: float | None) -> float:
+    """Over which a score may move -log p by 1: 64 times what it is known to, or a millionth of the spread."""
+    if resolution is None:
+        resolution = 2**-20 * max(1.0, float(np.abs(reference_M).max()))
+    return max(64 * resolution, 1e-6 * float(np.std(reference_M)))
+
+
+def surprise_by_hand(reference_M: NDArray[Any], score: float, resolution: float | None = None) -> float:
     """-log p of one score of one detector."""
     descending = sorted((float(one) for one in reference_M), reverse=True)
     num, ranks = len(descending), [*knots(len(descending)), len(descending) + 1]
-    steepest = 1e-6 * float(np.std(reference_M)) + 1e-12
+    width, places = width_by_hand(reference_M, resolution), [descending[0]]
+    for before, rank in pairwise(ranks[:-1]):  # drawn out towards what is more usual
+        places.append(min(descending[rank - 1], places[-1] - math.log(rank / before) * width))
     above = 0.0
-    for rank, following in pairwise(ranks):
-        knot = descending[rank - 1]
-        after = descending[min(following, num) - 1]
-        share = min(max((knot - score) / max(knot - after, steepest), 0), 1)
-        above += round(share * 1024) / 1024 * (following - rank)
+    for place, after, (rank, following) in zip(places, [*places[1:], places[-1]], pairwise(ranks), strict=True):
+        gap = max(place - after, math.log(following / rank) * width)
+        above += min(max((place - score) / gap, 0), 1) * (following - rank)
     p = min((above + 1) / (num + 1), 0.9)
     tail = descending[: max(2, round(0.05 * num))]
-    scale = float(np.mean([one - tail[-1] for one in tail])) + 1e-12
+    scale = max(float(np.mean([one - tail[-1] for one in tail])), width)
     return min(max(score - descending[0], 0) / scale - math.log(p), 60.0)
 
 
 @pytest.mark.parametrize("num", [2, 3, 9, 40, 57, 200])
 @pytest.mark.parametrize("coarse", [False, True])
-def test_surprise_is_its_definition(num: int, coarse: bool) -> None:
+@pytest.mark.parametrize("resolution", [None, 0.0, 1e-4, 0.02])
+def test_surprise_is_its_definition(num: int, coarse: bool, resolution: float | None) -> None:
     rng = np.random.default_rng(num)
     reference = rng.standard_normal((num, 2)).astype(np.float32)
     if coarse:  # many are equal
         reference = np.round(reference * 2) / 2
-    scale = np.array([1, 1e4], np.float32)  # one detector's scores are much larger than the other's
+    scale = np.array([1 / 8, 1e4], np.float32)  # one detector's scores are much larger than the other's
     reference = reference * scale
     spread = reference.std(axis=0)
+    known = None if resolution is None else resolution * scale.astype(np.float64)
     scores = np.concatenate(
         [rng.uniform(-3, 4, (200, 2)) * scale, reference, reference - 1e-3 * spread, reference[:9] + 3 * scale]
     )
+    if resolution != 0.0:  # within the width of a knot, where the line is drawn out
+        widths = np.array([width_by_hand(reference[:, k], None if known is None else known[k]) for k in range(2)])
+        scores = np.concatenate([scores, *(reference + widths * share for share in (-2, -0.5, -0.1, 0.1, 2))])
     scores = scores.astype(np.float32)
-    got = Fusion(reference).surprise(torch.from_numpy(scores)).numpy()
-    expected = [[surprise_by_hand(reference[:, k], float(row[k])) for k in range(2)] for row in scores]
+    got = Fusion(reference, known).surprise(torch.from_numpy(scores)).numpy()
+    known_K = [None, None] if known is None else known
+    expected = [[surprise_by_hand(reference[:, k], float(row[k]), known_K[k]) for k in range(2)] for row in scores]
     assert got.dtype == np.float64
-    # a share next to the middle between two 1,024ths may be rounded to either; a tail is a difference of float32
+    if resolution == 0.0:  # a millionth of the spread is hardly more than float32 knows
+        near = np.isclose(got, expected, rtol=2e-3, atol=2e-3)
+        assert near.mean() > 0.9
+        return
+    # knots and gaps are rounded to float32: of a width, at most a 64th of what a score may be off
     np.testing.assert_allclose(got, expected, rtol=2e-3, atol=2e-3)
+
+
+def test_where_scores_are_known_exactly_lines_are_as_steep_as_float32_can_follow() -> None:
+    reference = np.repeat(np.linspace(-1, 1, 10), 4)[:, None]
+    fusion = Fusion(reference, np.zeros(1))
+    width = 1e-6 * float(np.std(reference))
+    at_first = fusion.gap_QK[:3, 0].numpy()  # ranks 1 to 4 are equal
+    np.testing.assert_allclose(at_first, [math.log(rank / (rank - 1)) * width for rank in (2, 3, 4)], rtol=0.1)
+    np.testing.assert_allclose(fusion.scale_K.numpy(), width, rtol=1e-3)  # and their tail has no length
 
 
 def test_columns_are_the_combination_of_cauchy_then_the_largest_surprise() -> None:
@@ -58,8 +84,8 @@ def test_columns_are_the_combination_of_cauchy_then_the_largest_surprise() -> No
     p = np.exp([[-surprise_by_hand(reference[:, k], float(row[k])) for k in range(3)] for row in scores])
     got = fusion(torch.from_numpy(scores))
     assert got.dtype == torch.float32
-    np.testing.assert_allclose(got[:, 0], np.arcsinh(np.tan(np.pi * (0.5 - p)).mean(axis=1)), rtol=5e-3, atol=5e-3)
-    np.testing.assert_allclose(got[:, 1], -np.log(p.min(axis=1)), rtol=5e-3, atol=5e-3)
+    np.testing.assert_allclose(got[:, 0], np.arcsinh(np.tan(np.pi * (0.5 - p)).mean(axis=1)), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(got[:, 1], -np.log(p.min(axis=1)), rtol=1e-4, atol=1e-4)
     assert fusion.names == ("cauchy", "bonferroni")
     assert ["smallest p" in fusion.methods[1], "Cauchy" in fusion.methods[0]] == [True, True]
 

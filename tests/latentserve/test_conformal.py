@@ -15,6 +15,7 @@ from scipy import stats
 from latentserve.conformal import (
     SMALLEST_SIMULATED_DELTA,
     Adjustment,
+    Move,
     adjustments,
     at_most,
     check_delta,
@@ -22,7 +23,9 @@ from latentserve.conformal import (
     num_small_p_values,
     p_values,
     rejected,
+    scatter,
     sha256_of_scores,
+    worst_move,
 )
 
 SCORES = st.lists(st.floats(-10, 10, width=16), min_size=1, max_size=30)
@@ -285,3 +288,47 @@ def test_the_most_usual_row_has_a_conditional_p_value_of_one_and_nothing_is_at_m
     np.testing.assert_array_equal(conditional_p_values(places, num, 0.1, adjustment), b)
     assert conditional_p_values(np.ones(1), num, 0.1, adjustment).tolist() == [1.0]
     assert at_most(0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("p", "num", "expected"),
+    [(0.5, 99, (1 + 24.75**0.5) / 100), (0.0, 9, 0.1), (1.0, 9, 0.1), (0.2, 24, (1 + 3.84**0.5) / 25)],
+)
+def test_p_values_scatter_by_a_rank_and_the_deviation_of_a_rank(p: float, num: int, expected: float) -> None:
+    np.testing.assert_allclose(scatter(p, num), expected, rtol=1e-8)
+    np.testing.assert_allclose(scatter(np.array([p, p]), num), [expected, expected], rtol=1e-8)
+
+
+def test_scatter_is_how_far_another_calibration_set_moves_p() -> None:
+    rng = np.random.default_rng(0)
+    p = np.array([p_values(np.array([1.0]), np.sort(rng.standard_normal(200)))[0] for _ in range(4000)])
+    np.testing.assert_allclose(p.std() + 1 / 201, scatter(p.mean(), 200), rtol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("got", "holds"), [(0.25, True), (0.75, True), (0.7500000001, True), (0.751, False), (0.249, False)]
+)
+def test_a_move_holds_up_to_what_is_allowed(got: float, holds: bool) -> None:
+    assert Move("knn", got, 0.5, 0.25).holds is holds
+
+
+def test_a_move_says_what_moved() -> None:
+    assert str(Move("knn", 0.12345, 0.5, 0.0625)) == "p by knn is 0.123, expected 0.5 +- 0.062"
+
+
+def test_the_worst_move_is_the_largest_beside_what_is_allowed() -> None:
+    calibration = {"a": np.arange(99.0), "b": np.arange(99.0)}
+    expected = np.array([[98.5, 49.5], [10.5, 49.5], [10.5, 49.5]])
+    got = np.array([[93.5, 49.5], [10.5, 42.5], [10.5, 42.5]])  # five ranks near p = 0, seven in the middle
+    move = worst_move(got, expected, calibration)
+    assert (move.detector, move.got, move.expected) == ("a", 0.06, 0.01)
+    np.testing.assert_allclose(move.allowed, scatter(0.01, 99))
+    of_b = worst_move(np.array([[98.5, 42.5]]), np.array([[98.5, 49.5]]), calibration)
+    assert (of_b.detector, of_b.got, of_b.expected) == ("b", 0.57, 0.5)
+    still = worst_move(expected, expected, calibration)  # of equal ones the first
+    assert (still.detector, still.got, still.holds) == ("a", 0.01, True)
+
+
+def test_without_a_detector_no_p_value_moves() -> None:
+    with pytest.raises(ValueError, match="sorted_calibration: got no detector, expected at least one"):
+        worst_move(np.zeros((1, 0)), np.zeros((1, 0)), {})
