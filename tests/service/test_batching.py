@@ -46,6 +46,7 @@ async def bench(config: QueueConfig | None = None, *, held: bool = False) -> Asy
     engine.release()
     queue.drain()
     await asyncio.wait_for(made.server, 5)
+    assert observer.nonsense == []
 
 
 async def settle() -> None:
@@ -208,6 +209,7 @@ def test_3_a_batch_fits_into_the_deadlines_it_serves() -> None:
         async with bench(QueueConfig(max_batch_rows=8)) as b:
             b.engine.clock, b.engine.seconds_per_batch = b.clock, 1.0
             await b.submit(*range(8))  # it learns: 8 rows a second
+            b.engine.seconds_per_batch = 0.5  # of four rows
             tasks = [b.submit(value, deadline=b.clock.now + 1.0) for value in range(4)]
             await settle()
             assert b.engine.batches[1] == [0, 1, 2, 3]  # four rows take half of the second that was given
