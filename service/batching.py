@@ -201,9 +201,10 @@ class BatchQueue:
         self._drop_expired(cutter.margin(line.rows, cutter.smallest(whole)))
         num_rows = cutter.rows(line.most_urgent(), self._clock(), whole)
         self._drop_expired(cutter.margin(line.rows, num_rows))
-        batch, others = cutter.share(line.take(whole), num_rows, whole)
-        line.put_back(others)
         now = self._clock()
+        self._under_way = dict.fromkeys(line.take(whole), now)
+        batch, others = cutter.share(list(self._under_way), num_rows, whole)
+        line.put_back(others)
         self._under_way = dict.fromkeys(batch, now)
         for part in batch:
             self._observer.waited(now - part.job.arrived, part.num_rows)
@@ -255,7 +256,8 @@ class BatchQueue:
 
     def _settle(self, part: Slice, reason: str = "") -> None:
         """What has become of a part of a batch: it ran, or for that reason it did not. Counted once."""
-        del self._under_way[part]
+        if self._under_way.pop(part, None) is None:
+            return
         if reason:
             self._observer.dropped(reason, part.num_rows)
         else:

@@ -74,7 +74,7 @@ class RunningModels:
         self._bound(model, config)
 
     def well(self, model: ServedModel, stuck_seconds: float) -> bool:
-        """Whether it can answer: its queues are worked off, and no batch has held the device that all share for long."""
+        """Whether it can answer: its queues are worked off, and no batch holds the device for long."""
         if any(one.dead for one in self._all if one.model is model):
             return False
         lanes = (lane for one in self._all for lane in one.model.lanes.values())
@@ -94,9 +94,9 @@ class RunningModels:
                     self._metrics.queue_failures.labels(*labels).inc()
                 failures = 1 if time.monotonic() - began > STEADY_SECONDS else failures + 1
                 await asyncio.sleep(PAUSE_SECONDS * 2 ** (failures - 1))
+            one.dead.add(at)
             log.error("the queue %s/%s/%s died %d times in a row and is given up", *labels, failures)
         finally:
-            one.dead.add(at)
             lane.close()
 
     def bound(self, config: QueueConfig) -> None:

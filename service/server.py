@@ -149,7 +149,10 @@ class Server:
         log.info("drained")
 
     def is_ready(self) -> bool:
-        """Whether calls are accepted, the event loop gets round to them, and a model can answer. May be asked from another thread."""
+        """Whether calls are accepted, the event loop gets round to them, and a model can answer.
+
+        May be asked from another thread.
+        """
         return self._serving and self._model_health.any_well and time.monotonic() - self._beat < STUCK_SECONDS
 
     def _on_lag(self, seconds: float) -> None:
