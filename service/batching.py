@@ -4,13 +4,14 @@ The contract, each point of which has a test in tests/service/test_batching.py:
 
  1. Rows are counted, not requests. A batch is cut late: when the engine is free, from all that waits, up to
     `max_batch_rows`. A request larger than that is cut into pieces. With `window_seconds` a batch that is not full
-    waits that long after its first arrival, no longer. Nothing polls, nothing sleeps.
+    waits that long after its first arrival, no longer, and no longer than deadlines allow. Nothing polls or sleeps.
  2. Highest priority first; within a priority the earliest deadline first; then the earliest arrival.
  3. What has expired or been cancelled is dropped before it costs a forward pass, and counted. Under overload so is what
-    would expire inside the next batch, and batches are cut so that they fit into the deadlines they serve.
+    would expire inside the next batch, and batches are cut so that they fit into the deadlines they serve, as far as
+    that leaves the others at least half of their throughput (`cutting`).
  4. Neighbours never feel each other. A caller who cancels leaves the others whole. A batch that fails is run again
     in halves, until what fails is one request alone.
- 5. n rows in, n rows out, in order; each future is resolved exactly once.
+ 5. n rows in, n rows out, in order; each future is resolved exactly once, and each row counted once: run or dropped.
  6. The queue is bounded in rows and in bytes. Over it `submit` raises Overloaded at once, with a hint when to come
     again. Expired work raises DeadlineExceeded. While draining `submit` raises Unavailable; what was accepted is
     still answered.
@@ -25,27 +26,18 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from latentserve.errors import DeadlineExceeded, Overloaded, Unavailable
-from service.pace import Pace
+from latentserve.errors import DeadlineExceeded, InternalError, Overloaded, Unavailable
+from service.cutting import Cutter
+from service.observer import Observer, Tolerant
+from service.pieces import Execute, checked
+from service.pieces import Piece as Piece
 from service.waiting import Job, Slice, Tensors, WaitingLine
-
-
-class Piece(NamedTuple):
-    """Rows of one request inside a batch, and the names of the tensors it wants."""
-
-    rows: NDArray[Any]
-    wants: frozenset[str]
-
-
-Execute = Callable[[Sequence[Piece]], Awaitable[Sequence[Tensors]]]
-"""Runs a batch: one dict of tensors per piece, each with as many rows as the piece. Raises if it cannot."""
 
 
 @dataclass(frozen=True)
@@ -63,25 +55,6 @@ class QueueConfig:
     max_queue_rows: int = 4096
     max_queue_bytes: int = 256 * 2**20
     window_seconds: float = 0.0
-
-
-class Observer(Protocol):
-    """Is told what happens. Must be quick and must not raise."""
-
-    def queued(self, rows: int, size_bytes: int) -> None:
-        """Rows and bytes that wait now."""
-
-    def dropped(self, reason: str, rows: int) -> None:
-        """Rows that will not run: `full`, `draining`, `expired`, `cancelled` or `failed`."""
-
-    def waited(self, seconds: float, rows: int) -> None:
-        """Rows left the queue for a batch after so long."""
-
-    def cut(self, why: str) -> None:
-        """A batch was cut: `full`, `free` (the engine was) or `window` (it had waited)."""
-
-    def executed(self, rows: int, dead_rows: int, seconds: float) -> None:
-        """A batch ran; dead rows are those whose caller had gone before it started."""
 
 
 class BatchQueue:
@@ -104,15 +77,26 @@ class BatchQueue:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._execute = execute
-        self.config = config
+        self._config = config
         self._slot = slot
-        self._observer = observer
+        self._observer: Observer = Tolerant(observer)
         self._clock = clock
         self._line = WaitingLine()
         self._jobs: set[Job] = set()
         self._changed = asyncio.Event()
         self._draining = False
-        self._pace = Pace()
+        self._cutter = Cutter()
+        self._under_way: dict[Slice, float] = {}
+
+    @property
+    def config(self) -> QueueConfig:
+        """Bounds in force. New ones hold at once, for a window that is being waited for, too."""
+        return self._config
+
+    @config.setter
+    def config(self, config: QueueConfig) -> None:
+        self._config = config
+        self._changed.set()
 
     async def submit(
         self, rows: NDArray[Any], wants: frozenset[str], deadline: float = math.inf, priority: int = 0
@@ -141,29 +125,42 @@ class BatchQueue:
             self._jobs.discard(job)
 
     async def run(self) -> None:
-        """Serves the queue until `drain` has emptied it. If it is cancelled, nobody is left waiting."""
+        """Serves the queue until `drain` has emptied it. Whatever ends it, nobody is left waiting.
+
+        After an error, which is a bug of ours, it may be called again.
+        """
         try:
             while not (self._draining and self._line.rows == 0):
                 await self._until(lambda: self._line.rows > 0 or self._draining)
-                if self.config.window_seconds:
-                    await self._fill_window()
+                await self._fill_window()
                 async with self._slot:
                     batch = self._gather()
                     # Nothing to run though rows wait: their callers were cancelled this very moment; let them leave.
                     await (self._run_batch(batch) if batch else asyncio.sleep(0))
-        finally:
-            self._draining = True
-            for job in list(self._jobs):
-                self._fail(job, Unavailable("the server stopped before the rows ran"))
+        except Exception:
+            self._abandon("failed", InternalError("the queue failed before the rows ran; the server's log says why"))
+            raise
+        except BaseException:  # cancelled
+            self.close()
+            raise
 
     def drain(self) -> None:
         """Refuses what comes from now on; `run` returns when what has been accepted is answered."""
         self._draining = True
         self._changed.set()
 
+    def close(self) -> None:
+        """Refuses what comes from now on, and what waits: nobody will run it."""
+        self.drain()
+        self._abandon("draining", Unavailable("the server stopped before the rows ran"))
+
     def oldest_age(self) -> float:
         """Seconds that the oldest row has waited; 0 if none waits."""
         return max(self._clock() - self._line.first_arrival(), 0.0)
+
+    def running_seconds(self) -> float:
+        """How long the batch that runs now has been running; 0 if none does."""
+        return max((self._clock() - started for started in self._under_way.values()), default=0.0)
 
     def _admit(self, num_rows: int, size_bytes: int, deadline: float) -> None:
         if self._draining:
@@ -179,7 +176,7 @@ class BatchQueue:
             raise Overloaded(
                 f"queue is full: {line.rows} of {config.max_queue_rows} rows and {line.size_bytes} of"
                 f" {config.max_queue_bytes} bytes wait, {num_rows} rows of {size_bytes} bytes came",
-                retry_after_seconds=self._pace.seconds(line.rows) if self._pace.known else 1.0,
+                retry_after_seconds=self._cutter.pace.seconds(line.rows) if self._cutter.pace.known else 1.0,
             )
 
     async def _until(self, condition: Callable[[], bool]) -> None:
@@ -188,39 +185,34 @@ class BatchQueue:
             await self._changed.wait()
 
     async def _fill_window(self) -> None:
-        """Waits for more rows, at most until `window_seconds` after the first arrival."""
-        full = self._until(lambda: self._line.rows >= self.config.max_batch_rows or self._draining)
-        left = self._line.first_arrival() + self.config.window_seconds - self._clock()
+        """Waits for more rows until the window ends. Whoever comes meanwhile may end it earlier."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(full, max(left, 0))
+            while 0 < self._line.rows < self.config.max_batch_rows and not self._draining:
+                left = self._cutter.window_end(self._line, self.config.window_seconds) - self._clock()
+                if left <= 0:
+                    return
+                self._changed.clear()
+                await asyncio.wait_for(self._changed.wait(), left)
 
     def _gather(self) -> list[Slice]:
         """Cuts a batch, now and no earlier: the most urgent rows that are still wanted."""
+        line, cutter, whole = self._line, self._cutter, self.config.max_batch_rows
         self._drop_expired()
-        max_rows, margin = self._fitting()
-        self._drop_expired(margin)
-        batch = self._line.take(max_rows)
+        self._drop_expired(cutter.margin(line.rows, cutter.smallest(whole)))
+        num_rows = cutter.rows(line.most_urgent(), self._clock(), whole)
+        self._drop_expired(cutter.margin(line.rows, num_rows))
         now = self._clock()
-        for job, start, stop in batch:
-            self._observer.waited(now - job.arrived, stop - start)
+        self._under_way = dict.fromkeys(line.take(whole), now)
+        batch, others = cutter.share(list(self._under_way), num_rows, whole)
+        line.put_back(others)
+        self._under_way = dict.fromkeys(batch, now)
+        for part in batch:
+            self._observer.waited(now - part.job.arrived, part.num_rows)
         if batch:
-            full = sum(stop - start for _, start, stop in batch) == self.config.max_batch_rows
+            full = sum(part.num_rows for part in batch) == whole
             self._observer.cut("full" if full else "window" if self.config.window_seconds else "free")
         self._tell_queue()
         return batch
-
-    def _fitting(self) -> tuple[int, float]:
-        """Rows of the next batch, and the seconds that a row must have left to go into it.
-
-        A batch may take half of what the most urgent caller gave in all: then rows that arrive while one batch runs are
-        answered by the next. If more waits than that, what would expire inside a slow batch is given up now.
-        """
-        max_rows, urgent = self.config.max_batch_rows, self._line.most_urgent()
-        if urgent is None or urgent.deadline == math.inf or not self._pace.known:
-            return max_rows, 0.0
-        in_time = self._pace.rows_within((urgent.deadline - urgent.arrived) / 2)
-        max_rows = min(max_rows, in_time)
-        return max_rows, self._pace.slow_seconds(max_rows) if self._line.rows > in_time else 0.0
 
     async def _run_batch(self, batch: list[Slice]) -> None:
         batch = [part for part in batch if self._still_wanted(part)]
@@ -229,18 +221,19 @@ class BatchQueue:
         pieces = [Piece(job.rows[start:stop], job.wants) for job, start, stop in batch if job.rows is not None]
         num_rows = sum(len(piece.rows) for piece in pieces)
         started = self._clock()
-        dead = sum(stop - start for job, start, stop in batch if job.future.done() or job.deadline <= started)
+        dead = sum(part.num_rows for part in batch if part.job.future.done() or part.job.deadline <= started)
         try:
-            results = await self._execute(pieces)
+            results = checked(pieces, await self._execute(pieces))
         except Exception as error:
             self._observer.executed(num_rows, dead, self._clock() - started)
             await self._after_failure(batch, error)
             return
         seconds = self._clock() - started
         self._observer.executed(num_rows, dead, seconds)
-        self._pace.learn(num_rows, seconds)
+        self._cutter.learn(num_rows, seconds, self.config.max_batch_rows)
         for part, tensors in zip(batch, results, strict=True):
-            _deliver(part, tensors)
+            self._settle(part)
+            part.job.deliver(part.start, tensors)
 
     async def _after_failure(self, batch: list[Slice], error: Exception) -> None:
         """One request fails alone; several are run again in halves, so that the good ones get answers."""
@@ -248,18 +241,34 @@ class BatchQueue:
             await self._run_batch(batch[: len(batch) // 2])
             await self._run_batch(batch[len(batch) // 2 :])
             return
-        self._observer.dropped("failed", batch[0].stop - batch[0].start)
-        self._fail(batch[0].job, error)
+        self._settle(batch[0], "failed")
+        self._fail(batch[0].job, error, "failed")
 
     def _still_wanted(self, part: Slice) -> bool:
         """False, and counted, if the caller left between the cut and now (a batch that is run again)."""
-        job, start, stop = part
+        job = part.job
         expired = not job.future.done() and job.deadline <= self._clock()
         if expired:
             self._expire(job)
         if job.future.done():
-            self._observer.dropped("expired" if expired else "cancelled", stop - start)
+            self._settle(part, "expired" if expired else "cancelled")
         return not job.future.done()
+
+    def _settle(self, part: Slice, reason: str = "") -> None:
+        """What has become of a part of a batch: it ran, or for that reason it did not. Counted once."""
+        if self._under_way.pop(part, None) is None:
+            return
+        if reason:
+            self._observer.dropped(reason, part.num_rows)
+        else:
+            self._observer.ran(part.num_rows)
+
+    def _abandon(self, reason: str, error: Exception) -> None:
+        """Nobody will run what is under way or waits."""
+        for part in list(self._under_way):
+            self._settle(part, reason)
+        for job in list(self._jobs):
+            self._fail(job, error, reason)
 
     def _drop_expired(self, margin: float = 0.0) -> None:
         for job in self._line.pop_expired(self._clock() + margin):
@@ -267,34 +276,20 @@ class BatchQueue:
 
     def _expire(self, job: Job) -> None:
         left = job.deadline - self._clock()
-        self._drop(job, "expired")
-        why = f"passed {-left * 1e3:.0f} ms ago" if left <= 0 else f"in {left * 1e3:.0f} ms could not be met"
-        self._fail(job, DeadlineExceeded(f"the deadline {why}"))
+        milliseconds = f"{abs(left) * 1e3:.0f} ms"
+        why = f"passed {milliseconds} ago" if left <= 0 else f"in {milliseconds} could not be met"
+        self._fail(job, DeadlineExceeded(f"the deadline {why}"), "expired")
 
     def _drop(self, job: Job, reason: str) -> None:
         if num_rows := self._line.leave(job):
             self._observer.dropped(reason, num_rows)
         self._tell_queue()
 
-    def _fail(self, job: Job, error: Exception) -> None:
+    def _fail(self, job: Job, error: Exception, reason: str) -> None:
         """Resolves a job with an error; rows of it that still wait will not run."""
-        self._line.leave(job)
-        self._tell_queue()
+        self._drop(job, reason)
         if not job.future.done():
             job.future.set_exception(error)
 
     def _tell_queue(self) -> None:
         self._observer.queued(self._line.rows, self._line.size_bytes)
-
-
-def _deliver(part: Slice, tensors: Tensors) -> None:
-    """Hands a part to its job; the last one resolves it, all parts joined in order."""
-    job = part.job
-    if job.future.done():
-        return
-    job.parts[part.start] = tensors
-    if sum(len(next(iter(one.values()))) for one in job.parts.values()) == job.num_rows:
-        parts = [job.parts[start] for start in sorted(job.parts)]
-        if len(parts) > 1:
-            parts[0] = {name: np.concatenate([one[name] for one in parts]) for name in parts[0]}
-        job.future.set_result(parts[0])

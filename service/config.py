@@ -100,6 +100,9 @@ class Config(BaseSettings):
     )
     monitor_window_rows: int = Field(1000, ge=10, le=1_000_000, description="scored rows the monitor looks back on")
     monitor_level: float = Field(0.01, gt=0, le=0.2, description="probability that the monitor alarms in error")
+    stuck_batch_seconds: float = Field(
+        30.0, gt=0, le=A_DAY, description="a batch that runs longer is stuck: we are not ready until it has ended"
+    )
     lame_duck_seconds: float = Field(
         0.0, ge=0, le=A_DAY, description="how long new calls are still taken after SIGTERM, health being NOT_SERVING"
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -16,7 +15,6 @@ from prometheus_client.process_collector import ProcessCollector
 
 import latentserve
 from latentserve.bundle import Manifest
-from service.engine import Engine
 from service.monitor import Monitor
 from service.scoring import Verdicts
 
@@ -128,6 +126,20 @@ class Metrics:
         self.queue_oldest_seconds = gauge("queue_oldest_seconds", "How long the oldest row has waited.", *LANE)
         self.queue_seconds = histogram("queue_seconds", "How long a request's rows waited for a batch.", SECONDS, *LANE)
         self.dropped_rows = counter("dropped_rows_total", "Rows that were not run, by reason.", *LANE, "reason")
+        self.run_rows = counter(
+            "run_rows_total",
+            "Rows that ran, each once; all that came are these, `dropped_rows` and `queue_rows`.",
+            *LANE,
+        )
+        self.queue_failures = counter(
+            "queue_failures_total", "Times the task that works off a queue died of a fault of ours. Stays 0.", *LANE
+        )
+        self.model_well = gauge(
+            "model_well",
+            "1 while the version can answer; 0: its queue is dead, or a batch is stuck.",
+            "model",
+            "version",
+        )
         self.batch_rows = histogram("batch_rows", "Rows of a batch, without padding.", ROWS, *LANE)
         self.execute_seconds = histogram("execute_seconds", "Running a batch.", SECONDS, *LANE)
         self.pad_seconds = histogram("pad_seconds", "Copying rows into batches, part of running one.", SECONDS, *LANE)
@@ -237,54 +249,3 @@ class Metrics:
 
 def _alarm(monitor: Monitor, kind: str) -> float:
     return float(monitor.alarms[kind])
-
-
-class LaneMetrics:
-    """Tells the metrics what happens in one queue. Children are looked up once, not per row."""
-
-    def __init__(self, metrics: Metrics, engine: Engine, lane: str) -> None:
-        labels = (engine.manifest.name, str(engine.manifest.version), lane)
-        self._engine = engine
-        self._oldest = metrics.queue_oldest_seconds.labels(*labels)
-        self._pad_seconds = metrics.pad_seconds.labels(*labels)
-        self._batches = {cut: metrics.batches.labels(*labels, cut) for cut in ("full", "free", "window")}
-        self._queue_rows = metrics.queue_rows.labels(*labels)
-        self._queue_bytes = metrics.queue_bytes.labels(*labels)
-        self._queue_seconds = metrics.queue_seconds.labels(*labels)
-        self._batch_rows = metrics.batch_rows.labels(*labels)
-        self._execute_seconds = metrics.execute_seconds.labels(*labels)
-        self._padding_rows = metrics.padding_rows.labels(*labels)
-        self._dead_work_rows = metrics.dead_work_rows.labels(*labels)
-        self._dropped = {
-            reason: metrics.dropped_rows.labels(*labels, reason)
-            for reason in ("full", "draining", "expired", "cancelled", "failed")
-        }
-
-    def queued(self, rows: int, size_bytes: int) -> None:
-        """See `batching.Observer`."""
-        self._queue_rows.set(rows)
-        self._queue_bytes.set(size_bytes)
-
-    def dropped(self, reason: str, rows: int) -> None:
-        """See `batching.Observer`."""
-        self._dropped[reason].inc(rows)
-
-    def cut(self, why: str) -> None:
-        """See `batching.Observer`."""
-        self._batches[why].inc()
-
-    def watch_oldest(self, age: Callable[[], float]) -> None:
-        """Asks for the age of the oldest row at every scrape."""
-        self._oldest.set_function(age)
-
-    def waited(self, seconds: float, rows: int) -> None:
-        """See `batching.Observer`."""
-        self._queue_seconds.observe(seconds)
-
-    def executed(self, rows: int, dead_rows: int, seconds: float) -> None:
-        """See `batching.Observer`."""
-        self._batch_rows.observe(rows)
-        self._execute_seconds.observe(seconds)
-        self._pad_seconds.observe(self._engine.pad_seconds)
-        self._padding_rows.inc(self._engine.padding(rows))
-        self._dead_work_rows.inc(dead_rows)

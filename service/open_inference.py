@@ -51,13 +51,22 @@ class OpenInference:
         repository: the models.
         config: limits.
         ready: whether the server takes calls.
+        well: whether a model can answer them.
     """
 
-    def __init__(self, inference: Inference, repository: Repository, config: Config, ready: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        inference: Inference,
+        repository: Repository,
+        config: Config,
+        ready: Callable[[], bool],
+        well: Callable[[ServedModel], bool],
+    ) -> None:
         self._inference = inference
         self._repository = repository
         self._config = config
         self._ready = ready
+        self._well = well
 
     async def server_live(self, request: pb.ServerLiveRequest, context: Context) -> pb.ServerLiveResponse:
         """See the proto."""
@@ -70,10 +79,10 @@ class OpenInference:
     async def model_ready(self, request: pb.ModelReadyRequest, context: Context) -> pb.ModelReadyResponse:
         """See the proto."""
         try:
-            self._find(request.name, request.version, context)
+            model = self._find(request.name, request.version, context)
         except LatentserveError:
             return pb.ModelReadyResponse(ready=False)
-        return pb.ModelReadyResponse(ready=self._ready())
+        return pb.ModelReadyResponse(ready=self._ready() and self._well(model))
 
     async def server_metadata(self, request: pb.ServerMetadataRequest, context: Context) -> pb.ServerMetadataResponse:
         """See the proto."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import sys
+
 FORGET = 0.95
 """Weight of the past at each new batch: about the last twenty count."""
 
@@ -44,15 +47,28 @@ class Pace:
     def rows_within(self, seconds: float) -> int:
         """Rows of the largest batch that takes no longer; 1 at least."""
         overhead, per_row = self._line()
+        if per_row == 0:
+            return sys.maxsize if seconds >= overhead else 1
         return max(1, int((seconds - overhead) / per_row + 1e-6))
+
+    def smallest_worth_cutting(self, whole: int, share: float, credit: float) -> int:
+        """Rows of the smallest batch that wastes no more than that share of its own time, and the credit in seconds.
+
+        What a small batch wastes is the overhead that a whole one would have spread over the rows that now wait.
+        """
+        overhead, per_row = self._line()
+        gained = overhead / whole + share * per_row  # with each row more, in seconds
+        missing = overhead * (1 - share) - credit
+        return min(max(1, math.ceil(missing / gained - 1e-9)), whole) if missing > 0 else 1
 
     def _line(self) -> tuple[float, float]:
         mean_rows, mean_seconds = self._rows / self._weight, self._seconds / self._weight
         variance = self._rows_squared / self._weight - mean_rows**2
         covariance = self._rows_seconds / self._weight - mean_rows * mean_seconds
         through_origin = mean_seconds / mean_rows
-        # Batches all alike tell no slope, and noise may tell a silly one: then rows alone are what costs.
-        if variance < 1e-9 * mean_rows**2 or not 0 < covariance / variance <= through_origin:
+        # Batches all alike tell no slope: then rows alone are what costs, until a smaller batch shows otherwise.
+        if variance < 1e-9 * mean_rows**2:
             return 0.0, through_origin
-        per_row = covariance / variance
+        # Noise may tell a silly one. A slope that falls means that rows cost nothing, not that they cost everything.
+        per_row = min(max(covariance / variance, 0.0), through_origin)
         return mean_seconds - per_row * mean_rows, per_row

@@ -28,7 +28,8 @@ from service.batching import BatchQueue, Piece
 from service.config import Config
 from service.decoding import Decoder
 from service.engine import Engine
-from service.metrics import LaneMetrics, Metrics
+from service.lane_metrics import LaneMetrics
+from service.metrics import Metrics
 from service.monitor import Monitor
 from service.providers import DeviceError, has_driver
 from service.scoring import Judge

@@ -9,13 +9,13 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from grpc_health.v1 import health, health_pb2
+from grpc_health.v1.health import aio as health_aio
 from prometheus_client import start_http_server
 
 from latentserve.devices import CPU
@@ -26,18 +26,17 @@ from service.grpcio_server import GrpcioServer
 from service.http2_server import Http2Server
 from service.inference import Inference
 from service.metrics import Metrics
+from service.model_health import ModelHealth
 from service.open_inference import OpenInference
 from service.providers import DeviceError
-from service.repository import Repository, ServedModel, Workers, look, open_repository
-from service.running import Running, RunningModels
+from service.repository import Repository, Workers, look, open_repository
+from service.running import Running, RunningModels, notice
 from service.servicer import Servicer
 from service.tls import Tls, TlsError
 from service.transport import Services, services
 
 log = logging.getLogger(__name__)
 
-SERVING = health_pb2.HealthCheckResponse.SERVING
-NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 STUCK_SECONDS = 5.0
 """An event loop that has not come round for so long is as good as gone: we are not ready."""
 LAST_CALLS_SECONDS = 5.0
@@ -88,9 +87,10 @@ class Server:
         self._beat = 0.0
         self._reloaded = {"keys": True, "settings": True, "models": True}
         self._transport: Transport
-        self._health = health.aio.HealthServicer()
+        self._model_health: ModelHealth
+        self._health = health_aio.HealthServicer()
         self._prometheus: Any = None
-        self._running = RunningModels()
+        self._running = RunningModels(self.metrics)
         self._looks: set[asyncio.Task[None]] = set()
         self._leaving = threading.Event()
         self._one_look = asyncio.Lock()
@@ -112,11 +112,11 @@ class Server:
         )
         for model in self.repository.served():
             self._running.start(model, config.queue)
-        self._watching = [asyncio.create_task(loop_lag.watch(self._on_lag))]
+        self._watch("event loop's lag", loop_lag.watch(self._on_lag))
         self.metrics.ready.set_function(self.is_ready)
         if self._tls is not None:
             self.metrics.tls_expiry.set(self._tls.expires)
-            self._watching.append(asyncio.create_task(tls.watch(self._tls, self._renew_keys)))
+            self._watch("keys", tls.watch(self._tls, self._renew_keys))
         self._prometheus, _ = start_http_server(config.metrics_port, config.host, self.metrics.registry)
         self.metrics_port = self._prometheus.server_port
         self._hear_signals()
@@ -149,8 +149,11 @@ class Server:
         log.info("drained")
 
     def is_ready(self) -> bool:
-        """Whether calls are accepted, and the event loop gets round to them. May be asked from another thread."""
-        return self._serving and time.monotonic() - self._beat < STUCK_SECONDS
+        """Whether calls are accepted, the event loop gets round to them, and a model can answer.
+
+        May be asked from another thread.
+        """
+        return self._serving and self._model_health.any_well and time.monotonic() - self._beat < STUCK_SECONDS
 
     def _on_lag(self, seconds: float) -> None:
         self._beat = time.monotonic()
@@ -159,24 +162,20 @@ class Server:
     async def _listen(self) -> None:
         config = self.config
         inference = Inference(self.repository, self.metrics)
+        health = ModelHealth(self._health, self.repository, self._running, self.metrics, config.stuck_batch_seconds)
+        self._model_health = health
         served = services(
             Servicer(inference, self.repository, config),
-            OpenInference(inference, self.repository, config, self.is_ready),
+            OpenInference(inference, self.repository, config, self.is_ready, health.well),
             self.metrics,
         )
         self._transport = TRANSPORTS[config.transport](served, self._health, config.max_request_bytes)
         self.port = await self._transport.listen(config.host, config.port, self._tls)
-        for name in ("", *served):
-            await self._health.set(name, SERVING)
-        await self._say_health()
+        await health.say()
+        self._watch("models' health", health.watch())
 
-    async def _say_health(self, gone: Sequence[ServedModel] = ()) -> None:
-        """Of each model by its name."""
-        for name in (*(refused.name for refused in self.repository.refused), *(model.key[0] for model in gone)):
-            if name not in self.repository.models:
-                await self._health.set(name, NOT_SERVING)
-        for name in list(self.repository.models):
-            await self._health.set(name, SERVING)
+    def _watch(self, what: str, work: Coroutine[Any, Any, None]) -> None:
+        self._watching.append(notice(asyncio.create_task(work, name=what)))
 
     async def until_signal(self) -> None:
         """Waits for SIGTERM or SIGINT; SIGHUP meanwhile reads settings and models again."""
@@ -197,7 +196,7 @@ class Server:
             return
         self._renew_keys()
         self._told("settings", self._reload_settings())
-        task = asyncio.create_task(self._reload_models())
+        task = notice(asyncio.create_task(self._reload_models(), name="reload"))
         self._looks.add(task)
         task.add_done_callback(self._looks.discard)
 
@@ -258,7 +257,7 @@ class Server:
                 self._running.start(model, self.config.queue)
             self.repository.take(found)
             self.metrics.refused_bundles.set(len(found.refused))
-            await self._say_health(found.gone)
+            await self._model_health.say(found.gone)
             self._told("models", True)
         opened, gone, refused = len(found.opened), len(found.gone), len(found.refused)
         log.info("models reloaded: %d opened, %d gone, %d refused", opened, gone, refused)

@@ -9,10 +9,14 @@ import asyncio
 import heapq
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import numpy as np
 from numpy.typing import NDArray
+
+from latentserve.errors import InvalidInput
 
 Tensors = dict[str, NDArray[Any]]
 
@@ -31,6 +35,10 @@ class Job:
         num_rows: n.
         taken: rows that have gone into a batch.
         parts: answers so far, by the first row of each.
+        place: among the arrivals, which settles what is equally urgent.
+
+    Raises:
+        InvalidInput: there are no rows, or the deadline is no number: neither has a place in the line.
     """
 
     rows: NDArray[Any] | None
@@ -42,11 +50,34 @@ class Job:
     num_rows: int
     taken: int = 0
     parts: dict[int, Tensors] = field(default_factory=dict)
+    place: int = 0
+
+    def __post_init__(self) -> None:
+        if self.num_rows < 1:
+            raise InvalidInput.at("rows", got=self.num_rows, expected="at least 1")
+        if math.isnan(self.deadline):
+            raise InvalidInput.at("deadline", got=self.deadline, expected="a time")
 
     @property
     def waiting(self) -> int:
         """Rows that no batch has taken yet; none once the future is resolved."""
         return 0 if self.future.done() else self.num_rows - self.taken
+
+    def deliver(self, start: int, tensors: Tensors) -> None:
+        """Takes the answer to a part; the last one resolves the job, all parts joined in order."""
+        if self.future.done():
+            return
+        self.parts[start] = tensors
+        if sum(num_rows_of(one) for one in self.parts.values()) == self.num_rows:
+            parts = [self.parts[first] for first in sorted(self.parts)]
+            if len(parts) > 1:
+                parts[0] = {name: np.concatenate([one[name] for one in parts]) for name in parts[0]}
+            self.future.set_result(parts[0])
+
+
+def num_rows_of(tensors: Tensors) -> int:
+    """Rows of an answer; 0 without tensors."""
+    return min((len(tensor) for tensor in tensors.values()), default=0)
 
 
 class Slice(NamedTuple):
@@ -55,6 +86,24 @@ class Slice(NamedTuple):
     job: Job
     start: int
     stop: int
+
+    @property
+    def num_rows(self) -> int:
+        """How many."""
+        return self.stop - self.start
+
+
+def split(parts: Sequence[Slice], num_rows: int) -> tuple[list[Slice], list[Slice]]:
+    """The first rows, no more than so many, and the others; the part between them is cut."""
+    first, others = [], []
+    for part in parts:
+        fitting = min(num_rows, part.num_rows)
+        if fitting:
+            first.append(Slice(part.job, part.start, part.start + fitting))
+        if fitting < part.num_rows:
+            others.append(Slice(part.job, part.start + fitting, part.stop))
+        num_rows -= fitting
+    return first, others
 
 
 class WaitingLine:
@@ -76,10 +125,10 @@ class WaitingLine:
 
     def add(self, job: Job) -> None:
         """Puts a job in its place."""
-        arrival = next(self._arrivals)
-        heapq.heappush(self._by_urgency, (-job.priority, job.deadline, arrival, job))
+        job.place = next(self._arrivals)
+        self._stand(job)
         if job.deadline < math.inf:
-            heapq.heappush(self._by_deadline, (job.deadline, arrival, job))
+            heapq.heappush(self._by_deadline, (job.deadline, job.place, job))
         self._count(job, job.num_rows)
 
     def leave(self, job: Job) -> int:
@@ -115,11 +164,25 @@ class WaitingLine:
                 heapq.heappop(self._by_urgency)
         return taken
 
+    def put_back(self, parts: Sequence[Slice]) -> None:
+        """Rows just taken wait again, in their old places. Of each job the last ones that were taken."""
+        for job, start, stop in parts:
+            if not job.waiting:
+                self._stand(job)
+            job.taken = start
+            self._count(job, stop - start)
+
     def most_urgent(self) -> Job | None:
         """The job whose rows would be taken first."""
         while self._by_urgency and not self._by_urgency[0][-1].waiting:
             heapq.heappop(self._by_urgency)
         return self._by_urgency[0][-1] if self._by_urgency else None
+
+    def earliest(self) -> Job | None:
+        """The job whose deadline comes first, whatever its priority; None if no job that waits has one."""
+        while self._by_deadline and not self._by_deadline[0][-1].waiting:
+            heapq.heappop(self._by_deadline)
+        return self._by_deadline[0][-1] if self._by_deadline else None
 
     def first_arrival(self) -> float:
         """When the job arrived that has waited longest; infinity if none waits."""
@@ -128,6 +191,9 @@ class WaitingLine:
     def num_places(self) -> int:
         """Places in the heaps, the empty ones included."""
         return len(self._by_urgency) + len(self._by_deadline)
+
+    def _stand(self, job: Job) -> None:
+        heapq.heappush(self._by_urgency, (-job.priority, job.deadline, job.place, job))
 
     def _count(self, job: Job, num_rows: int) -> None:
         self.rows += num_rows

@@ -13,7 +13,8 @@ from latentserve import bundle
 from latentserve.bundle import Manifest
 from service import loop_lag
 from service.engine import Engine
-from service.metrics import LaneMetrics, Metrics
+from service.lane_metrics import LaneMetrics
+from service.metrics import Metrics
 from service.providers import DeviceConfig
 from service.scoring import Verdicts
 
@@ -42,6 +43,8 @@ def test_what_a_queue_tells_is_what_is_counted(engine: Engine) -> None:
         assert value("batches_total", cut=why) == 1
     lane.waited(0.25, 3)
     assert (value("queue_seconds_count"), value("queue_seconds_sum")) == (1, 0.25)
+    lane.ran(4)
+    assert value("run_rows_total") == 4
     lane.executed(5, 2, 0.5)
     assert (value("batch_rows_sum"), value("execute_seconds_sum")) == (5, 0.5)
     assert (value("padding_rows_total"), value("dead_work_rows_total")) == (3, 2)

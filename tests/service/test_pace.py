@@ -37,3 +37,26 @@ def test_nonsense_of_noise_is_not_believed() -> None:
     pace.learn(64, 0.2)
     assert pace.seconds(64) > 0
     assert pace.rows_within(10) >= 64
+
+
+def test_where_rows_cost_nothing_a_smaller_batch_saves_nothing() -> None:
+    """Noise may even make it look dearer: that is no reason to believe that rows are all that costs."""
+    for noise in (0.0, 0.001, -0.0001):
+        pace = Pace()
+        for rows in (64, 8, 64, 32, 64):
+            pace.learn(rows, 0.1 - noise * rows / 64)
+        assert pace.seconds(1) == pytest.approx(0.1, rel=0.02)
+        assert pace.rows_within(0.05) == 1
+        assert pace.rows_within(0.2) >= 64
+
+
+def test_the_smallest_batch_worth_cutting_wastes_what_there_is_to_waste() -> None:
+    pace = Pace()
+    for rows in (64, 8, 32):
+        pace.learn(rows, 0.004 + 0.00005 * rows)
+    assert pace.smallest_worth_cutting(64, share=0.25, credit=0.0) == 40  # 4 ms x 24/64 are a quarter of its 6 ms
+    assert pace.smallest_worth_cutting(64, share=0.25, credit=0.004) == 1
+    assert pace.smallest_worth_cutting(64, share=0.25, credit=-1.0) == 64
+    alone = Pace()
+    alone.learn(64, 0.1)  # rows are all that costs, as far as is known
+    assert alone.smallest_worth_cutting(64, share=0.25, credit=0.0) == 1

@@ -1,0 +1,53 @@
+"""What a queue tells of itself, and to whom."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Protocol
+
+log = logging.getLogger(__name__)
+
+
+class Observer(Protocol):
+    """Is told what happens. Must be quick; what it raises is logged and disturbs nobody.
+
+    Every row that comes to `submit` ends in one call of `ran` or of `dropped`, and in no more.
+    """
+
+    def queued(self, rows: int, size_bytes: int) -> None:
+        """Rows and bytes that wait now."""
+
+    def ran(self, rows: int) -> None:
+        """Rows that have their result, whether or not their caller is still there to take it."""
+
+    def dropped(self, reason: str, rows: int) -> None:
+        """Rows that have none: `full`, `draining`, `expired`, `cancelled` or `failed`."""
+
+    def waited(self, seconds: float, rows: int) -> None:
+        """Rows left the queue for a batch after so long."""
+
+    def cut(self, why: str) -> None:
+        """A batch was cut: `full`, `free` (the engine was) or `window` (it had waited)."""
+
+    def executed(self, rows: int, dead_rows: int, seconds: float) -> None:
+        """A batch ran, well or not; dead rows are those whose caller had gone before it started."""
+
+
+class Tolerant:
+    """An observer whose faults are logged instead of raised: a fault in counting must not cost a caller his answer."""
+
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
+        self._faulty: set[str] = set()
+
+    def __getattr__(self, event: str) -> Any:
+        def tell(*arguments: Any) -> None:
+            try:
+                getattr(self._observer, event)(*arguments)
+            except Exception:
+                if event not in self._faulty:  # once: it may happen for every row
+                    log.exception("the observer failed when told `%s`", event)
+                self._faulty.add(event)
+
+        setattr(self, event, tell)
+        return tell
