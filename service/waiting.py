@@ -1,6 +1,7 @@
 """The line in which requests wait: most urgent first, bounded by nothing, counted in rows and bytes.
 
-A data structure and no more: it neither waits nor decides. `batching` does.
+A data structure and no more: it neither waits nor decides. `batching` does for rows that are to run, `turns` for files
+that are to be decoded: both by one order.
 """
 
 from __future__ import annotations
@@ -10,11 +11,43 @@ import heapq
 import itertools
 import math
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from numpy.typing import NDArray
 
 Tensors = dict[str, NDArray[Any]]
+
+
+class Waiter(Protocol):
+    """What can stand in a line.
+
+    Attributes:
+        deadline: on the scheduler's clock.
+        priority: larger goes first.
+        arrived: on the scheduler's clock.
+        num_rows: of it.
+        taken: rows that have gone to work.
+    """
+
+    deadline: float
+    priority: int
+    arrived: float
+    num_rows: int
+    taken: int
+
+    @property
+    def waiting(self) -> int:
+        """Rows that have not gone to work yet; none once it is settled."""
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one of its rows."""
+
+    def let_go(self) -> None:
+        """Holds its rows no longer: they will not go to work."""
+
+
+W = TypeVar("W", bound=Waiter)
 
 
 @dataclass(eq=False)
@@ -48,16 +81,29 @@ class Job:
         """Rows that no batch has taken yet; none once the future is resolved."""
         return 0 if self.future.done() else self.num_rows - self.taken
 
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row; of none once the caller has left."""
+        return 0 if self.rows is None else self.rows.nbytes // self.num_rows
 
-class Slice(NamedTuple):
-    """Rows [start, stop) of a job, in a batch."""
+    def let_go(self) -> None:
+        """The memory goes now, not when the heap gets there."""
+        self.rows = None
 
-    job: Job
+
+class Part(NamedTuple, Generic[W]):
+    """Rows [start, stop) of a job."""
+
+    job: W
     start: int
     stop: int
 
 
-class WaitingLine:
+Slice = Part[Job]
+"""In a batch."""
+
+
+class WaitingLine(Generic[W]):
     """Jobs by priority, then deadline, then arrival.
 
     Jobs that leave stay in the heaps as empty places until they reach the top or outnumber the rest.
@@ -70,11 +116,11 @@ class WaitingLine:
     def __init__(self) -> None:
         self.rows = 0
         self.size_bytes = 0
-        self._by_urgency: list[tuple[int, float, int, Job]] = []
-        self._by_deadline: list[tuple[float, int, Job]] = []
+        self._by_urgency: list[tuple[int, float, int, W]] = []
+        self._by_deadline: list[tuple[float, int, W]] = []
         self._arrivals = itertools.count()
 
-    def add(self, job: Job) -> None:
+    def add(self, job: W) -> None:
         """Puts a job in its place."""
         arrival = next(self._arrivals)
         heapq.heappush(self._by_urgency, (-job.priority, job.deadline, arrival, job))
@@ -82,16 +128,16 @@ class WaitingLine:
             heapq.heappush(self._by_deadline, (job.deadline, arrival, job))
         self._count(job, job.num_rows)
 
-    def leave(self, job: Job) -> int:
+    def leave(self, job: W) -> int:
         """Takes out the rows of a job that still wait; returns how many."""
         num_rows = job.num_rows - job.taken
         self._count(job, -num_rows)
         job.taken = job.num_rows
-        job.rows = None  # the memory goes now, not when the heap gets there
+        job.let_go()
         self._compact()
         return num_rows
 
-    def pop_expired(self, now: float) -> list[Job]:
+    def pop_expired(self, now: float) -> list[W]:
         """Jobs that still wait and whose deadline has passed. They are yet to leave."""
         expired = []
         while self._by_deadline and (self._by_deadline[0][0] <= now or not self._by_deadline[0][-1].waiting):
@@ -100,14 +146,14 @@ class WaitingLine:
                 expired.append(job)
         return expired
 
-    def take(self, max_rows: int) -> list[Slice]:
+    def take(self, max_rows: int) -> list[Part[W]]:
         """Takes out the most urgent rows, cutting the last job if it does not fit."""
-        taken: list[Slice] = []
+        taken: list[Part[W]] = []
         while max_rows and self._by_urgency:
             job = self._by_urgency[0][-1]
             num_rows = min(job.waiting, max_rows)
             if num_rows:
-                taken.append(Slice(job, job.taken, job.taken + num_rows))
+                taken.append(Part(job, job.taken, job.taken + num_rows))
                 self._count(job, -num_rows)
                 job.taken += num_rows
                 max_rows -= num_rows
@@ -115,7 +161,7 @@ class WaitingLine:
                 heapq.heappop(self._by_urgency)
         return taken
 
-    def most_urgent(self) -> Job | None:
+    def most_urgent(self) -> W | None:
         """The job whose rows would be taken first."""
         while self._by_urgency and not self._by_urgency[0][-1].waiting:
             heapq.heappop(self._by_urgency)
@@ -129,10 +175,9 @@ class WaitingLine:
         """Places in the heaps, the empty ones included."""
         return len(self._by_urgency) + len(self._by_deadline)
 
-    def _count(self, job: Job, num_rows: int) -> None:
+    def _count(self, job: W, num_rows: int) -> None:
         self.rows += num_rows
-        if job.rows is not None:
-            self.size_bytes += job.rows.nbytes // job.num_rows * num_rows
+        self.size_bytes += job.row_bytes * num_rows
 
     def _compact(self) -> None:
         if len(self._by_urgency) > 64 + 2 * self.rows:
