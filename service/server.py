@@ -97,7 +97,8 @@ class Server:
         self._one_look = asyncio.Lock()
         self._watching: list[asyncio.Task[None]] = []
         self._stopped = asyncio.Event()
-        turns = Turns(ThreadPoolExecutor(available_cpus(), "decoding"), config.turns, decoded=self.metrics.decoded)
+        threads = ThreadPoolExecutor(available_cpus() + 1, "decoding")  # one more: see `Turns`
+        turns = Turns(threads, config.turns, decoded=self.metrics.decoded)
         self.metrics.decoding_bytes.set_function(lambda: turns.size_bytes)
         self.metrics.decoding_pixels.set_function(lambda: turns.pixels)
         self._workers = Workers(asyncio.Lock(), ThreadPoolExecutor(1, "engine"), turns)

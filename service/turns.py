@@ -2,9 +2,11 @@
 
 The contract, each point of which has a test in tests/service/test_turns.py:
 
- 1. As many units are at work as there are threads. The next one is picked when a thread is free, no earlier: the most
-    urgent files by the order in which rows run (`waiting`): priority, then deadline, then arrival.
- 2. A unit is a few files of one request, and one alone if it is large: whoever comes waits for no more than one unit.
+ 1. As many units are at work as there are CPUs. The next one is picked when one of them is done, no earlier: the most
+    urgent files by the order in which rows run (`waiting`): priority, then deadline, then arrival. Requests that are
+    equally urgent take turns, unit by unit: one of a single file does not wait for one of a thousand.
+ 2. A unit is a few files of one request, and one alone if it is large. What is more urgent than all that are at work
+    does not wait for one of them to end: there is one thread more than CPUs for it.
  3. Files whose caller has cancelled, whose deadline has passed or of whose request another one is broken are not
     decoded. While others wait, neither are those of a request that could not be decoded in time at the pace learned.
  4. Bytes and pixels that wait or are at work are bounded. Over it `room` raises Overloaded at once, with a hint when
@@ -27,7 +29,7 @@ from functools import partial
 from typing import Any
 
 from latentserve.cpus import available_cpus
-from latentserve.errors import DeadlineExceeded, Overloaded
+from latentserve.errors import DeadlineExceeded, Overloaded, Unavailable
 from service.door import lets_in
 from service.pace import Pace
 from service.waiting import Part, WaitingLine
@@ -87,6 +89,11 @@ class Files:
         return 0 if self.future.done() else self.num_rows - self.taken
 
     @property
+    def urgency(self) -> tuple[int, float]:
+        """Smaller goes first."""
+        return -self.priority, self.deadline
+
+    @property
     def has_gone(self) -> bool:
         """Whether nobody waits for them any more."""
         future = self.future
@@ -101,9 +108,9 @@ class Turns:
     """In front of the threads that decode for all models.
 
     Args:
-        pool: the threads.
+        pool: the threads, one more than CPUs.
         config: bounds.
-        num_threads: units at work at once.
+        num_cpus: units at work at once, but for one that is more urgent than they are.
         decoded: is told of files that were done, and of how many of them nobody waited for any more.
         clock: seconds, monotonic; deadlines are on this clock.
 
@@ -116,18 +123,18 @@ class Turns:
         self,
         pool: Executor,
         config: TurnsConfig = TurnsConfig(),
-        num_threads: int = 0,
+        num_cpus: int = 0,
         decoded: Callable[[int, int], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._pool = pool
         self._config = config
-        self._num_threads = num_threads or available_cpus()
+        self._num_cpus = num_cpus or available_cpus()
         self._decoded = decoded
         self._clock = clock
         self._line = WaitingLine[Files]()
         self._pace = Pace()
-        self._at_work = 0
+        self._at_work: list[Files] = []  # once for each of their units
         self._weight = 0  # of all that waits or is at work
         self.size_bytes = 0
         self.pixels = 0
@@ -178,17 +185,22 @@ class Turns:
         self._pool.shutdown()
 
     def _pick(self) -> None:
-        """Gives the threads that are free to the most urgent files that are still wanted."""
-        while self._at_work < self._num_threads:
+        """Begins with the most urgent files that are still wanted, as long as there is a thread for them."""
+        while True:
             for files in self._line.pop_expired(self._clock()):
                 self._expire(files)
             urgent = self._line.most_urgent()
-            if urgent is None:
+            if urgent is None or not self._has_thread(urgent):
                 return
             if self._is_hopeless(urgent):
                 self._expire(urgent)
-                continue
-            self._start(self._line.take(_unit(urgent))[0])
+            else:
+                self._start(self._line.take(_unit(urgent))[0])
+                self._line.let_pass(urgent)
+
+    def _has_thread(self, files: Files) -> bool:
+        left = self._num_cpus - len(self._at_work)
+        return left > 0 or (left == 0 and all(files.urgency < other.urgency for other in self._at_work))
 
     def _is_hopeless(self, files: Files) -> bool:
         """Whether it could not be done in time even with all threads, while others wait for them."""
@@ -197,23 +209,24 @@ class Turns:
         return self._clock() + self._seconds(sum(files.weights[files.taken :])) > files.deadline
 
     def _seconds(self, weight: int) -> float:
-        return self._pace.seconds(weight) / self._num_threads
+        return self._pace.seconds(weight) / self._num_cpus
 
     def _start(self, unit: Part[Files]) -> None:
         files, start, stop = unit
         assert files.work is not None
-        self._at_work += 1
+        self._at_work.append(files)
         files.num_units += 1
-        done = asyncio.get_running_loop().run_in_executor(self._pool, _do, files.future, files.work, start, stop)
+        loop, places = asyncio.get_running_loop(), range(start, stop)
+        done = loop.run_in_executor(self._pool, _do, files.future, files.work, places, self._clock)
         done.add_done_callback(partial(self._finish, unit))
 
     def _finish(self, unit: Part[Files], done: asyncio.Future[tuple[int, float]]) -> None:
         files, start, stop = unit
-        self._at_work -= 1
+        self._at_work.remove(files)
         files.num_units -= 1
         self._weight -= sum(files.weights[start:stop])
-        error = None if done.cancelled() else done.exception()
-        if error is None and not done.cancelled():
+        error = Unavailable("the server stopped before files were decoded") if done.cancelled() else done.exception()
+        if error is None:
             num_done, seconds = done.result()
             if num_done:
                 self._pace.learn(sum(files.weights[start : start + num_done]), seconds)
@@ -248,11 +261,14 @@ def _unit(files: Files) -> int:
     return num
 
 
-def _do(future: asyncio.Future[None], work: Callable[[int], Any], start: int, stop: int) -> tuple[int, float]:
+def _do(
+    future: asyncio.Future[None], work: Callable[[int], Any], places: range, clock: Callable[[], float]
+) -> tuple[int, float]:
     """In a thread: one file after another, as long as somebody waits. Returns how many, and the seconds they took."""
-    began = time.monotonic()
-    for place in range(start, stop):
+    began, num_done = clock(), 0
+    for place in places:
         if future.done():
-            return place - start, time.monotonic() - began
+            break
         work(place)
-    return stop - start, time.monotonic() - began
+        num_done += 1
+    return num_done, clock() - began

@@ -161,6 +161,11 @@ class WaitingLine(Generic[W]):
                 heapq.heappop(self._by_urgency)
         return taken
 
+    def let_pass(self, job: W) -> None:
+        """Behind those that are as urgent as this one, which would be taken next. The rest of it waits on."""
+        if self._by_urgency and self._by_urgency[0][-1] is job:
+            heapq.heapreplace(self._by_urgency, (-job.priority, job.deadline, next(self._arrivals), job))
+
     def most_urgent(self) -> W | None:
         """The job whose rows would be taken first."""
         while self._by_urgency and not self._by_urgency[0][-1].waiting:
