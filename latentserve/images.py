@@ -21,7 +21,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from latentserve.depth import png_samples, tiff_samples
 from latentserve.image_files import PNG_SIGNATURE, ImageError, Png, check_jpeg, read_png
 
-__all__ = ["FORMATS", "SUFFIXES", "ImageError", "center_crop", "decode_image", "fit_image"]
+__all__ = ["FORMATS", "SUFFIXES", "ImageError", "center_crop", "decode_image", "fit_image", "image_pixels"]
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 EXPECTED = "expected a JPEG or PNG file, or a WebP, BMP or TIFF that Pillow reads"
@@ -56,11 +56,7 @@ def decode_image(data: bytes, height: int, width: int, channels: int, max_pixels
         ImageError: empty, another format, too many pixels, truncated or corrupt, or of more bits than eight whose range
             it does not state.
     """
-    if not data:
-        raise ImageError(f"got 0 bytes, {EXPECTED}")
-    png = read_png(data) if data.startswith(PNG_SIGNATURE) else None
-    file = data if png is None else png.data
-    image = _open(file)
+    image, file, png = _with_header(data)
     try:
         _check_size(image, max_pixels)
         pixels = _on_black(_upright(_pixels(image, file, png)))
@@ -69,6 +65,30 @@ def decode_image(data: bytes, height: int, width: int, channels: int, max_pixels
         raise
     except Exception as error:  # whatever a damaged file leads Pillow into, one file must not end a long reading
         raise ImageError(f"got a corrupt {image.format} of {len(data)} bytes: {error!r}") from error
+
+
+def image_pixels(data: bytes, max_pixels: int) -> int:
+    """How many pixels decoding a file would touch, by its header: no pixel is decoded.
+
+    Raises:
+        ImageError: as `decode_image`, as far as the header tells.
+    """
+    image, _, _ = _with_header(data)
+    try:
+        return _check_size(image, max_pixels)
+    except ImageError:
+        raise
+    except Exception as error:  # tags of a TIFF that are no numbers
+        raise ImageError(f"got an unreadable header: {error!r}") from error
+
+
+def _with_header(data: bytes) -> tuple[Image.Image, bytes, Png | None]:
+    """The image, of which the header was read; the file that Pillow is to read; what else a PNG says."""
+    if not data:
+        raise ImageError(f"got 0 bytes, {EXPECTED}")
+    png = read_png(data) if data.startswith(PNG_SIGNATURE) else None
+    file = data if png is None else png.data
+    return _open(file), file, png
 
 
 def _open(data: bytes) -> Image.Image:
@@ -86,14 +106,17 @@ def _open(data: bytes) -> Image.Image:
     return image
 
 
-def _check_size(image: Image.Image, max_pixels: int) -> None:
+def _check_size(image: Image.Image, max_pixels: int) -> int:
+    """How many pixels decoding it touches."""
     got = image.width * image.height
     if got > max_pixels:
         raise ImageError(f"got {image.width} x {image.height} = {got} pixels, expected at most {max_pixels}")
     if image.format == "TIFF":
-        tile = image.tag_v2.get(322, 1) * image.tag_v2.get(323, 1)  # type: ignore[attr-defined]
+        tile: int = image.tag_v2.get(322, 1) * image.tag_v2.get(323, 1)  # type: ignore[attr-defined]
         if tile > max_pixels:  # decoded whole, however small the image
             raise ImageError(f"got tiles of {tile} pixels, expected at most {max_pixels}")
+        return max(got, tile)
+    return got
 
 
 def _pixels(image: Image.Image, data: bytes, png: Png | None) -> Image.Image:

@@ -54,19 +54,25 @@ def from_tensor(tensor: pb.Tensor, field: str) -> NDArray[Any]:
     Raises:
         InvalidInput: unknown dtype, an axis of size 0 or below, or bytes that do not fit the shape.
     """
+    dtype, shape = kind_of(tensor, field)
+    expected = math.prod(shape) * dtype.itemsize
+    data = tensor.data  # each time it is asked for it is copied
+    if len(data) != expected:
+        raise InvalidInput.at(
+            f"{field}.data",
+            got=f"{len(data)} bytes",
+            expected=f"{expected} bytes for {dtype} {list(shape)}",
+        )
+    return np.frombuffer(data, dtype=dtype).reshape(shape)
+
+
+def kind_of(tensor: pb.Tensor, field: str) -> tuple[np.dtype[Any], tuple[int, ...]]:
+    """Type and shape of a message, whose bytes are not touched. Raises InvalidInput as `from_tensor`."""
     dtype = DTYPES.get(tensor.dtype)
     if dtype is None:
         known = ", ".join(pb.DataType.Name(code) for code in DTYPES)
         raise InvalidInput.at(f"{field}.dtype", got=_dtype_name(tensor.dtype), expected=f"one of {known}")
-    shape = checked_shape(tensor.shape, field)
-    expected = math.prod(shape) * dtype.itemsize
-    if len(tensor.data) != expected:
-        raise InvalidInput.at(
-            f"{field}.data",
-            got=f"{len(tensor.data)} bytes",
-            expected=f"{expected} bytes for {dtype} {list(shape)}",
-        )
-    return np.frombuffer(tensor.data, dtype=dtype).reshape(shape)
+    return dtype, checked_shape(tensor.shape, field)
 
 
 def checked_shape(sizes: Sequence[int], field: str) -> tuple[int, ...]:

@@ -12,9 +12,9 @@ The contract, each point of which has a test in tests/service/test_batching.py:
  4. Neighbours never feel each other. A caller who cancels leaves the others whole. A batch that fails is run again
     in halves, until what fails is one request alone.
  5. n rows in, n rows out, in order; each future is resolved exactly once, and each row counted once: run or dropped.
- 6. The queue is bounded in rows and in bytes. Over it `submit` raises Overloaded at once, with a hint when to come
-    again. Expired work raises DeadlineExceeded. While draining `submit` raises Unavailable; what was accepted is
-    still answered.
+ 6. The queue is bounded in rows and in bytes, those that `reserve` keeps room for included (`door`). Over it both raise
+    Overloaded at once, with a hint when to come again. Expired work raises DeadlineExceeded. While draining they raise
+    Unavailable; what was accepted is still answered.
  7. Queues that share a `slot` (one device) take turns, batch by batch.
 
 Knows asyncio and numpy: no gRPC, no ONNX Runtime, no Prometheus. One event loop, not thread-safe.
@@ -27,34 +27,18 @@ import contextlib
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from numpy.typing import NDArray
 
-from latentserve.errors import DeadlineExceeded, InternalError, Overloaded, Unavailable
+from latentserve.errors import DeadlineExceeded, InternalError, Unavailable
 from service.cutting import Cutter
+from service.door import Door, Place
+from service.door import QueueConfig as QueueConfig
 from service.observer import Observer, Tolerant
 from service.pieces import Execute, checked
 from service.pieces import Piece as Piece
 from service.waiting import Job, Slice, Tensors, WaitingLine
-
-
-@dataclass(frozen=True)
-class QueueConfig:
-    """Bounds of one queue.
-
-    Attributes:
-        max_batch_rows: rows of a batch.
-        max_queue_rows: rows that may wait.
-        max_queue_bytes: bytes that may wait.
-        window_seconds: how long a batch that is not full waits after its first arrival.
-    """
-
-    max_batch_rows: int = 64
-    max_queue_rows: int = 4096
-    max_queue_bytes: int = 256 * 2**20
-    window_seconds: float = 0.0
 
 
 class BatchQueue:
@@ -81,12 +65,13 @@ class BatchQueue:
         self._slot = slot
         self._observer: Observer = Tolerant(observer)
         self._clock = clock
-        self._line = WaitingLine()
+        self._line = WaitingLine[Job]()
         self._jobs: set[Job] = set()
         self._changed = asyncio.Event()
         self._draining = False
         self._cutter = Cutter()
         self._under_way: dict[Slice, float] = {}
+        self._door = Door(self._line, self._seconds, self._observer.dropped, self._on_room, clock)
 
     @property
     def config(self) -> QueueConfig:
@@ -98,10 +83,22 @@ class BatchQueue:
         self._config = config
         self._changed.set()
 
+    def reserve(self, rows: int, size_bytes: int, deadline: float = math.inf, priority: int = 0) -> Place:
+        """Keeps room for rows that are still to be read. Raises as `submit` does if there is none."""
+        self._drop_expired()
+        place = self._door.enter(self.config, rows, size_bytes, deadline, priority)
+        self._tell_queue()
+        return place
+
     async def submit(
-        self, rows: NDArray[Any], wants: frozenset[str], deadline: float = math.inf, priority: int = 0
+        self,
+        rows: NDArray[Any],
+        wants: frozenset[str],
+        deadline: float = math.inf,
+        priority: int = 0,
+        place: Place | None = None,
     ) -> Tensors:
-        """Waits for the wanted tensors, one row each per row given.
+        """Waits for the wanted tensors, one row each per row given; with a place that they fit in they are not refused.
 
         Raises:
             Overloaded: the queue is full.
@@ -109,7 +106,7 @@ class BatchQueue:
             Unavailable: draining.
             Exception: whatever `execute` raised for these rows alone.
         """
-        self._admit(len(rows), rows.nbytes, deadline)
+        self._let_in(rows, deadline, priority, place)
         future: asyncio.Future[Tensors] = asyncio.get_running_loop().create_future()
         job = Job(rows, wants, deadline, priority, self._clock(), future, len(rows))
         self._line.add(job)
@@ -130,8 +127,8 @@ class BatchQueue:
         After an error, which is a bug of ours, it may be called again.
         """
         try:
-            while not (self._draining and self._line.rows == 0):
-                await self._until(lambda: self._line.rows > 0 or self._draining)
+            while not self._is_over():
+                await self._until(lambda: self._line.rows > 0 or self._is_over())
                 await self._fill_window()
                 async with self._slot:
                     batch = self._gather()
@@ -146,13 +143,17 @@ class BatchQueue:
 
     def drain(self) -> None:
         """Refuses what comes from now on; `run` returns when what has been accepted is answered."""
-        self._draining = True
+        self._draining = self._door.shut = True
         self._changed.set()
 
     def close(self) -> None:
         """Refuses what comes from now on, and what waits: nobody will run it."""
         self.drain()
+        self._door.closed = True
         self._abandon("draining", Unavailable("the server stopped before the rows ran"))
+
+    def _is_over(self) -> bool:
+        return self._draining and self._line.rows + self._door.rows == 0
 
     def oldest_age(self) -> float:
         """Seconds that the oldest row has waited; 0 if none waits."""
@@ -162,22 +163,20 @@ class BatchQueue:
         """How long the batch that runs now has been running; 0 if none does."""
         return max((self._clock() - started for started in self._under_way.values()), default=0.0)
 
-    def _admit(self, num_rows: int, size_bytes: int, deadline: float) -> None:
-        if self._draining:
-            self._observer.dropped("draining", num_rows)
-            raise Unavailable("the server is draining, ask another")
-        self._drop_expired()
-        if deadline <= self._clock():
-            self._observer.dropped("expired", num_rows)
-            raise DeadlineExceeded("the deadline had passed on arrival")
-        line, config = self._line, self.config
-        if line.rows + num_rows > config.max_queue_rows or line.size_bytes + size_bytes > config.max_queue_bytes:
-            self._observer.dropped("full", num_rows)
-            raise Overloaded(
-                f"queue is full: {line.rows} of {config.max_queue_rows} rows and {line.size_bytes} of"
-                f" {config.max_queue_bytes} bytes wait, {num_rows} rows of {size_bytes} bytes came",
-                retry_after_seconds=self._cutter.pace.seconds(line.rows) if self._cutter.pace.known else 1.0,
-            )
+    def _let_in(self, rows: NDArray[Any], deadline: float, priority: int, place: Place | None) -> None:
+        if place is not None and place.fits(len(rows), rows.nbytes):
+            place.use()
+            return
+        if place is not None:
+            place.give_back()
+        self.reserve(len(rows), rows.nbytes, deadline, priority).give_back()
+
+    def _seconds(self, rows: int) -> float:
+        return self._cutter.pace.seconds(rows) if self._cutter.pace.known else 1.0
+
+    def _on_room(self) -> None:
+        self._tell_queue()
+        self._changed.set()
 
     async def _until(self, condition: Callable[[], bool]) -> None:
         while not condition():
@@ -292,4 +291,5 @@ class BatchQueue:
             job.future.set_exception(error)
 
     def _tell_queue(self) -> None:
-        self._observer.queued(self._line.rows, self._line.size_bytes)
+        door = self._door
+        self._observer.queued(self._line.rows + door.rows, self._line.size_bytes + door.size_bytes)

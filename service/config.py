@@ -22,6 +22,7 @@ from service.decoding import Limits
 from service.monitor import MonitorConfig
 from service.providers import ENGINE_CACHE, Device, DeviceConfig
 from service.tls import TlsFiles
+from service.turns import TurnsConfig
 
 PREFIX = "LATENTSERVE_"
 MOST, MOST_BYTES, A_DAY = 2**31 - 1, 2**50, 86_400.0
@@ -97,6 +98,15 @@ class Config(BaseSettings):
     max_item_bytes: int = Field(16 * 2**20, ge=1, le=MOST, description="bytes of one encoded item")
     max_item_pixels: int = Field(
         50_000_000, ge=1, le=MOST, description="pixels of one image, checked before it is decoded"
+    )
+    max_request_pixels: int = Field(
+        500_000_000, ge=1, le=MOST_BYTES, description="pixels of one request's images, checked before any is decoded"
+    )
+    max_decoding_bytes: int = Field(
+        256 * 2**20, ge=1, le=MOST_BYTES, description="bytes of files that may wait to be decoded, of all models"
+    )
+    max_decoding_pixels: int = Field(
+        2_000_000_000, ge=1, le=MOST_BYTES, description="pixels of images that may wait to be decoded, of all models"
     )
     monitor_window_rows: int = Field(1000, ge=10, le=1_000_000, description="scored rows the monitor looks back on")
     monitor_level: float = Field(0.01, gt=0, le=0.2, description="probability that the monitor alarms in error")
@@ -182,7 +192,12 @@ class Config(BaseSettings):
     @property
     def limits(self) -> Limits:
         """What one request may bring."""
-        return Limits(self.max_request_rows, self.max_item_bytes, self.max_item_pixels)
+        return Limits(self.max_request_rows, self.max_item_bytes, self.max_item_pixels, self.max_request_pixels)
+
+    @property
+    def turns(self) -> TurnsConfig:
+        """What may wait to be decoded."""
+        return TurnsConfig(self.max_decoding_bytes, self.max_decoding_pixels)
 
     @property
     def monitor(self) -> MonitorConfig:

@@ -77,7 +77,7 @@ class Cutter:
         self._owed_rows = min(max(owed, -whole), whole) if others or num_rows >= whole else 0.0
         return in_order, others
 
-    def window_end(self, line: WaitingLine, window_seconds: float) -> float:
+    def window_end(self, line: WaitingLine[Job], window_seconds: float) -> float:
         """So long after the first arrival, or when half of the time is gone until the earliest deadline.
 
         Sooner if a batch may take more than the other half.

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
 from latentserve.errors import Unsupported
 from latentserve.inputs import INPUT
+from service.decoding import Arriving
 from service.metrics import Metrics
 from service.repository import Repository, ServedModel
 from service.scoring import Question, Verdicts
@@ -31,11 +33,24 @@ class Context:
         method: name of the call.
         deadline: the caller's, on `time.monotonic`.
         model: name of the model that answers, once it is known; for metrics.
+        size_bytes: of the request.
     """
 
     method: str
     deadline: float = math.inf
     model: str = ""
+    size_bytes: int = 0
+
+
+class Need(NamedTuple):
+    """What rows will take in one of a model's queues, as far as it is known before they are read."""
+
+    num_rows: int = 1
+    size_bytes: int = 0
+    lane: str = INPUT
+
+
+A_ROW = Need()
 
 
 class Inference:
@@ -56,6 +71,28 @@ class Inference:
         context.model = model.manifest.name
         return model
 
+    def ask(
+        self,
+        model: ServedModel,
+        arrive: Callable[[], Arriving],
+        wants: set[str],
+        priority: int,
+        context: Context,
+        lane: str = INPUT,
+    ) -> Coroutine[Any, Any, Tensors]:
+        """The wanted tensors for rows that are still in their message, to be awaited.
+
+        The message is let go as soon as its rows are read: whoever calls should hold it no longer either.
+
+        Raises:
+            Unsupported: the model cannot give a tensor.
+            InvalidInput: what is known of the rows is wrong.
+        """
+        require(model, wants)
+        arriving = arrive()
+        read = partial(arriving.read, context.deadline, priority)
+        return self.run(model, read, wants, priority, context, Need(arriving.num_rows, arriving.size_bytes, lane))
+
     async def run(
         self,
         model: ServedModel,
@@ -63,23 +100,20 @@ class Inference:
         wants: set[str],
         priority: int,
         context: Context,
+        need: Need = A_ROW,
     ) -> Tensors:
-        """The wanted tensors for input rows, which are not read if the model cannot give them."""
-        require(model, wants)
-        started = time.monotonic()
-        rows = await read()
-        self._metrics.decode_seconds.labels(context.model).observe(time.monotonic() - started)
-        return await self.submit(model, INPUT, rows, wants, priority, context)
-
-    async def submit(
-        self, model: ServedModel, lane: str, rows: NDArray[Any], wants: set[str], priority: int, context: Context
-    ) -> Tensors:
-        """The wanted tensors for rows of a lane (`input` or `latent`)."""
-        self._metrics.request_rows.labels(context.method, context.model).observe(len(rows))
-        monitor = model.monitor
-        if monitor and monitor.drift and SCORES in wants:
-            wants = wants | {EMBEDDING}  # the encoder runs anyway, and on a CPU its rows are shown, not copied
-        tensors = await model.lanes[lane].submit(rows, frozenset(wants), context.deadline, priority)
+        """The wanted tensors for rows, which are not read if the queue has no room for them."""
+        queue = model.lanes[need.lane]
+        with queue.reserve(need.num_rows, need.size_bytes, context.deadline, priority) as place:
+            started = time.monotonic()
+            rows = await read()
+            del read  # the message goes with it: its bytes need not wait beside the rows
+            self._metrics.decode_seconds.labels(context.model).observe(time.monotonic() - started)
+            self._metrics.request_rows.labels(context.method, context.model).observe(len(rows))
+            monitor = model.monitor
+            if monitor and monitor.drift and SCORES in wants:
+                wants = wants | {EMBEDDING}  # the encoder runs anyway, and on a CPU its rows are shown, not copied
+            tensors = await queue.submit(rows, frozenset(wants), context.deadline, priority, place)
         if monitor:
             monitor.observe(tensors.get(SCORES), tensors.get(EMBEDDING))
         return tensors

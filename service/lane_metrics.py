@@ -27,7 +27,7 @@ class LaneMetrics:
         self._dead_work_rows = metrics.dead_work_rows.labels(*labels)
         self._dropped = {
             reason: metrics.dropped_rows.labels(*labels, reason)
-            for reason in ("full", "draining", "expired", "cancelled", "failed")
+            for reason in ("full", "draining", "expired", "cancelled", "invalid", "failed")
         }
 
     def queued(self, rows: int, size_bytes: int) -> None:

@@ -116,13 +116,17 @@ class Metrics:
         self.request_rows = histogram("request_rows", "Rows of a call.", ROWS, "method", "model")
         self.decode_seconds = histogram("decode_seconds", "Reading a call's rows, files decoded.", SECONDS, "model")
 
+        self.decoding_bytes = gauge("decoding_bytes", "Bytes of files that wait to be decoded or are being decoded.")
+        self.decoding_pixels = gauge("decoding_pixels", "Pixels of them.")
+        self.decoded_items = counter("decoded_items_total", "Files decoded, by whether anybody still waited.", "wanted")
+
         self.encode_seconds = histogram("encode_seconds", "Writing a call's answer as bytes.", SECONDS)
         self.deadline_slack = histogram(
             "deadline_slack_seconds", "Time left to the caller's deadline when a call was answered with OK.", SECONDS
         )
 
-        self.queue_rows = gauge("queue_rows", "Rows that wait.", *LANE)
-        self.queue_bytes = gauge("queue_bytes", "Bytes that wait.", *LANE)
+        self.queue_rows = gauge("queue_rows", "Rows that wait, and those that are being read or decoded.", *LANE)
+        self.queue_bytes = gauge("queue_bytes", "Bytes of them, as rows.", *LANE)
         self.queue_oldest_seconds = gauge("queue_oldest_seconds", "How long the oldest row has waited.", *LANE)
         self.queue_seconds = histogram("queue_seconds", "How long a request's rows waited for a batch.", SECONDS, *LANE)
         self.dropped_rows = counter("dropped_rows_total", "Rows that were not run, by reason.", *LANE, "reason")
@@ -209,6 +213,11 @@ class Metrics:
         children[1].observe(seconds, {"trace_id": trace_id} if trace_id else None)
         if code == "OK" and deadline < math.inf:
             self.deadline_slack.observe(deadline - time.monotonic())
+
+    def decoded(self, items: int, dead: int) -> None:
+        """See `turns.Turns`."""
+        self.decoded_items.labels("true").inc(items - dead)
+        self.decoded_items.labels("false").inc(dead)
 
     def watch(self, model: str, version: str, monitor: Monitor) -> None:
         """Asks a monitor at every scrape."""

@@ -11,17 +11,17 @@ log = logging.getLogger(__name__)
 class Observer(Protocol):
     """Is told what happens. Must be quick; what it raises is logged and disturbs nobody.
 
-    Every row that comes to `submit` ends in one call of `ran` or of `dropped`, and in no more.
+    Every row that comes to `reserve` or `submit` ends in one call of `ran` or of `dropped`, and in no more.
     """
 
     def queued(self, rows: int, size_bytes: int) -> None:
-        """Rows and bytes that wait now."""
+        """Rows and bytes that wait now, those that room is kept for included."""
 
     def ran(self, rows: int) -> None:
         """Rows that have their result, whether or not their caller is still there to take it."""
 
     def dropped(self, reason: str, rows: int) -> None:
-        """Rows that have none: `full`, `draining`, `expired`, `cancelled` or `failed`."""
+        """Rows that have none: `full`, `draining`, `expired`, `cancelled`, `invalid` or `failed`."""
 
     def waited(self, seconds: float, rows: int) -> None:
         """Rows left the queue for a batch after so long."""

@@ -19,9 +19,8 @@ from latentserve.inputs import INPUT, TensorSpec
 from latentserve.records import printable
 from service import open_tensors as tensors_of
 from service.config import Config
-from service.decoding import checked_rows
-from service.inference import RECONSTRUCTION, SCORES, Context, Inference, require
-from service.open_request import OF_SCORES, Parameters, lane_of, parameters_of, rows_of, wanted_of
+from service.inference import RECONSTRUCTION, SCORES, Context, Inference
+from service.open_request import OF_SCORES, Parameters, arriving_of, lane_of, parameters_of, wanted_of
 from service.repository import LATENT, Repository, ServedModel
 from service.scoring import Question
 from service.stubs import open_inference_grpc_pb2 as pb
@@ -146,18 +145,15 @@ class OpenInference:
         wanted = _wanted(model, request, lane)
         question = _question(model, parameters, wanted)
         wants = {SCORES if name in JUDGED else name for name in wanted}
-        if lane == INPUT:
-            read = partial(rows_of, request, model.decoder)
-            tensors = await self._inference.run(model, read, wants, parameters.priority, context)
-        else:
-            require(model, wants)
-            spec, limits = model.manifest.outputs[LATENT], self._config.limits
-            rows = checked_rows(tensors_of.read(request, spec, limits), spec, f"inputs[{LATENT!r}]", limits)
-            tensors = await self._inference.submit(model, lane, rows, wants, parameters.priority, context)
+        arrive = partial(arriving_of, request, context.size_bytes, model.decoder, model.manifest.outputs.get(LATENT))
+        running = self._inference.ask(model, arrive, wants, parameters.priority, context, lane)
+        request_id = request.id
+        del request, arrive  # as `Inference.ask` says
+        tensors = await running
         if question is not None:
             verdicts = self._inference.judge(model, tensors, question)
             tensors = {**tensors, P_VALUE: verdicts.p_values[:, None], FLAGGED: verdicts.flagged[:, None]}
-        return _response(model, request, wanted, tensors, question)
+        return _response(model, request_id, wanted, tensors, question)
 
     def _find(self, name: str, text: str, context: Context) -> ServedModel:
         if text and not (text.isdecimal() and len(text) <= MOST_DIGITS):
@@ -197,10 +193,10 @@ def _question(model: ServedModel, parameters: Parameters, wanted: list[str]) -> 
 
 
 def _response(
-    model: ServedModel, request: pb.ModelInferRequest, wanted: list[str], tensors: Tensors, question: Question | None
+    model: ServedModel, request_id: str, wanted: list[str], tensors: Tensors, question: Question | None
 ) -> pb.ModelInferResponse:
     manifest = model.manifest
-    response = pb.ModelInferResponse(model_name=manifest.name, model_version=str(manifest.version), id=request.id)
+    response = pb.ModelInferResponse(model_name=manifest.name, model_version=str(manifest.version), id=request_id)
     response.parameters["embedding_space"].string_param = manifest.embedding_space
     if question is not None:
         response.parameters["alpha"].double_param = question.alpha

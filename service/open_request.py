@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from numpy.typing import NDArray
-
 from latentserve.errors import InvalidInput
-from latentserve.inputs import INPUT
+from latentserve.inputs import INPUT, TensorSpec
 from service import open_tensors as tensors_of
-from service.decoding import Decoder
+from service.decoding import Arriving, Decoder
 from service.repository import LATENT
 from service.scoring import Decision, Guarantee
 from service.stubs import open_inference_grpc_pb2 as pb
@@ -104,9 +102,19 @@ def wanted_of(request: pb.ModelInferRequest, able: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(one.name for one in request.outputs)) or list(able)
 
 
-async def rows_of(request: pb.ModelInferRequest, decoder: Decoder) -> NDArray[Any]:
-    """The rows of the one tensor, `input`. Raises InvalidInput if they are not what the model takes."""
-    field = f"inputs[{INPUT!r}]"
-    if request.inputs[0].datatype == tensors_of.BYTES:
-        return await decoder.decoded(tensors_of.read_files(request, decoder.limits), field)
-    return decoder.checked(tensors_of.read(request, decoder.spec, decoder.limits), field)
+def arriving_of(
+    request: pb.ModelInferRequest, size_bytes: int, decoder: Decoder, latent: TensorSpec | None
+) -> Arriving:
+    """What the one tensor will take: `input`, as rows or files, or `latent`, which is of the given kind.
+
+    Raises:
+        InvalidInput: it is not what the model takes.
+    """
+    tensor = request.inputs[0]
+    field = f"inputs[{tensor.name!r}]"
+    if tensor.name == INPUT and tensor.datatype == tensors_of.BYTES:
+        return decoder.arriving_files(tensors_of.read_files(request, decoder.limits), size_bytes, field)
+    spec = decoder.spec if tensor.name == INPUT else latent
+    assert spec is not None
+    shape = tensors_of.shape_of(request, spec, decoder.limits)
+    return decoder.arriving_rows(shape[0], spec, field, lambda: tensors_of.show(request, shape))

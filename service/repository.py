@@ -33,6 +33,7 @@ from service.metrics import Metrics
 from service.monitor import Monitor
 from service.providers import DeviceError, has_driver
 from service.scoring import Judge
+from service.turns import Turns
 from service.waiting import Tensors
 
 log = logging.getLogger(__name__)
@@ -135,11 +136,11 @@ class Repository:
 
 @dataclass(frozen=True)
 class Workers:
-    """What all models share: one device, one thread that feeds it, threads that decode."""
+    """What all models share: one device, one thread that feeds it, threads that decode, or the turns at them."""
 
     slot: asyncio.Lock
     engine: ThreadPoolExecutor
-    decoding: ThreadPoolExecutor
+    decoding: ThreadPoolExecutor | Turns
 
 
 @dataclass(frozen=True)

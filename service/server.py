@@ -34,6 +34,7 @@ from service.running import Running, RunningModels, notice
 from service.servicer import Servicer
 from service.tls import Tls, TlsError
 from service.transport import Services, services
+from service.turns import Turns
 
 log = logging.getLogger(__name__)
 
@@ -96,11 +97,11 @@ class Server:
         self._one_look = asyncio.Lock()
         self._watching: list[asyncio.Task[None]] = []
         self._stopped = asyncio.Event()
-        self._workers = Workers(
-            slot=asyncio.Lock(),
-            engine=ThreadPoolExecutor(1, "engine"),
-            decoding=ThreadPoolExecutor(available_cpus(), "decoding"),
-        )
+        threads = ThreadPoolExecutor(available_cpus() + 1, "decoding")  # one more: see `Turns`
+        turns = Turns(threads, config.turns, decoded=self.metrics.decoded)
+        self.metrics.decoding_bytes.set_function(lambda: turns.size_bytes)
+        self.metrics.decoding_pixels.set_function(lambda: turns.pixels)
+        self._workers = Workers(asyncio.Lock(), ThreadPoolExecutor(1, "engine"), turns)
 
     async def __aenter__(self) -> Self:
         """Raises what `open_repository` raises, and OSError if a port is taken."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
 from functools import partial
 from typing import Any, TypeVar
 
@@ -10,11 +11,11 @@ import numpy as np
 from latentserve.errors import InvalidInput
 from latentserve.inputs import AudioInput, ImageInput, TensorSpec
 from latentserve.records import printable
-from latentserve.tensors import data_type, from_tensor, to_tensor
+from latentserve.tensors import data_type, to_tensor
 from latentserve.v1 import embedding_pb2 as pb
 from service.config import Config
-from service.decoding import checked_rows
-from service.inference import EMBEDDING, RECONSTRUCTION, SCORES, Context, Inference, require
+from service.decoding import Arriving
+from service.inference import EMBEDDING, RECONSTRUCTION, SCORES, Context, Inference
 from service.repository import LATENT, Repository, ServedModel
 from service.scoring import Decision, Guarantee, Question, Verdicts
 from service.waiting import Tensors
@@ -57,20 +58,26 @@ class Servicer:
     async def embed(self, request: pb.EmbedRequest, context: Context) -> pb.EmbedResponse:
         """See the proto."""
         model = self._find(request.model, context)
-        tensors = await self._run(model, request, {EMBEDDING}, context)
+        running = self._run(model, request, {EMBEDDING}, context)
+        del request  # as `Inference.ask` says
+        tensors = await running
         return pb.EmbedResponse(model=_version(model), embeddings=to_tensor(tensors[EMBEDDING]))
 
     async def reconstruct(self, request: pb.ReconstructRequest, context: Context) -> pb.ReconstructResponse:
         """See the proto."""
         model = self._find(request.model, context)
-        tensors = await self._run(model, request, {RECONSTRUCTION}, context)
+        running = self._run(model, request, {RECONSTRUCTION}, context)
+        del request  # as `Inference.ask` says
+        tensors = await running
         return pb.ReconstructResponse(model=_version(model), reconstructions=to_tensor(tensors[RECONSTRUCTION]))
 
     async def score(self, request: pb.ScoreRequest, context: Context) -> pb.ScoreResponse:
         """See the proto."""
         model = self._find(request.model, context)
         question = _question(model, request)
-        tensors = await self._run(model, request, {SCORES}, context)
+        running = self._run(model, request, {SCORES}, context)
+        del request  # as `Inference.ask` says
+        tensors = await running
         verdicts = self._inference.judge(model, tensors, question)
         return pb.ScoreResponse(
             model=_version(model), out_of_distribution=_out_of_distribution(model, verdicts, question)
@@ -81,7 +88,9 @@ class Servicer:
         model = self._find(request.model, context)
         wants = _wanted(request)
         question = _question(model, request) if SCORES in wants else None
-        tensors = await self._run(model, request, wants, context)
+        running = self._run(model, request, wants, context)
+        del request
+        tensors = await running
         response = pb.AnalyzeResponse(model=_version(model))
         if EMBEDDING in wants:
             response.embeddings.CopyFrom(to_tensor(tensors[EMBEDDING]))
@@ -97,10 +106,9 @@ class Servicer:
     async def decode(self, request: pb.DecodeRequest, context: Context) -> pb.DecodeResponse:
         """See the proto."""
         model = self._find(request.model, context)
-        require(model, {RECONSTRUCTION})
-        latents = from_tensor(request.latents, "latents")
-        rows = checked_rows(latents, model.manifest.outputs[LATENT], "latents", self._config.limits)
-        tensors = await self._inference.submit(model, LATENT, rows, {RECONSTRUCTION}, _priority(request), context)
+        running = self._run_latents(model, request, context)
+        del request
+        tensors = await running
         return pb.DecodeResponse(model=_version(model), reconstructions=to_tensor(tensors[RECONSTRUCTION]))
 
     async def get_model(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
@@ -127,9 +135,17 @@ class Servicer:
     def _find(self, selector: pb.ModelSelector, context: Context) -> ServedModel:
         return self._inference.find(selector.name, selector.version, context)
 
-    async def _run(self, model: ServedModel, request: Any, wants: set[str], context: Context) -> Tensors:
-        read = partial(model.decoder.rows, request.input)
-        return await self._inference.run(model, read, wants, _priority(request), context)
+    def _run(self, model: ServedModel, request: Any, wants: set[str], context: Context) -> Coroutine[Any, Any, Tensors]:
+        arrive = partial(model.decoder.arriving, request.input, context.size_bytes)
+        return self._inference.ask(model, arrive, wants, _priority(request), context)
+
+    def _run_latents(
+        self, model: ServedModel, request: pb.DecodeRequest, context: Context
+    ) -> Coroutine[Any, Any, Tensors]:
+        def arrive() -> Arriving:
+            return model.decoder.arriving_tensor(request.latents, model.manifest.outputs[LATENT], "latents")
+
+        return self._inference.ask(model, arrive, {RECONSTRUCTION}, _priority(request), context, LATENT)
 
 
 def _priority(request: Any) -> int:

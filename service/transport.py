@@ -87,10 +87,11 @@ class Call:
             trace_id: of the caller's trace, if it has one.
         """
         try:
-            request = self.decoded(body, deadline)
+            answering = self.respond(self.decoded(body, deadline), deadline, trace_id, len(body))
         except InvalidInput as error:
             return Answer(b"", error.code, str(error))
-        return await self.respond(request, deadline, trace_id)
+        del body  # the message holds a copy
+        return await answering
 
     def unread(self, code: str) -> None:
         """Counts a call that ended with this status before its request was whole."""
@@ -113,14 +114,16 @@ class Call:
             got = f"{len(body)} bytes"
             raise InvalidInput.at("request", got=got, expected=f"a {self.request.__name__}") from error
 
-    async def respond(self, request: Any, deadline: float, trace_id: str = "") -> Answer:
-        """As `answer`, once the request is decoded."""
+    async def respond(self, request: Any, deadline: float, trace_id: str = "", size_bytes: int = 0) -> Answer:
+        """As `answer`, once the request, of so many bytes, is decoded."""
         started = time.monotonic()
-        context = Context(self.name, deadline)
+        context = Context(self.name, deadline, size_bytes=size_bytes)
         code = "OK"
         self.metrics.requests_in_flight.inc()
         try:
-            response = await self.method(request, context)
+            answering = self.method(request, context)
+            del request  # the method lets it go, too, once it has read the rows
+            response = await answering
             encoding = time.monotonic()
             encoded = response.SerializeToString()
             self.metrics.encode_seconds.observe(time.monotonic() - encoding)
@@ -194,17 +197,20 @@ class StreamCall:
 
     def _begin(self, body: bytes, deadline: float) -> Coroutine[Any, Any, bytes]:
         try:
-            return self._one(self._call.decoded(body, deadline), deadline)
+            return self._one(self._call.decoded(body, deadline), deadline, len(body))
         except InvalidInput as error:
             raise Ended(error.code, str(error)) from error
 
-    async def _one(self, request: Any, deadline: float) -> bytes:
-        answer = await self._call.respond(request, deadline)
+    async def _one(self, request: Any, deadline: float, size_bytes: int) -> bytes:
+        request_id = request.id
+        answering = self._call.respond(request, deadline, size_bytes=size_bytes)
+        del request
+        answer = await answering
         if answer.code == OK:
             return answer.body
         retry_after_ms = int(dict(answer.trailing).get(RETRY_AFTER, 0))
         response = self._response(
-            id=request.id, code=answer.code, message=answer.message, retry_after_ms=retry_after_ms
+            id=request_id, code=answer.code, message=answer.message, retry_after_ms=retry_after_ms
         )
         encoded: bytes = response.SerializeToString()
         return encoded
@@ -218,7 +224,9 @@ def services(servicer: Servicer, open_inference: OpenInference, metrics: Metrics
     """Every call there is, made from the services' descriptors: `GetModel` goes to `servicer.get_model`."""
 
     async def score(message: pb.ScoreStreamRequest, context: Context) -> pb.ScoreStreamResponse:
-        return pb.ScoreStreamResponse(id=message.id, response=await servicer.score(message.request, context))
+        message_id, answering = message.id, servicer.score(message.request, context)
+        del message
+        return pb.ScoreStreamResponse(id=message_id, response=await answering)
 
     scores = Call("ScoreStream", pb.ScoreStreamRequest, score, metrics)
     return {

@@ -1,6 +1,7 @@
 """The line in which requests wait: most urgent first, bounded by nothing, counted in rows and bytes.
 
-A data structure and no more: it neither waits nor decides. `batching` does.
+A data structure and no more: it neither waits nor decides. `batching` does for rows that are to run, `turns` for files
+that are to be decoded: both by one order.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,40 @@ from numpy.typing import NDArray
 from latentserve.errors import InvalidInput
 
 Tensors = dict[str, NDArray[Any]]
+
+
+class Waiter(Protocol):
+    """What can stand in a line.
+
+    Attributes:
+        deadline: on the scheduler's clock.
+        priority: larger goes first.
+        arrived: on the scheduler's clock.
+        num_rows: of it.
+        taken: rows that have gone to work.
+        place: among the arrivals; the line's to set.
+    """
+
+    deadline: float
+    priority: int
+    arrived: float
+    num_rows: int
+    taken: int
+    place: int
+
+    @property
+    def waiting(self) -> int:
+        """Rows that have not gone to work yet; none once it is settled."""
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one of its rows."""
+
+    def let_go(self) -> None:
+        """Holds its rows no longer: they will not go to work."""
+
+
+W = TypeVar("W", bound=Waiter)
 
 
 @dataclass(eq=False)
@@ -63,6 +98,11 @@ class Job:
         """Rows that no batch has taken yet; none once the future is resolved."""
         return 0 if self.future.done() else self.num_rows - self.taken
 
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row; of none once the caller has left."""
+        return 0 if self.rows is None else self.rows.nbytes // self.num_rows
+
     def deliver(self, start: int, tensors: Tensors) -> None:
         """Takes the answer to a part; the last one resolves the job, all parts joined in order."""
         if self.future.done():
@@ -74,16 +114,20 @@ class Job:
                 parts[0] = {name: np.concatenate([one[name] for one in parts]) for name in parts[0]}
             self.future.set_result(parts[0])
 
+    def let_go(self) -> None:
+        """The memory goes now, not when the heap gets there."""
+        self.rows = None
+
 
 def num_rows_of(tensors: Tensors) -> int:
     """Rows of an answer; 0 without tensors."""
     return min((len(tensor) for tensor in tensors.values()), default=0)
 
 
-class Slice(NamedTuple):
-    """Rows [start, stop) of a job, in a batch."""
+class Part(NamedTuple, Generic[W]):
+    """Rows [start, stop) of a job."""
 
-    job: Job
+    job: W
     start: int
     stop: int
 
@@ -93,20 +137,24 @@ class Slice(NamedTuple):
         return self.stop - self.start
 
 
-def split(parts: Sequence[Slice], num_rows: int) -> tuple[list[Slice], list[Slice]]:
+def split(parts: Sequence[Part[W]], num_rows: int) -> tuple[list[Part[W]], list[Part[W]]]:
     """The first rows, no more than so many, and the others; the part between them is cut."""
     first, others = [], []
     for part in parts:
         fitting = min(num_rows, part.num_rows)
         if fitting:
-            first.append(Slice(part.job, part.start, part.start + fitting))
+            first.append(Part(part.job, part.start, part.start + fitting))
         if fitting < part.num_rows:
-            others.append(Slice(part.job, part.start + fitting, part.stop))
+            others.append(Part(part.job, part.start + fitting, part.stop))
         num_rows -= fitting
     return first, others
 
 
-class WaitingLine:
+Slice = Part[Job]
+"""In a batch."""
+
+
+class WaitingLine(Generic[W]):
     """Jobs by priority, then deadline, then arrival.
 
     Jobs that leave stay in the heaps as empty places until they reach the top or outnumber the rest.
@@ -119,11 +167,11 @@ class WaitingLine:
     def __init__(self) -> None:
         self.rows = 0
         self.size_bytes = 0
-        self._by_urgency: list[tuple[int, float, int, Job]] = []
-        self._by_deadline: list[tuple[float, int, Job]] = []
+        self._by_urgency: list[tuple[int, float, int, W]] = []
+        self._by_deadline: list[tuple[float, int, W]] = []
         self._arrivals = itertools.count()
 
-    def add(self, job: Job) -> None:
+    def add(self, job: W) -> None:
         """Puts a job in its place."""
         job.place = next(self._arrivals)
         self._stand(job)
@@ -131,16 +179,16 @@ class WaitingLine:
             heapq.heappush(self._by_deadline, (job.deadline, job.place, job))
         self._count(job, job.num_rows)
 
-    def leave(self, job: Job) -> int:
+    def leave(self, job: W) -> int:
         """Takes out the rows of a job that still wait; returns how many."""
         num_rows = job.num_rows - job.taken
         self._count(job, -num_rows)
         job.taken = job.num_rows
-        job.rows = None  # the memory goes now, not when the heap gets there
+        job.let_go()
         self._compact()
         return num_rows
 
-    def pop_expired(self, now: float) -> list[Job]:
+    def pop_expired(self, now: float) -> list[W]:
         """Jobs that still wait and whose deadline has passed. They are yet to leave."""
         expired = []
         while self._by_deadline and (self._by_deadline[0][0] <= now or not self._by_deadline[0][-1].waiting):
@@ -149,14 +197,14 @@ class WaitingLine:
                 expired.append(job)
         return expired
 
-    def take(self, max_rows: int) -> list[Slice]:
+    def take(self, max_rows: int) -> list[Part[W]]:
         """Takes out the most urgent rows, cutting the last job if it does not fit."""
-        taken: list[Slice] = []
+        taken: list[Part[W]] = []
         while max_rows and self._by_urgency:
             job = self._by_urgency[0][-1]
             num_rows = min(job.waiting, max_rows)
             if num_rows:
-                taken.append(Slice(job, job.taken, job.taken + num_rows))
+                taken.append(Part(job, job.taken, job.taken + num_rows))
                 self._count(job, -num_rows)
                 job.taken += num_rows
                 max_rows -= num_rows
@@ -164,7 +212,7 @@ class WaitingLine:
                 heapq.heappop(self._by_urgency)
         return taken
 
-    def put_back(self, parts: Sequence[Slice]) -> None:
+    def put_back(self, parts: Sequence[Part[W]]) -> None:
         """Rows just taken wait again, in their old places. Of each job the last ones that were taken."""
         for job, start, stop in parts:
             if not job.waiting:
@@ -172,13 +220,20 @@ class WaitingLine:
             job.taken = start
             self._count(job, stop - start)
 
-    def most_urgent(self) -> Job | None:
+    def let_pass(self, job: W) -> None:
+        """Behind those that are as urgent as this one, which would be taken next. The rest of it waits on."""
+        if self._by_urgency and self._by_urgency[0][-1] is job:
+            heapq.heappop(self._by_urgency)
+            job.place = next(self._arrivals)
+            self._stand(job)
+
+    def most_urgent(self) -> W | None:
         """The job whose rows would be taken first."""
         while self._by_urgency and not self._by_urgency[0][-1].waiting:
             heapq.heappop(self._by_urgency)
         return self._by_urgency[0][-1] if self._by_urgency else None
 
-    def earliest(self) -> Job | None:
+    def earliest(self) -> W | None:
         """The job whose deadline comes first, whatever its priority; None if no job that waits has one."""
         while self._by_deadline and not self._by_deadline[0][-1].waiting:
             heapq.heappop(self._by_deadline)
@@ -192,13 +247,12 @@ class WaitingLine:
         """Places in the heaps, the empty ones included."""
         return len(self._by_urgency) + len(self._by_deadline)
 
-    def _stand(self, job: Job) -> None:
+    def _stand(self, job: W) -> None:
         heapq.heappush(self._by_urgency, (-job.priority, job.deadline, job.place, job))
 
-    def _count(self, job: Job, num_rows: int) -> None:
+    def _count(self, job: W, num_rows: int) -> None:
         self.rows += num_rows
-        if job.rows is not None:
-            self.size_bytes += job.rows.nbytes // job.num_rows * num_rows
+        self.size_bytes += job.row_bytes * num_rows
 
     def _compact(self) -> None:
         if len(self._by_urgency) > 64 + 2 * self.rows:

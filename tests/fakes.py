@@ -6,7 +6,9 @@ import asyncio
 import math
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -59,6 +61,26 @@ class FakeEngine:
     def release(self) -> None:
         """Lets the batch that is held go on."""
         self._gate.set()
+
+
+class FakePool(Executor):
+    """Threads that do a unit when a test says so, on the test's own."""
+
+    def __init__(self) -> None:
+        self.units: list[tuple[Future[Any], Callable[[], Any]]] = []
+
+    def submit(self, work: Callable[..., Any], /, *args: Any, **more: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        self.units.append((future, partial(work, *args, **more)))
+        return future
+
+    def do(self, which: int = 0) -> None:
+        """Does one of the units that were begun, the first one unless another is named."""
+        future, work = self.units.pop(which)
+        try:
+            future.set_result(work())
+        except Exception as error:
+            future.set_exception(error)
 
 
 @dataclass

@@ -12,10 +12,10 @@ import soundfile
 from latentserve.audio import decode_audio
 from latentserve.errors import InvalidInput
 from latentserve.images import decode_image
-from latentserve.inputs import AudioInput, ImageInput, TensorSpec
+from latentserve.inputs import AudioInput, ImageInput
 from latentserve.tensors import to_tensor
 from latentserve.v1 import embedding_pb2 as pb
-from service.decoding import Decoder, Limits, checked_rows
+from service.decoding import Decoder, Limits, finite_rows
 
 LIMITS = Limits(max_request_rows=20, max_item_bytes=5000, max_item_pixels=10_000)
 
@@ -134,4 +134,4 @@ def test_numbers_that_are_none_are_refused_by_row(value: float) -> None:
     rows = np.zeros((4, 2), np.float32)
     rows[2, 1] = value
     with pytest.raises(InvalidInput, match=r"latents\[2\]: got NaN or infinity, expected finite"):
-        checked_rows(rows, TensorSpec("latent", "float32", (2,)), "latents", LIMITS)
+        finite_rows(rows, "latents")

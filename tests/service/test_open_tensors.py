@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from latentserve.errors import InvalidInput
 from latentserve.inputs import TensorSpec
 from service.decoding import Limits
-from service.open_tensors import DATATYPES, datatype, read, read_files, write
+from service.open_tensors import DATATYPES, datatype, read_files, shape_of, show, write
 from service.stubs import open_inference_grpc_pb2 as pb
 
 
@@ -33,7 +33,11 @@ LIMITS = Limits(max_request_rows=100, max_item_bytes=100, max_item_pixels=100)
 
 
 def rows_of(request: pb.ModelInferRequest, dtype: Any, *shape: int) -> Any:
-    return read(request, TensorSpec("input", dtype, shape), LIMITS)
+    shown = show(request, shape_of(request, TensorSpec("input", dtype, shape), LIMITS))
+    for piece in range(shown.num_pieces):
+        assert shown.fill is not None
+        shown.fill(piece)
+    return shown.rows
 
 
 def lengths(*files: bytes) -> bytes:
