@@ -9,8 +9,7 @@
     transport   what every transport shares         score_stream  many requests over one call, in order
     grpcio_server  calls on grpcio                  metrics     everything Prometheus sees
     server      start, serve, drain                 health      a container's health check
-    pace        how long a batch takes, learned     http2       our own HTTP/2 (frames, stream, outgoing)
-    http2_server  calls on it (grpc_framing, side_calls)
+    pace        how long a batch takes, learned     http2       calls on our own HTTP/2, a package with a map
 
 Imports neither torch nor training nor export. Run it as `python -m service --models models/`.
 """

@@ -23,7 +23,8 @@ from latentserve.errors import BundleError
 from service import loop_lag, tls
 from service.config import AT_RUN_TIME, Config, ConfigError, available_cpus, changed
 from service.grpcio_server import GrpcioServer
-from service.http2_server import Http2Server
+from service.http2.limits import Limits
+from service.http2.server import Http2Server
 from service.inference import Inference
 from service.metrics import Metrics
 from service.open_inference import OpenInference
@@ -45,12 +46,30 @@ LAST_CALLS_SECONDS = 5.0
 
 
 class Transport(Protocol):
-    """What carries the calls. Made from all of them, a health servicer and the bytes a request may have."""
+    """What carries the calls.
 
-    def __init__(self, services: Services, health_servicer: Any, max_request_bytes: int) -> None: ...
+    Args:
+        services: all of them.
+        health_servicer: answers grpc.health.v1.
+        max_request_bytes: of a request.
+        limits: of connections, as many as it keeps.
+        count_closed: called with the reason for which a connection ended.
+    """
+
+    def __init__(
+        self,
+        services: Services,
+        health_servicer: Any,
+        max_request_bytes: int,
+        limits: Limits = ...,
+        count_closed: Callable[[str], None] = ...,
+    ) -> None: ...
 
     async def listen(self, host: str, port: int, tls: Tls | None = None) -> int:
         """Starts to accept calls, in the clear without `tls`; returns the port. Raises OSError if it is taken."""
+
+    async def failed(self) -> None:
+        """Waits until it takes no more calls although nobody stopped it. Raises what ended it."""
 
     async def stop(self, grace_seconds: float) -> None:
         """Refuses new calls, waits for those under way, then cancels what is left."""
@@ -164,7 +183,13 @@ class Server:
             OpenInference(inference, self.repository, config, self.is_ready),
             self.metrics,
         )
-        self._transport = TRANSPORTS[config.transport](served, self._health, config.max_request_bytes)
+        self._transport = TRANSPORTS[config.transport](
+            served,
+            self._health,
+            config.max_request_bytes,
+            config.transport_limits,
+            lambda reason: self.metrics.connections_closed.labels(reason).inc(),
+        )
         self.port = await self._transport.listen(config.host, config.port, self._tls)
         for name in ("", *served):
             await self._health.set(name, SERVING)
