@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import hpack
 from hpack.table import HeaderTable
@@ -20,21 +19,27 @@ _PSEUDO = frozenset({b":method", b":scheme", b":path", b":authority"})
 _OF_CONNECTIONS = frozenset({b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade"})
 
 
-@dataclass(frozen=True, slots=True)
-class Headers:
-    """A request's.
+class Headers(dict[bytes, bytes]):
+    """A request's, by name; of several with one name the last.
 
     Attributes:
-        values: by name; of several with one name, joined by commas (RFC 9110, 5.3).
         size: of all of them as RFC 9113, 6.5.2 counts.
         fault: what makes the request malformed, or empty.
         content_length: of the body, if it says so.
     """
 
-    values: dict[bytes, bytes]
-    size: int
-    fault: str
-    content_length: int | None
+    __slots__ = ("content_length", "fault", "size")
+
+    def __init__(self, fields: list[tuple[bytes, bytes]]) -> None:
+        super().__init__(fields)
+        self.size = sum(len(name) + len(value) for name, value in fields) + ENTRY_OVERHEAD_BYTES * len(fields)
+        self.fault = _wrong_order(fields) or _wrong_pseudo(self) or wrong_fields(fields)
+        if len(self) < len(fields):
+            self.fault = self.fault or _wrong_twice(fields)
+        length = self.get(b"content-length")
+        if length is not None and not length.isdigit():
+            self.fault = self.fault or f"content-length: got {length!r}, expected digits"
+        self.content_length = None if length is None or self.fault else int(length)
 
 
 class _CountedTable(HeaderTable):
@@ -86,7 +91,7 @@ class HeaderDecoder:
         if headers is not None:
             return headers
         before = self._table.changes
-        headers = read(self.fields(block))
+        headers = Headers(self.fields(block))
         if self._table.changes != before:
             self._seen.clear()
         elif len(block) <= ENTRY_OVERHEAD_BYTES * MAX_SEEN_BLOCKS:
@@ -110,23 +115,14 @@ class HeaderDecoder:
             raise wire.ProtocolError(wire.COMPRESSION_ERROR, str(error)) from error
 
 
-def read(fields: list[tuple[bytes, bytes]]) -> Headers:
-    """What a request's header list says, and what is wrong with it."""
-    values: dict[bytes, bytes] = {}
-    size, fault = 0, ""
+def _wrong_twice(fields: list[tuple[bytes, bytes]]) -> str:
+    """8.3.1 and 8.1.1: pseudo-header fields come once, and content-length says one thing."""
+    seen: dict[bytes, bytes] = {}
     for name, value in fields:
-        size += len(name) + len(value) + ENTRY_OVERHEAD_BYTES
-        if name not in values:
-            values[name] = value
-        elif name in _PSEUDO:
-            fault = f"got {name!r} twice"
-        elif name != b"content-length" or values[name] != value:
-            values[name] += b"," + value
-    fault = fault or _wrong_order(fields) or _wrong_pseudo(values) or wrong_fields(fields)
-    length = values.get(b"content-length")
-    if length is not None and not length.isdigit():
-        fault = fault or f"content-length: got {length!r}, expected digits"
-    return Headers(values, size, fault, int(length) if length is not None and not fault else None)
+        if name in seen and (name in _PSEUDO or (name == b"content-length" and seen[name] != value)):
+            return f"got {name!r} twice"
+        seen[name] = value
+    return ""
 
 
 def _wrong_order(fields: list[tuple[bytes, bytes]]) -> str:

@@ -192,7 +192,7 @@ class Incoming:
                 stream_id, wire.PROTOCOL_ERROR, headers.fault or "got a stream that waits for itself"
             )
         too_large = headers.size > self._limits.header_list_bytes
-        stream = Stream(self._connection, stream_id, {} if too_large else headers.values)
+        stream = Stream(self._connection, stream_id, {} if too_large else headers)
         self._streams[stream_id] = stream
         stream.expected = headers.content_length
         stream.ended = bool(flags & wire.END_STREAM)

@@ -14,7 +14,8 @@ class Limits:
         receive_bytes: of requests that came and are not answered yet, of all connections (`budget`).
         send_bytes: of answers that their clients leave no room for, of all connections.
         streams: open at once on a connection (SETTINGS_MAX_CONCURRENT_STREAMS).
-        frame_bytes: payload of a frame (SETTINGS_MAX_FRAME_SIZE).
+        frame_bytes: payload of a frame (SETTINGS_MAX_FRAME_SIZE). The least that may be: frames that are not whole are
+            in no budget.
         stream_window_bytes: of a body that may come before it is read.
         connection_window_bytes: of all bodies of a connection.
         header_list_bytes: of a request's headers as RFC 9113, 6.5.2 counts them; more of them fail their stream.
@@ -48,7 +49,7 @@ class Limits:
     receive_bytes: int = 512 * 2**20
     send_bytes: int = 256 * 2**20
     streams: int = 1000
-    frame_bytes: int = 2**18
+    frame_bytes: int = 2**14
     stream_window_bytes: int = 2**20
     connection_window_bytes: int = 2**24
     header_list_bytes: int = 16 * 1024

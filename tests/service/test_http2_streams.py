@@ -22,7 +22,7 @@ from tests.service.test_http2 import Peer
 PATH = "/latentserve.v1.EmbeddingService/ScoreStream"
 LIMITS = Limits()
 LIMIT = 4
-FRAME_BYTES = 2**17
+FRAME_BYTES = LIMITS.frame_bytes
 Body = Callable[[Peer, FakeScores, Metrics], Awaitable[None]]
 
 
