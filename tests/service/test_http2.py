@@ -286,7 +286,7 @@ def reset_ahead() -> bytes:
         (wire.frame(wire.HEADERS, wire.END_HEADERS | wire.PADDED, 1, b"\x09abc"), wire.PROTOCOL_ERROR),
         (wire.frame(wire.HEADERS, 0, 1, b"a") + wire.frame(wire.PING, 0, 0, bytes(8)), wire.PROTOCOL_ERROR),
         (
-            wire.frame(wire.HEADERS, 0, 1, b"") + 2 * wire.frame(wire.CONTINUATION, 0, 1, bytes(150_000)),
+            wire.frame(wire.HEADERS, 0, 1, b"") + 20 * wire.frame(wire.CONTINUATION, 0, 1, bytes(16_000)),
             wire.ENHANCE_YOUR_CALM,
         ),
         (wire.frame(wire.CONTINUATION, 0, 1, b""), wire.PROTOCOL_ERROR),
