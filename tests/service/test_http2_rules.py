@@ -1,7 +1,7 @@
 """One row a sentence of RFC 9113 (HTTP/2) and RFC 7541 (HPACK): what comes, and what is answered.
 
-Where no GOAWAY is the answer the connection goes on; a call on another one is answered right after each of them. Rows are
-in the order of the RFCs' sections.
+Where no GOAWAY is the answer the connection goes on; a call on another one is answered right after each of them. Rows
+are in the order of the sections of the RFCs.
 """
 
 from __future__ import annotations
