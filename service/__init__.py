@@ -7,10 +7,10 @@
     servicer    our calls, without a transport      tls         who we are, who our clients must be
     open_inference  the Open Inference Protocol's calls (open_request, open_tensors, stubs)
     transport   what every transport shares         score_stream  many requests over one call, in order
-    grpcio_server  calls on grpcio                  metrics     everything Prometheus sees
+    transports  those there are                     metrics     everything Prometheus sees
+    grpcio_server  calls on grpcio
     server      start, serve, drain                 health      a container's health check
-    pace        how long a batch takes, learned     http2       our own HTTP/2 (frames, stream, outgoing)
-    http2_server  calls on it (grpc_framing, side_calls)
+    pace        how long a batch takes, learned     http2       calls on our own HTTP/2, a package with a map
 
 Imports neither torch nor training nor export. Run it as `python -m service --models models/`.
 """

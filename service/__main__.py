@@ -13,6 +13,7 @@ from service.config import Config, ConfigError, load_config
 from service.providers import DeviceError
 from service.server import Server
 from service.tls import TlsError
+from service.transports import TransportError
 
 
 async def serve(config: Config, arguments: list[str]) -> None:
@@ -39,7 +40,7 @@ def main(arguments: list[str]) -> int:
         check_addresses(config)
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(serve(config, arguments))
-    except (ConfigError, BundleError, DeviceError, TlsError, OSError) as error:
+    except (ConfigError, BundleError, DeviceError, TlsError, TransportError, OSError) as error:
         print(f"error: {_in_words(error)}", file=sys.stderr)
         return 1
     return 0

@@ -19,6 +19,7 @@ from pydantic_settings import BaseSettings, CliSettingsSource, PydanticBaseSetti
 from latentserve.cpus import available_cpus as available_cpus
 from service.batching import QueueConfig
 from service.decoding import Limits
+from service.http2.limits import Limits as TransportLimits
 from service.monitor import MonitorConfig
 from service.providers import ENGINE_CACHE, Device, DeviceConfig
 from service.tls import TlsFiles
@@ -95,6 +96,14 @@ class Config(BaseSettings):
     max_queue_bytes: int = Field(256 * 2**20, ge=1, le=MOST_BYTES, description="bytes that may wait for one model")
     max_request_rows: int = Field(1024, ge=1, le=MOST, description="rows of one request")
     max_request_bytes: int = Field(64 * 2**20, ge=1024, le=MOST, description="bytes of one request")
+    max_receive_bytes: int = Field(
+        0, ge=0, le=MOST_BYTES, description="bytes of requests held at once; 0: 512 MiB or four requests, the larger"
+    )
+    max_connections: int = Field(4096, ge=1, le=1_000_000, description="connections at once")
+    keepalive_seconds: float = Field(
+        60.0, gt=0, le=A_DAY, description="a connection that says nothing for so long is asked whether it is there"
+    )
+    compress_answers: bool = Field(False, description="in gzip, for clients that take it")
     max_item_bytes: int = Field(16 * 2**20, ge=1, le=MOST, description="bytes of one encoded item")
     max_item_pixels: int = Field(
         50_000_000, ge=1, le=MOST, description="pixels of one image, checked before it is decoded"
@@ -167,6 +176,13 @@ class Config(BaseSettings):
             raise ValueError("tls_client_ca: expected tls_certificate and tls_key with it")
         return self
 
+    @model_validator(mode="after")
+    def _requests_fit(self) -> Self:
+        if self.max_receive_bytes and self.max_receive_bytes < 2 * self.max_request_bytes:
+            least = f"{2 * self.max_request_bytes}, twice max_request_bytes"
+            raise ValueError(f"max_receive_bytes: got {self.max_receive_bytes}, expected 0 or at least {least}")
+        return self
+
     @property
     def tls(self) -> TlsFiles | None:
         """Where keys lie; None: gRPC in the clear."""
@@ -198,6 +214,17 @@ class Config(BaseSettings):
     def turns(self) -> TurnsConfig:
         """What may wait to be decoded."""
         return TurnsConfig(self.max_decoding_bytes, self.max_decoding_pixels)
+
+    @property
+    def transport_limits(self) -> TransportLimits:
+        """What peers may ask of a transport."""
+        receive_bytes = self.max_receive_bytes or max(TransportLimits.receive_bytes, 4 * self.max_request_bytes)
+        return TransportLimits(
+            max_connections=self.max_connections,
+            receive_bytes=receive_bytes,
+            keepalive_seconds=self.keepalive_seconds,
+            compress_answers=self.compress_answers,
+        )
 
     @property
     def monitor(self) -> MonitorConfig:

@@ -1,19 +1,25 @@
-"""The transport on grpcio's asyncio server."""
+"""The transport on grpcio's asyncio server.
+
+A request whose path is not UTF-8 ends the loop in which that server takes calls (`_server_main_loop`, in Cython: it
+cannot be caught there, nor the loop be started again). `failed` tells, and the process ends: whoever restarts it sees
+why.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc
 import grpc.aio
-from grpc_health.v1 import health, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
+from service.http2.limits import Limits
+from service.http2.side_calls import SideCall, side_calls
 from service.tls import Tls
-from service.transport import OK, Answer, Call, Services, StreamCall, clipped, trace_id
+from service.transport import DRAINING, OK, Answer, Call, Services, StreamCall, clipped, trace_id
 
 _STATUS = {status.value[0]: status for status in grpc.StatusCode}
 
@@ -21,9 +27,19 @@ _STATUS = {status.value[0]: status for status in grpc.StatusCode}
 class GrpcioServer:
     """See `server.Transport`."""
 
-    def __init__(self, services: Services, health_servicer: Any, max_request_bytes: int) -> None:
+    def __init__(
+        self,
+        services: Services,
+        health_servicer: Any,
+        max_request_bytes: int,
+        limits: Limits = Limits(),  # noqa: B008 (frozen)
+        count_closed: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """Of the limits it keeps the keep-alive's; it does not tell why a connection ended."""
         self._server = grpc.aio.server(
             options=(
+                ("grpc.keepalive_time_ms", round(limits.keepalive_seconds * 1000)),
+                ("grpc.keepalive_timeout_ms", round(limits.keepalive_timeout_seconds * 1000)),
                 ("grpc.max_receive_message_length", max_request_bytes),
                 ("grpc.max_send_message_length", -1),
                 ("grpc.so_reuseport", 0),  # a second server on the same port is an error, not a coin toss
@@ -31,12 +47,15 @@ class GrpcioServer:
         )
         every = [call for calls in services.values() for call in calls.values()]
         self._streams = [call for call in every if isinstance(call, StreamCall)]
+        self._beside: set[asyncio.Task[Answer]] = set()
+        self._stopping = False
         for service, calls in services.items():
             methods = {name: _handler(call) for name, call in calls.items()}
             self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, methods),))
-        health_pb2_grpc.add_HealthServicer_to_server(health_servicer, self._server)
-        names = (*services, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, self._server)
+        for path, side_call in side_calls(health_servicer, services).items():
+            service, name = path.decode()[1:].split("/")
+            methods = {name: grpc.stream_stream_rpc_method_handler(self._side(side_call))}
+            self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, methods),))
 
     async def listen(self, host: str, port: int, tls: Tls | None = None) -> int:
         """Starts to accept calls; returns the port."""
@@ -51,11 +70,37 @@ class GrpcioServer:
         await self._server.start()
         return bound
 
+    async def failed(self) -> None:
+        """See `server.Transport`."""
+        await self._server.wait_for_termination()
+
     async def stop(self, grace_seconds: float) -> None:
         """Refuses new calls, waits for those under way, then cancels what is left."""
         for call in self._streams:
             call.drain()
+        self._stopping = True
+        for task in self._beside:
+            task.cancel()
         await self._server.stop(grace_seconds)
+
+    def _side(self, call: SideCall) -> Any:
+        """Such a call may last for ever: draining does not wait for it."""
+
+        async def handle(messages: AsyncIterator[bytes], context: grpc.aio.ServicerContext[Any, Any]) -> None:
+            task = asyncio.ensure_future(call.serve(messages, context.write, _deadline(context)))
+            self._beside.add(task)
+            try:
+                answer = await task
+            except asyncio.CancelledError:
+                if not self._stopping:  # by the client
+                    task.cancel()
+                    raise
+                answer = DRAINING
+            finally:
+                self._beside.discard(task)
+            await _check(answer, context)
+
+        return handle
 
 
 def _handler(call: Call | StreamCall) -> Any:

@@ -101,6 +101,7 @@ class Metrics:
             "tls_certificate_expiry_timestamp_seconds", "When our certificate ends, Unix time; 0 in the clear."
         )
 
+        self.connections_closed = counter("connections_closed_total", "Connections that ended, by why.", "reason")
         self.requests = counter(
             "requests_total",
             "Calls answered, by gRPC status code. Health and readiness are not counted.",

@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 from grpc_health.v1.health import aio as health_aio
 from prometheus_client import start_http_server
@@ -22,8 +22,6 @@ from latentserve.devices import CPU
 from latentserve.errors import BundleError
 from service import loop_lag, tls
 from service.config import AT_RUN_TIME, Config, ConfigError, available_cpus, changed
-from service.grpcio_server import GrpcioServer
-from service.http2_server import Http2Server
 from service.inference import Inference
 from service.metrics import Metrics
 from service.model_health import ModelHealth
@@ -33,7 +31,9 @@ from service.repository import Repository, Workers, look, open_repository
 from service.running import Running, RunningModels, notice
 from service.servicer import Servicer
 from service.tls import Tls, TlsError
-from service.transport import Services, services
+from service.transport import services
+from service.transports import TRANSPORTS, TransportError
+from service.transports import Transport as Transport
 from service.turns import Turns
 
 log = logging.getLogger(__name__)
@@ -42,21 +42,6 @@ STUCK_SECONDS = 5.0
 """An event loop that has not come round for so long is as good as gone: we are not ready."""
 LAST_CALLS_SECONDS = 5.0
 """How long a model that has gone still answers calls that found it before: they may be reading their rows."""
-
-
-class Transport(Protocol):
-    """What carries the calls. Made from all of them, a health servicer and the bytes a request may have."""
-
-    def __init__(self, services: Services, health_servicer: Any, max_request_bytes: int) -> None: ...
-
-    async def listen(self, host: str, port: int, tls: Tls | None = None) -> int:
-        """Starts to accept calls, in the clear without `tls`; returns the port. Raises OSError if it is taken."""
-
-    async def stop(self, grace_seconds: float) -> None:
-        """Refuses new calls, waits for those under way, then cancels what is left."""
-
-
-TRANSPORTS: dict[str, type[Transport]] = {"http2": Http2Server, "grpcio": GrpcioServer}
 
 
 class Server:
@@ -89,6 +74,7 @@ class Server:
         self._reloaded = {"keys": True, "settings": True, "models": True}
         self._transport: Transport
         self._model_health: ModelHealth
+        self._fault: Exception | None = None
         self._health = health_aio.HealthServicer()
         self._prometheus: Any = None
         self._running = RunningModels(self.metrics)
@@ -170,8 +156,15 @@ class Server:
             OpenInference(inference, self.repository, config, self.is_ready, health.well),
             self.metrics,
         )
-        self._transport = TRANSPORTS[config.transport](served, self._health, config.max_request_bytes)
+        self._transport = TRANSPORTS[config.transport](
+            served,
+            self._health,
+            config.max_request_bytes,
+            config.transport_limits,
+            lambda reason: self.metrics.connections_closed.labels(reason).inc(),
+        )
         self.port = await self._transport.listen(config.host, config.port, self._tls)
+        self._watch("the transport", self._end_with_transport())
         await health.say()
         self._watch("models' health", health.watch())
 
@@ -179,9 +172,24 @@ class Server:
         self._watching.append(notice(asyncio.create_task(work, name=what)))
 
     async def until_signal(self) -> None:
-        """Waits for SIGTERM or SIGINT; SIGHUP meanwhile reads settings and models again."""
+        """Waits for SIGTERM or SIGINT; SIGHUP meanwhile reads settings and models again.
+
+        Raises:
+            TransportError: the transport takes no more calls although nobody told it to stop.
+        """
         await self._stopped.wait()
         self._stopped.clear()
+        if self._fault is not None:
+            raise TransportError(f"transport: {self.config.transport} takes no more calls") from self._fault
+
+    async def _end_with_transport(self) -> None:
+        """A server that takes no calls must not say that it is ready, nor stay."""
+        try:
+            await self._transport.failed()
+        except Exception as error:
+            log.exception("the transport has ended")
+            self._serving, self._fault = False, error
+            self._stopped.set()
 
     def _hear_signals(self) -> None:
         """Before anybody can know that we listen: a signal that comes at once must drain, too."""

@@ -147,9 +147,9 @@ class Call:
 class Ended(Exception):
     """Ends a stream before its client does, with this status, once what came before is answered."""
 
-    def __init__(self, code: int, message: str) -> None:
+    def __init__(self, code: int, message: str, trailing: tuple[tuple[str, str], ...] = ()) -> None:
         super().__init__(message)
-        self.answer = Answer(b"", code, message)
+        self.answer = Answer(b"", code, message, trailing)
 
 
 class StreamCall:

@@ -10,12 +10,14 @@ from typing import Any
 import hpack
 import pytest
 
-from service import frames as wire
-from service.frames import HeaderDecoder, ProtocolError, literal_headers
-from service.http2 import LINGER_SECONDS, MAX_RESETS_AHEAD
-from service.http2_server import Http2Server
+from service.http2 import frames as wire
+from service.http2.frames import ProtocolError, literal_headers
+from service.http2.headers import HeaderDecoder
+from service.http2.limits import Limits
+from service.http2.server import Http2Server
 from service.transport import SERVICE, Answer
 
+LIMITS = Limits()
 PATH = "/latentserve.v1.EmbeddingService/Echo"
 
 
@@ -265,30 +267,31 @@ def test_a_ping_is_answered() -> None:
 
 def reset_ahead() -> bytes:
     """More cancelled streams than a peer may have."""
-    block = literal_headers(((b":method", b"POST"), (b":path", PATH.encode()), (b"content-type", b"application/grpc")))
+    head = (b":method", b"POST"), (b":scheme", b"http"), (b":path", PATH.encode())
+    block = literal_headers((*head, (b"content-type", b"application/grpc")))
     return b"".join(
         wire.frame(wire.HEADERS, wire.END_HEADERS, stream, block)
         + wire.frame(wire.RST_STREAM, 0, stream, struct.pack(">I", 8))
-        for stream in range(1, 2 * MAX_RESETS_AHEAD + 5, 2)
+        for stream in range(1, 4 * LIMITS.resets, 2)
     )
 
 
 @pytest.mark.parametrize(
     ("sent", "code"),
     [
-        (wire.FRAME_HEAD.pack(wire.MAX_FRAME_BYTES + 1 >> 8, 1, wire.DATA, 0, 1), wire.FRAME_SIZE_ERROR),
+        (wire.FRAME_HEAD.pack(LIMITS.frame_bytes + 1 >> 8, 1, wire.DATA, 0, 1), wire.FRAME_SIZE_ERROR),
         (wire.frame(wire.DATA, 0, 1, b"x"), wire.PROTOCOL_ERROR),
         (wire.frame(wire.HEADERS, wire.END_HEADERS, 2, b""), wire.PROTOCOL_ERROR),
         (wire.frame(wire.HEADERS, wire.END_HEADERS, 1, b"\xff\xff\xff\xff\xff\xff"), wire.COMPRESSION_ERROR),
         (wire.frame(wire.HEADERS, wire.END_HEADERS | wire.PADDED, 1, b"\x09abc"), wire.PROTOCOL_ERROR),
         (wire.frame(wire.HEADERS, 0, 1, b"a") + wire.frame(wire.PING, 0, 0, bytes(8)), wire.PROTOCOL_ERROR),
         (
-            wire.frame(wire.HEADERS, 0, 1, b"") + wire.frame(wire.CONTINUATION, 0, 1, bytes(20_000)),
+            wire.frame(wire.HEADERS, 0, 1, b"") + 20 * wire.frame(wire.CONTINUATION, 0, 1, bytes(16_000)),
             wire.ENHANCE_YOUR_CALM,
         ),
         (wire.frame(wire.CONTINUATION, 0, 1, b""), wire.PROTOCOL_ERROR),
         (wire.frame(wire.SETTINGS, 0, 0, b"abc"), wire.FRAME_SIZE_ERROR),
-        (wire.frame(wire.WINDOW_UPDATE, 0, 0, bytes(4)), wire.FLOW_CONTROL_ERROR),
+        (wire.frame(wire.WINDOW_UPDATE, 0, 0, bytes(4)), wire.PROTOCOL_ERROR),  # RFC 9113, 6.9
         (wire.frame(wire.WINDOW_UPDATE, 0, 0, struct.pack(">I", 2**31 - 1)), wire.FLOW_CONTROL_ERROR),
         (wire.frame(wire.PUSH_PROMISE, 0, 1, b""), wire.PROTOCOL_ERROR),
         (wire.frame(wire.RST_STREAM, 0, 9, bytes(4)), wire.PROTOCOL_ERROR),
@@ -315,7 +318,8 @@ def test_a_request_answered_before_it_is_whole_is_ended_on_both_sides() -> None:
         peer.request(3)
         assert await peer.answer() == (3, b"hello", {"grpc-status": "0"})
 
-        block = peer.encoder.encode([(":method", "POST"), (":path", PATH), ("content-type", "application/grpc")])
+        head = [(":method", "POST"), (":scheme", "http"), (":path", PATH), ("content-type", "application/grpc")]
+        block = peer.encoder.encode(head)
         peer.send(wire.frame(wire.HEADERS, wire.END_HEADERS, 5, block), wire.frame(wire.DATA, 0, 5, bytes(5000)))
         assert (await peer.answer())[2]["grpc-status"] == "8"
         kind, _, stream, payload = await peer.frame()
@@ -341,14 +345,18 @@ def test_draining_answers_what_is_under_way_and_refuses_the_rest() -> None:
         peer.request(1)
         await asyncio.sleep(0.05)
         stopping = asyncio.create_task(server.stop(5))
-        await peer.until(wire.GOAWAY)
-        peer.request(3)
-        assert (await peer.until(wire.RST_STREAM))[1:] == (3, struct.pack(">I", wire.REFUSED_STREAM))
+        assert (await peer.until(wire.GOAWAY))[2][:4] == struct.pack(">I", wire.LARGEST_STREAM_ID)
+        _, _, ping = await peer.until(wire.PING)
+        peer.request(3)  # it was on its way when the server said that it goes
+        peer.send(wire.frame(wire.PING, wire.ACK, 0, ping))
+        assert (await peer.until(wire.GOAWAY))[2][:4] == struct.pack(">I", 3)
+        peer.request(5)
+        assert (await peer.until(wire.RST_STREAM))[1:] == (5, struct.pack(">I", wire.REFUSED_STREAM))
         echo.gate.set()
-        assert (await peer.answer())[:2] == (1, b"hello")
+        assert {(await peer.answer())[0], (await peer.answer())[0]} == {1, 3}
         assert not stopping.done()  # the client may still be reading: it closes
         peer.writer.close()
-        await asyncio.wait_for(stopping, LINGER_SECONDS)
+        await asyncio.wait_for(stopping, LIMITS.linger_seconds)
 
     with_server(body)
 
@@ -363,12 +371,14 @@ def test_a_drained_connection_is_not_reset_by_what_the_client_sends_late() -> No
         stopping = asyncio.create_task(server.stop(5))
         echo.gate.set()
         assert (await peer.answer())[:2] == (3, b"hello")
+        kind, _, _, payload = await peer.frame()  # no PING came back: it did not wait for it
+        assert (kind, payload[:4]) == (wire.GOAWAY, struct.pack(">I", 3))
         assert await peer.reader.read() == b""
         for _ in range(3):
             peer.send(wire.frame(wire.PING, 0, 0, b"12345678"))
             await peer.writer.drain()
             await asyncio.sleep(0.05)
-        await asyncio.wait_for(stopping, 2 * LINGER_SECONDS + 1)  # a client that does not close is closed
+        await asyncio.wait_for(stopping, 2 * LIMITS.linger_seconds + 1)  # a client that does not close is closed
 
     with_server(body)
 

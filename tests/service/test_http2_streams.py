@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from latentserve.v1 import embedding_pb2 as pb
-from service import frames as wire
-from service.http2_server import Http2Server
+from service.http2 import frames as wire
+from service.http2.limits import Limits
+from service.http2.server import Http2Server
 from service.metrics import Metrics
 from service.score_stream import Bounds
 from service.transport import SERVICE, Call, StreamCall
@@ -19,8 +20,9 @@ from tests.fakes import FakeScores
 from tests.service.test_http2 import Peer
 
 PATH = "/latentserve.v1.EmbeddingService/ScoreStream"
+LIMITS = Limits()
 LIMIT = 4
-FRAME_BYTES = 2**17
+FRAME_BYTES = LIMITS.frame_bytes
 Body = Callable[[Peer, FakeScores, Metrics], Awaitable[None]]
 
 
@@ -45,7 +47,8 @@ def with_server(body: Body) -> None:
 
 
 def begin(peer: Peer, stream: int, timeout: str = "1H") -> None:
-    headers = [(":method", "POST"), (":path", PATH), ("content-type", "application/grpc"), ("grpc-timeout", timeout)]
+    headers = [(":method", "POST"), (":scheme", "http"), (":path", PATH), ("content-type", "application/grpc")]
+    headers.append(("grpc-timeout", timeout))
     peer.send(wire.frame(wire.HEADERS, wire.END_HEADERS, stream, peer.encoder.encode(headers)))
 
 
@@ -84,7 +87,7 @@ async def answers(peer: Peer) -> tuple[list[int], dict[str, str]]:
     ("last", "status", "said"),
     [
         (b"", "0", ""),
-        (b"\x01" + message(3)[1:], "12", "got a compressed message"),
+        (b"\x01" + message(3)[1:], "13", "got a compressed message"),
         (message(3)[:-1], "13", "bytes of a message, expected all of it"),
         (message(3)[:3], "13", "got 3 bytes of a message"),
         (struct.pack(">BI", 0, 2**22 + 1), "8", "got more than 4194304 bytes"),
@@ -120,8 +123,8 @@ def test_messages_may_come_in_any_pieces() -> None:
 def test_a_message_larger_than_the_window_gets_through() -> None:
     async def body(peer: Peer, scores: FakeScores, metrics: Metrics) -> None:
         begin(peer, 1)
-        large = message(1, "x" * 3 * wire.STREAM_WINDOW_BYTES)
-        window = wire.STREAM_WINDOW_BYTES
+        large = message(1, "x" * 3 * LIMITS.stream_window_bytes)
+        window = LIMITS.stream_window_bytes
         widen(peer)
         scores.open.set()
         for start in range(0, len(large), FRAME_BYTES):
@@ -145,7 +148,7 @@ def widen(peer: Peer) -> None:
 def fill(peer: Peer, stream: int) -> None:
     """Sends as much as a new stream may, in messages of a frame each."""
     begin(peer, stream)
-    left = wire.STREAM_WINDOW_BYTES
+    left = LIMITS.stream_window_bytes
     number = 0
     while left:
         small = message(number, "x" * (FRAME_BYTES - 100))

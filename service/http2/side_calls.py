@@ -6,9 +6,11 @@ from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
+from latentserve.errors import Code
 from service.score_stream import Write
 from service.transport import OK, Answer, Ended
 
@@ -49,7 +51,11 @@ class SideCall:
 
         async def requests() -> AsyncIterator[Any]:
             async for message in messages:
-                yield self._request.FromString(message)
+                try:
+                    yield self._request.FromString(message)
+                except DecodeError as error:
+                    got = f"request: got {len(message)} bytes, expected a {self._request.__name__}"
+                    raise Ended(Code.INVALID_ARGUMENT, got) from error
 
         context = SideContext(write)
         try:
@@ -60,16 +66,22 @@ class SideCall:
         return Answer(b"", OK)
 
 
+async def _only(requests: AsyncIterator[Any]) -> Any:
+    """The one request of a call that takes one."""
+    found = [request async for request in requests]
+    if len(found) != 1:
+        raise Ended(Code.INTERNAL, f"request: got {len(found)} messages, expected one")
+    return found[0]
+
+
 def side_calls(health_servicer: Any, services: Iterable[str]) -> dict[bytes, SideCall]:
     """By their paths; reflection tells of these services, too."""
 
     async def check(requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
-        async for request in requests:
-            yield await health_servicer.Check(request, context)
+        yield await health_servicer.Check(await _only(requests), context)
 
     async def watch(requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
-        async for request in requests:
-            yield await health_servicer.Watch(request, context)  # writes by itself, returns when cancelled
+        yield await health_servicer.Watch(await _only(requests), context)  # writes by itself, returns when cancelled
 
     names = (*services, "grpc.health.v1.Health", reflection.SERVICE_NAME)
     reflected = reflection.aio.ReflectionServicer(names)
