@@ -10,6 +10,7 @@ from collections.abc import Callable
 from latentserve.errors import BundleError
 from service.addresses import check_addresses
 from service.config import Config, ConfigError, load_config
+from service.grants import TokensError
 from service.providers import DeviceError
 from service.server import Server
 from service.tls import TlsError
@@ -39,7 +40,7 @@ def main(arguments: list[str]) -> int:
         check_addresses(config)
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(serve(config, arguments))
-    except (ConfigError, BundleError, DeviceError, TlsError, OSError) as error:
+    except (ConfigError, BundleError, DeviceError, TlsError, TokensError, OSError) as error:
         print(f"error: {_in_words(error)}", file=sys.stderr)
         return 1
     return 0

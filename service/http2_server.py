@@ -9,6 +9,8 @@ import time
 from typing import Any
 
 from service import grpc_framing as framing
+from service.access import Access
+from service.entrance import entered
 from service.grpc_framing import PREFIX, Messages
 from service.http2 import LINGER_SECONDS, Connection
 from service.side_calls import SideCall, side_calls
@@ -39,7 +41,10 @@ class Exchange:
 class Http2Server:
     """See `server.Transport`."""
 
-    def __init__(self, services: Services, health_servicer: Any, max_request_bytes: int) -> None:
+    def __init__(
+        self, services: Services, health_servicer: Any, max_request_bytes: int, access: Access | None = None
+    ) -> None:
+        self._access = access
         self._max_request_bytes = max_request_bytes
         self._connections: set[Connection] = set()
         self._stopping = False
@@ -102,6 +107,10 @@ class Http2Server:
         if headers.get(b":method") != b"POST" or not headers.get(b"content-type", b"").startswith(b"application/grpc"):
             stream.send(b"", b"", framing.NOT_GRPC)
             return
+        handler = self._entered(headers, handler)
+        if isinstance(handler, Answer):
+            framing.end(stream, handler)
+            return
         if handler is None:
             unknown = f"unknown method {headers.get(b':path', b'').decode()!r}"
             framing.end(stream, Answer(b"", framing.UNIMPLEMENTED, unknown))
@@ -119,6 +128,12 @@ class Http2Server:
         if isinstance(handler, (StreamCall, SideCall)):
             exchange.messages = Messages(stream, self._max_request_bytes)
             exchange.task = asyncio.create_task(self._stream(stream, exchange, exchange.messages))
+
+    def _entered(self, headers: dict[bytes, bytes], handler: Any) -> Any:
+        """See `entrance.entered`."""
+        shown = headers.get(b"authorization")
+        path = headers.get(b":path", b"").decode("latin-1")
+        return entered(self._access, path, None if shown is None else shown.decode("latin-1"), handler)
 
     def received(self, stream: Stream, data: bytes, ended: bool) -> None:
         """See `http2.Application`."""

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from latentserve.errors import Unsupported
 from latentserve.inputs import INPUT
+from service.access import ANYBODY, Caller
 from service.metrics import Metrics
 from service.repository import Repository, ServedModel
 from service.scoring import Question, Verdicts
@@ -31,11 +32,13 @@ class Context:
         method: name of the call.
         deadline: the caller's, on `time.monotonic`.
         model: name of the model that answers, once it is known; for metrics.
+        caller: whose call it is.
     """
 
     method: str
     deadline: float = math.inf
     model: str = ""
+    caller: Caller = ANYBODY
 
 
 class Inference:
@@ -51,8 +54,10 @@ class Inference:
         self._metrics = metrics
 
     def find(self, name: str, version: int, context: Context) -> ServedModel:
-        """See `Repository.find`. From now on the call is this model's."""
-        model = self._repository.find(name, version)
+        """See `Repository.find`. From now on the call is this model's. Raises PermissionDenied if it may not be."""
+        if name:
+            context.caller.check_model(name)
+        model = self._repository.find(name, version, context.caller.sees)
         context.model = model.manifest.name
         return model
 

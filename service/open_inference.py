@@ -121,8 +121,10 @@ class OpenInference:
         """See the proto."""
         response = pb.RepositoryIndexResponse()
         for model in self._repository.served():
+            if not context.caller.sees(model.manifest.name):
+                continue
             response.models.add(name=model.manifest.name, version=str(model.manifest.version), state="READY")
-        for one in () if request.ready else self._repository.refused:
+        for one in () if request.ready or not context.caller.admin else self._repository.refused:
             response.models.add(name=one.name, version=str(one.version), state="UNAVAILABLE", reason=one.reason)
         return response
 
@@ -131,6 +133,7 @@ class OpenInference:
         arrived = time.monotonic()
         model = self._find(request.model_name, request.model_version, context)
         parameters = parameters_of(request)
+        priority = context.caller.lowered(parameters.priority)
         if parameters.timeout_seconds is not None:
             context.deadline = min(context.deadline, arrived + parameters.timeout_seconds)
         lane = lane_of(request)
@@ -139,12 +142,12 @@ class OpenInference:
         wants = {SCORES if name in JUDGED else name for name in wanted}
         if lane == INPUT:
             read = partial(rows_of, request, model.decoder)
-            tensors = await self._inference.run(model, read, wants, parameters.priority, context)
+            tensors = await self._inference.run(model, read, wants, priority, context)
         else:
             require(model, wants)
             spec, limits = model.manifest.outputs[LATENT], self._config.limits
             rows = checked_rows(tensors_of.read(request, spec, limits), spec, f"inputs[{LATENT!r}]", limits)
-            tensors = await self._inference.submit(model, lane, rows, wants, parameters.priority, context)
+            tensors = await self._inference.submit(model, lane, rows, wants, priority, context)
         if question is not None:
             verdicts = self._inference.judge(model, tensors, question)
             tensors = {**tensors, P_VALUE: verdicts.p_values[:, None], FLAGGED: verdicts.flagged[:, None]}

@@ -16,22 +16,25 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from grpc_health.v1 import health, health_pb2
-from prometheus_client import start_http_server
 
 from latentserve.devices import CPU
 from latentserve.errors import BundleError
-from service import loop_lag, tls
+from service import loop_lag
+from service.access import Access
+from service.addresses import warn_of_openness
 from service.config import AT_RUN_TIME, Config, ConfigError, available_cpus, changed
 from service.grpcio_server import GrpcioServer
 from service.http2_server import Http2Server
 from service.inference import Inference
 from service.metrics import Metrics
+from service.metrics_server import MetricsServer, Page
 from service.open_inference import OpenInference
 from service.providers import DeviceError
+from service.renewal import Renewal
 from service.repository import Repository, ServedModel, Workers, look, open_repository
 from service.running import Running, RunningModels
 from service.servicer import Servicer
-from service.tls import Tls, TlsError
+from service.tls import Tls
 from service.transport import Services, services
 
 log = logging.getLogger(__name__)
@@ -45,9 +48,11 @@ LAST_CALLS_SECONDS = 5.0
 
 
 class Transport(Protocol):
-    """What carries the calls. Made from all of them, a health servicer and the bytes a request may have."""
+    """What carries the calls. Made from all of them, a health servicer, the bytes a request may have, who gets in."""
 
-    def __init__(self, services: Services, health_servicer: Any, max_request_bytes: int) -> None: ...
+    def __init__(
+        self, services: Services, health_servicer: Any, max_request_bytes: int, access: Access | None = None
+    ) -> None: ...
 
     async def listen(self, host: str, port: int, tls: Tls | None = None) -> int:
         """Starts to accept calls, in the clear without `tls`; returns the port. Raises OSError if it is taken."""
@@ -83,13 +88,13 @@ class Server:
         self.metrics_port = 0
         self.repository = Repository()
         self.metrics = Metrics()
-        self._tls = Tls(config.tls) if config.tls else None
         self._serving = False
         self._beat = 0.0
-        self._reloaded = {"keys": True, "settings": True, "models": True}
+        self._reloaded = {"keys": True, "tokens": True, "settings": True, "models": True}
+        self._renewal = Renewal(config, self.metrics, self._told)
         self._transport: Transport
         self._health = health.aio.HealthServicer()
-        self._prometheus: Any = None
+        self._page: MetricsServer
         self._running = RunningModels()
         self._looks: set[asyncio.Task[None]] = set()
         self._leaving = threading.Event()
@@ -112,17 +117,14 @@ class Server:
         )
         for model in self.repository.served():
             self._running.start(model, config.queue)
-        self._watching = [asyncio.create_task(loop_lag.watch(self._on_lag))]
+        self._watching = [asyncio.create_task(loop_lag.watch(self._on_lag)), *self._renewal.watch()]
         self.metrics.ready.set_function(self.is_ready)
-        if self._tls is not None:
-            self.metrics.tls_expiry.set(self._tls.expires)
-            self._watching.append(asyncio.create_task(tls.watch(self._tls, self._renew_keys)))
-        self._prometheus, _ = start_http_server(config.metrics_port, config.host, self.metrics.registry)
-        self.metrics_port = self._prometheus.server_port
+        self._show_metrics()
         self._hear_signals()
         await self._listen()
         self._serving, self._beat = True, time.monotonic()
         self._told("settings", True)
+        warn_of_openness(config)
         log.info("ready: gRPC on %s:%d, metrics on %s:%d", config.host, self.port, config.host, self.metrics_port)
         return self
 
@@ -144,8 +146,7 @@ class Server:
             task.cancel()
         self._workers.engine.shutdown()
         self._workers.decoding.shutdown()
-        self._prometheus.shutdown()
-        self._prometheus.server_close()
+        self._page.stop()
         log.info("drained")
 
     def is_ready(self) -> bool:
@@ -156,6 +157,14 @@ class Server:
         self._beat = time.monotonic()
         self.metrics.event_loop_lag.observe(seconds)
 
+    def _show_metrics(self) -> None:
+        config = self.config
+        keys = self._renewal.tls if config.metrics_tls else None
+        page = Page(self.metrics, self.is_ready, self._renewal.access, config.open_health, config.open_metrics)
+        self._page = MetricsServer(config.host, config.metrics_port, page, self.metrics, keys)
+        self.metrics_port = self._page.server_port
+        self._page.start()
+
     async def _listen(self) -> None:
         config = self.config
         inference = Inference(self.repository, self.metrics)
@@ -163,9 +172,11 @@ class Server:
             Servicer(inference, self.repository, config),
             OpenInference(inference, self.repository, config, self.is_ready),
             self.metrics,
+            config.max_request_rows,
         )
-        self._transport = TRANSPORTS[config.transport](served, self._health, config.max_request_bytes)
-        self.port = await self._transport.listen(config.host, config.port, self._tls)
+        make = TRANSPORTS[config.transport]
+        self._transport = make(served, self._health, config.max_request_bytes, self._renewal.access)
+        self.port = await self._transport.listen(config.host, config.port, self._renewal.tls)
         for name in ("", *served):
             await self._health.set(name, SERVING)
         await self._say_health()
@@ -195,7 +206,7 @@ class Server:
         """Takes over settings that may change at run time, then looks for models. What is wrong changes nothing."""
         if self._leaving.is_set():
             return
-        self._renew_keys()
+        self._renewal.renew()
         self._told("settings", self._reload_settings())
         task = asyncio.create_task(self._reload_models())
         self._looks.add(task)
@@ -205,20 +216,6 @@ class Server:
         """One part of what was asked for is in force, or is not."""
         self._reloaded[part] = well
         self.metrics.config_reload_ok.set(all(self._reloaded.values()))
-
-    def _renew_keys(self) -> None:
-        """New connections get what is in the files."""
-        if self._tls is None:
-            return
-        try:
-            self._tls.renew()
-        except TlsError as error:
-            log.error("keys not reloaded: %s", error)
-            self._told("keys", False)
-            return
-        self.metrics.tls_expiry.set(self._tls.expires)
-        self._told("keys", True)
-        log.info("keys reloaded")
 
     def _reload_settings(self) -> bool:
         """Whether those in force are those asked for."""

@@ -100,7 +100,8 @@ class Servicer:
         require(model, {RECONSTRUCTION})
         latents = from_tensor(request.latents, "latents")
         rows = checked_rows(latents, model.manifest.outputs[LATENT], "latents", self._config.limits)
-        tensors = await self._inference.submit(model, LATENT, rows, {RECONSTRUCTION}, _priority(request), context)
+        priority = _priority(request, context)
+        tensors = await self._inference.submit(model, LATENT, rows, {RECONSTRUCTION}, priority, context)
         return pb.DecodeResponse(model=_version(model), reconstructions=to_tensor(tensors[RECONSTRUCTION]))
 
     async def get_model(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
@@ -117,10 +118,12 @@ class Servicer:
     async def list_models(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
         """See the proto."""
         return pb.ListModelsResponse(
-            models=[_describe(model) for model in self._repository.served()],
+            models=[
+                _describe(model) for model in self._repository.served() if context.caller.sees(model.manifest.name)
+            ],
             refused=[
                 pb.RefusedBundle(name=refused.name, version=refused.version, reason=refused.reason)
-                for refused in self._repository.refused
+                for refused in (self._repository.refused if context.caller.admin else ())
             ],
         )
 
@@ -129,11 +132,11 @@ class Servicer:
 
     async def _run(self, model: ServedModel, request: Any, wants: set[str], context: Context) -> Tensors:
         read = partial(model.decoder.rows, request.input)
-        return await self._inference.run(model, read, wants, _priority(request), context)
+        return await self._inference.run(model, read, wants, _priority(request, context), context)
 
 
-def _priority(request: Any) -> int:
-    return _named(PRIORITIES, request.priority, "priority", pb.Priority)
+def _priority(request: Any, context: Context) -> int:
+    return context.caller.lowered(_named(PRIORITIES, request.priority, "priority", pb.Priority))
 
 
 def _wanted(request: pb.AnalyzeRequest) -> set[str]:
