@@ -76,8 +76,10 @@ def is_local(target: str) -> bool:
     """Whether a gRPC target is on this machine whatever the network is. Source: doc/naming.md of gRPC."""
     if target.startswith(_LOCAL):
         return True
-    address = target.removeprefix("ipv4:").removeprefix("ipv6:").removeprefix("dns:").rpartition("/")[2]
-    return all(_is_loopback(one) for one in address.split(","))
+    scheme, colon, rest = target.partition(":")
+    if scheme in ("dns", "ipv4", "ipv6") and colon:
+        target = rest.rpartition("/")[2]  # dns:[//authority/]host[:port]
+    return all(_is_loopback(one) for one in target.split(","))
 
 
 def _is_loopback(address: str) -> bool:

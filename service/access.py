@@ -16,7 +16,7 @@ import hashlib
 import hmac
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -78,12 +78,12 @@ class Caller:
 
     def __init__(self, grant: Grant | None, metrics: Metrics | None = None, bucket: Bucket | None = None) -> None:
         self._metrics = metrics
-        self._bucket = bucket
-        self.now(grant)
+        self.now(grant, bucket)
 
-    def now(self, grant: Grant | None) -> None:
-        """What it may do from now on; None: anything, there are no tokens."""
+    def now(self, grant: Grant | None, bucket: Bucket | None) -> None:
+        """What it may do from now on; None: anything, there are no tokens. Without a bucket at any rate."""
         self._grant = grant
+        self._bucket = bucket
         self.name = grant.name if grant else ""
         self.admin = grant is None or grant.admin
         self._methods = METHODS if grant is None else grant.allowed
@@ -167,7 +167,7 @@ class Access:
     """
 
     def __init__(
-        self, grants: Iterable[Grant], metrics: Metrics, open_health: bool = True, open_reflection: bool = False
+        self, grants: Sequence[Grant], metrics: Metrics, open_health: bool = True, open_reflection: bool = False
     ) -> None:
         self._metrics = metrics
         self._open = (HEALTH,) * open_health + (REFLECTION,) * open_reflection
@@ -176,26 +176,31 @@ class Access:
         self._callers: dict[bytes, Caller] = {}
         self.take(grants)
 
-    def take(self, grants: Iterable[Grant]) -> None:
+    def take(self, grants: Sequence[Grant]) -> None:
         """From now on these. Who stays has used up what they had; who goes is refused in open streams, too."""
-        buckets, callers = {}, {}
+        buckets: dict[str, Bucket] = {}
+        callers: dict[bytes, Caller] = {}
         for grant in grants:
-            bucket = buckets[grant.name] = self._bucket(grant)
+            bucket = self._bucket(grant)
+            if bucket is not None:
+                buckets[grant.name] = bucket
             for digest in map(bytes.fromhex, grant.sha256):
                 caller = self._callers.get(digest)
                 if caller is None or caller.name != grant.name:
                     caller = Caller(grant, self._metrics, bucket)
-                caller.now(grant)
+                caller.now(grant, bucket)
                 callers[digest] = caller
         for digest, caller in self._callers.items():
             if callers.get(digest) is not caller:
                 caller.revoke()
-        for name in self._buckets.keys() - buckets.keys():
+        for name in {caller.name for caller in self._callers.values()} - {grant.name for grant in grants}:
             self._metrics.access_rows.remove_by_labels({"token": name})
             self._metrics.access_refused.remove_by_labels({"token": name})
         self._buckets, self._callers = buckets, callers
 
-    def _bucket(self, grant: Grant) -> Bucket:
+    def _bucket(self, grant: Grant) -> Bucket | None:
+        if grant.rows_per_second == math.inf:
+            return None
         rate, burst = grant.rows_per_second, max(grant.burst_rows or grant.rows_per_second, 1.0)
         bucket = self._buckets.get(grant.name) or Bucket(rate, burst)
         bucket.bound(rate, burst)

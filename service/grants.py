@@ -51,7 +51,7 @@ class Grant(BaseModel):
         models: patterns of names (`*`, `?`, `[...]`).
         methods: patterns of method names; default: all, for an administrator those that describe.
         rows_per_second: on average; each call counts as one row at least.
-        burst_rows: after a pause; default: what a second brings.
+        burst_rows: after a pause; 0: what a second brings.
         priority: the highest it gets; what asks for more is lowered to it.
         admin: whether it may read the page of metrics, and hear of every model and of refused bundles.
         expires: from then on it is refused; a date is its first moment in UTC.
@@ -61,10 +61,10 @@ class Grant(BaseModel):
 
     name: Name
     sha256: Annotated[tuple[Sha256, ...], Field(min_length=1, max_length=4)]
-    models: tuple[Pattern, ...] = ("*",)
+    models: Annotated[tuple[Pattern, ...], Field(min_length=1)] = ("*",)
     methods: tuple[Pattern, ...] = ()
     rows_per_second: float = Field(math.inf, gt=0)
-    burst_rows: float = Field(0.0, ge=0)
+    burst_rows: float = Field(0.0, ge=0, allow_inf_nan=False)
     priority: Literal["low", "normal", "high"] = "high"
     admin: bool = False
     expires: date | datetime | None = None

@@ -18,6 +18,7 @@ import secrets
 import stat
 import sys
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from pathlib import Path
 
 from service.grants import Grant, TokensError, grants_of
@@ -41,7 +42,8 @@ def entry(name: str, digest: str, options: argparse.Namespace) -> str:
     for field in OPTIONS:
         value = getattr(options, field)
         if value is not None and value is not False:
-            lines.append(f"{field} = {value if field == 'expires' else json.dumps(value)}")
+            said = datetime.fromisoformat(value).isoformat() if field == "expires" else json.dumps(value)
+            lines.append(f"{field} = {said}")
     return "\n".join(lines) + "\n"
 
 
@@ -112,7 +114,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     new.add_argument("--burst-rows", type=float, help="at once after a pause; default: what a second brings")
     new.add_argument("--priority", choices=("low", "normal", "high"), help="the highest it gets; default: high")
     new.add_argument("--admin", action="store_true", help="reads the metrics, sees refused bundles")
-    new.add_argument("--expires", help="date (2027-01-01, its first moment in UTC) or TOML date and time")
+    new.add_argument("--expires", help="date (2027-01-01: its first moment in UTC), or with a time")
     return parser.parse_args(arguments)
 
 
