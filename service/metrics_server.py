@@ -192,7 +192,7 @@ class MetricsServer(WSGIServer):
         OSError: the port is taken.
     """
 
-    request_queue_size = 64
+    request_queue_size = 1024
 
     def __init__(self, host: str, port: int, page: Page, metrics: Metrics, tls: Tls | None = None) -> None:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
