@@ -45,6 +45,9 @@ class Client:
         timeout_seconds: for each request of a call; the server gives up with you.
         credentials: for TLS; plain text without.
         priority: of every call; `low` for bulk jobs, so that others do not wait for them.
+        token: shown with every call; default: LATENTSERVE_TOKEN of the environment. InvalidInput if it would travel in
+            the clear beyond loopback.
+        token_in_clear: send it all the same.
     """
 
     def __init__(
@@ -53,7 +56,10 @@ class Client:
         timeout_seconds: float = 30.0,
         credentials: grpc.ChannelCredentials | None = None,
         priority: Priority = "normal",
+        token: str | None = None,
+        token_in_clear: bool = False,
     ) -> None:
+        self._shown = rpc.authorization(token, target, credentials is not None, token_in_clear)
         if credentials is None:
             self._channel = grpc.insecure_channel(target, rpc.OPTIONS)
         else:
@@ -132,7 +138,7 @@ class Client:
             LatentserveError: the stream itself broke; results that did not come never will.
         """
         question = streaming.Question(alpha, guarantee, model, version, self._priority)
-        return streaming.results(self._methods["ScoreStream"], items, question, timeout_seconds)
+        return streaming.results(self._methods["ScoreStream"], items, question, timeout_seconds, self._shown)
 
     def analyze(
         self,
@@ -167,8 +173,8 @@ class Client:
                 if len(under_way) == REQUESTS_IN_FLIGHT:
                     progress.answered(under_way.popleft().result())
                 method = self._methods[call.method]
-                send = method.future(request, timeout=self._timeout_seconds, metadata=rpc.routing(request))
-                under_way.append(send)
+                shown = (*self._shown, *rpc.routing(request))
+                under_way.append(method.future(request, timeout=self._timeout_seconds, metadata=shown))
             while under_way:
                 progress.answered(under_way.popleft().result())
         except grpc.RpcError as error:
@@ -188,7 +194,10 @@ class AsyncClient:
         timeout_seconds: float = 30.0,
         credentials: grpc.ChannelCredentials | None = None,
         priority: Priority = "normal",
+        token: str | None = None,
+        token_in_clear: bool = False,
     ) -> None:
+        self._shown = rpc.authorization(token, target, credentials is not None, token_in_clear)
         if credentials is None:
             self._channel = grpc.aio.insecure_channel(target, rpc.OPTIONS)
         else:
@@ -243,7 +252,7 @@ class AsyncClient:
     ) -> AsyncIterator[Scores | LatentserveError]:
         """As `Client.score_stream`, with `async for`; items may be asynchronous too."""
         question = streaming.Question(alpha, guarantee, model, version, self._priority)
-        return streaming.results_async(self._methods["ScoreStream"], items, question, timeout_seconds)
+        return streaming.results_async(self._methods["ScoreStream"], items, question, timeout_seconds, self._shown)
 
     async def analyze(
         self,
@@ -278,7 +287,8 @@ class AsyncClient:
                 if len(under_way) == REQUESTS_IN_FLIGHT:
                     progress.answered(await under_way.popleft())
                 method = self._methods[call.method]
-                under_way.append(method(request, timeout=self._timeout_seconds, metadata=rpc.routing(request)))
+                shown = (*self._shown, *rpc.routing(request))
+                under_way.append(method(request, timeout=self._timeout_seconds, metadata=shown))
                 await asyncio.sleep(0)  # let the request leave before the next is built
             while under_way:
                 progress.answered(await under_way.popleft())

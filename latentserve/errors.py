@@ -2,10 +2,12 @@
 
     LatentserveError
     ├── InvalidInput         INVALID_ARGUMENT     names field, got and expected
+    ├── Unauthenticated      UNAUTHENTICATED      no token, or none that is valid
+    ├── PermissionDenied     PERMISSION_DENIED    the token is valid, but not for that
     ├── ModelNotFound        NOT_FOUND            no such model or version
     ├── Unsupported          FAILED_PRECONDITION  this model cannot do that
     ├── BundleError          FAILED_PRECONDITION  the bundle is broken or too new
-    ├── Overloaded           RESOURCE_EXHAUSTED   the queue is full; says when to come again
+    ├── Overloaded           RESOURCE_EXHAUSTED   the queue or the token's rate is full; says when to come again
     ├── DeadlineExceeded     DEADLINE_EXCEEDED    the caller's deadline passed
     ├── Cancelled            CANCELLED            the caller went away
     ├── Unavailable          UNAVAILABLE          draining, or not reachable
@@ -28,10 +30,12 @@ class Code(IntEnum):
     INVALID_ARGUMENT = 3
     DEADLINE_EXCEEDED = 4
     NOT_FOUND = 5
+    PERMISSION_DENIED = 7
     RESOURCE_EXHAUSTED = 8
     FAILED_PRECONDITION = 9
     INTERNAL = 13
     UNAVAILABLE = 14
+    UNAUTHENTICATED = 16
 
 
 class LatentserveError(Exception):
@@ -57,6 +61,18 @@ class InvalidInput(LatentserveError):
         return cls(f"{field}: got {got}, expected {expected}")
 
 
+class Unauthenticated(LatentserveError):
+    """The caller showed no token, or none that is valid. The message does not say which tokens are."""
+
+    code = Code.UNAUTHENTICATED
+
+
+class PermissionDenied(LatentserveError):
+    """The caller's token is not for this method or model."""
+
+    code = Code.PERMISSION_DENIED
+
+
 class ModelNotFound(LatentserveError):
     """No such model, or no such version of it."""
 
@@ -76,7 +92,7 @@ class BundleError(LatentserveError):
 
 
 class Overloaded(LatentserveError):
-    """The queue is full.
+    """The queue is full, or the caller's token has asked for more than it may.
 
     Attributes:
         retry_after_seconds: when to come again, an estimate from the rows that wait.
@@ -115,6 +131,8 @@ class InternalError(LatentserveError):
 
 BY_CODE: dict[Code, type[LatentserveError]] = {
     Code.INVALID_ARGUMENT: InvalidInput,
+    Code.UNAUTHENTICATED: Unauthenticated,
+    Code.PERMISSION_DENIED: PermissionDenied,
     Code.NOT_FOUND: ModelNotFound,
     Code.FAILED_PRECONDITION: Unsupported,
     Code.RESOURCE_EXHAUSTED: Overloaded,

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
+import os
 from collections.abc import Sequence
 from typing import Any
 
 import grpc
 import grpc.aio
 
-from latentserve.errors import LatentserveError, from_code
+from latentserve.errors import InvalidInput, LatentserveError, from_code
 from latentserve.v1 import embedding_pb2 as pb
 
 _SERVICE = pb.DESCRIPTOR.services_by_name["EmbeddingService"]
 MODEL_HEADER = "x-latentserve-model"
 """Names the model of a request where a proxy can read it, which then asks only replicas that serve it."""
+TOKEN = "LATENTSERVE_TOKEN"
+"""Variable of the environment: the bearer token of clients that were given none."""
+_LOCAL = ("unix:", "unix-abstract:", "vsock:")
+Metadata = tuple[tuple[str, str], ...]
 _SERVICE_CONFIG = {
     "loadBalancingConfig": [{"round_robin": {}}],  # over all addresses of a name, such as a headless Service
     "methodConfig": [
@@ -49,7 +55,43 @@ def stubs(channel: grpc.Channel | grpc.aio.Channel) -> dict[str, Any]:
     }
 
 
-def routing(request: Any) -> tuple[tuple[str, str], ...]:
+def authorization(token: str | None, target: str, encrypted: bool, token_in_clear: bool) -> Metadata:
+    """The metadata that shows a token, the environment's if none is given; none for an empty one.
+
+    Raises:
+        InvalidInput: it is no token, or would travel where others can read it. The message does not hold it.
+    """
+    token = os.environ.get(TOKEN, "") if token is None else token
+    if not token:
+        return ()
+    if not (token.isascii() and token.isprintable()) or " " in token:
+        raise InvalidInput.at("token", got=f"{len(token)} characters", expected="printable ASCII without spaces")
+    if not (encrypted or token_in_clear or is_local(target)):
+        expected = "credentials for TLS with it, or token_in_clear=True where the network is trusted"
+        raise InvalidInput.at("token", got=f"one for {target!r} in the clear", expected=expected)
+    return (("authorization", f"Bearer {token}"),)
+
+
+def is_local(target: str) -> bool:
+    """Whether a gRPC target is on this machine whatever the network is. Source: doc/naming.md of gRPC."""
+    if target.startswith(_LOCAL):
+        return True
+    scheme, colon, rest = target.partition(":")
+    if scheme in ("dns", "ipv4", "ipv6") and colon:
+        target = rest.rpartition("/")[2]  # dns:[//authority/]host[:port]
+    return all(_is_loopback(one) for one in target.split(","))
+
+
+def _is_loopback(address: str) -> bool:
+    host = address[1:].partition("]")[0] if address.startswith("[") else address
+    host = host.rpartition(":")[0] if host.count(":") == 1 else host
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def routing(request: Any) -> Metadata:
     """The metadata of a request that names a model."""
     name = request.model.name if "model" in request.DESCRIPTOR.fields_by_name else ""
     return ((MODEL_HEADER, name),) if name.isascii() and name.isprintable() and name else ()

@@ -24,7 +24,7 @@ from latentserve import calls
 from latentserve.calls import Guarantee, Priority, Scores
 from latentserve.errors import InternalError, LatentserveError, from_code
 from latentserve.items import Cut, cut_one
-from latentserve.rpc import error_of
+from latentserve.rpc import Metadata, error_of
 from latentserve.v1 import embedding_pb2 as pb
 
 Item = NDArray[Any] | bytes | str | PathLike[str] | Any
@@ -123,10 +123,12 @@ class Feed:
         self._asked.put(None)
 
 
-def results(method: Any, items: Iterable[Item], question: Question, timeout_seconds: float | None) -> Iterator[Result]:
+def results(
+    method: Any, items: Iterable[Item], question: Question, timeout_seconds: float | None, metadata: Metadata = ()
+) -> Iterator[Result]:
     """Streams items through a blocking channel's method. Raises if the stream breaks, or if `items` does."""
     feed = Feed(items, question)
-    call = method(feed.requests(), timeout=timeout_seconds)
+    call = method(feed.requests(), timeout=timeout_seconds, metadata=metadata)
     if not call.add_callback(feed.close):
         feed.close()
     try:
@@ -143,12 +145,16 @@ def results(method: Any, items: Iterable[Item], question: Question, timeout_seco
 
 
 async def results_async(
-    method: Any, items: Iterable[Item] | AsyncIterable[Item], question: Question, timeout_seconds: float | None
+    method: Any,
+    items: Iterable[Item] | AsyncIterable[Item],
+    question: Question,
+    timeout_seconds: float | None,
+    metadata: Metadata = (),
 ) -> AsyncIterator[Result]:
     """As `results`, for asyncio."""
     line: asyncio.Queue[Asked | Exception | None] = asyncio.Queue()
     room = asyncio.Semaphore(ITEMS_AHEAD)
-    call = method(timeout=timeout_seconds)
+    call = method(timeout=timeout_seconds, metadata=metadata)
     call.add_done_callback(lambda _: line.put_nowait(None))
     feeder = asyncio.create_task(_feed(call, items, question, line, room))
     try:

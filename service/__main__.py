@@ -10,6 +10,7 @@ from collections.abc import Callable
 from latentserve.errors import BundleError
 from service.addresses import check_addresses
 from service.config import Config, ConfigError, load_config
+from service.grants import TokensError, read_grants
 from service.providers import DeviceError
 from service.server import Server
 from service.tls import TlsError
@@ -36,11 +37,14 @@ def main(arguments: list[str]) -> int:
     try:
         config = load_config(arguments)
         logging.basicConfig(level=config.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        logging.getLogger("hpack").setLevel(logging.INFO)  # at debug it logs every header, tokens too
         logging.info("config: %s", config)
         check_addresses(config)
+        if config.tokens is not None:
+            read_grants(config.tokens)  # before the work of opening bundles
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(serve(config, arguments))
-    except (ConfigError, BundleError, DeviceError, TlsError, TransportError, OSError) as error:
+    except (ConfigError, BundleError, DeviceError, TlsError, TokensError, TransportError, OSError) as error:
         print(f"error: {_in_words(error)}", file=sys.stderr)
         return 1
     return 0

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
+import logging
 import socket
 
 from service.config import Config, ConfigError
+
+log = logging.getLogger(__name__)
 
 
 def check_addresses(config: Config) -> None:
@@ -29,6 +33,32 @@ def check_addresses(config: Config) -> None:
                 f"{name}: got {port}, expected a port that can be listened on ({why}): cannot listen on"
                 f" {config.host}:{port}"
             ) from error
+
+
+def warn_of_openness(config: Config) -> None:
+    """Says in the log what whoever reaches us may do, where that is more than this machine."""
+    if _is_loopback(config.host):
+        return
+    where = f"it listens on {config.host}, beyond loopback,"
+    if config.tls is None:
+        what = "tokens and rows can be" if config.tokens else "rows can be"
+        log.warning("%s without tls_certificate: %s read and changed on the way", where, what)
+    if config.tokens is None and config.tls_client_ca is None:
+        log.warning("%s without tokens or tls_client_ca: whoever reaches port %d may call", where, config.port)
+    if config.tokens is None or config.open_metrics:
+        if not (config.metrics_tls and config.tls_client_ca):
+            log.warning("%s: whoever reaches port %d reads the metrics", where.rstrip(","), config.metrics_port)
+    elif not config.metrics_tls:
+        log.warning("%s without metrics_tls: an administrator's token can be read on the way", where)
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether all of the host's addresses are this machine's own."""
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+        return all(ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback for *_, address in found)
+    except (OSError, ValueError):
+        return False
 
 
 def _no_host(host: str, why: str) -> ConfigError:

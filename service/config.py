@@ -29,7 +29,8 @@ PREFIX = "LATENTSERVE_"
 MOST, MOST_BYTES, A_DAY = 2**31 - 1, 2**50, 86_400.0
 """No limit is larger: grpcio takes 31 bits, the proto 63, and nobody drains for longer."""
 OF_OTHERS = {"LATENTSERVE_DATA"}
-"""Variables with our prefix that training reads."""
+"""Variables with our prefix that training reads. Not LATENTSERVE_TOKEN, a client's: to mistake it for
+LATENTSERVE_TOKENS would open the server to everybody."""
 AT_RUN_TIME = (
     *("batch_window_seconds", "max_queue_rows", "max_queue_bytes"),
     *("lame_duck_seconds", "drain_seconds", "log_level"),
@@ -84,6 +85,11 @@ class Config(BaseSettings):
     tls_certificate: Path | None = Field(None, description="PEM file: our certificate, then its chain; gRPC speaks TLS")
     tls_key: Path | None = Field(None, description="PEM file: the certificate's key, not encrypted")
     tls_client_ca: Path | None = Field(None, description="PEM file: only clients with a certificate signed by these")
+    tokens: Path | None = Field(None, description="TOML file of bearer tokens: only who shows one of them may call")
+    open_health: bool = Field(True, description="health, and /ready beside the metrics, need no token")
+    open_reflection: bool = Field(False, description="reflection needs no token")
+    open_metrics: bool = Field(False, description="the page of metrics needs no token; else an administrator's")
+    metrics_tls: bool = Field(False, description="the page of metrics speaks TLS, with the keys of gRPC")
     device: Device = Field("auto", description="cuda or tensorrt: that or fail; auto: CUDA if it works, else the CPU")
     cuda_graphs: bool = Field(False, description="on CUDA: record each batch size once and replay it")
     tensorrt_cache: Path = Field(ENGINE_CACHE, description="folder where TensorRT keeps the engines it built")
@@ -136,7 +142,8 @@ class Config(BaseSettings):
         return sources["init_settings"], sources["env_settings"], _SettingsFile(settings_cls)
 
     @field_validator(
-        *("settings", "models", "tls_certificate", "tls_key", "tls_client_ca", "tensorrt_cache", "host"), mode="before"
+        *("settings", "models", "tls_certificate", "tls_key", "tls_client_ca", "tokens", "tensorrt_cache", "host"),
+        mode="before",
     )
     @classmethod
     def _is_named(cls, value: Any) -> Any:
@@ -174,6 +181,8 @@ class Config(BaseSettings):
             raise ValueError("tls_certificate and tls_key: got one of them, expected both or neither")
         if self.tls_client_ca is not None and self.tls_certificate is None:
             raise ValueError("tls_client_ca: expected tls_certificate and tls_key with it")
+        if self.metrics_tls and self.tls_certificate is None:
+            raise ValueError("metrics_tls: expected tls_certificate and tls_key with it")
         return self
 
     @model_validator(mode="after")

@@ -10,18 +10,44 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
 import grpc.aio
 
+from service.access import Access
+from service.entrance import entered
 from service.http2.limits import Limits
 from service.http2.side_calls import SideCall, side_calls
 from service.tls import Tls
 from service.transport import DRAINING, OK, Answer, Call, Services, StreamCall, clipped, trace_id
 
 _STATUS = {status.value[0]: status for status in grpc.StatusCode}
+
+
+class Entrance(grpc.aio.ServerInterceptor):
+    """Stands before every method, health and reflection too: runs at the headers.
+
+    Args:
+        access: the tokens.
+        calls: ours, by their paths.
+    """
+
+    def __init__(self, access: Access, calls: dict[str, Call | StreamCall]) -> None:
+        self._access = access
+        self._calls = calls
+
+    async def intercept_service(
+        self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]], details: grpc.HandlerCallDetails
+    ) -> Any:
+        """See `grpc.aio.ServerInterceptor`."""
+        path, call = str(details.method), self._calls.get(str(details.method))
+        shown = [str(value) for name, value in details.invocation_metadata or () if name == "authorization"]
+        answering = entered(self._access, path, shown[-1] if shown else None, call)
+        if isinstance(answering, Answer):
+            return _refusal(answering)
+        return await continuation(details) if call is None else _handler(answering)
 
 
 class GrpcioServer:
@@ -34,19 +60,21 @@ class GrpcioServer:
         max_request_bytes: int,
         limits: Limits = Limits(),  # noqa: B008 (frozen)
         count_closed: Callable[[str], None] = lambda _: None,
+        access: Access | None = None,
     ) -> None:
         """Of the limits it keeps the keep-alive's; it does not tell why a connection ended."""
+        paths = {f"/{service}/{name}": call for service, calls in services.items() for name, call in calls.items()}
         self._server = grpc.aio.server(
+            interceptors=() if access is None else (Entrance(access, paths),),
             options=(
                 ("grpc.keepalive_time_ms", round(limits.keepalive_seconds * 1000)),
                 ("grpc.keepalive_timeout_ms", round(limits.keepalive_timeout_seconds * 1000)),
                 ("grpc.max_receive_message_length", max_request_bytes),
                 ("grpc.max_send_message_length", -1),
                 ("grpc.so_reuseport", 0),  # a second server on the same port is an error, not a coin toss
-            )
+            ),
         )
-        every = [call for calls in services.values() for call in calls.values()]
-        self._streams = [call for call in every if isinstance(call, StreamCall)]
+        self._streams = [call for call in paths.values() if isinstance(call, StreamCall)]
         self._beside: set[asyncio.Task[Answer]] = set()
         self._stopping = False
         for service, calls in services.items():
@@ -108,6 +136,15 @@ def _handler(call: Call | StreamCall) -> Any:
     if isinstance(call, StreamCall):
         return grpc.stream_stream_rpc_method_handler(_stream(call))
     return grpc.unary_unary_rpc_method_handler(_unary(call))
+
+
+def _refusal(answer: Answer) -> Any:
+    """Ends a call of whatever kind without reading of it: as a stream no message is waited for."""
+
+    async def handle(_: AsyncIterator[bytes], context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        await _check(answer, context)
+
+    return grpc.stream_stream_rpc_method_handler(handle)
 
 
 def _unary(call: Call) -> Any:

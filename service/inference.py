@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from latentserve.errors import Unsupported
 from latentserve.inputs import INPUT
+from service.access import ANYBODY, Caller
 from service.decoding import Arriving
 from service.metrics import Metrics
 from service.repository import Repository, ServedModel
@@ -34,12 +35,14 @@ class Context:
         deadline: the caller's, on `time.monotonic`.
         model: name of the model that answers, once it is known; for metrics.
         size_bytes: of the request.
+        caller: whose call it is.
     """
 
     method: str
     deadline: float = math.inf
     model: str = ""
     size_bytes: int = 0
+    caller: Caller = ANYBODY
 
 
 class Need(NamedTuple):
@@ -66,8 +69,10 @@ class Inference:
         self._metrics = metrics
 
     def find(self, name: str, version: int, context: Context) -> ServedModel:
-        """See `Repository.find`. From now on the call is this model's."""
-        model = self._repository.find(name, version)
+        """See `Repository.find`. From now on the call is this model's. Raises PermissionDenied if it may not be."""
+        if name:
+            context.caller.check_model(name)
+        model = self._repository.find(name, version, context.caller.sees)
         context.model = model.manifest.name
         return model
 

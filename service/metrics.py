@@ -94,9 +94,13 @@ class Metrics:
         )
         self.config_reload_ok = gauge(
             "config_last_reload_successful",
-            "1 if settings, models and keys are as last asked for, else 0. A bundle refused is another matter.",
+            "1 if settings, models, keys and tokens are as last asked for, else 0. A bundle refused is another matter.",
         )
-
+        self.access_rows = counter("access_rows_total", "Rows let in, by whose token; a call is one at least.", "token")
+        self.access_refused = counter(
+            "access_refused_total", "Calls not let in, by whose token (empty: none of ours) and why.", "token", "why"
+        )
+        self.page_closed = counter("metrics_page_closed_total", "Scrapes given up: `slow`, or no place.", "reason")
         self.tls_expiry = gauge(
             "tls_certificate_expiry_timestamp_seconds", "When our certificate ends, Unix time; 0 in the clear."
         )

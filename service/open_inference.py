@@ -129,8 +129,10 @@ class OpenInference:
         """See the proto."""
         response = pb.RepositoryIndexResponse()
         for model in self._repository.served():
+            if not context.caller.sees(model.manifest.name):
+                continue
             response.models.add(name=model.manifest.name, version=str(model.manifest.version), state="READY")
-        for one in () if request.ready else self._repository.refused:
+        for one in () if request.ready or not context.caller.admin else self._repository.refused:
             response.models.add(name=one.name, version=str(one.version), state="UNAVAILABLE", reason=one.reason)
         return response
 
@@ -139,6 +141,7 @@ class OpenInference:
         arrived = time.monotonic()
         model = self._find(request.model_name, request.model_version, context)
         parameters = parameters_of(request)
+        priority = context.caller.lowered(parameters.priority)
         if parameters.timeout_seconds is not None:
             context.deadline = min(context.deadline, arrived + parameters.timeout_seconds)
         lane = lane_of(request)
@@ -146,7 +149,7 @@ class OpenInference:
         question = _question(model, parameters, wanted)
         wants = {SCORES if name in JUDGED else name for name in wanted}
         arrive = partial(arriving_of, request, context.size_bytes, model.decoder, model.manifest.outputs.get(LATENT))
-        running = self._inference.ask(model, arrive, wants, parameters.priority, context, lane)
+        running = self._inference.ask(model, arrive, wants, priority, context, lane)
         request_id = request.id
         del request, arrive  # as `Inference.ask` says
         tensors = await running

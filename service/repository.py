@@ -89,8 +89,10 @@ class Repository:
     models: dict[str, dict[int, ServedModel]] = field(default_factory=dict)
     refused: list[Refused] = field(default_factory=list)
 
-    def find(self, name: str, version: int) -> ServedModel:
+    def find(self, name: str, version: int, sees: Callable[[str], bool] = bool) -> ServedModel:
         """The model a request names; an empty name is fine if there is one model, version 0 is the newest.
+
+        Models that the caller does not see, by their names, are not named.
 
         Raises:
             ModelNotFound: no such model or version.
@@ -99,16 +101,17 @@ class Repository:
         """
         if version < 0:
             raise InvalidInput.at("model.version", got=version, expected="0 (newest) or greater")
+        names = sorted(filter(sees, self.models))
         if not name:
-            if len(self.models) != 1:
-                raise InvalidInput.at("model.name", got="no name", expected=f"one of {sorted(self.models)}")
-            (name,) = self.models
+            if len(names) != 1:
+                raise InvalidInput.at("model.name", got="no name", expected=f"one of {names}")
+            (name,) = names
         for refused in self.refused:
             if refused.name == name and version in (refused.version, 0) and (version or name not in self.models):
                 raise BundleError(f"model {name} version {refused.version} was refused: {refused.reason}")
         versions = self.models.get(name)
         if versions is None:
-            raise ModelNotFound(f"model.name: got {name!r}, expected one of {sorted(self.models)}")
+            raise ModelNotFound(f"model.name: got {name!r}, expected one of {names}")
         if version and version not in versions:
             raise ModelNotFound(f"model.version: got {version} of {name!r}, expected one of {sorted(versions)}")
         return versions[version or max(versions)]

@@ -16,21 +16,22 @@ from types import TracebackType
 from typing import Any, Self
 
 from grpc_health.v1.health import aio as health_aio
-from prometheus_client import start_http_server
 
 from latentserve.devices import CPU
 from latentserve.errors import BundleError
-from service import loop_lag, tls
+from service import loop_lag
+from service.addresses import warn_of_openness
 from service.config import AT_RUN_TIME, Config, ConfigError, available_cpus, changed
 from service.inference import Inference
 from service.metrics import Metrics
+from service.metrics_server import MetricsServer, Page
 from service.model_health import ModelHealth
 from service.open_inference import OpenInference
 from service.providers import DeviceError
+from service.renewal import Renewal
 from service.repository import Repository, Workers, look, open_repository
 from service.running import Running, RunningModels, notice
 from service.servicer import Servicer
-from service.tls import Tls, TlsError
 from service.transport import services
 from service.transports import TRANSPORTS, TransportError
 from service.transports import Transport as Transport
@@ -68,15 +69,15 @@ class Server:
         self.metrics_port = 0
         self.repository = Repository()
         self.metrics = Metrics()
-        self._tls = Tls(config.tls) if config.tls else None
         self._serving = False
         self._beat = 0.0
-        self._reloaded = {"keys": True, "settings": True, "models": True}
+        self._reloaded = {"keys": True, "tokens": True, "settings": True, "models": True}
+        self._renewal = Renewal(config, self.metrics, self._told)
         self._transport: Transport
         self._model_health: ModelHealth
         self._fault: Exception | None = None
         self._health = health_aio.HealthServicer()
-        self._prometheus: Any = None
+        self._page: MetricsServer
         self._running = RunningModels(self.metrics)
         self._looks: set[asyncio.Task[None]] = set()
         self._leaving = threading.Event()
@@ -100,16 +101,14 @@ class Server:
         for model in self.repository.served():
             self._running.start(model, config.queue)
         self._watch("event loop's lag", loop_lag.watch(self._on_lag))
+        self._watching.extend(self._renewal.watch())
         self.metrics.ready.set_function(self.is_ready)
-        if self._tls is not None:
-            self.metrics.tls_expiry.set(self._tls.expires)
-            self._watch("keys", tls.watch(self._tls, self._renew_keys))
-        self._prometheus, _ = start_http_server(config.metrics_port, config.host, self.metrics.registry)
-        self.metrics_port = self._prometheus.server_port
+        self._show_metrics()
         self._hear_signals()
         await self._listen()
         self._serving, self._beat = True, time.monotonic()
         self._told("settings", True)
+        warn_of_openness(config)
         log.info("ready: gRPC on %s:%d, metrics on %s:%d", config.host, self.port, config.host, self.metrics_port)
         return self
 
@@ -131,8 +130,7 @@ class Server:
             task.cancel()
         self._workers.engine.shutdown()
         self._workers.decoding.shutdown()
-        self._prometheus.shutdown()
-        self._prometheus.server_close()
+        self._page.stop()
         log.info("drained")
 
     def is_ready(self) -> bool:
@@ -146,6 +144,14 @@ class Server:
         self._beat = time.monotonic()
         self.metrics.event_loop_lag.observe(seconds)
 
+    def _show_metrics(self) -> None:
+        config = self.config
+        keys = self._renewal.tls if config.metrics_tls else None
+        page = Page(self.metrics, self.is_ready, self._renewal.access, config.open_health, config.open_metrics)
+        self._page = MetricsServer(config.host, config.metrics_port, page, self.metrics, keys)
+        self.metrics_port = self._page.server_port
+        self._page.start()
+
     async def _listen(self) -> None:
         config = self.config
         inference = Inference(self.repository, self.metrics)
@@ -155,6 +161,7 @@ class Server:
             Servicer(inference, self.repository, config),
             OpenInference(inference, self.repository, config, self.is_ready, health.well),
             self.metrics,
+            config.max_request_rows,
         )
         self._transport = TRANSPORTS[config.transport](
             served,
@@ -162,8 +169,9 @@ class Server:
             config.max_request_bytes,
             config.transport_limits,
             lambda reason: self.metrics.connections_closed.labels(reason).inc(),
+            self._renewal.access,
         )
-        self.port = await self._transport.listen(config.host, config.port, self._tls)
+        self.port = await self._transport.listen(config.host, config.port, self._renewal.tls)
         self._watch("the transport", self._end_with_transport())
         await health.say()
         self._watch("models' health", health.watch())
@@ -203,7 +211,7 @@ class Server:
         """Takes over settings that may change at run time, then looks for models. What is wrong changes nothing."""
         if self._leaving.is_set():
             return
-        self._renew_keys()
+        self._renewal.renew()
         self._told("settings", self._reload_settings())
         task = notice(asyncio.create_task(self._reload_models(), name="reload"))
         self._looks.add(task)
@@ -213,20 +221,6 @@ class Server:
         """One part of what was asked for is in force, or is not."""
         self._reloaded[part] = well
         self.metrics.config_reload_ok.set(all(self._reloaded.values()))
-
-    def _renew_keys(self) -> None:
-        """New connections get what is in the files."""
-        if self._tls is None:
-            return
-        try:
-            self._tls.renew()
-        except TlsError as error:
-            log.error("keys not reloaded: %s", error)
-            self._told("keys", False)
-            return
-        self.metrics.tls_expiry.set(self._tls.expires)
-        self._told("keys", True)
-        log.info("keys reloaded")
 
     def _reload_settings(self) -> bool:
         """Whether those in force are those asked for."""

@@ -125,10 +125,12 @@ class Servicer:
     async def list_models(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
         """See the proto."""
         return pb.ListModelsResponse(
-            models=[_describe(model) for model in self._repository.served()],
+            models=[
+                _describe(model) for model in self._repository.served() if context.caller.sees(model.manifest.name)
+            ],
             refused=[
                 pb.RefusedBundle(name=refused.name, version=refused.version, reason=refused.reason)
-                for refused in self._repository.refused
+                for refused in (self._repository.refused if context.caller.admin else ())
             ],
         )
 
@@ -137,7 +139,7 @@ class Servicer:
 
     def _run(self, model: ServedModel, request: Any, wants: set[str], context: Context) -> Coroutine[Any, Any, Tensors]:
         arrive = partial(model.decoder.arriving, request.input, context.size_bytes)
-        return self._inference.ask(model, arrive, wants, _priority(request), context)
+        return self._inference.ask(model, arrive, wants, _priority(request, context), context)
 
     def _run_latents(
         self, model: ServedModel, request: pb.DecodeRequest, context: Context
@@ -145,11 +147,12 @@ class Servicer:
         def arrive() -> Arriving:
             return model.decoder.arriving_tensor(request.latents, model.manifest.outputs[LATENT], "latents")
 
-        return self._inference.ask(model, arrive, {RECONSTRUCTION}, _priority(request), context, LATENT)
+        priority = _priority(request, context)
+        return self._inference.ask(model, arrive, {RECONSTRUCTION}, priority, context, LATENT)
 
 
-def _priority(request: Any) -> int:
-    return _named(PRIORITIES, request.priority, "priority", pb.Priority)
+def _priority(request: Any, context: Context) -> int:
+    return context.caller.lowered(_named(PRIORITIES, request.priority, "priority", pb.Priority))
 
 
 def _wanted(request: pb.AnalyzeRequest) -> set[str]:

@@ -12,7 +12,7 @@ import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 from cryptography import x509
@@ -76,6 +76,7 @@ class Tls:
 
     Attributes:
         context: for servers on asyncio.
+        page: for the page of metrics, on threads; the one in force, another after `renew`.
         expires: when our certificate ends, Unix time.
 
     Raises:
@@ -94,8 +95,9 @@ class Tls:
             TlsError: see there.
         """
         seen, pem, context = _seen(self._files), _read(self._files), _context(self._files)
+        page = _context(self._files, "http/1.1")
         self.expires = _expires(self._files.certificate, pem[0])
-        self._seen, self._pem, self.context.now = seen, pem, context
+        self._seen, self._pem, self.context.now, self.page = seen, pem, context, page
 
     def changed(self) -> bool:
         """Whether the files are others than those in force."""
@@ -112,15 +114,22 @@ class Tls:
         return grpc.ssl_server_certificate_configuration([(key, certificate)], client_ca)
 
 
-async def watch(tls: Tls, renew: Callable[[], object], every_seconds: float = LOOK_SECONDS) -> None:
+class Watched(Protocol):
+    """Files that are looked at."""
+
+    def changed(self) -> bool:
+        """Whether they are others than those in force."""
+
+
+async def watch(files: Watched, renew: Callable[[], object], every_seconds: float = LOOK_SECONDS) -> None:
     """Calls `renew` when the files have changed, until it is cancelled."""
     while True:
         await asyncio.sleep(every_seconds)
         try:
-            if tls.changed():
+            if files.changed():
                 renew()
         except Exception:  # whatever it is, the next look may find better files
-            log.exception("keys not looked at")
+            log.exception("files not looked at")
 
 
 def _paths(files: TlsFiles) -> dict[str, Path]:
@@ -151,11 +160,11 @@ def _read(files: TlsFiles) -> tuple[bytes, bytes, bytes | None]:
     return contents["tls_certificate"], contents["tls_key"], contents.get("tls_client_ca")
 
 
-def _context(files: TlsFiles) -> ssl.SSLContext:
+def _context(files: TlsFiles, protocol: str = "h2") -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.sslobject_class = _Spoken
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["h2"])
+    context.set_alpn_protocols([protocol])
     try:
         context.load_cert_chain(files.certificate, files.key, password=_no_password)
     except (OSError, ValueError) as error:  # an SSLError is an OSError

@@ -13,13 +13,15 @@ import re
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from latentserve.errors import Code, InvalidInput, LatentserveError, Overloaded
+from latentserve.errors import Code, InvalidInput, LatentserveError, Overloaded, Unauthenticated
 from latentserve.v1 import embedding_pb2 as pb
+from service.access import ANYBODY, Caller, rows_of
 from service.inference import Context
 from service.metrics import Metrics
 from service.open_inference import OpenInference
@@ -70,6 +72,8 @@ class Call:
         method: answers it.
         metrics: hear of it.
         counted: whether it is one of the answers that objectives are about; probes are not.
+        most_rows: of a request; a larger one is refused whatever it is.
+        caller: whose calls these are.
     """
 
     name: str
@@ -77,6 +81,12 @@ class Call:
     method: Callable[[Any, Context], Awaitable[Any]]
     metrics: Metrics
     counted: bool = True
+    most_rows: int = 1024
+    caller: Caller = ANYBODY
+
+    def of(self, caller: Caller) -> Call:
+        """The same method for one caller."""
+        return replace(self, caller=caller)
 
     async def answer(self, body: bytes, deadline: float, trace_id: str = "") -> Answer:
         """Answers one request; never raises but for cancellation.
@@ -117,10 +127,11 @@ class Call:
     async def respond(self, request: Any, deadline: float, trace_id: str = "", size_bytes: int = 0) -> Answer:
         """As `answer`, once the request, of so many bytes, is decoded."""
         started = time.monotonic()
-        context = Context(self.name, deadline, size_bytes=size_bytes)
+        context = Context(self.name, deadline, size_bytes=size_bytes, caller=self.caller)
         code = "OK"
         self.metrics.requests_in_flight.inc()
         try:
+            self.caller.charge(rows_of(request, self.most_rows))
             answering = self.method(request, context)
             del request  # the method lets it go, too, once it has read the rows
             response = await answering
@@ -166,7 +177,13 @@ class StreamCall:
         self._response = response
         self._bounds = bounds
         self._open: set[InOrder] = set()
-        self._draining = False
+        self._draining = asyncio.Event()
+
+    def of(self, caller: Caller) -> StreamCall:
+        """The same method for one caller."""
+        bound = copy(self)  # open streams and draining are one's own as the other's
+        bound._call = self._call.of(caller)
+        return bound
 
     async def serve(self, messages: AsyncIterator[bytes], write: Write, deadline: float) -> Answer:
         """Answers a stream; returns the status it ends with. What waits here is what the client may cancel.
@@ -176,7 +193,7 @@ class StreamCall:
             write: sends a serialized response; returns when there is room for another.
             deadline: of all of them, on `time.monotonic`.
         """
-        if self._draining:
+        if self._draining.is_set():
             return DRAINING
         stream = InOrder(lambda body: self._begin(body, deadline), write, self._bounds)
         self._open.add(stream)
@@ -191,14 +208,19 @@ class StreamCall:
 
     def drain(self) -> None:
         """Opens no more streams and reads no further from the open ones: they end when what was read is answered."""
-        self._draining = True
+        self._draining.set()
         for stream in self._open:
             stream.stop()
 
+    def unread(self, code: str) -> None:
+        """See `Call.unread`."""
+        self._call.unread(code)
+
     def _begin(self, body: bytes, deadline: float) -> Coroutine[Any, Any, bytes]:
         try:
+            self._call.caller.check()  # a token that has gone ends the stream
             return self._one(self._call.decoded(body, deadline), deadline, len(body))
-        except InvalidInput as error:
+        except (InvalidInput, Unauthenticated) as error:
             raise Ended(error.code, str(error)) from error
 
     async def _one(self, request: Any, deadline: float, size_bytes: int) -> bytes:
@@ -220,7 +242,7 @@ Services = dict[str, dict[str, Call | StreamCall]]
 """The calls of each service, by the service's full name, then by their own."""
 
 
-def services(servicer: Servicer, open_inference: OpenInference, metrics: Metrics) -> Services:
+def services(servicer: Servicer, open_inference: OpenInference, metrics: Metrics, most_rows: int = 1024) -> Services:
     """Every call there is, made from the services' descriptors: `GetModel` goes to `servicer.get_model`."""
 
     async def score(message: pb.ScoreStreamRequest, context: Context) -> pb.ScoreStreamResponse:
@@ -228,17 +250,19 @@ def services(servicer: Servicer, open_inference: OpenInference, metrics: Metrics
         del message
         return pb.ScoreStreamResponse(id=message_id, response=await answering)
 
-    scores = Call("ScoreStream", pb.ScoreStreamRequest, score, metrics)
+    scores = Call("ScoreStream", pb.ScoreStreamRequest, score, metrics, most_rows=most_rows)
     return {
         SERVICE.full_name: {
-            **_unary(SERVICE, pb, servicer, metrics),
+            **_unary(SERVICE, pb, servicer, metrics, most_rows),
             "ScoreStream": StreamCall(scores, pb.ScoreStreamResponse),
         },
-        OPEN_SERVICE.full_name: _unary(OPEN_SERVICE, open_pb, open_inference, metrics),
+        OPEN_SERVICE.full_name: _unary(OPEN_SERVICE, open_pb, open_inference, metrics, most_rows),
     }
 
 
-def _unary(service: Any, messages: Any, servicer: Any, metrics: Metrics) -> dict[str, Call | StreamCall]:
+def _unary(
+    service: Any, messages: Any, servicer: Any, metrics: Metrics, most_rows: int
+) -> dict[str, Call | StreamCall]:
     return {
         method.name: Call(
             method.name,
@@ -246,6 +270,7 @@ def _unary(service: Any, messages: Any, servicer: Any, metrics: Metrics) -> dict
             getattr(servicer, _snake(method.name)),
             metrics,
             counted=method.name not in PROBES,
+            most_rows=most_rows,
         )
         for method in service.methods
         if not method.client_streaming

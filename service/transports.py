@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from service.access import Access
 from service.grpcio_server import GrpcioServer
 from service.http2.limits import Limits
 from service.http2.server import Http2Server
@@ -25,6 +26,7 @@ class Transport(Protocol):
         max_request_bytes: of a request.
         limits: of connections, as many as it keeps.
         count_closed: called with the reason for which a connection ended.
+        access: who gets in; None: everybody.
     """
 
     def __init__(
@@ -34,6 +36,7 @@ class Transport(Protocol):
         max_request_bytes: int,
         limits: Limits = ...,
         count_closed: Callable[[str], None] = ...,
+        access: Access | None = None,
     ) -> None: ...
 
     async def listen(self, host: str, port: int, tls: Tls | None = None) -> int:

@@ -52,6 +52,7 @@ ALSO_NEVER = {
     "host": ("größe", "256.1.1.1", "no.such.host.invalid", "a b"),
     "settings": ("/nowhere", "/dev", "/dev/null/x"),
     "tls_certificate": ("/nowhere", "/dev/null"),
+    "tokens": ("/nowhere", "/dev", "/dev/null"),
     "tensorrt_cache": ("/dev/null", "/dev/null/x"),
     "intra_op_threads": ("100000",),
 }

@@ -63,7 +63,7 @@ def test_the_scheduler_knows_neither_grpc_nor_onnxruntime_nor_prometheus() -> No
 
 
 def test_servicers_know_no_transport() -> None:
-    for file in ("servicer.py", "open_inference.py", "inference.py"):
+    for file in ("servicer.py", "open_inference.py", "inference.py", "access.py", "grants.py"):
         assert not {name for name in imports(ROOT / "service" / file) if name.split(".")[0] == "grpc"}, file
 
 

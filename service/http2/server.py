@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from service.access import Access
+from service.entrance import entered
 from service.http2 import frames as wire
 from service.http2 import grpc_framing as framing
 from service.http2.closings import Closings
@@ -55,7 +57,9 @@ class Http2Server:
         max_request_bytes: int,
         limits: Limits = Limits(),  # noqa: B008 (frozen)
         count_closed: Callable[[str], None] = lambda _: None,
+        access: Access | None = None,
     ) -> None:
+        self._access = access
         self._max_request_bytes = max_request_bytes
         self._limits = limits
         self._shared = Shared(limits)
@@ -149,7 +153,11 @@ class Http2Server:
             framing.refuse(stream)
             return
         path = headers[b":path"]
-        handler = self._handlers.get(path)
+        shown = headers.get(b"authorization", b"").decode("latin-1") or None
+        handler = entered(self._access, path.decode("latin-1"), shown, self._handlers.get(path))
+        if isinstance(handler, Answer):
+            framing.end(stream, handler)
+            return
         if handler is None:
             unknown = f"unknown method {path.decode(errors='backslashreplace')!r}"
             framing.end(stream, Answer(b"", framing.UNIMPLEMENTED, unknown))

@@ -58,7 +58,7 @@ def servicer(lane: Lane) -> Servicer:
         lanes={"input": lane, "latent": lane},
         monitor=None,
     )
-    repository = cast(Repository, SimpleNamespace(find=lambda name, version: model))
+    repository = cast(Repository, SimpleNamespace(find=lambda *_: model))
     return Servicer(Inference(repository, Metrics()), repository, config)
 
 
