@@ -17,7 +17,7 @@ LABELS = {
     "version": "of a bundle",
     "code": "gRPC status by name",
     "lane": "`input` or `latent` rows",
-    "reason": "of rows `full`, `draining`, `expired`, `cancelled`, `invalid` or `failed`; of connections what ended them",
+    "reason": "of rows `full`, `draining`, `expired`, `cancelled`, `invalid` or `failed`; of connections what ended it",
     "token": "name of an entry of the tokens' file; empty: none of ours was shown",
     "why": "`missing`, `unknown`, `expired`, `method`, `model` or `rate`",
     "cut": "`full`, `free` or `window`",
