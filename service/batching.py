@@ -65,7 +65,7 @@ class Observer(Protocol):
         """A batch was cut: `full`, `free` (the engine was) or `window` (it had waited)."""
 
     def executed(self, rows: int, dead_rows: int, seconds: float) -> None:
-        """A batch ran; dead rows are those whose caller had gone before it started."""
+        """A batch ran; dead rows are those whose caller had gone when it was done."""
 
 
 class BatchQueue:
@@ -226,17 +226,18 @@ class BatchQueue:
             return
         pieces = [Piece(job.rows[start:stop], job.wants) for job, start, stop in batch if job.rows is not None]
         num_rows = sum(len(piece.rows) for piece in pieces)
-        started = self._clock()
-        dead = sum(stop - start for job, start, stop in batch if job.future.done() or job.deadline <= started)
+        started, error = self._clock(), None
         try:
             results = await self._execute(pieces)
-        except Exception as error:
-            self._observer.executed(num_rows, dead, self._clock() - started)
+        except Exception as raised:
+            error = raised
+        ended = self._clock()
+        dead = sum(stop - start for job, start, stop in batch if job.future.done() or job.deadline < ended)
+        self._observer.executed(num_rows, dead, ended - started)
+        if error is not None:
             await self._after_failure(batch, error)
             return
-        seconds = self._clock() - started
-        self._observer.executed(num_rows, dead, seconds)
-        self._pace.learn(num_rows, seconds)
+        self._pace.learn(num_rows, ended - started)
         for part, tensors in zip(batch, results, strict=True):
             _deliver(part, tensors)
 
