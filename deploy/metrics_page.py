@@ -18,6 +18,7 @@ LABELS = {
     "code": "gRPC status by name",
     "lane": "`input` or `latent` rows",
     "reason": "of rows `full`, `draining`, `expired`, `cancelled`, `invalid` or `failed`; of connections what ended it",
+    "wanted": "`true`; `false` if its caller had gone when it was done",
     "token": "name of an entry of the tokens' file; empty: none of ours was shown",
     "why": "`missing`, `unknown`, `expired`, `method`, `model` or `rate`",
     "cut": "`full`, `free` or `window`",

@@ -90,13 +90,13 @@ SERVICE = (
     ),
     Panel(
         "Rows not run",
-        "By reason: full (queue), expired (deadline), cancelled (caller), failed (engine), draining.",
+        "By reason: full (queue), expired (deadline), cancelled (caller), invalid (files), failed (engine), draining.",
         "rps",
         {"{{reason}}": f"sum by (reason) (rate(latentserve_dropped_rows_total{{{MODEL}}}{RATE}))"},
     ),
     Panel(
         "Rows run for nobody",
-        "Rows whose caller had gone before they ran. Stays 0.",
+        "Rows whose caller had left, or its deadline passed, while they ran. What had gone before is never run.",
         "rps",
         {"{{model}}": f"sum by (model) (rate(latentserve_dead_work_rows_total{{{MODEL}}}{RATE}))"},
     ),

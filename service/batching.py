@@ -219,17 +219,19 @@ class BatchQueue:
             return
         pieces = [Piece(job.rows[start:stop], job.wants) for job, start, stop in batch if job.rows is not None]
         num_rows = sum(len(piece.rows) for piece in pieces)
+        error: Exception | None = None
         started = self._clock()
-        dead = sum(part.num_rows for part in batch if part.job.future.done() or part.job.deadline <= started)
         try:
             results = checked(pieces, await self._execute(pieces))
-        except Exception as error:
-            self._observer.executed(num_rows, dead, self._clock() - started)
+        except Exception as raised:
+            error = raised
+        ended = self._clock()
+        dead = sum(part.num_rows for part in batch if part.job.future.done() or part.job.deadline <= ended)
+        self._observer.executed(num_rows, dead, ended - started)
+        if error is not None:
             await self._after_failure(batch, error)
             return
-        seconds = self._clock() - started
-        self._observer.executed(num_rows, dead, seconds)
-        self._cutter.learn(num_rows, seconds, self.config.max_batch_rows)
+        self._cutter.learn(num_rows, ended - started, self.config.max_batch_rows)
         for part, tensors in zip(batch, results, strict=True):
             self._settle(part)
             part.job.deliver(part.start, tensors)

@@ -157,7 +157,7 @@ class Metrics:
         )
         self.padding_rows = counter("padding_rows_total", "Rows computed for nothing, to fill a known size.", *LANE)
         self.dead_work_rows = counter(
-            "dead_work_rows_total", "Rows run although their caller had gone before. Stays 0.", *LANE
+            "dead_work_rows_total", "Rows run whose caller had gone when they were done.", *LANE
         )
 
         self.judged_rows = counter("judged_rows_total", "Rows scored, by decision.", "model", "version", "flagged")

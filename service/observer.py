@@ -30,7 +30,7 @@ class Observer(Protocol):
         """A batch was cut: `full`, `free` (the engine was) or `window` (it had waited)."""
 
     def executed(self, rows: int, dead_rows: int, seconds: float) -> None:
-        """A batch ran, well or not; dead rows are those whose caller had gone before it started."""
+        """A batch ran, well or not; dead rows are those whose caller had gone when it was done."""
 
 
 class Tolerant:

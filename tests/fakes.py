@@ -43,6 +43,9 @@ class FakeEngine:
     clock: FakeClock | None = None
     gone: Callable[[], set[int]] = set
     ran_for_nobody: list[int] = field(default_factory=list)
+    left: Callable[[], set[int]] = set
+    left_meanwhile: int = 0
+    num_poisoned: int = 0
     seconds_per_batch: float = 0.0
 
     async def __call__(self, pieces: Sequence[Piece]) -> Sequence[Tensors]:
@@ -54,6 +57,8 @@ class FakeEngine:
             await self._gate.wait()
         if self.clock is not None:
             self.clock.now += self.seconds_per_batch
+        self.left_meanwhile += len(self.left() & set(rows))
+        self.num_poisoned += rows.count(POISON)
         if POISON in rows:
             raise RuntimeError("poisoned batch")
         return [{"out": piece.rows + 1} for piece in pieces]

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import asyncio
 import io
+import math
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,12 +12,16 @@ import pytest
 import soundfile
 
 from latentserve.audio import decode_audio
-from latentserve.errors import InvalidInput
-from latentserve.images import decode_image
-from latentserve.inputs import AudioInput, ImageInput
+from latentserve.errors import InvalidInput, Overloaded
+from latentserve.images import decode_image, image_pixels
+from latentserve.inputs import AudioInput, ImageInput, TensorSpec
 from latentserve.tensors import to_tensor
 from latentserve.v1 import embedding_pb2 as pb
-from service.decoding import Decoder, Limits, finite_rows
+from service.decoding import Decoder, Limits, finite_rows, row_bytes
+from service.open_request import arriving_of
+from service.stubs import open_inference_grpc_pb2 as open_pb
+from service.turns import Turns, TurnsConfig
+from tests.fakes import FakePool
 
 LIMITS = Limits(max_request_rows=20, max_item_bytes=5000, max_item_pixels=10_000)
 
@@ -26,6 +32,23 @@ IMAGE, CLIP = ImageInput(8, 6, 3), AudioInput(8000, 100)
 def decode(message: pb.Input, expected: ImageInput | AudioInput = IMAGE) -> Any:
     with ThreadPoolExecutor(2) as pool:
         return asyncio.run(Decoder(expected, LIMITS, pool).rows(message))
+
+
+class Counted:
+    """What decodes, and how often it was called."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.calls = 0
+        monkeypatch.setattr("service.decoding.decode_image", self.decode)
+
+    def decode(self, data: bytes, *size: int) -> Any:
+        self.calls += 1
+        return decode_image(data, *size)
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> Counted:
+    return Counted(monkeypatch)
 
 
 def encoded(*items: bytes) -> pb.Input:
@@ -135,3 +158,132 @@ def test_numbers_that_are_none_are_refused_by_row(value: float) -> None:
     rows[2, 1] = value
     with pytest.raises(InvalidInput, match=r"latents\[2\]: got NaN or infinity, expected finite"):
         finite_rows(rows, "latents")
+
+
+def decoder(
+    pool: Any, expected: ImageInput | AudioInput = IMAGE, turns: TurnsConfig | None = None, **more: int
+) -> Decoder:
+    limits = replace(LIMITS, max_request_rows=2000, max_item_bytes=10**6, **more)
+    return Decoder(expected, limits, Turns(pool, turns or TurnsConfig(), num_cpus=1))
+
+
+@pytest.mark.parametrize("num", [3, 30])
+def test_the_pixels_of_a_request_are_bounded_and_known_before_any_is_decoded(
+    encode: Any, counted: Counted, num: int
+) -> None:
+    """Few files are looked at on the event loop, many in a thread."""
+    file = encode(np.zeros((50, 40, 3), np.uint8), "PNG")
+    message = encoded(*[file] * num)
+    with ThreadPoolExecutor(2) as pool:
+        fits = decoder(pool, max_request_pixels=num * 2000)
+        assert len(asyncio.run(fits.rows(message))) == counted.calls == num
+        tight = decoder(pool, max_request_pixels=num * 2000 - 1)
+        said = rf"^input.encoded.items: got {num * 2000} pixels in all, expected at most {num * 2000 - 1} in a request$"
+        with pytest.raises(InvalidInput, match=said):
+            asyncio.run(tight.rows(message))
+        assert counted.calls == num
+
+
+@pytest.mark.parametrize("num", [3, 30])
+def test_a_file_that_is_wrong_by_its_header_keeps_the_others_from_being_decoded(
+    encode: Any, counted: Counted, num: int
+) -> None:
+    good, large = encode(np.zeros((9, 9, 3), np.uint8)), encode(np.zeros((101, 100, 3), np.uint8))
+    for bad, said in (
+        (b"x", "beginning b'x'"),
+        (large, "got 100 x 101 = 10100 pixels"),
+        (bytes(10**6 + 1), "got 1000001 by"),
+    ):
+        with ThreadPoolExecutor(2) as pool, pytest.raises(InvalidInput, match=rf"items\[{num}\]: .*{said}"):
+            asyncio.run(decoder(pool).rows(encoded(*[good] * num, bad)))
+    assert counted.calls == 0
+
+
+def test_pixels_are_read_from_the_header_alone(encode: Any) -> None:
+    for kind in ("JPEG", "PNG", "WEBP", "BMP", "TIFF"):
+        file = encode(np.random.default_rng(0).integers(0, 256, (64, 48, 3), dtype=np.uint8), kind)
+        assert image_pixels(file, 64 * 48) == 64 * 48
+        if kind in ("JPEG", "BMP"):  # the rest is looked through for damage, or has what is needed at its end
+            assert image_pixels(file[: max(len(file) // 2, 200)], 64 * 48) == 64 * 48
+
+
+@pytest.mark.parametrize("bounds", [TurnsConfig(max_bytes=10), TurnsConfig(max_pixels=80)])
+def test_over_the_bounds_of_the_server_nothing_is_decoded(encode: Any, counted: Counted, bounds: TurnsConfig) -> None:
+    file = encode(np.zeros((9, 9, 3), np.uint8))
+    with ThreadPoolExecutor(2) as pool:
+        full = decoder(pool, turns=bounds)
+        with pytest.raises(Overloaded, match="too much is to be decoded"):
+            asyncio.run(full.rows(encoded(file)))
+        assert (full._turns.size_bytes, full._turns.pixels) == (0, 0)
+    assert counted.calls == 0
+
+
+@pytest.mark.parametrize("files", ["images", "clips"])
+def test_files_are_decoded_by_priority_and_deadline_in_every_protocol(encode: Any, files: str) -> None:
+    """A request of many files, then three of one: the order of their answers."""
+    expected: ImageInput | AudioInput = IMAGE if files == "images" else CLIP
+    file = encode(np.zeros((64, 64, 3), np.uint8)) if files == "images" else wav(range(500))
+
+    async def run() -> list[str]:
+        pool, order = FakePool(), list[str]()
+        made = decoder(pool, expected)
+
+        async def ask(name: str, num: int, deadline: float, priority: int) -> None:
+            if name == "open":
+                request = open_pb.ModelInferRequest()
+                request.inputs.add(name="input", datatype="BYTES", shape=[num]).contents.bytes_contents.extend(
+                    [file] * num
+                )
+                arriving = arriving_of(request, 10, made, None)
+            else:
+                arriving = made.arriving(encoded(*[file] * num), 10)
+            assert (arriving.num_rows, arriving.size_bytes) == (num, num * row_bytes(made.spec))
+            assert len(await arriving.read(deadline, priority)) == num
+            order.append(name)
+
+        bulk = (
+            ask("bulk", 150, math.inf, -1),
+            ask("late", 9, 2e9, 0),
+            ask("open", 9, 1e9, 0),
+            ask("high", 9, math.inf, 1),
+        )
+        asked = [asyncio.create_task(one) for one in bulk]
+        for _ in range(1000):
+            await asyncio.sleep(0)
+            if pool.units:
+                pool.do()
+        await asyncio.gather(*asked)
+        return order
+
+    assert asyncio.run(run()) == ["high", "open", "late", "bulk"]
+
+
+def test_many_numbers_are_looked_through_and_converted_in_turns_few_at_once() -> None:
+    spec = TensorSpec("latent", "float32", (1000,))
+
+    async def run(num: int, by_element: bool, last: float) -> int:
+        pool = FakePool()
+        values = np.zeros((num, 1000), np.float32)
+        values[-1, -1] = last
+        request = open_pb.ModelInferRequest()
+        tensor = request.inputs.add(name="latent", datatype="FP32", shape=values.shape)
+        if by_element:
+            tensor.contents.fp32_contents.extend(values.ravel())
+        else:
+            request.raw_input_contents.append(values.tobytes())
+        arriving = arriving_of(request, 10, decoder(pool), spec)
+        assert (arriving.num_rows, arriving.size_bytes) == (num, num * 4000)
+        task, units = asyncio.create_task(arriving.read(math.inf, 0)), 0  # type: ignore[arg-type]
+        while not task.done():
+            await asyncio.sleep(0)
+            if pool.units:
+                pool.do()
+                units += 1
+        np.testing.assert_array_equal(await task, values)
+        return units
+
+    assert asyncio.run(run(2, False, 1)) == asyncio.run(run(2, True, 1)) == 0
+    assert asyncio.run(run(200, True, 1)) > 1
+    for num in (2, 1800):
+        with pytest.raises(InvalidInput, match=rf"inputs\['latent'\]\[{num - 1}\]: got NaN"):
+            asyncio.run(run(num, False, np.nan))
