@@ -14,7 +14,7 @@ SLOW = 1.25
 ALIKE = 0.1
 """Standard deviation of sizes, in mean sizes. One batch of another size is remembered for some fifty others."""
 TRIED = 1.5
-"""Size that is tried where batches are alike, in mean sizes: the least that leaves them so no longer after one batch."""
+"""Size that is tried where batches are alike, in mean sizes: after one such batch they are so no longer."""
 
 
 class Pace:
