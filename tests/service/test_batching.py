@@ -1061,3 +1061,17 @@ def test_3_an_expired_row_takes_no_place_from_those_beside_it() -> None:
                 await expiring
 
     run(body())
+
+
+def test_6_draining_answers_what_still_waits_for_a_batch() -> None:
+    async def body() -> None:
+        async with bench(QueueConfig(max_batch_rows=1), held=True) as b:
+            accepted = [b.submit(value) for value in (1, 2, 3)]
+            await settle()
+            b.queue.drain()
+            b.engine.open = True
+            b.engine.release()
+            got = await asyncio.wait_for(asyncio.gather(*accepted), 5)
+            assert [int(one["out"][0, 0]) for one in got] == [2, 3, 4]
+
+    run(body())
