@@ -11,6 +11,7 @@ import socket
 import struct
 import time
 from collections import Counter, deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -231,7 +232,7 @@ def callers_of(job: dict[str, Any], num: int, body: bytes) -> list[Caller]:
     return [Caller(host, int(port), block, body) for _ in range(num)]
 
 
-def turn(callers: list[Caller], seconds: float) -> list[Caller]:
+def turn(callers: Sequence[Caller], seconds: float) -> list[Caller]:
     """Reads and writes whatever is ready within so many seconds; the callers that read something."""
     by_socket = {caller.socket: caller for caller in callers}
     waiting = [caller.socket for caller in callers if caller.writes]

@@ -11,6 +11,11 @@ FORGET = 0.95
 SLOW = 1.25
 """A slow batch, in usual ones: with 1.0 a twentieth of all rows were answered too late (`benchmarks.overload`)."""
 
+ALIKE = 0.1
+"""Standard deviation of sizes, in mean sizes. One batch of another size is remembered for some fifty others."""
+TRIED = 1.5
+"""Size that is tried where batches are alike, in mean sizes: after one such batch they are so no longer."""
+
 
 class Pace:
     """A line through recent batches: seconds = overhead + per_row x rows, by least squares that forget."""
@@ -38,6 +43,9 @@ class Pace:
     def seconds(self, rows: float) -> float:
         """What a batch of so many rows will take."""
         overhead, per_row = self._line()
+        usual = self._rows / self._weight
+        if usual < rows <= self._tried() and self._alike():
+            rows = usual
         return overhead + per_row * rows
 
     def slow_seconds(self, rows: float) -> float:
@@ -49,7 +57,10 @@ class Pace:
         overhead, per_row = self._line()
         if per_row == 0:
             return sys.maxsize if seconds >= overhead else 1
-        return max(1, int((seconds - overhead) / per_row + 1e-6))
+        within = int((seconds - overhead) / per_row + 1e-6)
+        if self._alike() and seconds >= self._seconds / self._weight:
+            within = max(within, self._tried())
+        return max(1, within)
 
     def smallest_worth_cutting(self, whole: int, share: float, credit: float) -> int:
         """Rows of the smallest batch that wastes no more than that share of its own time, and the credit in seconds.
@@ -61,13 +72,27 @@ class Pace:
         missing = overhead * (1 - share) - credit
         return min(max(1, math.ceil(missing / gained - 1e-9)), whole) if missing > 0 else 1
 
+    def _tried(self) -> int:
+        """Rows of which it is hoped that they take no longer than the usual ones.
+
+        Who never tried more would never learn what more rows cost: batches of one row, for ever.
+        """
+        return math.ceil(TRIED * self._rows / self._weight)
+
+    def _variance(self) -> float:
+        return self._rows_squared / self._weight - (self._rows / self._weight) ** 2
+
+    def _alike(self) -> bool:
+        """Whether the sizes of recent batches differ too little to tell a slope."""
+        return self._variance() < ALIKE**2 * (self._rows / self._weight) ** 2
+
     def _line(self) -> tuple[float, float]:
         mean_rows, mean_seconds = self._rows / self._weight, self._seconds / self._weight
-        variance = self._rows_squared / self._weight - mean_rows**2
+        variance = self._variance()
         covariance = self._rows_seconds / self._weight - mean_rows * mean_seconds
         through_origin = mean_seconds / mean_rows
-        # Batches all alike tell no slope: then rows alone are what costs, until a smaller batch shows otherwise.
-        if variance < 1e-9 * mean_rows**2:
+        # Batches all alike tell no slope: then rows alone are what costs, until another size shows otherwise.
+        if self._alike():
             return 0.0, through_origin
         # Noise may tell a silly one. A slope that falls means that rows cost nothing, not that they cost everything.
         per_row = min(max(covariance / variance, 0.0), through_origin)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -1041,5 +1042,54 @@ def test_3_what_would_expire_in_a_batch_is_given_up_though_who_goes_first_has_no
             got = await asyncio.gather(running, *first, *doomed, return_exceptions=True)
             assert [type(one) for one in got[5:]] == [DeadlineExceeded] * 12
             assert b.engine.batches[2:] == [[0, 1, 2, 3]]
+
+    run(body())
+
+
+def test_3_a_step_of_the_wall_clock_ends_no_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def body() -> None:
+        engine = FakeEngine(open=False)
+        queue = BatchQueue(engine, QueueConfig(max_batch_rows=1), asyncio.Lock(), FakeObserver())
+        server = asyncio.create_task(queue.run())
+        tasks = [asyncio.create_task(queue.submit(rows(value), WANTS, time.monotonic() + 25)) for value in (1, 2)]
+        await settle()
+        monkeypatch.setattr(time, "time", lambda: 1e12)
+        engine.open = True
+        engine.release()
+        assert [got["out"][0, 0] for got in await asyncio.gather(*tasks)] == [2, 3]
+        queue.drain()
+        await server
+
+    run(body())
+
+
+def test_3_an_expired_row_takes_no_place_from_those_beside_it() -> None:
+    async def body() -> None:
+        async with bench(QueueConfig(max_batch_rows=2), held=True) as b:
+            running = b.submit(0)
+            await settle()
+            expiring, kept = b.submit(1, deadline=1.0), [b.submit(value) for value in (2, 3)]
+            await settle()
+            b.clock.now = 2.0
+            b.engine.open = True
+            b.engine.release()
+            await asyncio.gather(running, *kept)
+            assert b.engine.batches == [[0], [2, 3]]
+            with pytest.raises(DeadlineExceeded):
+                await expiring
+
+    run(body())
+
+
+def test_6_draining_answers_what_still_waits_for_a_batch() -> None:
+    async def body() -> None:
+        async with bench(QueueConfig(max_batch_rows=1), held=True) as b:
+            accepted = [b.submit(value) for value in (1, 2, 3)]
+            await settle()
+            b.queue.drain()
+            b.engine.open = True
+            b.engine.release()
+            got = await asyncio.wait_for(asyncio.gather(*accepted), 5)
+            assert [int(one["out"][0, 0]) for one in got] == [2, 3, 4]
 
     run(body())

@@ -60,3 +60,22 @@ def test_the_smallest_batch_worth_cutting_wastes_what_there_is_to_waste() -> Non
     alone = Pace()
     alone.learn(64, 0.1)  # rows are all that costs, as far as is known
     assert alone.smallest_worth_cutting(64, share=0.25, credit=0.0) == 1
+
+
+def test_where_batches_are_alike_a_larger_one_is_tried() -> None:
+    """Else the first one decides: alone, it says that rows are all that costs, and a second row is never taken."""
+    pace, rows, tried = Pace(), 1, []
+    for _ in range(20):
+        pace.learn(rows, 0.05 + 0.003 * rows)
+        rows = min(pace.rows_within(0.1), 64)
+        tried.append(rows)
+    assert tried[0] == 2
+    assert tried[-1] == 16
+
+
+def test_a_single_slow_batch_of_another_size_is_not_believed_for_ever() -> None:
+    pace = Pace()
+    for rows, seconds in [(1, 0.05)] * 10 + [(2, 1.0)] + [(1, 0.05)] * 80:
+        pace.learn(rows, seconds)
+    assert pace.seconds(1) == pytest.approx(0.05, rel=0.1)
+    assert pace.rows_within(0.06) == 2
