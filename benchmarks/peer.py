@@ -59,7 +59,7 @@ class Peer:
     Args:
         target: host:port.
         settings: entries of our first SETTINGS.
-        greets: whether it sends the preface at once.
+        greets: whether it sends the preface at once, and acknowledges what it is told.
         receive_bytes: of the socket's receive buffer; 0: the system's.
 
     Attributes:
@@ -79,6 +79,7 @@ class Peer:
         self._buffer = b""
         self._initial, self._room = DEFAULT_WINDOW, DEFAULT_WINDOW
         self._rooms: dict[int, int] = {}
+        self._greets = greets
         self.stream = -1
         self.is_open = True
         if greets:
@@ -163,6 +164,7 @@ class Peer:
                 if name == INITIAL_WINDOW_SIZE:
                     self._rooms = {one: room + value - self._initial for one, room in self._rooms.items()}
                     self._initial = value
-            self.send(frame(SETTINGS, ACK, 0))
-        elif kind == PING and not flags & ACK:
+            if self._greets:
+                self.send(frame(SETTINGS, ACK, 0))
+        elif kind == PING and self._greets and not flags & ACK:
             self.send(frame(PING, ACK, 0, payload))
