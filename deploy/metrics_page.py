@@ -17,7 +17,8 @@ LABELS = {
     "version": "of a bundle",
     "code": "gRPC status by name",
     "lane": "`input` or `latent` rows",
-    "reason": "of rows `full`, `draining`, `expired`, `cancelled`, `invalid` or `failed`; of connections what ended it",
+    "reason": "of rows `full`, `draining`, `expired`, `cancelled`, `invalid` or `failed`; of connections what ended"
+    " them; of readers of the page of metrics `full` or `slow`",
     "wanted": "`true`; `false` if its caller had gone when it was done",
     "token": "name of an entry of the tokens' file; empty: none of ours was shown",
     "why": "`missing`, `unknown`, `expired`, `method`, `model` or `rate`",
