@@ -6,6 +6,7 @@
     incoming    frames to streams              outgoing    answers to frames, as the peer's windows allow
     guard       what comes too often           patience    what comes too late
     budget      bytes that all connections share           closings  why they were closed
+    memory      freed and given back
     connection  the life of one                stream      one exchange: the seam between protocol and gRPC
     grpc_framing, messages, compression, side_calls, server  gRPC's calls on it
 
