@@ -181,12 +181,12 @@ class Outgoing:
     def _cut(self, stream: Stream, size: int) -> bytes:
         parts: list[bytes | memoryview] = []
         with memoryview(stream.pending) as pending:
-            for start in range(0, size, self._frame_bytes):
-                part = pending[start : min(size, start + self._frame_bytes)]
+            slices = [pending[at : min(size, at + self._frame_bytes)] for at in range(0, size, self._frame_bytes)]
+            for part in slices:
                 parts += wire.FRAME_HEAD.pack(len(part) >> 8, len(part) & 0xFF, wire.DATA, 0, stream.id), part
             data = b"".join(parts)
-            for part in parts[1::2]:
-                part.release()  # type: ignore[union-attr]
+            for part in slices:
+                part.release()
         del stream.pending[:size]
         return data
 
