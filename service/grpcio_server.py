@@ -23,6 +23,8 @@ from service.http2.side_calls import SideCall, side_calls
 from service.tls import Tls
 from service.transport import DRAINING, OK, Answer, Call, Services, StreamCall, clipped, trace_id
 
+LOOK_SECONDS = 1.0
+"""How long we may say that we are ready when we are not."""
 _STATUS = {status.value[0]: status for status in grpc.StatusCode}
 
 
@@ -76,7 +78,7 @@ class GrpcioServer:
         )
         self._streams = [call for call in paths.values() if isinstance(call, StreamCall)]
         self._beside: set[asyncio.Task[Answer]] = set()
-        self._stopping = False
+        self._stopping = self._ended = False
         for service, calls in services.items():
             methods = {name: _handler(call) for name, call in calls.items()}
             self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, methods),))
@@ -100,7 +102,13 @@ class GrpcioServer:
 
     async def failed(self) -> None:
         """See `server.Transport`."""
-        await self._server.wait_for_termination()
+        try:
+            # by looks: what ends when the loop does is its shutdown, too, and whoever waits for that waits for ever
+            while not await self._server.wait_for_termination(LOOK_SECONDS):
+                pass
+        except Exception:
+            self._ended = True
+            raise
 
     async def stop(self, grace_seconds: float) -> None:
         """Refuses new calls, waits for those under way, then cancels what is left."""
@@ -109,7 +117,8 @@ class GrpcioServer:
         self._stopping = True
         for task in self._beside:
             task.cancel()
-        await self._server.stop(grace_seconds)
+        if not self._ended:
+            await self._server.stop(grace_seconds)
 
     def _side(self, call: SideCall) -> Any:
         """Such a call may last for ever: draining does not wait for it."""

@@ -6,8 +6,9 @@
     incoming    frames to streams              outgoing    answers to frames, as the peer's windows allow
     guard       what comes too often           patience    what comes too late
     budget      bytes that all connections share           closings  why they were closed
+    memory      freed and given back
     connection  the life of one                stream      one exchange: the seam between protocol and gRPC
-    grpc_framing, messages, compression, side_calls, server  gRPC's calls on it
+    grpc_framing, messages, compression, side_calls, watchers, server  gRPC's calls on it
 
 A peer that breaks the protocol on a stream loses the stream (RST_STREAM); one that breaks what they share is told
 why (GOAWAY) and dropped. Nothing a peer does, or leaves undone, holds more than `Limits` say. Source: RFC 9113.

@@ -47,7 +47,7 @@ class Limits:
 
     max_connections: int = 4096
     receive_bytes: int = 512 * 2**20
-    send_bytes: int = 256 * 2**20
+    send_bytes: int = 128 * 2**20
     streams: int = 1000
     frame_bytes: int = 2**14
     stream_window_bytes: int = 2**20

@@ -179,12 +179,16 @@ class Outgoing:
             stream.wake()
 
     def _cut(self, stream: Stream, size: int) -> bytes:
-        parts = []
-        for start in range(0, size, self._frame_bytes):
-            part = bytes(stream.pending[start : min(size, start + self._frame_bytes)])
-            parts.append(wire.frame(wire.DATA, 0, stream.id, part))
+        parts: list[bytes | memoryview] = []
+        with memoryview(stream.pending) as pending:
+            slices = [pending[at : min(size, at + self._frame_bytes)] for at in range(0, size, self._frame_bytes)]
+            for part in slices:
+                parts += wire.FRAME_HEAD.pack(len(part) >> 8, len(part) & 0xFF, wire.DATA, 0, stream.id), part
+            data = b"".join(parts)
+            for part in slices:
+                part.release()
         del stream.pending[:size]
-        return b"".join(parts)
+        return data
 
     def _ending(self, stream: Stream, trailers: bytes) -> bytes:
         """The last frames of a stream."""

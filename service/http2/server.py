@@ -17,6 +17,7 @@ from service.http2.closings import Closings
 from service.http2.compression import deflate
 from service.http2.connection import Connection, Shared
 from service.http2.limits import Limits
+from service.http2.memory import Memory
 from service.http2.messages import Body, Messages
 from service.http2.side_calls import SideCall, side_calls
 from service.http2.stream import Stream
@@ -64,6 +65,7 @@ class Http2Server:
         self._limits = limits
         self._shared = Shared(limits)
         self._max_connections = most_connections(limits.max_connections)
+        self._memory = Memory(self._shared.received, self._shared.unsent)
         self._closings = Closings(count_closed)
         self._connections: set[Connection] = set()
         self._stopping = False
@@ -119,12 +121,13 @@ class Http2Server:
             self._looking.cancel()
 
     async def _look(self) -> None:
-        """Closes what keeps us waiting for too long."""
+        """Closes what keeps us waiting for too long, and gives memory back."""
         while True:
             await asyncio.sleep(self._limits.look_seconds)
             now = time.monotonic()
             for connection in list(self._connections):
                 connection.look(now)
+            self._memory.look()
 
     def _register(self, connection: Connection, made: bool) -> None:
         if not made:

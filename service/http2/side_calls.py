@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
@@ -11,6 +12,7 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from latentserve.errors import Code
+from service.http2.watchers import Watchers
 from service.score_stream import Write
 from service.transport import OK, Answer, Ended
 
@@ -59,8 +61,9 @@ class SideCall:
 
         context = SideContext(write)
         try:
-            async for response in self._method(requests(), context):
-                await context.write(response)
+            async with contextlib.aclosing(self._method(requests(), context)) as responses:
+                async for response in responses:
+                    await context.write(response)
         except Ended as ended:
             return ended.answer
         return Answer(b"", OK)
@@ -80,8 +83,12 @@ def side_calls(health_servicer: Any, services: Iterable[str]) -> dict[bytes, Sid
     async def check(requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
         yield await health_servicer.Check(await _only(requests), context)
 
-    async def watch(requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
-        yield await health_servicer.Watch(await _only(requests), context)  # writes by itself, returns when cancelled
+    async def watch(requests: AsyncIterator[Any], _: Any) -> AsyncIterator[Any]:
+        async with contextlib.aclosing(watchers.watch(await _only(requests))) as said:
+            async for response in said:
+                yield response
+
+    watchers = Watchers(health_servicer)
 
     names = (*services, "grpc.health.v1.Health", reflection.SERVICE_NAME)
     reflected = reflection.aio.ReflectionServicer(names)
