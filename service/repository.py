@@ -90,9 +90,7 @@ class Repository:
     refused: list[Refused] = field(default_factory=list)
 
     def find(self, name: str, version: int, sees: Callable[[str], bool] = bool) -> ServedModel:
-        """The model a request names; an empty name is fine if there is one model, version 0 is the newest.
-
-        Models that the caller does not see, by their names, are not named.
+        """The model a request names; of those that the caller sees one may go without, version 0 is the newest.
 
         Raises:
             ModelNotFound: no such model or version.
