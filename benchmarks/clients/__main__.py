@@ -96,7 +96,7 @@ def main(options: Options) -> int:
     if options.install:
         install(options.tools)
     asking = callers(options.tools, options.callers)
-    found = {}
+    found: dict[str, tuple[Row, ...]] = {}
     for transport in options.transports:
         with tempfile.TemporaryDirectory() as scratch:
             matrix = Matrix(options.models, transport, asking, options.checks, options.idle_seconds, Path(scratch))

@@ -115,6 +115,9 @@ class Matrix:
 
     def rows(self) -> list[Row]:
         """Asks everything."""
+        for caller in self._callers:
+            if not caller.program.lacks:
+                caller.program.build()
         with self._server("clear") as server:
             found = questions(server.target)
             self._plain(server, found)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import json
-import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,6 +36,7 @@ class Program:
         lacks: why it cannot run here; empty if it can.
         cannot: by check, why it cannot do that anywhere.
         at_once: calls that it has under way while the server drains.
+        build: makes the command, where it must be made.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Program:
     lacks: str = ""
     cannot: dict[str, str] = field(default_factory=dict)
     at_once: int = AT_ONCE
+    build: Callable[[], None] = lambda: None
 
 
 def programs(tools: Path) -> list[Program]:
@@ -121,20 +123,19 @@ def _cpp(tools: Path) -> Program:
     asked = subprocess.run(["pkg-config", "--modversion", "grpc++"], capture_output=True, text=True)
     if asked.returncode != 0:
         return Program(name, lacks=f"pkg-config finds no grpc++, of Debian's {DEBIAN}")
-    return Program(name, asked.stdout.strip(), (str(_compiled(tools, plugin)),))
-
-
-def _compiled(tools: Path, plugin: str) -> Path:
-    """The C++ client; made anew where its sources are younger."""
     folder = (tools / "cpp").absolute()
+    return Program(name, asked.stdout.strip(), (str(folder / "client"),), build=lambda: _compile(folder, plugin))
+
+
+def _compile(folder: Path, plugin: str) -> None:
+    """The C++ client; anew where its sources are younger."""
     program, sources = folder / "client", (HERE / "client.cc", PROTOS / "latentserve" / "v1" / "embedding.proto")
     if program.exists() and all(program.stat().st_mtime > one.stat().st_mtime for one in sources):
-        return program
+        return
     folder.mkdir(parents=True, exist_ok=True)
-    generate = ["protoc", f"-I{PROTOS}", f"--cpp_out={folder}", f"--grpc_out={folder}"]
-    subprocess.run([*generate, f"--plugin=protoc-gen-grpc={plugin}", sources[1]], check=True)
+    stubs = (f"--cpp_out={folder}", f"--grpc_out={folder}", f"--plugin=protoc-gen-grpc={plugin}")
+    subprocess.run(["protoc", f"-I{PROTOS}", *stubs, str(sources[1])], check=True)
     flags = subprocess.run(["pkg-config", "--cflags", "--libs", "grpc++", "protobuf"], capture_output=True, text=True)
-    generated = sorted(folder.glob("latentserve/v1/*.cc"))
-    compile_it = ["g++", "-std=c++17", "-O1", f"-I{folder}", sources[0], *generated, "-o", program, "-pthread"]
-    subprocess.run([*compile_it, *flags.stdout.split()], check=True, env=os.environ | {"TMPDIR": str(folder)})
-    return program
+    files = [str(file) for file in (sources[0], *sorted(folder.glob("latentserve/v1/*.cc")))]
+    compiler = ["g++", "-std=c++17", "-O1", "-pthread", f"-I{folder}"]
+    subprocess.run([*compiler, *files, "-o", str(program), *flags.stdout.split()], check=True)

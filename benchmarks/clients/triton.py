@@ -40,7 +40,7 @@ def do(work: Work, client: Any) -> None:
         for answer in answers:
             begin(client, work.request, answer)
         for answer in answers:
-            hear(work, lambda answer=answer: taken(answer))  # type: ignore[misc]
+            hear(work, lambda answer=answer: taken(answer))
         return
     if work.verb == "idle":
         time.sleep(work.number)
