@@ -34,8 +34,9 @@ PING_SECONDS = 10
 """The most eager a client of gRPC may be with pings on a connection without calls.
 
 Source: gRFC A8, https://github.com/grpc/proposal/blob/master/A8-client-side-keepalive.md."""
-PING_TIMEOUT_SECONDS = 5
-"""An answer to a ping that takes longer ends the connection, which is then seen."""
+PING_TIMEOUT_SECONDS = 10
+"""An answer to a ping that takes longer ends the connection, which is then seen. Nobody looks at an idle connection of
+grpc++ but a timer of its own, every five seconds."""
 MOST_BYTES = 2**31 - 1
 """Of an answer: no limit of the client's own is to be met."""
 

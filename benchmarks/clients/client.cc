@@ -102,7 +102,7 @@ int main(int, char** arguments) {
   const std::string& verb = work.verb;
   if (verb == "idle") {
     options.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 10000);    // PING_SECONDS of asked.py
-    options.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 5000);  // PING_TIMEOUT_SECONDS
+    options.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10000);  // PING_TIMEOUT_SECONDS
     options.SetInt(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
     options.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
   }

@@ -20,8 +20,8 @@ from latentserve.errors import Code
 
 DEADLINE_MS, CANCEL_MS = 10, 10
 """`many` takes a fifth of a second, and its rows are on their way by then."""
-IDLE_SECONDS = 2 * PING_SECONDS + 1
-"""Two pings."""
+IDLE_SECONDS = 3 * PING_SECONDS + 1
+"""Three pings; grpcio's server, left to itself, ends a connection at the third."""
 PROGRAM_SECONDS = 90.0
 """A client that takes longer is stuck, and killed."""
 UNDER_WAY_SECONDS = 20.0

@@ -14,7 +14,7 @@ exports.number = Number(number);
 exports.read = read;
 exports.ca = fs.existsSync(path.join(folder, "ca.pem")) ? read("ca.pem") : null;
 exports.pingMs = 10000; // PING_SECONDS of asked.py
-exports.pingTimeoutMs = 5000; // PING_TIMEOUT_SECONDS of asked.py
+exports.pingTimeoutMs = 10000; // PING_TIMEOUT_SECONDS of asked.py
 exports.sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
 exports.heard = (code, message, answer = Buffer.alloc(0)) => {
