@@ -92,7 +92,8 @@ def _node(tools: Path, name: str, file: str, package: str) -> Program:
     if not version:
         return Program(name, lacks=f"{package} is not installed (--install)")
     environment = {"NODE_PATH": str(tools.absolute() / "node_modules"), "PROTOS": str(PROTOS)}
-    return Program(name, f"{version} on node", (node, str(HERE / file)), environment)
+    said = subprocess.run([node, "--version"], capture_output=True, text=True).stdout.strip()
+    return Program(name, f"{version} on node {said.removeprefix('v')}", (node, str(HERE / file)), environment)
 
 
 def _buf(tools: Path) -> Program:
