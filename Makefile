@@ -11,7 +11,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 # is_new_enough PYTHON, WHAT_TO_DO
 is_new_enough = $(1) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: $(1) is $$($(1) --version 2>&1), expected Python 3.11 or later: $(2)" >&2; exit 1; }
 
-.PHONY: help setup demo serve mnist test ops-test check fix protos lock bench soak gpu gpu-rehearsal reproduce clean
+.PHONY: help setup demo serve mnist test ops-test check fix protos lock bench soak clients gpu gpu-rehearsal reproduce clean
 .DEFAULT_GOAL := help
 
 help:  ## list the verbs
@@ -67,6 +67,9 @@ bench: setup  ## serving beside its peers, as ratios (needs h2load)
 
 soak: setup  ## half an hour at 70 % load with a fault every 20 s: no wrong answer, no failure that nothing explains (ARGS="--minutes 5")
 	$(BIN)/python -m benchmarks.soak $(ARGS)
+
+clients: setup  ## what clients of other makes and proxies get (ARGS="--install" brings npm's)
+	$(BIN)/python -m benchmarks.clients $(ARGS)
 
 gpu: setup  ## on an NVIDIA GPU: facts, parity, speed, serving, scores, training (ARGS="--stages parity --minutes 2")
 	$(BIN)/python -m benchmarks.gpu $(ARGS)

@@ -1,0 +1,195 @@
+"""Every caller (a client, or a client behind a proxy) at every check, on one transport of the service."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import trustme
+
+from benchmarks.clients.judging import Cell
+from benchmarks.clients.programs import Program
+from benchmarks.clients.proxies import Proxy
+from benchmarks.clients.questions import Questions, questions
+from benchmarks.clients.running import Check, checks, run, run_drain, run_idle
+from benchmarks.served import ServedProcess
+
+CHECKS = ("unary", "error", "deadline", "cancel", "stream", "30 MB", "gzip", "tls", "keep-alive", "drain")
+ARGUMENTS = ("--max-batch-rows", "1", "--max-queue-rows", "16384", "--intra-op-threads", "1")
+"""Batches of one row make a request of 1,024 take long enough to be cancelled; the queue holds all of a drain's."""
+
+
+class ProxyError(Exception):
+    """A proxy did not start; the message says why."""
+
+
+@dataclass(frozen=True)
+class Caller:
+    """A client, maybe behind a proxy.
+
+    Attributes:
+        program: the client.
+        proxy: before the server.
+    """
+
+    program: Program
+    proxy: Proxy | None = None
+
+    @property
+    def name(self) -> str:
+        """For the table."""
+        return self.program.name if self.proxy is None else f"{self.program.name} through {self.proxy.name}"
+
+    @property
+    def version(self) -> str:
+        """Of what it is about."""
+        return self.program.version if self.proxy is None else self.proxy.version
+
+    def cannot(self, check: str) -> str:
+        """Why it does not do that check; empty if it does."""
+        if self.proxy is not None and check == "tls":
+            return "proxies are asked in the clear"
+        lacks = self.program.lacks or (self.proxy.lacks if self.proxy else "")
+        return lacks or self.program.cannot.get(check, "")
+
+    @contextmanager
+    def at(self, server: ServedProcess, folder: Path) -> Iterator[str]:
+        """Where its program calls: the server, or the proxy that is started before it."""
+        if self.proxy is None:
+            yield server.target
+            return
+        folder.mkdir(parents=True)
+        with ExitStack() as stack:
+            try:
+                process = stack.enter_context(self.proxy.before(int(server.target.rpartition(":")[2]), folder))
+            except RuntimeError as error:
+                raise ProxyError(" ".join(str(error).split())) from error
+            yield process.target
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one caller got.
+
+    Attributes:
+        caller: its name.
+        version: of the client's library, or of the proxy.
+        cells: by check.
+    """
+
+    caller: str
+    version: str
+    cells: dict[str, Cell]
+
+
+class Matrix:
+    """Fills the table of one transport.
+
+    Args:
+        models: model repository with one model of images.
+        transport: of the service.
+        callers: rows.
+        names: of checks: columns.
+        idle_seconds: of `keep-alive`.
+        scratch: an empty folder.
+    """
+
+    def __init__(
+        self,
+        models: Path,
+        transport: str,
+        callers: Sequence[Caller],
+        names: Sequence[str],
+        idle_seconds: int,
+        scratch: Path,
+    ) -> None:
+        self._models, self._arguments = models, (*ARGUMENTS, "--transport", transport)
+        self._callers, self._names = callers, names
+        self._idle_seconds, self._scratch = idle_seconds, scratch
+        self._cells: dict[tuple[str, str], Cell] = {}
+
+    def rows(self) -> list[Row]:
+        """Asks everything."""
+        for caller in self._callers:
+            if not caller.program.lacks:
+                caller.program.build()
+        with self._server("clear") as server:
+            found = questions(server.target)
+            self._plain(server, found)
+            self._idle(server, found)
+        self._tls(found)
+        self._drain(found)
+        return [
+            Row(caller.name, caller.version, {name: self._cells[caller.name, name] for name in self._names})
+            for caller in self._callers
+        ]
+
+    def _plain(self, server: ServedProcess, found: Questions) -> None:
+        """One caller after another, each over connections of its own."""
+        for caller in self._callers:
+            for name, check in checks(found).items():
+                self._fill(caller, name, partial(self._one, server, found, check))
+
+    def _one(self, server: ServedProcess, found: Questions, check: Check, caller: Caller, folder: Path) -> Cell:
+        with caller.at(server, folder / "proxy") as target:
+            return run(caller.program, target, check, found, folder / "client")
+
+    def _idle(self, server: ServedProcess, found: Questions) -> None:
+        """All callers at once: they do nothing most of the time."""
+
+        def idle(caller: Caller, folder: Path) -> Cell:
+            with caller.at(server, folder / "proxy") as target:
+                return run_idle(caller.program, target, self._idle_seconds, found, folder / "client")
+
+        with ThreadPoolExecutor(len(self._callers)) as pool:
+            list(pool.map(lambda caller: self._fill(caller, "keep-alive", idle), self._callers))
+
+    def _tls(self, found: Questions) -> None:
+        if "tls" not in self._names:
+            return
+        authority, folder = trustme.CA(), self._scratch / "keys"
+        folder.mkdir()
+        issued = authority.issue_cert("127.0.0.1", "localhost")
+        issued.cert_chain_pems[0].write_to_path(str(folder / "certificate.pem"))
+        issued.private_key_pem.write_to_path(str(folder / "key.pem"))
+        keys = ("--tls-certificate", str(folder / "certificate.pem"), "--tls-key", str(folder / "key.pem"))
+        check = checks(found)["unary"]
+
+        def secure(caller: Caller, folder: Path) -> Cell:
+            ca = authority.cert_pem.bytes()
+            return run(caller.program, server.target, check, found, folder / "client", ca)
+
+        with self._server("tls", *keys) as server:
+            for caller in self._callers:
+                self._fill(caller, "tls", secure)
+
+    def _drain(self, found: Questions) -> None:
+        """A server for each caller, which it sees end."""
+
+        def drained(caller: Caller, folder: Path) -> Cell:
+            with self._server(folder.name) as server, caller.at(server, folder / "proxy") as target:
+                return run_drain(caller.program, target, server, found, folder / "client")
+
+        for caller in self._callers:
+            self._fill(caller, "drain", drained)
+
+    def _server(self, name: str, *more: str) -> ServedProcess:
+        return ServedProcess(self._models, self._scratch / f"{name}.log", (*self._arguments, *more))
+
+    def _fill(self, caller: Caller, name: str, ask: Callable[[Caller, Path], Cell]) -> None:
+        """Asks, unless it was not wished for or cannot be."""
+        if name not in self._names:
+            return
+        why = caller.cannot(name)
+        folder = self._scratch / f"{caller.name}-{name}".replace(" ", "-")  # nginx takes no spaces
+        try:
+            cell = Cell("not run", why) if why else ask(caller, folder)
+        except ProxyError as error:
+            cell = Cell("not run", str(error))
+        self._cells[caller.name, name] = cell
+        print(f"{caller.name}, {name}: {cell.outcome} {cell.why}".rstrip(), file=sys.stderr, flush=True)
