@@ -33,8 +33,12 @@ def test_what_stands_no_longer_where_it_stood_is_an_error() -> None:
 
 
 def test_deadlines_do_not_know_the_wall_clock() -> None:
-    """So a step of the clock (NTP, suspend, an operator) can neither end a call nor prolong one."""
-    for path in sorted((ROOT / "service").glob("*.py")):
+    """So a step of the clock (NTP, suspend, an operator) can neither end a call nor prolong one.
+
+    Tokens end on a date, which is the wall clock's.
+    """
+    paths = {*(ROOT / "service").rglob("*.py")} - {ROOT / "service" / "access.py"}
+    for path in sorted(paths):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Attribute):
                 assert ".".join(ast.unparse(node).split(".")[-2:]) not in WALL_CLOCK, (
