@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
+from benchmarks.soak.machine import Others
+
 BLOCKS = 12
 """Of samples, whose means are taken as independent: one sample is like the one before it."""
 CONFIDENCE = 0.95
@@ -38,14 +40,16 @@ class Growth:
 
 
 class Samples:
-    """Resident memory of a process, whenever it is asked for."""
+    """Resident memory of a process, and what others do to the machine, whenever it is asked for."""
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, others: Others) -> None:
+        self.others = others
         self._file = Path(f"/proc/{pid}/statm")
         self._samples: list[tuple[float, float]] = []
 
     def take(self) -> None:
         """One more."""
+        self.others.look()
         pages = int(self._file.read_text().split()[1])
         self._samples.append((time.monotonic(), pages * os.sysconf("SC_PAGE_SIZE") / 1e6))
 

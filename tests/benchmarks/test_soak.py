@@ -11,6 +11,7 @@ import pytest
 from benchmarks.soak import __main__ as soak
 from benchmarks.soak.faults import FAULTS
 from benchmarks.soak.ledger import Excuse, Ledger, Question
+from benchmarks.soak.machine import Others
 from benchmarks.soak.memory import Growth, growth
 
 
@@ -34,9 +35,9 @@ def question(**excuses: str) -> Question:
     return Question("q", "Embed", b"", {b"right"}, excuses=excuses)
 
 
-def figures(ledger: Ledger, minutes: float = 1.0, slope: float = 0.0) -> soak.Figures:
+def figures(ledger: Ledger, minutes: float = 1.0, slope: float = 0.0, disturbed: float = 0.0) -> soak.Figures:
     told = (dict(ledger.right), dict(ledger.wrong), dict(ledger.explained()), dict(ledger.unexplained()))
-    return soak.Figures(minutes, 0, 1, 1, *told, {}, Growth(slope, slope, slope, 1, 1, 1), 0)
+    return soak.Figures(minutes, 0, 1, 1, *told, {}, Growth(slope, slope, slope, 1, 1, 1), 0, disturbed)
 
 
 def test_an_answer_is_right_or_wrong_to_the_last_bit() -> None:
@@ -78,4 +79,21 @@ def test_growth_is_the_slope_with_its_interval(slope: float) -> None:
 def test_growth_is_judged_over_half_an_hour_alone() -> None:
     assert soak.missed(figures(Ledger(), minutes=5, slope=9.0)) == []
     assert soak.missed(figures(Ledger(), minutes=30, slope=9.0)) == ["missed: memory grows by 9.00 MB an hour"]
+    assert soak.missed(figures(Ledger(), minutes=30, slope=9.0, disturbed=3.1)) == []
     assert growth([]).mb_per_hour == growth([(0.0, 5.0)]).mb_per_hour == 0.0
+
+
+def test_an_overload_is_excused_only_while_others_take_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = iter([(0, 0, 0), (100, 1000, 0), (500, 2000, 0), (1400, 3000, 900)])
+    monkeypatch.setattr(Others, "_ticks", lambda self: next(ticks))
+    monkeypatch.setattr("benchmarks.soak.machine.LOOK_SECONDS", 0.0)
+    others = Others(1)
+    excused = []
+    for _ in range(3):  # a tenth is theirs, then two fifths; then all is busy, but with us
+        others.look()
+        excused.append(len(others.excuses))
+    assert excused == [0, 1, 1]
+    ledger = Ledger(excuses=others.excuses)
+    for code in ("4", "8", "13"):
+        ledger.note(question(), others.excuses[0].start, code, b"")
+    assert ledger.unexplained() == {"q: status 13": 1}

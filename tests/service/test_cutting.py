@@ -63,8 +63,6 @@ def test_a_caller_in_a_hurry_now_and_then_is_served() -> None:
 
 
 def test_no_batch_is_cut_for_who_cannot_be_saved() -> None:
-    alone, beside = run(1.0, 0.0, []), run(1.0, 0.0, [Hurried(0.9, priority=1)] * 4)
-    assert (beside.hurried, beside.patient) == (
-        0,
-        alone.patient - 4,
-    )  # of the first batch, before anything is known of the engine
+    alone, beside = run(1.0, 0.0, []), run(1.0, 0.0, [Hurried(1.05, priority=1)] * 4)
+    # of the first batch, before anything is known of the engine
+    assert (beside.hurried, beside.patient) == (4, alone.patient - 4)
