@@ -67,6 +67,7 @@ class Files:
         arrived: on that clock.
         future: resolved when the last one is done.
         num_rows: how many there are.
+        counted: whether they are told of when they are done.
         taken: how many have gone to work.
         num_units: at work now.
     """
@@ -78,6 +79,7 @@ class Files:
     arrived: float
     future: asyncio.Future[None]
     num_rows: int
+    counted: bool = True
     taken: int = 0
     num_units: int = 0
 
@@ -162,16 +164,28 @@ class Turns:
             self.pixels -= pixels
 
     async def take(
-        self, work: Callable[[int], Any], weights: Sequence[int], deadline: float = math.inf, priority: int = 0
+        self,
+        work: Callable[[int], Any],
+        weights: Sequence[int],
+        deadline: float = math.inf,
+        priority: int = 0,
+        counted: bool = True,
     ) -> None:
         """Does `work(i)` for each weight i, in threads; returns when all are done.
+
+        Args:
+            work: decodes a file, or does whatever else the event loop should not.
+            weights: in pixels.
+            deadline: see `BatchQueue.submit`.
+            priority: see there.
+            counted: whether these are files that are decoded, of which `decoded` is to be told.
 
         Raises:
             DeadlineExceeded: the deadline passed before the last one was begun, or would have.
             Exception: what `work` raised first; nothing more of this is begun then.
         """
         future = asyncio.get_running_loop().create_future()
-        files = Files(work, weights, deadline, priority, self._clock(), future, len(weights))
+        files = Files(work, weights, deadline, priority, self._clock(), future, len(weights), counted)
         self._line.add(files)
         self._weight += sum(weights)
         self._pick()
@@ -230,7 +244,7 @@ class Turns:
             num_done, seconds = done.result()
             if num_done:
                 self._pace.learn(sum(files.weights[start : start + num_done]), seconds)
-            if self._decoded is not None:
+            if self._decoded is not None and files.counted:
                 self._decoded(num_done, num_done if files.has_gone else 0)
         if not files.future.done():
             if error is not None:

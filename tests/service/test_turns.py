@@ -219,6 +219,11 @@ def test_3_files_done_for_nobody_are_told() -> None:
         await desk.bring("b", [SMALL] * 3)
         await desk.do()
         assert desk.told == [(2, 2), (3, 0)]
+        looked = asyncio.create_task(desk.turns.take(lambda _: None, [SMALL], counted=False))
+        await settle()
+        await desk.do()
+        await looked
+        assert desk.told == [(2, 2), (3, 0)]  # no files that were decoded
         assert desk.is_empty()
 
     run(body())
