@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -153,7 +154,7 @@ def flood(target: str, body: bytes, options: Options) -> dict[str, int]:
 
     def send() -> None:
         with grpc.insecure_channel(target, LARGE_MESSAGES) as channel:
-            call = channel.unary_unary(METHOD)
+            call: Any = channel.unary_unary(METHOD)
             while time.monotonic() < until:
                 try:
                     call(body, timeout=options.seconds)

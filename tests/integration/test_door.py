@@ -45,7 +45,8 @@ def infer(target: str, files: list[bytes]) -> None:
     request.inputs.add(name="input", datatype="BYTES", shape=[len(files)]).contents.bytes_contents.extend(files)
     with grpc.insecure_channel(target) as channel:
         try:
-            channel.unary_unary(INFER)(request.SerializeToString(), timeout=20)
+            call: Any = channel.unary_unary(INFER)
+            call(request.SerializeToString(), timeout=20)
         except grpc.RpcError as error:
             kinds = {grpc.StatusCode.INVALID_ARGUMENT: InvalidInput, grpc.StatusCode.RESOURCE_EXHAUSTED: Overloaded}
             raise kinds[error.code()](error.details() or "") from error
@@ -68,7 +69,8 @@ def _streamed(target: str, files: list[bytes]) -> list[Any]:
     score = pb.ScoreRequest(input=pb.Input(encoded=pb.EncodedItems(items=files)))
     body = pb.ScoreStreamRequest(id=1, request=score).SerializeToString()
     with grpc.insecure_channel(target) as channel:
-        (answer,) = channel.stream_stream("/latentserve.v1.EmbeddingService/ScoreStream")(iter([body]), timeout=20)
+        call: Any = channel.stream_stream("/latentserve.v1.EmbeddingService/ScoreStream")
+        (answer,) = call(iter([body]), timeout=20)
     response = pb.ScoreStreamResponse.FromString(answer)
     kinds = {3: InvalidInput, 8: Overloaded}
     return [kinds[response.code](response.message) if response.code else response]

@@ -273,7 +273,7 @@ def test_many_numbers_are_looked_through_and_converted_in_turns_few_at_once() ->
             request.raw_input_contents.append(values.tobytes())
         arriving = arriving_of(request, 10, decoder(pool), spec)
         assert (arriving.num_rows, arriving.size_bytes) == (num, num * 4000)
-        task, units = asyncio.create_task(arriving.read(math.inf, 0)), 0  # type: ignore[arg-type]
+        task, units = asyncio.ensure_future(arriving.read(math.inf, 0)), 0
         while not task.done():
             await asyncio.sleep(0)
             if pool.units:
