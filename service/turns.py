@@ -39,7 +39,7 @@ UNIT_ITEMS = 8
 UNIT_WEIGHT = 1_000_000
 """Pixels of a unit, beyond its first file: 12 ms of a JPEG (`benchmarks.decoding_cost`)."""
 ITEM_WEIGHT = 5_000
-"""What a file costs beside its pixels, in pixels: an 8 x 8 PNG takes 54 us, a pixel of a JPEG 12 ns (same place)."""
+"""What a file costs beside its pixels, in pixels: an 8 x 8 PNG takes 50 us, a pixel of a JPEG 12 ns (same place)."""
 
 
 @dataclass(frozen=True)
