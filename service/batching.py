@@ -97,6 +97,7 @@ class BatchQueue:
         self._changed = asyncio.Event()
         self._draining = False
         self._pace = Pace()
+        self.backlog: Callable[[], float] = lambda: 0.0  # seconds until rows being read will have been; for the hint
         self._door = Door(self._line, self._seconds, observer.dropped, self._on_room, clock)
 
     def reserve(self, rows: int, size_bytes: int, deadline: float = math.inf, priority: int = 0) -> Place:
@@ -174,7 +175,7 @@ class BatchQueue:
         self.reserve(len(rows), rows.nbytes, deadline, priority).give_back()
 
     def _seconds(self, rows: int) -> float:
-        return self._pace.seconds(rows) if self._pace.known else 1.0
+        return max(self._pace.seconds(rows) if self._pace.known else 1.0, self.backlog() if self._door.rows else 0.0)
 
     def _on_room(self) -> None:
         self._tell_queue()
@@ -283,8 +284,7 @@ class BatchQueue:
             job.future.set_exception(error)
 
     def _tell_queue(self) -> None:
-        door = self._door
-        self._observer.queued(self._line.rows + door.rows, self._line.size_bytes + door.size_bytes)
+        self._observer.queued(self._line.rows + self._door.rows, self._line.size_bytes + self._door.size_bytes)
 
 
 def _deliver(part: Slice, tensors: Tensors) -> None:

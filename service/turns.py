@@ -153,7 +153,7 @@ class Turns:
                 low = ", of low priority" if held + more <= most else ""
                 raise Overloaded(
                     f"too much is to be decoded: {held} of {most} {unit} wait, {more} came{low}",
-                    retry_after_seconds=self._seconds(self._weight) if self._pace.known else 1.0,
+                    retry_after_seconds=self.backlog_seconds() if self._pace.known else 1.0,
                 )
         self.size_bytes += size_bytes
         self.pixels += pixels
@@ -193,6 +193,10 @@ class Turns:
             await future
         finally:
             self._leave(files)
+
+    def backlog_seconds(self) -> float:
+        """Until all that waits or is at work will have been done; 0 as long as no pace is known."""
+        return self._seconds(self._weight) if self._pace.known else 0.0
 
     def shutdown(self) -> None:
         """Ends the threads."""
