@@ -154,10 +154,10 @@ def decode(file: Path) -> int:
     return peak_bytes() - before
 
 
-def small() -> bytes:
-    """A file of one pixel."""
+def small(side: int = 1) -> bytes:
+    """A file of one pixel, or of few."""
     buffer = io.BytesIO()
-    Image.new("RGB", (1, 1)).save(buffer, "PNG")
+    Image.new("RGB" if side == 1 else "L", (side, side)).save(buffer, "PNG")
     return buffer.getvalue()
 
 

@@ -1,6 +1,7 @@
 """The gRPC service: bundles in, embeddings, reconstructions and calibrated scores out.
 
     config      what an operator may set           repository  bundles found, proven, opened
+    door        room for rows, kept before any work turns       whose files are decoded when
     decoding    requests to rows                    engine      rows to tensors, ONNX Runtime
     waiting     the line in which rows wait         batching    who runs when, with whom
     scoring     scores to p-values and decisions    inference   what every protocol asks of models

@@ -71,6 +71,7 @@ class BatchQueue:
         self._draining = False
         self._cutter = Cutter()
         self._under_way: dict[Slice, float] = {}
+        self.backlog: Callable[[], float] = lambda: 0.0  # seconds until rows being read will have been; for the hint
         self._door = Door(self._line, self._seconds, self._observer.dropped, self._on_room, clock)
 
     @property
@@ -172,7 +173,8 @@ class BatchQueue:
         self.reserve(len(rows), rows.nbytes, deadline, priority).give_back()
 
     def _seconds(self, rows: int) -> float:
-        return self._cutter.pace.seconds(rows) if self._cutter.pace.known else 1.0
+        pace = self._cutter.pace
+        return max(pace.seconds(rows) if pace.known else 1.0, self.backlog() if self._door.rows else 0.0)
 
     def _on_room(self) -> None:
         self._tell_queue()

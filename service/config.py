@@ -217,7 +217,8 @@ class Config(BaseSettings):
     @property
     def limits(self) -> Limits:
         """What one request may bring."""
-        return Limits(self.max_request_rows, self.max_item_bytes, self.max_item_pixels, self.max_request_pixels)
+        most_pixels = min(self.max_request_pixels, self.max_decoding_pixels)  # more would never be let in
+        return Limits(self.max_request_rows, self.max_item_bytes, self.max_item_pixels, most_pixels)
 
     @property
     def turns(self) -> TurnsConfig:

@@ -130,7 +130,7 @@ class Decoder:
     async def _some(self, work: Callable[[int], Any], weights: list[int], deadline: float, priority: int) -> None:
         """Does a little work at once, more of it in turns."""
         if sum(weights) > LOOP_WEIGHT:
-            await self._turns.take(work, weights, deadline, priority)
+            await self._turns.take(work, weights, deadline, priority, counted=False)
             return
         for place in range(len(weights)):
             work(place)
@@ -175,7 +175,7 @@ class Decoder:
                 for place in range(len(given)):
                     look(place)
             else:
-                await turns.take(look, [ITEM_WEIGHT] * len(given), deadline, priority)
+                await turns.take(look, [ITEM_WEIGHT] * len(given), deadline, priority, counted=False)
             if (pixels := sum(sizes)) > (most := self.limits.max_request_pixels):
                 raise InvalidInput.at(field, got=f"{pixels} pixels in all", expected=f"at most {most} in a request")
             with turns.room(0, pixels, priority):

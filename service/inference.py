@@ -113,7 +113,8 @@ class Inference:
             started = time.monotonic()
             rows = await read()
             del read  # the message goes with it: its bytes need not wait beside the rows
-            self._metrics.decode_seconds.labels(context.model).observe(time.monotonic() - started)
+            if need.lane == INPUT:
+                self._metrics.decode_seconds.labels(context.model).observe(time.monotonic() - started)
             self._metrics.request_rows.labels(context.method, context.model).observe(len(rows))
             monitor = model.monitor
             if monitor and monitor.drift and SCORES in wants:

@@ -291,6 +291,8 @@ def _open_lane(lane: str, engine: Engine, config: Config, metrics: Metrics, work
     execute = partial(_execute, workers.engine, engine, lane)
     queue = BatchQueue(execute, config.queue, workers.slot, observer)
     observer.watch_oldest(queue.oldest_age)
+    if isinstance(workers.decoding, Turns):
+        queue.backlog = workers.decoding.backlog_seconds
     return queue
 
 

@@ -119,6 +119,7 @@ class Servicer:
             max_bytes_per_request=config.max_request_bytes,
             max_bytes_per_item=config.max_item_bytes,
             max_pixels_per_item=config.max_item_pixels,
+            max_pixels_per_request=config.limits.max_request_pixels,
         )
         return pb.GetModelResponse(model=_describe(self._find(request.model, context)), limits=limits)
 

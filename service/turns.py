@@ -39,7 +39,7 @@ UNIT_ITEMS = 8
 UNIT_WEIGHT = 1_000_000
 """Pixels of a unit, beyond its first file: 12 ms of a JPEG (`benchmarks.decoding_cost`)."""
 ITEM_WEIGHT = 5_000
-"""What a file costs beside its pixels, in pixels: an 8 x 8 PNG takes 54 us, a pixel of a JPEG 12 ns (same place)."""
+"""What a file costs beside its pixels, in pixels: an 8 x 8 PNG takes 50 us, a pixel of a JPEG 12 ns (same place)."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,7 @@ class Files:
         arrived: on that clock.
         future: resolved when the last one is done.
         num_rows: how many there are.
+        counted: whether they are told of when they are done.
         taken: how many have gone to work.
         place: among the arrivals.
         num_units: at work now.
@@ -79,6 +80,7 @@ class Files:
     arrived: float
     future: asyncio.Future[None]
     num_rows: int
+    counted: bool = True
     taken: int = 0
     place: int = 0
     num_units: int = 0
@@ -153,7 +155,7 @@ class Turns:
                 low = ", of low priority" if held + more <= most else ""
                 raise Overloaded(
                     f"too much is to be decoded: {held} of {most} {unit} wait, {more} came{low}",
-                    retry_after_seconds=self._seconds(self._weight) if self._pace.known else 1.0,
+                    retry_after_seconds=self.backlog_seconds() if self._pace.known else 1.0,
                 )
         self.size_bytes += size_bytes
         self.pixels += pixels
@@ -164,16 +166,28 @@ class Turns:
             self.pixels -= pixels
 
     async def take(
-        self, work: Callable[[int], Any], weights: Sequence[int], deadline: float = math.inf, priority: int = 0
+        self,
+        work: Callable[[int], Any],
+        weights: Sequence[int],
+        deadline: float = math.inf,
+        priority: int = 0,
+        counted: bool = True,
     ) -> None:
         """Does `work(i)` for each weight i, in threads; returns when all are done.
+
+        Args:
+            work: decodes a file, or does whatever else the event loop should not.
+            weights: in pixels.
+            deadline: see `BatchQueue.submit`.
+            priority: see there.
+            counted: whether these are files that are decoded, of which `decoded` is to be told.
 
         Raises:
             DeadlineExceeded: the deadline passed before the last one was begun, or would have.
             Exception: what `work` raised first; nothing more of this is begun then.
         """
         future = asyncio.get_running_loop().create_future()
-        files = Files(work, weights, deadline, priority, self._clock(), future, len(weights))
+        files = Files(work, weights, deadline, priority, self._clock(), future, len(weights), counted)
         self._line.add(files)
         self._weight += sum(weights)
         self._pick()
@@ -181,6 +195,10 @@ class Turns:
             await future
         finally:
             self._leave(files)
+
+    def backlog_seconds(self) -> float:
+        """Until all that waits or is at work will have been done; 0 as long as no pace is known."""
+        return self._seconds(self._weight) if self._pace.known else 0.0
 
     def shutdown(self) -> None:
         """Ends the threads."""
@@ -232,7 +250,7 @@ class Turns:
             num_done, seconds = done.result()
             if num_done:
                 self._pace.learn(sum(files.weights[start : start + num_done]), seconds)
-            if self._decoded is not None:
+            if self._decoded is not None and files.counted:
                 self._decoded(num_done, num_done if files.has_gone else 0)
         if not files.future.done():
             if error is not None:

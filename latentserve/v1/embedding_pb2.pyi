@@ -380,13 +380,15 @@ class Model(_message.Message):
     def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., embedding_space: _Optional[str] = ..., modality: _Optional[_Union[Modality, str]] = ..., input: _Optional[_Union[TensorSpec, _Mapping]] = ..., outputs: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., detectors: _Optional[_Iterable[_Union[Detector, _Mapping]]] = ..., default_alpha: _Optional[float] = ..., execution_provider: _Optional[str] = ..., method: _Optional[str] = ..., data: _Optional[str] = ..., created_at: _Optional[str] = ..., evaluations: _Optional[_Iterable[_Union[Evaluation, _Mapping]]] = ..., audio: _Optional[_Union[AudioFormat, _Mapping]] = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("max_rows_per_request", "max_bytes_per_request", "max_bytes_per_item", "max_pixels_per_item")
+    __slots__ = ("max_rows_per_request", "max_bytes_per_request", "max_bytes_per_item", "max_pixels_per_item", "max_pixels_per_request")
     MAX_ROWS_PER_REQUEST_FIELD_NUMBER: _ClassVar[int]
     MAX_BYTES_PER_REQUEST_FIELD_NUMBER: _ClassVar[int]
     MAX_BYTES_PER_ITEM_FIELD_NUMBER: _ClassVar[int]
     MAX_PIXELS_PER_ITEM_FIELD_NUMBER: _ClassVar[int]
+    MAX_PIXELS_PER_REQUEST_FIELD_NUMBER: _ClassVar[int]
     max_rows_per_request: int
     max_bytes_per_request: int
     max_bytes_per_item: int
     max_pixels_per_item: int
-    def __init__(self, max_rows_per_request: _Optional[int] = ..., max_bytes_per_request: _Optional[int] = ..., max_bytes_per_item: _Optional[int] = ..., max_pixels_per_item: _Optional[int] = ...) -> None: ...
+    max_pixels_per_request: int
+    def __init__(self, max_rows_per_request: _Optional[int] = ..., max_bytes_per_request: _Optional[int] = ..., max_bytes_per_item: _Optional[int] = ..., max_pixels_per_item: _Optional[int] = ..., max_pixels_per_request: _Optional[int] = ...) -> None: ...

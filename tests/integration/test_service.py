@@ -157,6 +157,7 @@ def test_a_model_describes_itself(client: Client) -> None:
     assert model.detectors[0].num_calibration_rows == 300
     assert any(figure.name == "linear_probe_accuracy" for figure in model.evaluations)
     assert got.limits.max_pixels_per_item == 50_000_000
+    assert got.limits.max_pixels_per_request == 500_000_000
     listed = client.list_models()
     assert [one.name for one in listed.models] == ["digits-vae"]
     assert not listed.refused

@@ -92,3 +92,11 @@ def test_what_differs_is_told_apart_by_whether_it_needs_a_restart() -> None:
 
 def test_a_queue_by_itself_has_the_bounds_that_the_service_has_by_default() -> None:
     assert load_config(["--models", "m"]).queue == QueueConfig()
+
+
+def test_more_pixels_than_the_server_ever_lets_in_are_more_than_a_request_may_bring(tmp_path: Path) -> None:
+    def limit(*arguments: str) -> int:
+        return load_config(["--models", str(tmp_path), *arguments]).limits.max_request_pixels
+
+    assert limit("--max-request-pixels", "70") == 70
+    assert limit("--max-request-pixels", "70", "--max-decoding-pixels", "60") == 60

@@ -219,8 +219,15 @@ def test_over_the_bounds_of_the_server_nothing_is_decoded(encode: Any, counted: 
 
 
 @pytest.mark.parametrize("files", ["images", "clips"])
-def test_files_are_decoded_by_priority_and_deadline_in_every_protocol(encode: Any, files: str) -> None:
-    """A request of many files, then three of one: the order of their answers."""
+@pytest.mark.parametrize(
+    ("num", "expected_order"),
+    [(1, ["late", "high", "open", "bulk"]), (9, ["high", "open", "late", "bulk"])],
+    ids=["the first of few does not wait", "many are looked at first"],
+)
+def test_files_are_decoded_by_priority_and_deadline_in_every_protocol(
+    encode: Any, files: str, num: int, expected_order: list[str]
+) -> None:
+    """A request of many files, then three of few: the order of their answers."""
     expected: ImageInput | AudioInput = IMAGE if files == "images" else CLIP
     file = encode(np.zeros((64, 64, 3), np.uint8)) if files == "images" else wav(range(500))
 
@@ -241,21 +248,22 @@ def test_files_are_decoded_by_priority_and_deadline_in_every_protocol(encode: An
             assert len(await arriving.read(deadline, priority)) == num
             order.append(name)
 
-        bulk = (
-            ask("bulk", 150, math.inf, -1),
-            ask("late", 9, 2e9, 0),
-            ask("open", 9, 1e9, 0),
-            ask("high", 9, math.inf, 1),
-        )
-        asked = [asyncio.create_task(one) for one in bulk]
-        for _ in range(1000):
-            await asyncio.sleep(0)
-            if pool.units:
-                pool.do()
+        asked = [asyncio.create_task(ask("bulk", 150, math.inf, -1))]
+        await work(pool, 30)  # it is being decoded
+        for name, deadline, priority in (("late", 2e9, 0), ("open", 1e9, 0), ("high", math.inf, 1)):
+            asked.append(asyncio.create_task(ask(name, num, deadline, priority)))
+        await work(pool, 1000)
         await asyncio.gather(*asked)
         return order
 
-    assert asyncio.run(run()) == ["high", "open", "late", "bulk"]
+    async def work(pool: FakePool, num_units: int) -> None:
+        for _ in range(10 * num_units):
+            await asyncio.sleep(0)
+            if pool.units and num_units:
+                pool.do()
+                num_units -= 1
+
+    assert asyncio.run(run()) == expected_order
 
 
 def test_many_numbers_are_looked_through_and_converted_in_turns_few_at_once() -> None:
@@ -273,7 +281,7 @@ def test_many_numbers_are_looked_through_and_converted_in_turns_few_at_once() ->
             request.raw_input_contents.append(values.tobytes())
         arriving = arriving_of(request, 10, decoder(pool), spec)
         assert (arriving.num_rows, arriving.size_bytes) == (num, num * 4000)
-        task, units = asyncio.create_task(arriving.read(math.inf, 0)), 0  # type: ignore[arg-type]
+        task, units = asyncio.ensure_future(arriving.read(math.inf, 0)), 0
         while not task.done():
             await asyncio.sleep(0)
             if pool.units:

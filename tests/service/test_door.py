@@ -101,6 +101,27 @@ def test_1_a_full_queue_refuses_before_anything_is_read(bounds: dict[str, int], 
     run(body())
 
 
+def test_1_the_hint_is_when_what_is_being_decoded_will_have_been_too() -> None:
+    async def body() -> None:
+        b = Bench()
+        b.queue.backlog = lambda: 25.0
+        gate = asyncio.Event()
+        b.engine.open = True
+        reading = b.ask(1, 4, gate=gate)
+        await settle()
+        with pytest.raises(Overloaded) as refused:
+            await b.ask(2)
+        assert refused.value.retry_after_seconds == 25.0
+        gate.set()
+        await reading
+        with pytest.raises(Overloaded) as refused:
+            await b.ask(3, 5)
+        assert refused.value.retry_after_seconds < 1.0  # nothing is being decoded for this queue
+        await b.end()
+
+    run(body())
+
+
 def test_1_nothing_is_read_while_draining_nor_past_the_deadline() -> None:
     async def body() -> None:
         b = Bench()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import math
+import resource
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -21,8 +23,17 @@ from service.config import Config
 from service.decoding import Decoder
 from service.inference import Context, Inference
 from service.metrics import Metrics
+from service.open_inference import OpenInference
 from service.repository import Repository
 from service.servicer import Servicer
+from service.stubs import open_inference_grpc_pb2 as open_pb
+from service.transport import Call, services
+
+
+def resident_bytes() -> int:
+    """Memory of this process; 0 where that is not told."""
+    file = Path("/proc/self/statm")
+    return int(file.read_text().split()[1]) * resource.getpagesize() if file.exists() else 0
 
 
 class Lane:
@@ -31,6 +42,7 @@ class Lane:
     def __init__(self) -> None:
         self.given: list[tuple[int, frozenset[str], float, int]] = []
         self.kept: list[tuple[int, int, float, int]] = []
+        self.resident: list[int] = []
 
     def reserve(self, rows: int, size_bytes: int, deadline: float, priority: int) -> Any:
         self.kept.append((rows, size_bytes, deadline, priority))
@@ -40,7 +52,8 @@ class Lane:
         self, rows: Any, wants: frozenset[str], deadline: float, priority: int, place: Any
     ) -> dict[str, Any]:
         self.given.append((len(rows), wants, deadline, priority))
-        return {name: np.zeros((len(rows), 3), np.float32) for name in wants}
+        self.resident.append(resident_bytes())
+        return {name: np.zeros((1, 3), np.float32) for name in wants}
 
 
 @pytest.fixture
@@ -50,10 +63,13 @@ def lane() -> Lane:
 
 @pytest.fixture
 def servicer(lane: Lane) -> Servicer:
-    config = Config(models="m")  # type: ignore[arg-type]
+    config = Config(models="m", max_request_rows=2**24)  # type: ignore[arg-type]
     outputs = {"embedding": TensorSpec("embedding", "float32", (3,)), "latent": TensorSpec("latent", "float32", (3,))}
+    outputs["reconstruction"] = TensorSpec("reconstruction", "float32", (3,))
+    outputs["scores"] = TensorSpec("scores", "float32", (1,))
     model = SimpleNamespace(
-        manifest=SimpleNamespace(name="m", version=1, embedding_space="e", outputs=outputs | {"reconstruction": None}),
+        judge=SimpleNamespace(question=lambda *_: None),
+        manifest=SimpleNamespace(name="m", version=1, embedding_space="e", outputs=outputs, detectors=()),
         decoder=Decoder(ImageInput(4, 4, 1), config.limits, cast(ThreadPoolExecutor, None)),
         lanes={"input": lane, "latent": lane},
         monitor=None,
@@ -88,3 +104,43 @@ def test_a_priority_that_does_not_exist_is_named(servicer: Servicer, lane: Lane)
     with pytest.raises(InvalidInput, match="priority: got 9, expected among PRIORITY_UNSPECIFIED, PRIORITY_LOW"):
         asyncio.run(servicer.embed(request, Context("Embed")))
     assert lane.given == []
+
+
+@pytest.mark.parametrize("call", ["Embed", "Decode", "ModelInfer", "ScoreStream"])
+def test_while_rows_wait_neither_their_message_nor_its_bytes_are_held(
+    servicer: Servicer, lane: Lane, call: str
+) -> None:
+    """Only the rows are: of 32 MiB that came, not twice as much may be in memory."""
+    size = 32 * 2**20
+    images = pb.Input(tensor=pb.Tensor(dtype=pb.DATA_TYPE_UINT8, shape=[size // 16, 4, 4, 1], data=bytes(size)))
+    latents = pb.Tensor(dtype=pb.DATA_TYPE_FLOAT32, shape=[size // 12, 3], data=bytes(size // 12 * 12))
+    infer = open_pb.ModelInferRequest(raw_input_contents=[bytes(size)])
+    infer.inputs.add(name="input", datatype="UINT8", shape=[size // 16, 4, 4, 1])
+    infer.outputs.add(name="embedding")
+    # What comes after the rows have run is of no interest here: there is no judge of scores.
+    messages: dict[str, Any] = {
+        "Embed": pb.EmbedRequest(input=images),
+        "Decode": pb.DecodeRequest(latents=latents),
+        "ModelInfer": infer,
+        "ScoreStream": pb.ScoreStreamRequest(request=pb.ScoreRequest(input=images)),
+    }
+    bodies = [messages[call].SerializeToString()]
+    del images, latents, infer, messages
+    open_inference = OpenInference(servicer._inference, servicer._repository, servicer._config, lambda: True)
+    methods = {
+        name: one for calls in services(servicer, open_inference, Metrics()).values() for name, one in calls.items()
+    }
+
+    async def answer() -> int:
+        before = resident_bytes() - size  # the body's
+        made = methods[call]
+        if isinstance(made, Call):
+            await made.answer(bodies.pop(), math.inf)
+        else:
+            one = made._begin(bodies.pop(), math.inf)
+            await one
+        return before
+
+    before = asyncio.run(answer())
+    assert len(lane.resident) == 1
+    assert lane.resident[0] - before < 1.5 * size

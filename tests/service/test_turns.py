@@ -219,6 +219,11 @@ def test_3_files_done_for_nobody_are_told() -> None:
         await desk.bring("b", [SMALL] * 3)
         await desk.do()
         assert desk.told == [(2, 2), (3, 0)]
+        looked = asyncio.create_task(desk.turns.take(lambda _: None, [SMALL], counted=False))
+        await settle()
+        await desk.do()
+        await looked
+        assert desk.told == [(2, 2), (3, 0)]  # no files that were decoded
         assert desk.is_empty()
 
     run(body())
@@ -277,6 +282,7 @@ def test_4_bytes_and_pixels_are_bounded_with_a_hint_when_to_come_again() -> None
             with pytest.raises(Overloaded, match="60 of 100 bytes wait, 41 came$") as refused, turns.room(41, 0, 0):
                 pass
             assert refused.value.retry_after_seconds == 1.0  # nothing is known yet
+            assert turns.backlog_seconds() == 0.0
             with (
                 pytest.raises(Overloaded, match=f"{6 * LARGE} of {10 * LARGE} pixels wait"),
                 turns.room(0, 4 * LARGE + 1, 0),
@@ -287,7 +293,7 @@ def test_4_bytes_and_pixels_are_bounded_with_a_hint_when_to_come_again() -> None
             await desk.bring("b", [LARGE] * 6)  # two seconds each, two at a time
             with pytest.raises(Overloaded) as refused, turns.room(41, 0, 0):
                 pass
-            assert refused.value.retry_after_seconds == pytest.approx(6.0)
+            assert refused.value.retry_after_seconds == turns.backlog_seconds() == pytest.approx(6.0)
             with turns.room(40, 0, 0), turns.room(0, 4 * LARGE, 0):
                 pass
         await desk.do_all()
