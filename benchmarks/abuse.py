@@ -3,7 +3,7 @@
     python -m benchmarks.abuse                               every attack on both transports: half an hour
     python -m benchmarks.abuse ping windows --transport http2
     python -m benchmarks.abuse --quick                       a second or two of each, a tenth of the connections
-    python -m benchmarks.abuse --record                      and writes docs/results/abuse.json
+    python -m benchmarks.abuse --record                      writes docs/results/abuse.json, row by row
     python -m benchmarks.abuse --table                       what is recorded, as Markdown
 
 Each attack meets a server of its own (bundle of `make demo`). Aims: the honest caller's p99 is at most 100 ms, none of
@@ -176,21 +176,27 @@ def main(options: Options) -> int:
         print(f"error: names: got {unknown[0]}, expected some of {', '.join(ALL)}", file=sys.stderr)
         return 1
     if options.table:
-        found = records.read(Results, RESULTS)
+        print("\n".join(table(records.read(Results, RESULTS))))
     else:
         transports: Sequence[Transport] = (options.transport,) if options.transport else ("http2", "grpcio")
         effort = QUICK if options.quick else Effort()
-        effects = []
+        print("\n".join(table(Results(()))))
         for name in options.names or tuple(ALL):
             for transport in transports:
-                effects.append(measured(name, transport, options.models, effort))
-                print("\n".join(table(Results((effects[-1],)))[2 if len(effects) > 1 else 0 :]), flush=True)
-        found = Results(tuple(effects))
-    if options.record:
-        records.write(found, RESULTS)
-    if options.table:
-        print("\n".join(table(found)))
+                effect = measured(name, transport, options.models, effort)
+                print(table(Results((effect,)))[-1], flush=True)
+                if options.record:
+                    record(effect)
     return 0
+
+
+def record(effect: Effect) -> None:
+    """Puts it in the place of what was recorded of that attack on that transport."""
+    known = records.read(Results, RESULTS).effects if RESULTS.exists() else ()
+    by_place = {(one.attack, one.transport): one for one in known}
+    by_place[effect.attack, effect.transport] = effect
+    places = [(name, transport) for name in ALL for transport in ("http2", "grpcio")]
+    records.write(Results(tuple(by_place[place] for place in places if place in by_place)), RESULTS)
 
 
 def table(found: Results) -> list[str]:

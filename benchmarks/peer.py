@@ -90,10 +90,12 @@ class Peer:
         self._socket.close()
 
     def send(self, sent: bytes, seconds: float = SEND_SECONDS) -> bool:
-        """Whether all of it went out."""
+        """Whether all of it went out. If not, the server has closed the connection, or does not read for so long."""
         self._socket.settimeout(seconds)
         try:
             self._socket.sendall(sent)
+        except TimeoutError:
+            return False
         except OSError:
             self.is_open = False
         return self.is_open

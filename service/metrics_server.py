@@ -235,8 +235,12 @@ class MetricsServer(WSGIServer):
         visit = self._place(request)
         if visit is None:
             self.shutdown_request(request)
-        else:
+            return
+        try:
             threading.Thread(target=self._serve, args=(visit, client_address), name="scrape", daemon=True).start()
+        except RuntimeError as error:  # the system has no thread left
+            log.error("metrics page: %s", error)
+            self._leave(visit)
 
     def service_actions(self) -> None:
         """See `socketserver`: now and then, and between two connections. Those that have been here too long go."""
@@ -282,6 +286,9 @@ class MetricsServer(WSGIServer):
         except Exception:
             log.exception("metrics page failed")
         finally:
-            with self._lock:
-                self._visits.remove(visit)
-                self.shutdown_request(visit.socket)
+            self._leave(visit)
+
+    def _leave(self, visit: Visit) -> None:
+        with self._lock:
+            self._visits.remove(visit)
+            self.shutdown_request(visit.socket)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 import latentserve
-from latentserve.errors import InvalidInput, LatentserveError
+from latentserve.errors import InvalidInput, LatentserveError, PermissionDenied
 from latentserve.inputs import INPUT, TensorSpec
 from latentserve.records import printable
 from service import open_tensors as tensors_of
@@ -79,6 +79,8 @@ class OpenInference:
         """See the proto."""
         try:
             model = self._find(request.name, request.version, context)
+        except PermissionDenied:
+            raise
         except LatentserveError:
             return pb.ModelReadyResponse(ready=False)
         return pb.ModelReadyResponse(ready=self._ready() and self._well(model))

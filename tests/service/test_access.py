@@ -59,6 +59,12 @@ def test_whoever_is_not_known_hears_one_sentence_whatever_they_showed(header: st
     assert str(told.value) == NOT_ONE_OF_OURS
 
 
+def test_a_header_that_is_too_long_is_not_cut_to_one_that_fits() -> None:
+    door, _ = access(grant("known", sha256=(digest("x" * 506),)))
+    with pytest.raises(Unauthenticated):
+        door.admit(EMBED, "Bearer " + "x" * 600)
+
+
 @pytest.mark.parametrize("header", ["Bearer known", "bearer known", "BEARER  known "])
 def test_whoever_is_known_gets_in(header: str) -> None:
     door, metrics = access(grant("other"), grant("known"))

@@ -156,10 +156,37 @@ def test_where_all_have_asked_the_newest_goes(monkeypatch: pytest.MonkeyPatch) -
         eventually(lambda: sum(visit.asked for visit in server._visits) == MAX_CONNECTIONS)
         late = held.enter_context(socket.create_connection(("127.0.0.1", server.server_port)))
         eventually(lambda: is_closed(late))
+        assert closed(server, "full") == 1
         go_on.set()
         for one in first:
             one.setblocking(True)
             assert one.makefile("rb").read().endswith(b"SERVING\n")
+
+
+def test_a_place_is_not_lost_where_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving() as server:
+        started = threading.Thread.start
+
+        def refused(thread: threading.Thread) -> None:
+            if thread.name == "scrape":
+                raise RuntimeError("can't start new thread")
+            started(thread)
+
+        monkeypatch.setattr(threading.Thread, "start", refused)
+        with socket.create_connection(("127.0.0.1", server.server_port)) as one:
+            eventually(lambda: is_closed(one))
+        assert server._visits == []
+        monkeypatch.undo()
+        assert asked(server)[0].status == 200
+
+
+def test_threads_that_are_ending_count_too() -> None:
+    with serving() as server:
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            places = [server._place(ours) for _ in range(3 * MAX_CONNECTIONS)]  # none of their threads ever ends
+            assert sum(place is not None for place in places) == 2 * MAX_CONNECTIONS
+            server._visits.clear()
 
 
 def test_of_a_request_so_much_is_read_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,6 +286,13 @@ def test_it_speaks_tls_with_keys_that_are_replaced_and_a_silent_client_is_let_go
             return text
 
         assert b"latentserve_ready" in read(old)
+        context = ssl.create_default_context(cadata=old.cert_pem.bytes().decode())
+        context.set_alpn_protocols(["h2", "http/1.1"])
+        with (
+            socket.create_connection(("127.0.0.1", server.server_port)) as raw,
+            context.wrap_socket(raw, server_hostname="127.0.0.1") as spoken,
+        ):
+            assert spoken.selected_alpn_protocol() == "http/1.1"  # and not h2, which it does not speak
         with socket.create_connection(("127.0.0.1", server.server_port)) as silent:
             silent.send(b"\x16\x03")
             eventually(lambda: is_closed(silent))
