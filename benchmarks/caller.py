@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from service import frames as wire
+from service.http2 import frames as wire
+from service.http2.headers import HeaderDecoder
 
 ANSWERS_WINDOW_BYTES = 2**30
 FRAME_BYTES = 16_384  # what every peer takes: RFC 9113, 4.2
@@ -75,7 +76,7 @@ class Caller:
         self.flying: dict[int, Request] = {}
         self.backlog: deque[float] = deque()
         self._header_block, self._body = header_block, memoryview(body)
-        self._decoder = wire.HeaderDecoder()
+        self._decoder = HeaderDecoder()
         self._in = b""
         self._next_id = 1
         self._window = self._stream_window = wire.DEFAULT_WINDOW_BYTES

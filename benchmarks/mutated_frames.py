@@ -21,7 +21,8 @@ from typing import Any
 
 import hpack
 
-from service.http2.connection import Connection, Shared
+from service.http2.budget import Shared
+from service.http2.connection import Connection
 from service.http2.limits import Limits
 from service.http2.server import Http2Server
 from service.transport import Answer

@@ -1,7 +1,8 @@
 """gRPC over HTTP/2 on asyncio, as much of both as a server needs. Why it is here: docs/adr/0005-transport.md.
 
     limits      every limit there is           frames      the wire format
-    cutter      bytes to frames                headers     header blocks to headers, and what is wrong with them
+    cutter      bytes to frames                blocks      frames to header blocks
+    headers     header blocks to headers, and what is wrong with them
     states      what a stream may be in, and what may come then (RFC 9113, 5.1)
     incoming    frames to streams              outgoing    answers to frames, as the peer's windows allow
     guard       what comes too often           patience    what comes too late

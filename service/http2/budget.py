@@ -7,6 +7,10 @@ thresholds for shared-memory packet switches, IEEE/ACM Transactions on Networkin
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
+from service.http2.limits import Limits
+
 
 class Budget:
     """What there is.
@@ -76,3 +80,22 @@ class Hold:
         given = self._held if num_bytes is None else min(num_bytes, self._held)
         self._held -= given
         self._share.give_back(given)
+
+
+@dataclass
+class Shared:
+    """What all connections of a server have together.
+
+    Attributes:
+        limits: of each of them.
+        received: bytes of requests.
+        unsent: bytes of answers.
+    """
+
+    limits: Limits = field(default_factory=Limits)
+    received: Budget = field(init=False)
+    unsent: Budget = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.received = Budget(self.limits.receive_bytes)
+        self.unsent = Budget(self.limits.send_bytes)

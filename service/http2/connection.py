@@ -10,40 +10,20 @@ import asyncio
 import struct
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import cast
 
 from service.http2 import frames as wire
-from service.http2.budget import Budget, Share
+from service.http2.blocks import Blocks
+from service.http2.budget import Share, Shared
 from service.http2.cutter import Cutter
 from service.http2.guard import Guard
 from service.http2.incoming import Incoming
-from service.http2.limits import Limits
 from service.http2.outgoing import Outgoing
 from service.http2.patience import Patience
 from service.http2.states import State, Streams
 from service.http2.stream import Application, Stream
 
 DRAIN_PING, KEEPALIVE_PING = b"draining", b"there?!?"
-
-
-@dataclass
-class Shared:
-    """What all connections of a server have together.
-
-    Attributes:
-        limits: of each of them.
-        received: bytes of requests.
-        unsent: bytes of answers.
-    """
-
-    limits: Limits = field(default_factory=Limits)
-    received: Budget = field(init=False)
-    unsent: Budget = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.received = Budget(self.limits.receive_bytes)
-        self.unsent = Budget(self.limits.send_bytes)
 
 
 class Connection(asyncio.Protocol):
@@ -73,6 +53,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport
         self._out: Outgoing
         self._incoming: Incoming
+        self._blocks: Blocks
         self._cutter = Cutter(limits.frame_bytes)
         self._patience: Patience
         self.streams = Streams(limits.closed_streams, self._on_close)
@@ -91,7 +72,10 @@ class Connection(asyncio.Protocol):
         self._transport.set_write_buffer_limits(high=limits.write_buffer_bytes)
         calm = Guard("frames that bring nothing", limits.calm_frames, limits.calm_frames_per_second)
         self._out = Outgoing(self._transport, self.streams, self._unsent, calm)
-        self._incoming = Incoming(self, self._application, self.streams, self._out, limits, calm, self._on_pong)
+        self._blocks = Blocks(limits)
+        self._incoming = Incoming(
+            self, self._application, self.streams, self._out, limits, calm, self._blocks, self._on_pong
+        )
         self._patience = Patience(limits, time.monotonic())
         ours = {
             wire.MAX_CONCURRENT_STREAMS: limits.streams,
@@ -253,8 +237,8 @@ class Connection(asyncio.Protocol):
         """What is there in part, and which one of its kind that is. Bodies are looked at by themselves."""
         if not self._incoming.settled:
             return "preface", 0
-        if self._incoming.in_header_block:
-            return "headers", self._incoming.block_of
+        if self._blocks.open:
+            return "headers", self._blocks.stream_id
         num_bytes, kind, of_stream = self._cutter.partial()
         body = kind == wire.DATA and of_stream in self.streams and not self.streams[of_stream].ended
         return ("frame", self._cutter.num_cut) if num_bytes and not body else ("", 0)

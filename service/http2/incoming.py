@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from service.http2 import frames as wire
+from service.http2.blocks import DEPENDS_ON_ITSELF, Blocks
 from service.http2.guard import Guard
 from service.http2.headers import HeaderDecoder, Headers, wrong_fields
 from service.http2.limits import Limits
@@ -15,8 +16,6 @@ from service.http2.stream import Application, Sender, Stream
 REQUEST_WORK = 8
 """What a header block costs, in other frames."""
 _WHOLE_CONNECTION = frozenset({wire.SETTINGS, wire.PING, wire.GOAWAY})
-_DEPENDS_ON_ITSELF = 0x100
-"""A flag of ours beside those of HEADERS: what RFC 7540, 5.3.1 calls a stream error."""
 
 
 class Incoming:
@@ -29,6 +28,7 @@ class Incoming:
         out: its other half.
         limits: of it.
         calm: counts frames that bring nothing.
+        blocks: puts header blocks together.
         on_pong: called with the payload of a PING of ours that comes back.
 
     Attributes:
@@ -46,6 +46,7 @@ class Incoming:
         out: Outgoing,
         limits: Limits,
         calm: Guard,
+        blocks: Blocks,
         on_pong: Callable[[bytes], None],
     ) -> None:
         self._connection = connection
@@ -57,8 +58,7 @@ class Incoming:
         self._on_pong = on_pong
         self.resets = Guard("cancelled streams", limits.resets, limits.resets_per_second)
         self._decoder = HeaderDecoder(limits.header_block_bytes)
-        self._block: list[bytes] | None = None  # header block fragments so far
-        self._block_of = (0, 0)  # stream, flags of its HEADERS
+        self._blocks = blocks
         self._unread = 0
         self.last_id = 0
         self.refusing = self.settled = False
@@ -75,23 +75,13 @@ class Incoming:
             wire.CONTINUATION: self._continuation,
         }
 
-    @property
-    def in_header_block(self) -> bool:
-        """Whether one has begun and not ended."""
-        return self._block is not None
-
-    @property
-    def block_of(self) -> int:
-        """The stream of the last header block in several frames."""
-        return self._block_of[0]
-
     def take(self, kind: int, flags: int, stream_id: int, payload: bytes) -> int:
         """Takes a frame; returns what it cost, in frames.
 
         Raises:
             ProtocolError: it ends the connection.
         """
-        if self._block is not None and kind != wire.CONTINUATION:
+        if self._blocks.open and kind != wire.CONTINUATION:
             raise wire.ProtocolError(wire.PROTOCOL_ERROR, "expected CONTINUATION")
         if not self.settled:
             if kind != wire.SETTINGS or flags & wire.ACK:
@@ -139,33 +129,12 @@ class Incoming:
         return False
 
     def _headers(self, flags: int, stream_id: int, payload: bytes) -> int:
-        if not stream_id % 2:
-            raise wire.ProtocolError(wire.PROTOCOL_ERROR, f"got stream {stream_id}, expected an odd number")
-        payload = wire.unpadded(flags, payload)
-        if flags & wire.WITH_PRIORITY:
-            if len(payload) < 5:
-                raise wire.ProtocolError(wire.FRAME_SIZE_ERROR, "got HEADERS too short for their priority")
-            if int.from_bytes(payload[:4]) & wire.LARGEST_STREAM_ID == stream_id:
-                flags |= _DEPENDS_ON_ITSELF
-            payload = payload[5:]
-        if flags & wire.END_HEADERS:
-            return self._whole(stream_id, flags, payload)
-        self._block, self._block_of = [payload], (stream_id, flags)
-        return 1
+        whole = self._blocks.begin(flags, stream_id, payload)
+        return 1 if whole is None else self._whole(*whole)
 
     def _continuation(self, flags: int, stream_id: int, payload: bytes) -> int:
-        if self._block is None or self._block_of[0] != stream_id:
-            raise wire.ProtocolError(wire.PROTOCOL_ERROR, "got CONTINUATION without HEADERS")
-        self._block.append(payload)
-        limits = self._limits
-        if len(self._block) > limits.continuations + 1 or sum(map(len, self._block)) > limits.header_block_bytes:
-            raise wire.ProtocolError(
-                wire.ENHANCE_YOUR_CALM, f"got headers of more than {limits.header_block_bytes} bytes"
-            )
-        if not flags & wire.END_HEADERS:
-            return 1
-        block, self._block = b"".join(self._block), None
-        return self._whole(stream_id, self._block_of[1], block)
+        whole = self._blocks.go_on(flags, stream_id, payload)
+        return 1 if whole is None else self._whole(*whole)
 
     def _whole(self, stream_id: int, flags: int, block: bytes) -> int:
         """A whole header block. It is decoded whatever it is for: the table belongs to the connection."""
@@ -187,7 +156,7 @@ class Incoming:
         if self.refusing or len(self._streams) >= self._limits.streams:
             raise wire.StreamError(stream_id, wire.REFUSED_STREAM, "got a stream too many")
         self.last_id = stream_id
-        if headers.fault or flags & _DEPENDS_ON_ITSELF:
+        if headers.fault or flags & DEPENDS_ON_ITSELF:
             raise wire.StreamError(
                 stream_id, wire.PROTOCOL_ERROR, headers.fault or "got a stream that waits for itself"
             )

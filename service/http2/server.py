@@ -13,9 +13,10 @@ from service.access import Access
 from service.entrance import entered
 from service.http2 import frames as wire
 from service.http2 import grpc_framing as framing
+from service.http2.budget import Shared
 from service.http2.closings import Closings
 from service.http2.compression import deflate
-from service.http2.connection import Connection, Shared
+from service.http2.connection import Connection
 from service.http2.limits import Limits
 from service.http2.memory import Memory
 from service.http2.messages import Body, Messages

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from benchmarks.closedloop import closed_loop
 from benchmarks.openloop import open_loop
 from benchmarks.served import ServedProcess
-from service.frames import STREAM_WINDOW_BYTES
+from service.http2.limits import Limits
 from tests.benchmarks.test_openloop import HEADERS, request
 
 
@@ -30,7 +30,7 @@ def test_every_answer_is_counted_by_both_sides(
 def test_bodies_larger_than_the_windows_of_a_stream_and_a_connection_arrive_whole(server: ServedProcess) -> None:
     """What comes whole is told that its shape is wrong: the message is longer than what windows hold at once."""
     url = f"http://{server.target}/latentserve.v1.EmbeddingService/Embed"
-    images = np.zeros((3 * STREAM_WINDOW_BYTES // 900, 30, 30, 1), np.uint8)
+    images = np.zeros((3 * Limits().stream_window_bytes // 900, 30, 30, 1), np.uint8)
     tally = closed_loop(url, request(images), HEADERS, 3, 0.3)
     assert set(tally.codes) == {"3"}
     together = open_loop(url, request(images), HEADERS, rate=30, seconds=1.0, processes=2)

@@ -100,3 +100,15 @@ def test_more_pixels_than_the_server_ever_lets_in_are_more_than_a_request_may_br
 
     assert limit("--max-request-pixels", "70") == 70
     assert limit("--max-request-pixels", "70", "--max-decoding-pixels", "60") == 60
+
+
+def test_what_peers_may_ask_of_the_transport_is_set() -> None:
+    limits = load_config(["--models", "m"]).transport_limits
+    assert limits.receive_bytes == 512 * 2**20
+    assert load_config(["--models", "m", "--max-request-bytes", str(2**30)]).transport_limits.receive_bytes == 2**32
+    given = ["--max-receive-bytes", str(2**28), "--max-connections", "7", "--keepalive-seconds", "5"]
+    limits = load_config(["--models", "m", *given, "--compress-answers", "true"]).transport_limits
+    assert (limits.receive_bytes, limits.max_connections, limits.keepalive_seconds) == (2**28, 7, 5.0)
+    assert limits.compress_answers
+    with pytest.raises(ConfigError, match="max_receive_bytes: got 1000000, expected 0 or at least 134217728, twice"):
+        load_config(["--models", "m", "--max-receive-bytes", "1000000"])
