@@ -39,4 +39,5 @@ def test_what_was_missed_is_named(changed: dict[str, object], missed: list[str])
 
 def test_an_unknown_attack_names_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(Options(("moon",))) == 1
-    assert all(name in capsys.readouterr().err for name in ALL)
+    said = capsys.readouterr().err
+    assert all(name in said for name in ALL)
