@@ -163,8 +163,8 @@ class BatchQueue:
         return self._draining and self._line.rows + self._door.rows == 0
 
     def oldest_age(self) -> float:
-        """Seconds that the oldest row has waited; 0 if none waits."""
-        return max(self._clock() - self._line.first_arrival(), 0.0)
+        """Seconds that the oldest row has waited to run or to be read; 0 if none waits."""
+        return max(self._clock() - min(self._line.first_arrival(), self._door.first_arrival()), 0.0)
 
     def _let_in(self, rows: NDArray[Any], deadline: float, priority: int, place: Place | None) -> None:
         if place is not None and place.fits(len(rows), rows.nbytes):

@@ -6,6 +6,7 @@ import pytest
 
 from service.batching import QueueConfig
 from service.config import ConfigError, changed, load_config
+from service.turns import TurnsConfig
 
 
 def test_the_command_line_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,3 +101,8 @@ def test_more_pixels_than_the_server_ever_lets_in_are_more_than_a_request_may_br
 
     assert limit("--max-request-pixels", "70") == 70
     assert limit("--max-request-pixels", "70", "--max-decoding-pixels", "60") == 60
+
+
+def test_what_may_wait_to_be_decoded_is_what_was_set(tmp_path: Path) -> None:
+    arguments = ("--max-decoding-bytes", "70", "--max-decoding-pixels", "600")
+    assert load_config(["--models", str(tmp_path), *arguments]).turns == TurnsConfig(max_bytes=70, max_pixels=600)
