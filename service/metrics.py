@@ -130,7 +130,7 @@ class Metrics:
         self.queue_rows = gauge("queue_rows", "Rows that wait, and those that are being read or decoded.", *LANE)
         self.queue_bytes = gauge("queue_bytes", "Bytes of them, as rows.", *LANE)
         self.queue_oldest_seconds = gauge(
-            "queue_oldest_seconds", "How long the oldest row has waited, to be decoded or to run.", *LANE
+            "queue_oldest_seconds", "How long the oldest row has waited, decoding included.", *LANE
         )
         self.queue_seconds = histogram("queue_seconds", "How long a request's rows waited for a batch.", SECONDS, *LANE)
         self.dropped_rows = counter("dropped_rows_total", "Rows that were not run, by reason.", *LANE, "reason")
