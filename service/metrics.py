@@ -141,9 +141,7 @@ class Metrics:
             "batches_total", "Batches cut, by why: `full`, `free` (the engine was), `window`.", *LANE, "cut"
         )
         self.padding_rows = counter("padding_rows_total", "Rows computed for nothing, to fill a known size.", *LANE)
-        self.dead_work_rows = counter(
-            "dead_work_rows_total", "Rows run whose caller had gone when they were done.", *LANE
-        )
+        self.dead_work_rows = counter("dead_work_rows_total", "Rows run, their caller gone when they were done.", *LANE)
 
         self.judged_rows = counter("judged_rows_total", "Rows scored, by decision.", "model", "version", "flagged")
         self.p_value = histogram("p_value", "Marginal conformal p-values of scored rows.", P_VALUES, "model", "version")
