@@ -157,8 +157,8 @@ class BatchQueue:
         return self._draining and self._line.rows + self._door.rows == 0
 
     def oldest_age(self) -> float:
-        """Seconds that the oldest row has waited; 0 if none waits."""
-        return max(self._clock() - self._line.first_arrival(), 0.0)
+        """Seconds that the oldest row has waited to run or to be read; 0 if none waits."""
+        return max(self._clock() - min(self._line.first_arrival(), self._door.first_arrival()), 0.0)
 
     def running_seconds(self) -> float:
         """How long the batch that runs now has been running; 0 if none does."""

@@ -15,6 +15,7 @@ One event loop, not thread-safe.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
@@ -121,6 +122,7 @@ class Door:
         self._dropped = dropped
         self._changed = changed
         self._clock = clock
+        self._arrivals: dict[Place, float] = {}  # the oldest first
         self.rows = 0
         self.size_bytes = 0
         self.shut = False
@@ -152,10 +154,17 @@ class Door:
             )
         self.rows += rows
         self.size_bytes += size_bytes
-        return Place(self, rows, size_bytes, deadline)
+        place = Place(self, rows, size_bytes, deadline)
+        self._arrivals[place] = self._clock()
+        return place
+
+    def first_arrival(self) -> float:
+        """When the oldest came of those for whose rows room is kept; infinity if there are none."""
+        return next(iter(self._arrivals.values()), math.inf)
 
     def left(self, place: Place) -> None:
         """A place was given back."""
+        del self._arrivals[place]
         self.rows -= place.rows
         self.size_bytes -= place.size_bytes
         self._changed()

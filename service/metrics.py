@@ -132,7 +132,9 @@ class Metrics:
 
         self.queue_rows = gauge("queue_rows", "Rows that wait, and those that are being read or decoded.", *LANE)
         self.queue_bytes = gauge("queue_bytes", "Bytes of them, as rows.", *LANE)
-        self.queue_oldest_seconds = gauge("queue_oldest_seconds", "How long the oldest row has waited.", *LANE)
+        self.queue_oldest_seconds = gauge(
+            "queue_oldest_seconds", "How long the oldest row has waited, decoding included.", *LANE
+        )
         self.queue_seconds = histogram("queue_seconds", "How long a request's rows waited for a batch.", SECONDS, *LANE)
         self.dropped_rows = counter("dropped_rows_total", "Rows that were not run, by reason.", *LANE, "reason")
         self.run_rows = counter(
@@ -156,9 +158,7 @@ class Metrics:
             "batches_total", "Batches cut, by why: `full`, `free` (the engine was), `window`.", *LANE, "cut"
         )
         self.padding_rows = counter("padding_rows_total", "Rows computed for nothing, to fill a known size.", *LANE)
-        self.dead_work_rows = counter(
-            "dead_work_rows_total", "Rows run whose caller had gone when they were done.", *LANE
-        )
+        self.dead_work_rows = counter("dead_work_rows_total", "Rows run, their caller gone when they were done.", *LANE)
 
         self.judged_rows = counter("judged_rows_total", "Rows scored, by decision.", "model", "version", "flagged")
         self.p_value = histogram("p_value", "Marginal conformal p-values of scored rows.", P_VALUES, "model", "version")

@@ -6,6 +6,7 @@ import pytest
 
 from service.batching import QueueConfig
 from service.config import ConfigError, changed, load_config
+from service.turns import TurnsConfig
 
 
 def test_the_command_line_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,3 +113,8 @@ def test_what_peers_may_ask_of_the_transport_is_set() -> None:
     assert limits.compress_answers
     with pytest.raises(ConfigError, match="max_receive_bytes: got 1000000, expected 0 or at least 134217728, twice"):
         load_config(["--models", "m", "--max-receive-bytes", "1000000"])
+
+
+def test_what_may_wait_to_be_decoded_is_what_was_set(tmp_path: Path) -> None:
+    arguments = ("--max-decoding-bytes", "70", "--max-decoding-pixels", "600")
+    assert load_config(["--models", str(tmp_path), *arguments]).turns == TurnsConfig(max_bytes=70, max_pixels=600)

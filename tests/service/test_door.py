@@ -173,6 +173,29 @@ def test_2_what_was_let_in_before_the_drain_is_answered_though_its_rows_come_lat
     run(body())
 
 
+def test_1_rows_that_are_being_read_have_an_age_for_they_wait_too() -> None:
+    async def body() -> None:
+        b = Bench(max_rows=8)
+        b.engine.open = True
+        gates = [asyncio.Event(), asyncio.Event()]
+        first = b.ask(1, gate=gates[0])
+        await settle()
+        b.clock.now = 1.0
+        second = b.ask(2, gate=gates[1])
+        await settle()
+        b.clock.now = 4.0
+        assert b.queue.oldest_age() == 4.0
+        gates[0].set()
+        await first
+        assert b.queue.oldest_age() == 3.0
+        gates[1].set()
+        await second
+        assert b.queue.oldest_age() == 0.0
+        await b.end()
+
+    run(body())
+
+
 def test_2_more_rows_than_there_is_room_for_are_asked_like_any() -> None:
     async def body() -> None:
         b = Bench()

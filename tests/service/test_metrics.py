@@ -35,7 +35,7 @@ def test_what_a_queue_tells_is_what_is_counted(engine: Engine) -> None:
 
     lane.queued(7, 700)
     assert (value("queue_rows"), value("queue_bytes")) == (7, 700)
-    for number, reason in enumerate(("full", "draining", "expired", "cancelled", "failed"), start=1):
+    for number, reason in enumerate(("full", "draining", "expired", "cancelled", "invalid", "failed"), start=1):
         lane.dropped(reason, number)
         assert value("dropped_rows_total", reason=reason) == number
     for why in ("full", "free", "window"):
@@ -50,6 +50,15 @@ def test_what_a_queue_tells_is_what_is_counted(engine: Engine) -> None:
     assert (value("padding_rows_total"), value("dead_work_rows_total")) == (3, 2)
     lane.watch_oldest(lambda: 1.5)
     assert value("queue_oldest_seconds") == 1.5
+
+
+def test_files_are_counted_by_whether_anybody_still_waited_for_them() -> None:
+    metrics = Metrics()
+    metrics.decoded(5, 2)
+    metrics.decoded(1, 0)
+    value = metrics.registry.get_sample_value
+    counted = [value("latentserve_decoded_items_total", {"wanted": wanted}) for wanted in ("true", "false")]
+    assert counted == [4, 2]
 
 
 def test_decisions_are_counted() -> None:

@@ -25,6 +25,7 @@ from service.metrics import Metrics
 from service.providers import DeviceConfig, DeviceError, Sessions, open_sessions
 from service.repository import Repository, Workers, look, open_repository
 from service.servicer import Servicer
+from service.turns import Turns
 
 
 @pytest.fixture
@@ -294,3 +295,13 @@ def test_a_folder_whose_name_is_no_text_or_no_number_of_ours(copied_bundle: Path
     repository = open_repository(config(models), Metrics(), workers)
     assert [(one.name, one.version) for one in repository.refused] == [("caf\\xe9", 1)]
     pb.RefusedBundle(name=repository.refused[0].name, reason=repository.refused[0].reason)
+
+
+def test_the_queues_of_a_model_hint_by_what_the_threads_have_yet_to_decode(copied_bundle: Path) -> None:
+    engine, threads = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
+    turns = Turns(threads)
+    made = open_repository(config(copied_bundle.parents[1]), Metrics(), Workers(asyncio.Lock(), engine, turns))
+    (model,) = made.served()
+    assert {lane.backlog for lane in model.lanes.values()} == {turns.backlog_seconds}
+    engine.shutdown()
+    turns.shutdown()
