@@ -93,7 +93,10 @@ def run_drain(program: Program, target: str, server: ServedProcess, found: Quest
         process.process.kill()
         return process.explained(Cell("wrong", f"{program.at_once} calls were never under way together"))
     start = time.monotonic()
-    status = server.stop()  # which waits for its end: calls go on meanwhile
+    try:
+        status = server.stop()  # which waits for its end: calls go on meanwhile
+    except subprocess.TimeoutExpired:  # and killed it
+        return process.explained(Cell("wrong", "the server did not end"))
     took = f"the server ended {time.monotonic() - start:.1f} s after SIGTERM"
     cell = process.explained(judged(process.finished(), check.expected))
     if cell.outcome == "ok" and status != 0:
