@@ -20,7 +20,7 @@ NPM = (
 )
 DEBIAN = "g++ pkg-config libgrpc++-dev protobuf-compiler-grpc"
 """What Debian calls what the C++ client needs."""
-AT_ONCE, BUF_AT_ONCE = 8, 3
+AT_ONCE, BUF_AT_ONCE = 4, 3
 """Calls under way when the server is told to stop; `buf curl` starts a process for each."""
 
 

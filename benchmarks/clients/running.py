@@ -92,11 +92,16 @@ def run_drain(program: Program, target: str, server: ServedProcess, found: Quest
     if not under_way:
         process.process.kill()
         return process.explained(Cell("wrong", f"{program.at_once} calls were never under way together"))
-    status = server.stop()  # which waits for its end: calls go on meanwhile
+    start = time.monotonic()
+    try:
+        status = server.stop()  # which waits for its end: calls go on meanwhile
+    except subprocess.TimeoutExpired:  # and killed it
+        return process.explained(Cell("wrong", "the server did not end"))
+    took = f"the server ended {time.monotonic() - start:.1f} s after SIGTERM"
     cell = process.explained(judged(process.finished(), check.expected))
     if cell.outcome == "ok" and status != 0:
         return Cell("wrong", f"the server ended with status {status}")
-    return cell
+    return cell if cell.outcome == "ok" else Cell(cell.outcome, f"{cell.why} ({took})")
 
 
 def reached(done: Callable[[], bool], process: subprocess.Popen[str]) -> bool:
