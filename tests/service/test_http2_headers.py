@@ -1,0 +1,43 @@
+"""Header blocks through the cache against a decoder that has none."""
+
+from __future__ import annotations
+
+import random
+
+import hpack
+import pytest
+
+from service.http2.headers import HeaderDecoder
+
+
+@pytest.mark.parametrize("table_bytes", [64, 100, 160, 256, 512, 4096])
+@pytest.mark.parametrize("longest", [50, 3000])
+def test_blocks_mean_what_they_mean_to_a_decoder_without_a_cache(table_bytes: int, longest: int) -> None:
+    """Small tables and large values: entries come in and go out with every block, and blocks of one byte repeat."""
+    draw = random.Random(table_bytes + longest)
+    encoder, ours, plain = hpack.Encoder(), HeaderDecoder(), hpack.Decoder()
+    encoder.header_table_size = table_bytes
+    for _ in range(600):
+        fields = [(":path", "/" + draw.choice("ab"))]
+        for name in draw.sample("klm", draw.randrange(3)):
+            fields.append((name, draw.choice("xyz") * draw.choice((1, longest // 2, longest))))
+        block = encoder.encode(fields)
+        assert ours.decode(block) == dict(plain.decode(block, raw=True))
+
+
+def test_two_callers_whose_large_headers_push_each_other_out_keep_their_own() -> None:
+    encoder, ours, plain = hpack.Encoder(), HeaderDecoder(), hpack.Decoder()
+    for turn in range(60):
+        user = "ab"[turn // 3 % 2]
+        fields = [(":path", "/" + user), ("authorization", user * 2600), ("x-forwarded-client-cert", user * 1300)]
+        block = encoder.encode(fields)
+        assert ours.decode(block) == dict(plain.decode(block, raw=True))
+
+
+def test_a_block_that_was_seen_is_not_decoded_again() -> None:
+    encoder, ours = hpack.Encoder(), HeaderDecoder()
+    fields = [(":method", "POST"), (":path", "/a"), ("x", "y")]
+    blocks = [encoder.encode(fields) for _ in range(3)]
+    decoded = [ours.decode(block) for block in blocks]
+    assert decoded[2] is decoded[1]
+    assert decoded[1] is not decoded[0]  # the first one filled the table
