@@ -71,6 +71,9 @@ class GrpcioServer:
             options=(
                 ("grpc.keepalive_time_ms", round(limits.keepalive_seconds * 1000)),
                 ("grpc.keepalive_timeout_ms", round(limits.keepalive_timeout_seconds * 1000)),
+                # its own limit ends an idle connection at the third ping, ten seconds apart as clients may send them
+                ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+                ("grpc.keepalive_permit_without_calls", 1),
                 ("grpc.max_receive_message_length", max_request_bytes),
                 ("grpc.max_send_message_length", -1),
                 ("grpc.so_reuseport", 0),  # a second server on the same port is an error, not a coin toss

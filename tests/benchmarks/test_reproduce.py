@@ -23,6 +23,7 @@ from benchmarks.recipes import (
     head,
     read_recipe,
     table,
+    table_of_repeats,
     with_head,
 )
 from benchmarks.reproduce import Options, check, elsewhere, main
@@ -211,3 +212,8 @@ def test_the_readme_holds_what_is_recorded() -> None:
     readme = (ROOT / "README.md").read_text()
     for line in table().splitlines():
         assert line in readme, line
+
+
+def test_the_page_about_repeating_holds_what_other_conditions_gave() -> None:
+    """Made with `python -m benchmarks.reproduce --table`."""
+    assert table_of_repeats() in (ROOT / "docs" / "repeating.md").read_text()
