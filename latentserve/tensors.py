@@ -54,7 +54,11 @@ def from_tensor(tensor: pb.Tensor, field: str) -> NDArray[Any]:
     Raises:
         InvalidInput: unknown dtype, an axis of size 0 or below, or bytes that do not fit the shape.
     """
-    dtype, shape = kind_of(tensor, field)
+    return view_of(tensor, *kind_of(tensor, field), field)
+
+
+def view_of(tensor: pb.Tensor, dtype: np.dtype[Any], shape: tuple[int, ...], field: str) -> NDArray[Any]:
+    """As `from_tensor`, of a message whose kind is known."""
     expected = math.prod(shape) * dtype.itemsize
     data = tensor.data  # each time it is asked for it is copied
     if len(data) != expected:

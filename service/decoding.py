@@ -16,7 +16,7 @@ from latentserve.audio import AudioError, decode_audio
 from latentserve.errors import InvalidInput
 from latentserve.images import ImageError, decode_image, image_pixels
 from latentserve.inputs import AudioInput, ImageInput, TensorSpec
-from latentserve.tensors import from_tensor, kind_of
+from latentserve.tensors import kind_of, view_of
 from latentserve.v1 import embedding_pb2 as pb
 from service.turns import ITEM_WEIGHT, Turns
 
@@ -110,7 +110,7 @@ class Decoder:
         """What rows of the model's input or latents will take. Raises InvalidInput: another type or shape, too many."""
         dtype, shape = kind_of(tensor, field)
         check_shape(dtype, shape, spec, field, self.limits)
-        return self.arriving_rows(shape[0], spec, field, lambda: Shown(from_tensor(tensor, field)))
+        return self.arriving_rows(shape[0], spec, field, lambda: Shown(view_of(tensor, dtype, shape, field)))
 
     def arriving_rows(self, num: int, spec: TensorSpec, field: str, show: Callable[[], Shown]) -> Arriving:
         """What rows that `show` shows will take. What would hold up the event loop is done in turns."""

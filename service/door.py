@@ -73,13 +73,15 @@ class Place:
         """Its rows come to wait this moment. Raises Unavailable if nobody serves the queue any more."""
         if self._door.closed:
             raise Unavailable("the server stopped before the rows ran")
-        self.give_back()
+        self.kept = False
+        self._door.forget(self)  # whoever lets them wait tells of it
 
     def give_back(self) -> None:
         """Gives the room back; once, however often it is called."""
         if self.kept:
             self.kept = False
-            self._door.left(self)
+            self._door.forget(self)
+            self._door.changed()
 
     def __enter__(self) -> Self:
         return self
@@ -120,7 +122,7 @@ class Door:
         self._waiting = waiting
         self._retry_after = retry_after
         self._dropped = dropped
-        self._changed = changed
+        self.changed = changed
         self._clock = clock
         self._arrivals: dict[Place, float] = {}  # the oldest first
         self.rows = 0
@@ -162,12 +164,11 @@ class Door:
         """When the oldest came of those for whose rows room is kept; infinity if there are none."""
         return next(iter(self._arrivals.values()), math.inf)
 
-    def left(self, place: Place) -> None:
-        """A place was given back."""
+    def forget(self, place: Place) -> None:
+        """Its room is free again."""
         del self._arrivals[place]
         self.rows -= place.rows
         self.size_bytes -= place.size_bytes
-        self._changed()
 
     def lost(self, place: Place, error: BaseException | None) -> None:
         """Rows for which room was kept will not come: tells why."""
