@@ -58,7 +58,7 @@ def slow_readers(target: str, effort: Effort, held: Held) -> str:
 
 
 def slow_senders(target: str, effort: Effort, held: Held) -> str:
-    """Three hundred who send a byte a second, from the preface on. They are to be gone within a minute."""
+    """Three hundred who send a byte a second, from the preface on. They must be gone in a minute; we look for 70 s."""
     senders = [Peer(target, greets=False) for _ in range(effort.times(300))]
     held.extend(senders)
     first = senders[0]

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import onnx
@@ -68,7 +68,7 @@ def test_names_that_are_no_utf8_spoil_no_answer(copied_bundle: Path, workers: Wo
     repository = open_repository(settings, Metrics(), workers)
     inference = Inference(repository, Metrics())
     servicer = Servicer(inference, repository, settings)
-    answer = asyncio.run(servicer.list_models(pb.ListModelsRequest(), cast(Context, None)))
+    answer = asyncio.run(servicer.list_models(pb.ListModelsRequest(), Context("ListModels")))
     assert answer.models[0].data == r"folder:/data/caf\xe9"
     assert (answer.refused[0].name, "gr" + r"\xfcn/1" in answer.refused[0].reason) == (r"gr\xfcn", True)
     assert pb.ListModelsResponse.FromString(answer.SerializeToString()) == answer
