@@ -210,8 +210,7 @@ def _open_or_refuse(folder: Path, open_it: Callable[[], ServedModel], metrics: M
     except Exception as error:
         metrics.forget(name, str(version))
         expected = isinstance(error, (BundleError, DeviceError))
-        reason = str(error) if expected else f"{folder}: cannot be opened: {type(error).__name__}: {error}"
-        reason = printable(reason)
+        reason = printable(str(error) if expected else f"{folder}: cannot be opened: {type(error).__name__}: {error}")
         log.error("refused %s version %d: %s", name, version, reason, exc_info=not expected)
         return Refused(name, version, reason, error if isinstance(error, DeviceError) else None)
     log.info("model %s version %d is warm on %s", name, version, model.execution_provider)

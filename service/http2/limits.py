@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+SPARE_FILES = 48
+"""File descriptors that connections leave: models, logs, the metrics page and who reads it."""
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -75,3 +78,13 @@ class Limits:
     look_seconds: float = 1.0
     compress_answers: bool = False
     compress_bytes: int = 1024
+
+
+def most_connections(wanted: int) -> int:
+    """As many as wanted, but no more than there are file descriptors for."""
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return wanted
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return wanted if most == resource.RLIM_INFINITY else max(1, min(wanted, most - SPARE_FILES))

@@ -17,7 +17,7 @@ from service.http2.budget import Shared
 from service.http2.closings import Closings
 from service.http2.compression import deflate
 from service.http2.connection import Connection
-from service.http2.limits import Limits
+from service.http2.limits import Limits, most_connections
 from service.http2.memory import Memory
 from service.http2.messages import Body, Messages
 from service.http2.side_calls import SideCall, side_calls
@@ -30,8 +30,6 @@ log = logging.getLogger(__name__)
 TIMER_SECONDS = 1e-3  # uvloop rounds to these: a call must not end before its deadline
 NEARLY = 0.1
 """Of a timeout: who cancels in its last tenth was about to see it pass, and can do nothing for it."""
-SPARE_FILES = 48
-"""File descriptors that connections leave: models, logs, the metrics page and who reads it."""
 
 
 class Exchange:
@@ -240,7 +238,9 @@ class Http2Server:
                 exchange.handler.unread(framing.NAMES[fault.answer.code])
                 framing.end(stream, fault.answer)
                 return
-        answer = await exchange.handler.answer(message, exchange.deadline, exchange.trace_id)
+        answering = exchange.handler.answer(message, exchange.deadline, exchange.trace_id)
+        del message  # it is not kept while its rows wait
+        answer = await answering
         if answer.code != OK:
             framing.end(stream, answer)
         elif self._compresses(stream, answer.body):
@@ -295,13 +295,3 @@ def _count_unread(exchange: Exchange, code: int) -> None:
     """A call whose request never was whole is an answer all the same: the metrics have every one."""
     if exchange.task is None:
         exchange.handler.unread(framing.NAMES[code])
-
-
-def most_connections(wanted: int) -> int:
-    """As many as wanted, but no more than there are file descriptors for."""
-    try:
-        import resource
-    except ImportError:  # not on Windows
-        return wanted
-    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return wanted if most == resource.RLIM_INFINITY else max(1, min(wanted, most - SPARE_FILES))

@@ -17,10 +17,9 @@ from service.http2.budget import Budget, Hold, Share
 from service.http2.closings import LINES_PER_MINUTE, Closings
 from service.http2.frames import ProtocolError
 from service.http2.guard import Guard
-from service.http2.limits import Limits
+from service.http2.limits import Limits, most_connections
 from service.http2.memory import Memory
 from service.http2.patience import Patience
-from service.http2.server import most_connections
 from tests.service.http2_peer import (
     CALL,
     CONTINUATION,
