@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import abuse
+from benchmarks import abuse, honest
 from benchmarks.abuse import ALL, QUICK, Effect, measured
 
 
@@ -29,6 +29,13 @@ def test_an_attack_that_both_transports_stand_is_measured_beside_an_honest_calle
     assert effect.calls > 0
     assert 0 < effect.before_mib <= effect.peak_mib
     assert effect.did.endswith("open")
+
+
+def test_a_stall_counts_for_all_the_calls_that_it_kept_from_being_made() -> None:
+    seconds = honest.due([0.001] * 98 + [5.0])
+    assert len(seconds) == 98 + 100
+    assert sorted(seconds)[98:] == pytest.approx([0.05 * number for number in range(1, 101)])
+    assert honest.due([0.04, 0.09]) == [0.04, 0.09]
 
 
 def effect(**changed: object) -> Effect:
