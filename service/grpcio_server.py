@@ -74,7 +74,8 @@ class GrpcioServer:
 
     async def failed(self) -> None:
         """See `transports.Transport`. By looks: who waits for its end beside `stop` keeps `stop` from ending."""
-        while self._stopping or self._server._server.is_running():
+        server: Any = self._server
+        while self._stopping or server._server.is_running():
             await asyncio.sleep(LOOK_SECONDS)
         self._ended = True
         raise RuntimeError("the loop in which grpcio takes calls has ended, as it does after a path that is not UTF-8")
