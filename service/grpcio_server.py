@@ -104,14 +104,12 @@ class GrpcioServer:
         return bound
 
     async def failed(self) -> None:
-        """See `server.Transport`."""
-        try:
-            # by looks: what ends when the loop does is its shutdown, too, and whoever waits for that waits for ever
-            while not await self._server.wait_for_termination(LOOK_SECONDS):
-                pass
-        except Exception:
-            self._ended = True
-            raise
+        """See `transports.Transport`. By looks: who waits for its end beside `stop` keeps `stop` from ending."""
+        server: Any = self._server
+        while self._stopping or server._server.is_running():
+            await asyncio.sleep(LOOK_SECONDS)
+        self._ended = True
+        raise RuntimeError("the loop in which grpcio takes calls has ended, as it does after a path that is not UTF-8")
 
     async def stop(self, grace_seconds: float) -> None:
         """Refuses new calls, waits for those under way, then cancels what is left."""

@@ -45,4 +45,5 @@ class Guard:
 
     def forgive(self, weight: float) -> None:
         """Work was done meanwhile."""
-        self._level = max(0.0, self._level - weight)
+        if self._level:
+            self._level = max(0.0, self._level - weight)

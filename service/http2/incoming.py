@@ -147,7 +147,7 @@ class Incoming:
                 self._trailers(stream, flags, fields)
             return REQUEST_WORK
         headers = self._decoder.decode(block)
-        if self._placed(wire.HEADERS, stream_id):
+        if stream_id > self._streams.highest or self._placed(wire.HEADERS, stream_id):  # idle, nearly always
             self._streams.highest = stream_id
             self._request(stream_id, flags, headers)
         return REQUEST_WORK

@@ -75,12 +75,11 @@ class Outgoing:
         )
         if not at_once and not self._share.take(size):
             return False
-        self._calm.forgive(2)
+        self._calm.forgive(2 + size / 1024 if at_once else 2)
         if head:
             stream.answering = True
         first = wire.frame(wire.HEADERS, wire.END_HEADERS, stream.id, head) if head else b""
         if at_once:
-            self._calm.forgive(size / 1024)
             self._window -= size
             stream.credit -= size
             data = wire.frame(wire.DATA, 0, stream.id, body) if size else b""

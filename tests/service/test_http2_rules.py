@@ -203,7 +203,7 @@ KINDS: list[Row] = [
     ),
     (
         "6.9.2 a later initial window counts for open streams",
-        setting(0x4, 0) + call(1) + setting(0x4, 4),
+        [setting(0x4, 0) + call(1), setting(0x4, 4)],
         ["settings", "settings", "data 1 4"],
     ),
     (
