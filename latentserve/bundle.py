@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -193,7 +194,7 @@ class Manifest:
         if self.detectors and not 0 < self.default_alpha < 1:
             raise ValueError(f"default_alpha: got {self.default_alpha}, expected between 0 and 1")
 
-    @property
+    @cached_property
     def outputs(self) -> dict[str, TensorSpec]:
         """Every tensor that some graph gives, by name."""
         return {spec.name: spec for graph in self.graphs.values() for spec in graph.outputs}

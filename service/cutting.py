@@ -66,14 +66,16 @@ class Cutter:
         self._cut_short = bool(others)
         if not self.pace.known:
             return in_order, others
-        patient = [part for part in parts if self._suits(part.job, whole)]
-        of_whole = self.pace.seconds(num_rows) / self.pace.seconds(whole)
-        owed = self._owed_rows + KEPT * _total(patient) * of_whole
-        if owed >= 1 + _total(part for part in in_order if self._suits(part.job, whole)):
+        of_whole = self.pace.seconds(whole)
+        patient, hurried = _parted(parts, 2 * of_whole)
+        owed = self._owed_rows + KEPT * _total(patient) * self.pace.seconds(num_rows) / of_whole
+        served = _total(_parted(in_order, 2 * of_whole)[0]) if others else _total(patient)
+        if owed >= 1 + served:
             first, left = split(patient, min(int(owed), num_rows))
-            hurried, behind = split([part for part in parts if part not in patient], num_rows - _total(first))
+            served = _total(first)
+            hurried, behind = split(hurried, num_rows - served)
             in_order, others = [*hurried, *first], [*behind, *left]
-        owed -= _total(part for part in in_order if self._suits(part.job, whole))
+        owed -= served
         self._owed_rows = min(max(owed, -whole), whole) if others or num_rows >= whole else 0.0
         return in_order, others
 
@@ -98,9 +100,14 @@ class Cutter:
         self._cut_short = False
         self.pace.learn(num_rows, seconds)
 
-    def _suits(self, job: Job, whole: int) -> bool:
-        """Whether whole batches answer this caller in time: he asks nobody to hurry."""
-        return job.deadline - job.arrived >= 2 * self.pace.seconds(whole)
+
+def _parted(parts: Iterable[Slice], seconds: float) -> tuple[list[Slice], list[Slice]]:
+    """Those of callers who gave at least so long, whom whole batches answer in time, and those who are in a hurry."""
+    patient: list[Slice] = []
+    hurried: list[Slice] = []
+    for part in parts:
+        (patient if part.job.deadline - part.job.arrived >= seconds else hurried).append(part)
+    return patient, hurried
 
 
 def _total(parts: Iterable[Slice]) -> int:

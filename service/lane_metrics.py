@@ -17,8 +17,9 @@ class LaneMetrics:
         self._oldest = metrics.queue_oldest_seconds.labels(*labels)
         self._pad_seconds = metrics.pad_seconds.labels(*labels)
         self._batches = {cut: metrics.batches.labels(*labels, cut) for cut in ("full", "free", "window")}
-        self._queue_rows = metrics.queue_rows.labels(*labels)
-        self._queue_bytes = metrics.queue_bytes.labels(*labels)
+        self._rows = self._size_bytes = 0
+        metrics.queue_rows.labels(*labels).set_function(lambda: self._rows)
+        metrics.queue_bytes.labels(*labels).set_function(lambda: self._size_bytes)
         self._queue_seconds = metrics.queue_seconds.labels(*labels)
         self._run_rows = metrics.run_rows.labels(*labels)
         self._batch_rows = metrics.batch_rows.labels(*labels)
@@ -32,8 +33,7 @@ class LaneMetrics:
 
     def queued(self, rows: int, size_bytes: int) -> None:
         """See `observer.Observer`."""
-        self._queue_rows.set(rows)
-        self._queue_bytes.set(size_bytes)
+        self._rows, self._size_bytes = rows, size_bytes
 
     def dropped(self, reason: str, rows: int) -> None:
         """See `observer.Observer`."""

@@ -131,7 +131,8 @@ class Call:
         code = "OK"
         self.metrics.requests_in_flight.inc()
         try:
-            self.caller.charge(rows_of(request, self.most_rows))
+            if self.caller is not ANYBODY:
+                self.caller.charge(rows_of(request, self.most_rows))
             answering = self.method(request, context)
             del request  # the method lets it go, too, once it has read the rows
             response = await answering

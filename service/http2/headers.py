@@ -16,6 +16,8 @@ ENTRY_OVERHEAD_BYTES = 32
 MAX_KNOWN = 256
 _KNOWN: set[tuple[bytes, bytes]] = set()
 """Fields that were looked at and are well-formed: the first short ones, which are those that every call has."""
+_ORDERS: set[tuple[bytes, ...]] = set()
+"""Likewise names of whole requests, each of them once, in an order that may be."""
 _NAME = re.compile(rb"[^\x00-\x20A-Z\x7f-\xff:]+")
 _VALUE = re.compile(rb"(?:[^\x00\r\n \t](?:[^\x00\r\n]*[^\x00\r\n \t])?)?")
 _PSEUDO = frozenset({b":method", b":scheme", b":path", b":authority"})
@@ -36,8 +38,12 @@ class Headers(dict[bytes, bytes]):
     def __init__(self, fields: list[tuple[bytes, bytes]]) -> None:
         super().__init__(fields)
         self.size = sum(len(name) + len(value) for name, value in fields) + ENTRY_OVERHEAD_BYTES * len(fields)
-        self.fault = _wrong_order(fields) or _wrong_pseudo(self) or wrong_fields(fields)
-        if len(self) < len(fields):
+        once, names = len(self) == len(fields), tuple(self)
+        fault = "" if once and names in _ORDERS else _wrong_order(fields)
+        if once and not fault and len(_ORDERS) < MAX_KNOWN and self.size < MAX_KNOWN * ENTRY_OVERHEAD_BYTES:
+            _ORDERS.add(names)
+        self.fault = fault or _wrong_pseudo(self) or wrong_fields(fields)
+        if not once:
             self.fault = self.fault or _wrong_twice(fields)
         length = self.get(b"content-length")
         if length is not None and not length.isdigit():

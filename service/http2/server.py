@@ -155,8 +155,10 @@ class Http2Server:
             framing.refuse(stream)
             return
         path = headers[b":path"]
-        shown = headers.get(b"authorization", b"").decode("latin-1") or None
-        handler = entered(self._access, path.decode("latin-1"), shown, self._handlers.get(path))
+        handler: Any = self._handlers.get(path)
+        if self._access is not None:
+            shown = headers.get(b"authorization", b"").decode("latin-1") or None
+            handler = entered(self._access, path.decode("latin-1"), shown, handler)
         if isinstance(handler, Answer):
             framing.end(stream, handler)
             return
