@@ -126,7 +126,8 @@ def spread_out(
     Returns:
         Both [Q, K]; as they were where gaps are wide enough.
     """
-    change_Q = np.diff(np.log([*ranks, num_rows + 1]))
+    # Between two knots p is a line, and -log p steepest at the smaller p: there by (next - rank) / rank over the gap.
+    change_Q = np.diff([*ranks, num_rows + 1]) / np.array(ranks)
     knot_QK = knot_QK.copy()
     for i in range(1, len(ranks)):
         knot_QK[i] = np.minimum(knot_QK[i], knot_QK[i - 1] - change_Q[i - 1] * width_K)

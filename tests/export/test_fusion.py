@@ -27,10 +27,10 @@ def surprise_by_hand(reference_M: NDArray[Any], score: float, resolution: float 
     num, ranks = len(descending), [*knots(len(descending)), len(descending) + 1]
     width, places = width_by_hand(reference_M, resolution), [descending[0]]
     for before, rank in pairwise(ranks[:-1]):  # drawn out towards what is more usual
-        places.append(min(descending[rank - 1], places[-1] - math.log(rank / before) * width))
+        places.append(min(descending[rank - 1], places[-1] - (rank - before) / before * width))
     above = 0.0
     for place, after, (rank, following) in zip(places, [*places[1:], places[-1]], pairwise(ranks), strict=True):
-        gap = max(place - after, math.log(following / rank) * width)
+        gap = max(place - after, (following - rank) / rank * width)
         above += min(max((place - score) / gap, 0), 1) * (following - rank)
     p = min((above + 1) / (num + 1), 0.9)
     tail = descending[: max(2, round(0.05 * num))]
@@ -74,7 +74,7 @@ def test_where_scores_are_known_exactly_lines_are_as_steep_as_float32_can_follow
     fusion = Fusion(reference, np.zeros(1))
     width = 1e-6 * float(np.std(reference))
     at_first = fusion.gap_QK[:3, 0].numpy()  # ranks 1 to 4 are equal
-    np.testing.assert_allclose(at_first, [math.log(rank / (rank - 1)) * width for rank in (2, 3, 4)], rtol=0.1)
+    np.testing.assert_allclose(at_first, [width / (rank - 1) for rank in (2, 3, 4)], rtol=0.1)
     np.testing.assert_allclose(fusion.scale_K.numpy(), width, rtol=1e-3)  # and their tail has no length
 
 

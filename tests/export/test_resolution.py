@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
@@ -124,6 +124,7 @@ def test_where_many_reference_scores_are_equal_p_has_no_step(share: float, place
 
 
 @settings(deadline=None)
+@example(reference=np.array([0.001, 0.001]), score=0.0009725190775009779, step=0.0009725190775009779)
 @given(
     arrays.arrays(
         np.float64, st.integers(2, 300), elements=st.sampled_from([0.0, 1e-7, 1e-3, 0.1, 0.1000001, 1.0, 7.0])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -10,11 +12,12 @@ import numpy as np
 import pytest
 
 from latentserve.errors import InvalidInput, ModelNotFound, PermissionDenied
-from latentserve.inputs import TensorSpec
+from latentserve.inputs import ImageInput, TensorSpec
 from latentserve.tensors import to_tensor
 from latentserve.v1 import embedding_pb2 as pb
 from service.access import Caller
 from service.config import Config
+from service.decoding import Decoder
 from service.inference import Context, Inference
 from service.metrics import Metrics
 from service.open_inference import OpenInference
@@ -31,28 +34,32 @@ class Lane:
 
     def __init__(self) -> None:
         self.priorities: list[int] = []
+        self.at_the_door: list[int] = []
 
-    async def submit(self, rows: Any, wants: Any, deadline: float, priority: int) -> dict[str, Any]:
+    def reserve(self, rows: int, size_bytes: int, deadline: float, priority: int) -> Any:
+        self.at_the_door.append(priority)
+        return nullcontext()
+
+    async def submit(self, rows: Any, wants: Any, deadline: float, priority: int, place: Any) -> dict[str, Any]:
         self.priorities.append(priority)
         return {name: np.zeros((len(rows), 3), np.float32) for name in wants}
 
 
 def served(lane: Lane) -> tuple[Servicer, OpenInference]:
-    async def rows(message: pb.Input) -> Any:
-        return ROWS
-
     outputs = {name: TensorSpec(name, "float32", (3,)) for name in ("embedding", "latent", "reconstruction")}
     spec = TensorSpec("input", "uint8", (4, 4, 1))
     manifest = SimpleNamespace(
         name="m", version=1, embedding_space="e", outputs=outputs, input=SimpleNamespace(spec=spec), detectors=()
     )
-    decoder = SimpleNamespace(rows=rows, checked=lambda rows, _: rows, spec=spec, limits=Config(models="m").limits)  # type: ignore[arg-type]
+    config = Config(models="m")  # type: ignore[arg-type]
+    decoder = Decoder(ImageInput(4, 4, 1), config.limits, cast(ThreadPoolExecutor, None))
     model = SimpleNamespace(manifest=manifest, decoder=decoder, lanes={"input": lane, "latent": lane}, monitor=None)
     repository = Repository(models={"m": {1: cast(Any, model)}, "n": {1: cast(Any, model)}})
     repository.refused.append(Refused("broken", 1, "a secret path"))
-    config = Config(models="m")  # type: ignore[arg-type]
     inference = Inference(repository, Metrics())
-    return Servicer(inference, repository, config), OpenInference(inference, repository, config, lambda: True)
+    return Servicer(inference, repository, config), OpenInference(
+        inference, repository, config, lambda: True, lambda _: True
+    )
 
 
 @pytest.mark.parametrize(("ceiling", "got"), [("low", -1), ("normal", 0), ("high", 1)])
@@ -72,7 +79,7 @@ def test_the_ceiling_holds_in_both_protocols_and_every_lane(ceiling: str, got: i
     )
     infer.parameters["priority"].int64_param = 1  # the highest, by that protocol
     asyncio.run(open_inference.model_infer(infer, context))
-    assert lane.priorities == [got] * 3
+    assert lane.priorities == lane.at_the_door == [got] * 3
 
 
 def test_refused_bundles_are_shown_to_administrators_and_models_to_those_who_may_use_them(

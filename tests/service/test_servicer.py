@@ -126,7 +126,9 @@ def test_while_rows_wait_neither_their_message_nor_its_bytes_are_held(
     }
     bodies = [messages[call].SerializeToString()]
     del images, latents, infer, messages
-    open_inference = OpenInference(servicer._inference, servicer._repository, servicer._config, lambda: True)
+    open_inference = OpenInference(
+        servicer._inference, servicer._repository, servicer._config, lambda: True, lambda _: True
+    )
     methods = {
         name: one for calls in services(servicer, open_inference, Metrics()).values() for name, one in calls.items()
     }
