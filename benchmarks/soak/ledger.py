@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.caller import Caller
-from service import frames as wire
+from service.http2 import frames as wire
 
 OK = "0"
 

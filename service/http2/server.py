@@ -17,6 +17,7 @@ from service.http2.budget import Shared
 from service.http2.closings import Closings
 from service.http2.compression import deflate
 from service.http2.connection import Connection
+from service.http2.exchange import Exchange
 from service.http2.limits import Limits, most_connections
 from service.http2.memory import Memory
 from service.http2.messages import Body, Messages
@@ -27,24 +28,9 @@ from service.transport import DRAINING, OK, Answer, Call, Ended, Services, Strea
 
 log = logging.getLogger(__name__)
 
-TIMER_SECONDS = 1e-3  # uvloop rounds to these: a call must not end before its deadline
+TIMER_SECONDS = 1e-3  # uvloop rounds to these, and its now is that of its last turn: no call ends before its deadline
 NEARLY = 0.1
 """Of a timeout: who cancels in its last tenth was about to see it pass, and can do nothing for it."""
-
-
-class Exchange:
-    """What a stream is to us: what came of the request, and who answers it."""
-
-    __slots__ = ("body", "deadline", "handler", "seconds", "task", "timer", "trace_id")
-
-    def __init__(self, handler: Any, seconds: float, trace_id: str, body: Body | Messages) -> None:
-        self.handler = handler
-        self.seconds = seconds
-        self.deadline = time.monotonic() + seconds
-        self.trace_id = trace_id
-        self.body = body
-        self.task: asyncio.Task[None] | None = None
-        self.timer: asyncio.TimerHandle | None = None
 
 
 class Http2Server:
@@ -177,7 +163,8 @@ class Http2Server:
         exchange = Exchange(handler, left, trace_id(traced.decode("latin-1")) if traced else "", body)
         stream.context = exchange
         if left < math.inf:
-            exchange.timer = asyncio.get_running_loop().call_later(left + TIMER_SECONDS, self._expired, stream)
+            at = exchange.deadline + TIMER_SECONDS
+            exchange.timer = asyncio.get_running_loop().call_at(at, self._expired, stream)
         if isinstance(body, Messages):
             exchange.task = asyncio.create_task(self._stream(stream, exchange, body))
 
@@ -218,7 +205,7 @@ class Http2Server:
         exchange = stream.context
         if not isinstance(exchange, Exchange):
             return not stream.done
-        _count_unread(exchange, framing.CANCELLED)
+        exchange.count_unread(framing.CANCELLED)
         if exchange.task is not None:
             exchange.task.cancel()
         return exchange.deadline - time.monotonic() > NEARLY * exchange.seconds or exchange.seconds == math.inf
@@ -233,6 +220,7 @@ class Http2Server:
             exchange.body.release()
 
     async def _unary(self, stream: Stream, exchange: Exchange, body: Body, compressed: bool, message: bytes) -> None:
+        exchange.begun = True
         if compressed:
             try:
                 message = await body.inflated(message)
@@ -284,16 +272,10 @@ class Http2Server:
         """Answers now, whatever is under way. An answer that waits for room its client does not give is dropped."""
         exchange = stream.context
         if isinstance(exchange, Exchange):
-            _count_unread(exchange, answer.code)
+            exchange.count_unread(answer.code)
             if exchange.task is not None:
                 exchange.task.cancel()
         if stream.pending:
             stream.cancel(wire.CANCEL)
         else:
             framing.end(stream, answer)
-
-
-def _count_unread(exchange: Exchange, code: int) -> None:
-    """A call whose request never was whole is an answer all the same: the metrics have every one."""
-    if exchange.task is None:
-        exchange.handler.unread(framing.NAMES[code])

@@ -105,7 +105,7 @@ def test_the_counters_are_the_callers_own_counts(repository: Path, tmp_path: Pat
     with ServedProcess(repository, tmp_path / "log", arguments) as process, Client(process.target) as client:
         body = pb.EmbedRequest(input=pb.Input(tensor=to_tensor(digits[:4]))).SerializeToString()
         framed = bytes([0]) + len(body).to_bytes(4, "big") + body
-        url, hurried = f"http://{process.target}/{PATH}", (*HEADERS, "grpc-timeout: 60m")
+        url, hurried = f"http://{process.target}/{PATH}", (*HEADERS, "grpc-timeout: 200u")  # none could be met
         tallies = [open_loop(url, framed, headers, 150, 3.0) for headers in (HEADERS, hurried)]
         theirs = sum((Counter(tally.codes) for tally in tallies), Counter[str]())
         assert set(theirs) == {"0", "4", "8"}  # every kind was there, and every call was answered
@@ -121,7 +121,7 @@ def test_the_counters_are_the_callers_own_counts(repository: Path, tmp_path: Pat
         def ours() -> Counter[str]:
             return counted(process, "Embed")
 
-        eventually(lambda: ours()["CANCELLED"] == num_cancelled)
+        eventually(lambda: ours()["CANCELLED"] == num_cancelled, what=lambda: (ours(), num_cancelled, theirs))
         assert ours() == {
             "OK": theirs["0"] + num_answered,
             "DEADLINE_EXCEEDED": theirs["4"],
@@ -141,7 +141,9 @@ def test_the_counters_are_the_callers_own_counts(repository: Path, tmp_path: Pat
         assert dropped("full") == 4 * theirs["8"]
         assert dropped("cancelled") == num_cancelled
         assert dropped("failed") == 0
-        assert num_run + dropped("expired") >= 4 * (theirs["0"] + theirs["4"])  # a late answer was run, and is late
+        assert dropped("expired") > 0
+        # A late answer was run, and is late; a call may expire before its rows are known, too.
+        assert 4 * theirs["0"] <= num_run + dropped("expired") <= 4 * (theirs["0"] + theirs["4"]) + num_answered
 
 
 def cancel_some(process: ServedProcess, digits: NDArray[np.uint8]) -> tuple[int, int]:
