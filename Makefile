@@ -37,7 +37,7 @@ mnist: setup  ## the same line on full MNIST, with probes and floors through the
 	$(BIN)/python -m benchmarks.line mnist
 
 test: setup  ## run the tests, as many files at once as there are cores
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 ops-test: setup  ## real Prometheus and Envoy on the real service: rules, dashboards, alerts, restarts (needs prometheus)
 	$(BIN)/python -m pytest -m ops --timeout 900

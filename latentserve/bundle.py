@@ -204,8 +204,7 @@ def load(folder: Path) -> Manifest:
     """Reads a bundle's manifest and proves that every file is the one it names.
 
     Raises:
-        BundleError: no manifest, not readable, a newer schema, a file missing or changed, or a folder
-            that is not called <name>/<version>.
+        BundleError: no manifest, not readable, a newer schema, a file missing or changed, or not in <name>/<version>.
     """
     manifest = _read_manifest(folder)
     if (folder.parent.name, folder.name) != (manifest.name, str(manifest.version)):
