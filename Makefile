@@ -28,13 +28,13 @@ $(VENV)/ready: requirements/dev.txt
 	touch $@
 
 demo: setup  ## the whole line on digits: train, export, serve, ask, report
-	$(BIN)/python -m benchmarks.line digits
+	$(BIN)/python -m demo digits
 
 serve: setup  ## as demo, then leave the server running until Ctrl-C
-	$(BIN)/python -m benchmarks.line digits --serve
+	$(BIN)/python -m demo digits --serve
 
 mnist: setup  ## the same line on full MNIST, with probes and floors through the server
-	$(BIN)/python -m benchmarks.line mnist
+	$(BIN)/python -m demo mnist
 
 test: setup  ## run the tests, as many files at once as there are cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
@@ -78,7 +78,7 @@ gpu-rehearsal: setup  ## the same stages on the CPU with small sizes: two minute
 	$(BIN)/python -m benchmarks.gpu --rehearse --again $(ARGS)
 
 reproduce: setup  ## train a recipe again and check its figures (RECIPE=vae_digits, see training/recipes)
-	$(BIN)/python -m benchmarks.reproduce $(RECIPE)
+	$(BIN)/python -m benchmarks.results.reproduce $(RECIPE)
 
 clean:  ## remove what the verbs above made (runs, bundles, caches), not .venv
 	rm -rf runs models .mypy_cache .pytest_cache .ruff_cache

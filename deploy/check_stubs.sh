@@ -5,7 +5,7 @@ set -euo pipefail
 made=$(mktemp -d)
 trap 'rm -r "$made"' EXIT
 deploy/make_stubs.sh "$1" "$made"
-for stub in latentserve/v1 service/stubs; do
+for stub in latentserve/v1 service/api/open_inference/stubs; do
   for file in "$made/$stub"/*; do
     diff -u "$stub/$(basename "$file")" "$file" || {
       echo "$stub/$(basename "$file") is not what protos/ says: run 'make protos'" >&2

@@ -13,15 +13,16 @@ from typing import Annotated
 
 import tyro
 
-from export import card, ood
 from export.calibration import Promise
-from export.card import CardSize
+from export.commands import evaluate as card
+from export.commands import ood
+from export.commands.evaluate import CardSize
 from export.exporter import export_run
 from export.graphs import Device, ExportError
 from latentserve import records
 from latentserve.bundle import Precision
 from training.options import check_options, in_words, say_any_name
-from training.threads import keep_to_quota
+from training.running.threads import keep_to_quota
 
 
 @dataclass(frozen=True)

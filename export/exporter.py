@@ -1,7 +1,7 @@
 """Writes a bundle: graphs, parity, calibration, golden rows, figures, report, manifest.
 
-Everything is written to a hidden folder beside the target (`export.claim`), which is renamed when all of it is there: a
-service that watches the repository never meets half a bundle, and a failed export leaves nothing behind.
+Everything is written to a hidden folder beside the target (`export.versions`), which is renamed when all of it is
+there: a service that watches the repository never meets half a bundle, and a failed export leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from export.bundle_report import bundle_report
 from export.calibration import Promise, calibrate, can_score
-from export.card import CardSize, exported_card
-from export.claim import next_version
+from export.commands.evaluate import CardSize, exported_card
 from export.detectors import Scorer
-from export.evaluate import evaluate
+from export.figures import evaluate
 from export.graphs import (
     EXAMPLE_ROWS,
     PROVIDERS,
@@ -36,15 +36,15 @@ from export.half import halve
 from export.parity import check_parity, trained_tensors
 from export.provenance import from_training, input_of, provenance
 from export.quantise import quantise
-from export.report import bundle_report
+from export.versions import next_version
 from latentserve import bundle, records
 from latentserve.bundle import Detector, Graph, Manifest, Parity, Precision
 from latentserve.inputs import INPUT
 from training.data import Data
-from training.evaluate import EVALUATION
-from training.loop import Trained
+from training.evaluation.command import EVALUATION
 from training.options import check_new_folder
-from training.run import Run, load_model, open_run
+from training.running.loop import Trained
+from training.running.run import Run, load_model, open_run
 
 GOLDEN_ROWS = 8
 PARITY_ROWS = 256
@@ -84,7 +84,7 @@ def export_run(
         run_folder: of the run.
         repository: where models lie, as <name>/<version>.
         name: of the model; default: <data>-<method>, and -int8 or -float16 if it is.
-        card: how much is measured: see `export.card`.
+        card: how much is measured: see `export.commands.evaluate`.
         precision: of the encoder: see `export.quantise` and `export.half`.
         promise: of its p-values.
         device: what computes the embeddings that detectors are fitted on and calibrated with.

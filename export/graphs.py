@@ -28,7 +28,7 @@ from latentserve.bundle import Graph
 from latentserve.cpus import available_cpus, cpu_set
 from latentserve.devices import CPU, CUDA, CUDA_OPTIONS
 from latentserve.inputs import INPUT, TensorSpec
-from training.networks import floats_from_rows
+from training.networks.small import floats_from_rows
 
 OPSET = 20
 EXAMPLE_ROWS = 2

@@ -20,7 +20,7 @@ from export.graphs import DecoderGraph, ExportError, GraphRunner
 from latentserve.bundle import Parity, Precision
 from latentserve.conformal import Move, worst_move
 from latentserve.inputs import INPUT
-from training.networks import floats_from_rows
+from training.networks.small import floats_from_rows
 
 RELATIVE_TOLERANCE = 1e-4
 """Of the largest absolute value of a tensor: float32 noise of a deep graph is a tenth of it, a bug far above."""

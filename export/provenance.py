@@ -9,8 +9,8 @@ from latentserve import bundle, records
 from latentserve.bundle import Provenance
 from latentserve.inputs import AudioInput, ImageInput
 from training.data import AudioShape, ImageShape
-from training.loop import TEST_BATCH_ROWS, Trained
-from training.run import Run
+from training.running.loop import TEST_BATCH_ROWS, Trained
+from training.running.run import Run
 
 LIBRARIES = ("torch", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime", "numpy", "scikit-learn")
 

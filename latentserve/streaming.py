@@ -33,7 +33,7 @@ Item = NDArray[Any] | bytes | str | PathLike[str] | Any
 Result = Scores | LatentserveError
 
 ITEMS_AHEAD = 32
-"""As many requests as the server reads ahead (`service.score_stream.Bounds`): more would only wait."""
+"""As many requests as the server reads ahead (`service.api.ordered_stream.Bounds`): more would only wait."""
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,13 @@ import sys
 from collections.abc import Callable
 
 from latentserve.errors import BundleError
-from service.addresses import check_addresses
+from service.api.access.grants import TokensError, read_grants
 from service.config import Config, ConfigError, load_config
-from service.grants import TokensError, read_grants
-from service.providers import DeviceError
+from service.engine.providers import DeviceError
 from service.server import Server
-from service.tls import TlsError
-from service.transports import TransportError
+from service.transport.addresses import check_addresses
+from service.transport.tls import TlsError
+from service.transport.transports import TransportError
 
 
 async def serve(config: Config, arguments: list[str]) -> None:

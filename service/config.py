@@ -17,13 +17,13 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, CliSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from latentserve.cpus import available_cpus as available_cpus
-from service.batching import QueueConfig
-from service.decoding import Limits
-from service.http2.limits import Limits as TransportLimits
-from service.monitor import MonitorConfig
-from service.providers import ENGINE_CACHE, Device, DeviceConfig
-from service.tls import TlsFiles
-from service.turns import TurnsConfig
+from service.engine.providers import ENGINE_CACHE, Device, DeviceConfig
+from service.models.decoding import Limits
+from service.observing.monitor import MonitorConfig
+from service.scheduling.batching import QueueConfig
+from service.scheduling.decoding_queue import TurnsConfig
+from service.transport.http2.limits import Limits as TransportLimits
+from service.transport.tls import TlsFiles
 
 PREFIX = "LATENTSERVE_"
 MOST, MOST_BYTES, A_DAY = 2**31 - 1, 2**50, 86_400.0

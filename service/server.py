@@ -19,23 +19,23 @@ from grpc_health.v1.health import aio as health_aio
 
 from latentserve.devices import CPU
 from latentserve.errors import BundleError
-from service import loop_lag
-from service.addresses import warn_of_openness
+from service.api.calls import services
+from service.api.embedding import Servicer
+from service.api.inference import Inference
+from service.api.model_health import ModelHealth
+from service.api.open_inference.servicer import OpenInference
 from service.config import AT_RUN_TIME, Config, ConfigError, available_cpus, changed
-from service.inference import Inference
-from service.metrics import Metrics
-from service.metrics_server import MetricsServer, Page
-from service.model_health import ModelHealth
-from service.open_inference import OpenInference
-from service.providers import DeviceError
-from service.renewal import Renewal
-from service.repository import Repository, Workers, look, open_repository
-from service.running import Running, RunningModels, notice
-from service.servicer import Servicer
-from service.transport import services
-from service.transports import TRANSPORTS, TransportError
-from service.transports import Transport as Transport
-from service.turns import Turns
+from service.engine.providers import DeviceError
+from service.models.queues import Running, RunningModels, notice
+from service.models.repository import Repository, Workers, look, open_repository
+from service.observing import loop_lag
+from service.observing.metrics import Metrics
+from service.reload import Renewal
+from service.scheduling.decoding_queue import Turns
+from service.transport.addresses import warn_of_openness
+from service.transport.metrics_server import MetricsServer, Page
+from service.transport.transports import TRANSPORTS, TransportError
+from service.transport.transports import Transport as Transport
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ import soundfile
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks.served import ServedProcess
+from benchmarks.processes.served import ServedProcess
 from latentserve.client import Client
 
 

@@ -15,9 +15,9 @@ import numpy as np
 
 from latentserve.errors import ModelNotFound, Overloaded
 from latentserve.v1 import embedding_pb2 as pb
-from service.batching import Piece
-from service.inference import Context
-from service.waiting import Tensors
+from service.api.inference import Context
+from service.scheduling.batching import Piece
+from service.scheduling.queue import Tensors
 
 POISON = 255
 """A row of this value makes the fake engine fail."""

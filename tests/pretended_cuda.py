@@ -22,7 +22,7 @@ from latentserve import records
 from latentserve.bundle import Graph
 from latentserve.devices import CUDA
 from latentserve.errors import BundleError
-from service.providers import DeviceConfig, node_counts, open_session
+from service.engine.providers import DeviceConfig, node_counts, open_session
 
 PROVIDER = Path(ort.__file__).parent / "capi" / "libonnxruntime_providers_cuda.so"
 LIBRARIES = {"cublasLt": "libcublasLt.so.13", "cublas": "libcublas.so.13", "cuda": "libcudart.so.13"}

@@ -13,12 +13,13 @@ import pytest
 
 import export.__main__ as exporting
 import training.__main__ as training
-from export import card, ood
-from export.strange_sets import OTHERS
+from export.commands import evaluate as card
+from export.commands import ood
+from export.ood_sets import OTHERS
 from service.__main__ import main as serve
 from service.config import Config
-from training import evaluate
-from training.evaluation.strange import CONTROL, IMAGES, SOUNDS
+from training.evaluation import command as evaluate
+from training.evaluation.ood_sets import CONTROL, IMAGES, SOUNDS
 from training.methods import METHODS
 
 NEVER = {
@@ -100,8 +101,8 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("work began")
 
     for place in (
-        *("training.__main__.train", "training.evaluate.make_card", "export.exporter.write_bundle"),
-        *("export.card.make_card", "export.ood.GraphRunner", "service.__main__.serve"),
+        *("training.__main__.train", "training.evaluation.command.make_card", "export.exporter.write_bundle"),
+        *("export.commands.evaluate.make_card", "export.commands.ood.GraphRunner", "service.__main__.serve"),
     ):
         monkeypatch.setattr(place, began)
 

@@ -29,7 +29,7 @@ def test_a_row_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
 
 def test_what_stands_no_longer_where_it_stood_is_an_error() -> None:
     with pytest.raises(ValueError, match="not there any more"):
-        Guarantee("", "", "service/pace.py", "not there any more", "").broken()
+        Guarantee("", "", "service/scheduling/pace.py", "not there any more", "").broken()
 
 
 def test_deadlines_do_not_know_the_wall_clock() -> None:

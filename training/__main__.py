@@ -16,15 +16,15 @@ import torch
 import tyro
 
 from latentserve import records
-from training.claim import RUNS, Found, check_folder, claimed, find, resumed
 from training.data import load_data
 from training.data.loading import check_spec
-from training.loop import LoopConfig, TrainingDiverged, train
 from training.methods import METHODS
 from training.options import check_options, in_words, is_out_of_memory, nearest, say_any_name
-from training.revision import git_revision
-from training.run import CHECKPOINT, RESULT, Run, RunError
-from training.threads import keep_to_quota
+from training.running.folder import RUNS, Found, check_folder, claimed, find, resumed
+from training.running.loop import LoopConfig, TrainingDiverged, train
+from training.running.revision import git_revision
+from training.running.run import CHECKPOINT, RESULT, Run, RunError
+from training.running.threads import keep_to_quota
 
 SMOKE_ROWS = 512
 
@@ -62,7 +62,7 @@ def main(arguments: list[str]) -> int:
     say_any_name()
     keep_to_quota()
     if arguments[:1] == ["evaluate"]:
-        from training import evaluate  # scikit-learn takes a second that no training needs
+        from training.evaluation import command as evaluate  # scikit-learn takes a second that no training needs
 
         return evaluate.main(arguments[1:])
     try:

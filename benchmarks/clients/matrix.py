@@ -17,7 +17,7 @@ from benchmarks.clients.programs import Program
 from benchmarks.clients.proxies import Proxy
 from benchmarks.clients.questions import Questions, questions
 from benchmarks.clients.running import Check, checks, run, run_drain, run_idle
-from benchmarks.served import ServedProcess
+from benchmarks.processes.served import ServedProcess
 
 CHECKS = ("unary", "error", "deadline", "cancel", "stream", "30 MB", "gzip", "tls", "keep-alive", "drain")
 ARGUMENTS = ("--max-batch-rows", "1", "--max-queue-rows", "16384", "--intra-op-threads", "1")

@@ -11,8 +11,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import proxied
-from benchmarks.child import ChildProcess, free_port
+from benchmarks.processes import envoy as proxied
+from benchmarks.processes.child import ChildProcess, free_port
 
 NGINX = """\
 daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log stderr;

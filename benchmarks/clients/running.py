@@ -15,7 +15,7 @@ from benchmarks.clients.connections import local_ports
 from benchmarks.clients.judging import Cell, Heard, judged, judged_stream
 from benchmarks.clients.programs import Program
 from benchmarks.clients.questions import Asked, Expected, Questions, write
-from benchmarks.served import ServedProcess
+from benchmarks.processes.served import ServedProcess
 from latentserve.errors import Code
 
 DEADLINE_MS, CANCEL_MS = 10, 10

@@ -32,8 +32,8 @@ from benchmarks.gpu.cells import Record, one_line, read_record, write_record
 from benchmarks.gpu.machine import Machine, NoGpu, this_machine
 from benchmarks.gpu.stage import CANNOT_WRITE, INTERRUPTED, WEIGHTS
 from benchmarks.gpu.table import markdown, terminal
-from benchmarks.session import child_pids
-from training.revision import git_revision
+from benchmarks.serving.session import child_pids
+from training.running.revision import git_revision
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results" / "gpu"
 LENT, BUNDLES, REHEARSED = Path(".gpu/bundles"), Path("build/gpu/bundles"), Path("build/gpu/rehearsal")
@@ -107,7 +107,7 @@ def main(options: Options) -> int:
 def prepare_only(folder: Path) -> int:
     """For another machine; the exit status."""
     from benchmarks.gpu import preparing
-    from training.checkpoint import CheckpointError
+    from training.running.checkpoint import CheckpointError
 
     try:
         made = preparing.prepare(folder)

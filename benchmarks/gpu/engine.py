@@ -5,7 +5,7 @@ that a clock that falls slows all of them:
 
     alone           ONNX Runtime on device buffers that are filled already: nothing but the kernels
     alone_copying   the same, rows copied to the device and embeddings back: what any server has to do
-    engine          `service.engine.Engine`, between fixed buffers
+    engine          `service.engine.engine.Engine`, between fixed buffers
     cuda_graphs     the engine with recorded kernels
     tensorrt        the engine on TensorRT, where it loads
     searched, nhwc  `alone` with cuDNN's timed search, and with convolutions in channels-last order (batch 64 alone)
@@ -23,17 +23,17 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from benchmarks.encoder_inputs import images
 from benchmarks.gpu.cells import Cells, Figures, one_line
 from benchmarks.gpu.check import Check
 from benchmarks.gpu.machine import Machine
 from benchmarks.gpu.prepared import PRECISIONS, encoder_bundle, encoders_of
+from benchmarks.serving.encoder_inputs import images
 from latentserve.bundle import Precision
 from latentserve.devices import CUDA, TENSORRT
 from latentserve.inputs import INPUT
-from service.batching import Piece
-from service.engine import Engine, bucket_sizes
-from service.providers import why_not
+from service.engine.engine import Engine, bucket_sizes
+from service.engine.providers import why_not
+from service.scheduling.batching import Piece
 
 BATCHES, REHEARSED_BATCHES = (64, 256, 1, 16, 4), (4, 1)  # the most telling first
 SECONDS, ROUNDS = 0.15, 3

@@ -12,7 +12,7 @@ from benchmarks.gpu.cells import Cells, Figures
 from benchmarks.gpu.check import Check
 from benchmarks.gpu.machine import Machine, cpu_name, cuda_of_onnxruntime, nvidia_smi, providers_here
 from latentserve.devices import CUDA, TENSORRT
-from service.providers import why_not
+from service.engine.providers import why_not
 
 PACKAGES = (
     "simplejpeg",

@@ -14,8 +14,8 @@ import onnxruntime as ort
 from latentserve import bundle
 from latentserve.devices import CPU, CUDA, CUDA_OPTIONS
 from service.config import available_cpus
-from service.engine import Engine
-from service.providers import DeviceConfig, why_not
+from service.engine.engine import Engine
+from service.engine.providers import DeviceConfig, why_not
 
 OLDEST_DRIVER = {"11": 450, "12": 525, "13": 580}
 """Of a CUDA. Source: https://docs.nvidia.com/deploy/cuda-compatibility/minor-version-compatibility.html"""

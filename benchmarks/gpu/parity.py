@@ -24,8 +24,8 @@ from benchmarks.gpu.prepared import FRESH_ROWS, Small, fresh_rows, models_of
 from latentserve import bundle
 from latentserve.conformal import p_values
 from latentserve.inputs import INPUT
-from service.batching import Piece
-from service.engine import Engine
+from service.engine.engine import Engine
+from service.scheduling.batching import Piece
 
 BATCHES = (1, 3, 8, 64)
 ALPHAS = (0.01, 0.05)

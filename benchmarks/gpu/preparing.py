@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.encoders import write_bundle
 from benchmarks.gpu.prepared import (
     CALIBRATION_ROWS,
     MODELS,
@@ -29,6 +28,7 @@ from benchmarks.gpu.prepared import (
     encoder_bundle,
     rows_of,
 )
+from benchmarks.serving.encoders import write_bundle
 from export.calibration import Promise
 from export.exporter import write_bundle as write_trained
 from export.graphs import ExportError
@@ -37,9 +37,9 @@ from latentserve.bundle import Precision
 from service.config import available_cpus
 from training.__main__ import quiet_lightning
 from training.data import AudioShape, Data, ImageShape, Rows
-from training.loop import LoopConfig, train
 from training.methods import METHODS
-from training.run import CHECKPOINT, Run
+from training.running.loop import LoopConfig, train
+from training.running.run import CHECKPOINT, Run
 
 LOOP = LoopConfig(epochs=2, batch_rows=128, warmup_steps=4)
 

@@ -12,13 +12,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.closedloop import closed_loop
 from benchmarks.gpu.cells import Cells, Figures
 from benchmarks.gpu.check import Check
 from benchmarks.gpu.machine import Machine
 from benchmarks.gpu.prepared import Small, fresh_rows, models_of
 from benchmarks.gpu.serve import HEADERS, framed, sizes_of
-from benchmarks.served import ServedProcess
+from benchmarks.processes.served import ServedProcess
+from benchmarks.serving.closedloop import closed_loop
 from latentserve import bundle, records
 from latentserve.bundle import Manifest
 from latentserve.tensors import to_tensor

@@ -20,24 +20,24 @@ from typing import Any
 from google.protobuf.message import Message
 from PIL import Image
 
-from benchmarks.closedloop import closed_loop
-from benchmarks.encoder_inputs import images
 from benchmarks.gpu.cells import Cells, Figures
 from benchmarks.gpu.check import Check
 from benchmarks.gpu.engine import rate
 from benchmarks.gpu.machine import Machine
 from benchmarks.gpu.prepared import encoder_bundle
-from benchmarks.openloop import open_loop
-from benchmarks.overload import MOST_DEAD, RIGHT_CODES, name_of
-from benchmarks.served import ServedProcess
-from benchmarks.session import cpu_seconds
-from benchmarks.tally import Tally
+from benchmarks.processes.served import ServedProcess
+from benchmarks.serving.closedloop import closed_loop
+from benchmarks.serving.encoder_inputs import images
+from benchmarks.serving.openloop import open_loop
+from benchmarks.serving.overload import MOST_DEAD, RIGHT_CODES, name_of
+from benchmarks.serving.session import cpu_seconds
+from benchmarks.serving.tally import Tally
 from latentserve.bundle import Precision
 from latentserve.inputs import INPUT
 from latentserve.tensors import to_tensor
 from latentserve.v1 import embedding_pb2 as pb
-from service.batching import Piece
 from service.config import available_cpus
+from service.scheduling.batching import Piece
 
 MEASURED: tuple[tuple[str, Precision], ...] = (("r18", "float32"), ("resnet50", "float16"))
 REHEARSED: tuple[tuple[str, Precision], ...] = (("small", "float32"),)

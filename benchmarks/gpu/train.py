@@ -23,17 +23,17 @@ import torch
 from benchmarks.gpu.cells import Cells, Figures, one_line
 from benchmarks.gpu.check import Check
 from benchmarks.gpu.machine import Machine
-from benchmarks.recipes import RECIPES, read_recipe
+from benchmarks.results.recipes import RECIPES, read_recipe
 from export.graphs import EncoderGraph, GraphRunner, export_graph
 from latentserve.inputs import INPUT
 from training.__main__ import parse
 from training.data import Data, load_data
 from training.evaluation.probes import knn_accuracy, linear_probe_accuracy
-from training.loop import Batches
 from training.methods import METHODS
-from training.networks import image_from_uint8
-from training.precision import bfloat16_here
-from training.run import RESULT, load_model, open_run
+from training.networks.small import image_from_uint8
+from training.running.loop import Batches
+from training.running.precision import bfloat16_here
+from training.running.run import RESULT, load_model, open_run
 
 RECIPE = "simclr_cifar10_resnet"
 REHEARSED = ("--epochs", "2", "--batch-rows", "128", "--warmup-steps", "2", "--width", "8")

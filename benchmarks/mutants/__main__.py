@@ -1,8 +1,8 @@
 """How many mutants of a file its tests kill.
 
-    python -m benchmarks.mutants service/batching.py           tries its mutants, writes docs/results/mutants.json
-    python -m benchmarks.mutants service/batching.py --anew    also those that were killed before
-    python -m benchmarks.mutants                               prints what is recorded, as Markdown
+    python -m benchmarks.mutants FILE           tries its mutants, writes docs/results/mutants.json
+    python -m benchmarks.mutants FILE --anew    also those that were killed before
+    python -m benchmarks.mutants                prints what is recorded, as Markdown
 
 A mutant that was killed is not tried again while the file is the same, so that a run that was stopped goes on, and
 after a new test only survivors are tried. A reason written into the record, beside a survivor, stays. One file at a
@@ -29,17 +29,22 @@ RECORD = ROOT / "docs" / "results" / "mutants.json"
 MOST = 150
 """Of a file with more mutants so many are drawn, by seed 0."""
 TESTS: dict[str, tuple[str, ...]] = {
-    "service/batching.py": ("tests/service/test_batching.py", "tests/service/test_config.py"),
+    "service/scheduling/batching.py": ("tests/service/scheduling/test_batching.py", "tests/service/test_config.py"),
     "latentserve/conformal.py": ("tests/latentserve/test_conformal.py",),
-    "service/scoring.py": ("tests/service/test_scoring.py",),
+    "service/models/decisions.py": ("tests/service/models/test_decisions.py",),
     "latentserve/bundle.py": ("tests/latentserve/test_bundle.py",),
     "export/detectors/fusion.py": (
         *("tests/export/test_fusion.py", "tests/export/test_detectors.py", "tests/export/test_resolution.py"),
         "-k",
         "fus or beyond or step",
     ),
-    "training/data/rows.py": ("tests/training/test_rows.py", "tests/training/test_units.py", "-k", "not shapes"),
-    "training/data/units.py": ("tests/training/test_units.py", "-k", "not shapes"),
+    "training/data/rows.py": (
+        "tests/training/data/test_rows.py",
+        "tests/training/data/test_units.py",
+        "-k",
+        "not shapes",
+    ),
+    "training/data/units.py": ("tests/training/data/test_units.py", "-k", "not shapes"),
 }
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import tyro
 
-from benchmarks.served import ServedProcess
+from benchmarks.processes.served import ServedProcess
 from benchmarks.soak.faults import FAULTS, Scene, Unexpected
 from benchmarks.soak.ledger import Ledger
 from benchmarks.soak.load import Load, questions

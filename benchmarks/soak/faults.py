@@ -16,8 +16,8 @@ from pathlib import Path
 
 import grpc
 
-from benchmarks.caller import turn
-from benchmarks.served import ServedProcess
+from benchmarks.processes.served import ServedProcess
+from benchmarks.serving.caller import turn
 from benchmarks.soak.ledger import Asker, Excuse, Ledger, Question
 from latentserve import bundle
 from latentserve.client import Client

@@ -7,8 +7,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.caller import Caller
-from service.http2 import frames as wire
+from benchmarks.serving.caller import Caller
+from service.transport.http2 import frames as wire
 
 OK = "0"
 

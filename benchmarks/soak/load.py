@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks.caller import turn
+from benchmarks.serving.caller import turn
 from benchmarks.soak.ledger import Asker, Ledger, Question, framed
 from latentserve import bundle
 from latentserve.tensors import from_tensor, to_tensor

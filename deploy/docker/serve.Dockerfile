@@ -38,5 +38,5 @@ ENV PATH=/opt/latentserve/bin:$PATH \
 USER 10001
 EXPOSE 50051 9464
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s \
-  CMD ["python", "-m", "service.health", "http://localhost:9464/metrics"]
+  CMD ["python", "-m", "latentserve.health", "http://localhost:9464/metrics"]
 ENTRYPOINT ["python", "-m", "service"]

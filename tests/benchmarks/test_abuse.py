@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import abuse
-from benchmarks.abuse import ALL, QUICK, Effect, Options, Results, main, measured, table
+from benchmarks.abuse import __main__ as abuse
+from benchmarks.abuse.__main__ import ALL, QUICK, Effect, Options, Results, main, measured, table
 
 EFFECT = Effect("ping", "http2", "sent 5", 100, 0, 1.0, 2.0, 3.0, 80.0, 90.0, 95.0, 0.5)
 

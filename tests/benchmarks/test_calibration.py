@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import calibration
+from benchmarks.results import calibration
 from latentserve.conformal import conditional_p_values, p_values
 
 

@@ -15,7 +15,7 @@ from benchmarks.clients.matrix import ARGUMENTS, CHECKS, Matrix
 from benchmarks.clients.programs import Program
 from benchmarks.clients.questions import Expected, Questions, questions
 from benchmarks.clients.running import checks, run, run_drain, run_idle
-from benchmarks.served import ServedProcess
+from benchmarks.processes.served import ServedProcess
 from latentserve.tensors import to_tensor
 from latentserve.v1 import embedding_pb2 as pb
 

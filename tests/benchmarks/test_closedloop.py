@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from benchmarks.closedloop import closed_loop
-from benchmarks.openloop import open_loop
-from benchmarks.served import ServedProcess
-from service.http2.limits import Limits
+from benchmarks.processes.served import ServedProcess
+from benchmarks.serving.closedloop import closed_loop
+from benchmarks.serving.openloop import open_loop
+from service.transport.http2.limits import Limits
 from tests.benchmarks.test_openloop import HEADERS, request
 
 

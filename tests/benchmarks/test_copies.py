@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks import copies
-from benchmarks.copies import ALPHAS, CASES, RESULTS, Recorded, draw, judged, measure
+from benchmarks.results import copies
+from benchmarks.results.copies import ALPHAS, CASES, RESULTS, Recorded, draw, judged, measure
 from latentserve import records
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import density
-from benchmarks.density import Options, main, measured
+from benchmarks.results import density
+from benchmarks.results.density import Options, main, measured
 from latentserve import records
 
 
@@ -31,7 +31,7 @@ def test_the_record_has_a_row_for_each_embedding(
 
 
 def test_the_readme_holds_what_is_recorded() -> None:
-    """Made with `python -m benchmarks.density --table`."""
-    readme = (Path(density.__file__).parents[1] / "README.md").read_text()
+    """Made with `python -m benchmarks.results.density --table`."""
+    readme = (Path(density.__file__).parents[2] / "README.md").read_text()
     for line in density.over_seeds(records.read(density.Figures, density.RESULTS)):
         assert line in readme, line

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.encoders import ENCODERS
+from benchmarks.serving.encoders import ENCODERS
 
 
 @pytest.mark.parametrize(("name", "least", "most"), [("small", 4e6, 6e6), ("r18", 1.0e9, 1.2e9)])

@@ -29,8 +29,8 @@ from benchmarks.gpu.prepared import GREY, MODELS, SOUND, fresh_rows, models_of, 
 from benchmarks.gpu.preparing import splits
 from latentserve import bundle
 from latentserve.bundle import Parity
-from service.batching import Piece
-from training.checkpoint import CheckpointError
+from service.scheduling.batching import Piece
+from training.running.checkpoint import CheckpointError
 
 GPU = Machine("a GPU", "cuda")
 REHEARSAL = Machine("a CPU", "cpu")

@@ -60,16 +60,16 @@ def test_a_mutant_is_the_module_with_one_change() -> None:
 
 
 def test_a_mutant_stands_in_for_its_module_alone() -> None:
-    name = "benchmarks.tally"
-    finder = Mutated("benchmarks/tally.py", ast.parse("changed = True"))
-    assert finder.find_spec("benchmarks.load", None) is None
+    name = "benchmarks.serving.tally"
+    finder = Mutated("benchmarks/serving/tally.py", ast.parse("changed = True"))
+    assert finder.find_spec("benchmarks.serving.load", None) is None
     spec = finder.find_spec(name, None)
     assert spec is not None
     assert spec.loader is not None
     made: Any = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(made)
     assert made.changed
-    assert made.__file__ == str(ROOT / "benchmarks" / "tally.py")
+    assert made.__file__ == str(ROOT / "benchmarks" / "serving" / "tally.py")
     assert not hasattr(sys.modules.get(name), "changed")
 
 

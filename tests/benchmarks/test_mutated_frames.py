@@ -1,10 +1,10 @@
-"""20,000 frames that are almost right; `python -m benchmarks.mutated_frames 1000000` sends a million."""
+"""20,000 frames that are almost right; `python -m benchmarks.abuse.mutated_frames 1000000` sends a million."""
 
 from __future__ import annotations
 
 import asyncio
 
-from benchmarks.mutated_frames import send
+from benchmarks.abuse.mutated_frames import send
 
 
 def test_after_frames_that_are_almost_right_an_honest_call_is_answered_right() -> None:

@@ -6,7 +6,7 @@ import re
 
 import yaml
 
-from benchmarks.observed import RULES, as_asked, sped_up
+from benchmarks.processes.prometheus import RULES, as_asked, sped_up
 
 
 def test_windows_and_waits_are_shorter_and_nothing_else_is() -> None:

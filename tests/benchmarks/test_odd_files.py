@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from benchmarks import odd_files
-from benchmarks.damage import DAMAGES, heard
-from benchmarks.odd_files import Options, main
+from benchmarks.decoding import odd_files
+from benchmarks.decoding.damage import DAMAGES, heard
+from benchmarks.decoding.odd_files import Options, main
 from latentserve import records
 
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from benchmarks.openloop import open_loop
-from benchmarks.overload import name_of
-from benchmarks.peers.triton import grpc_message
-from benchmarks.served import ServedProcess
+from benchmarks.processes.served import ServedProcess
+from benchmarks.serving.openloop import open_loop
+from benchmarks.serving.overload import name_of
+from benchmarks.serving.peers.triton import grpc_message
 from latentserve.tensors import to_tensor
 from latentserve.v1 import embedding_pb2 as pb
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import reproduce
-from benchmarks.recipes import (
+from benchmarks.results import reproduce
+from benchmarks.results.recipes import (
     NOT_RECORDED,
     RECIPES,
     RECORDS,
@@ -26,12 +26,12 @@ from benchmarks.recipes import (
     table_of_repeats,
     with_head,
 )
-from benchmarks.reproduce import Options, check, elsewhere, main
+from benchmarks.results.reproduce import Options, check, elsewhere, main
 from latentserve import bundle, records
 from latentserve.records import RecordError, to_json
 from training.__main__ import parse
 from training.methods import METHODS
-from training.run import RESULT
+from training.running.run import RESULT
 
 NAMES = sorted(path.stem for path in RECIPES.glob("*.toml"))
 RECORDED = Recorded(
@@ -208,12 +208,12 @@ def test_a_recipe_gives_its_figures_again(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_the_readme_holds_what_is_recorded() -> None:
-    """Made with `python -m benchmarks.reproduce --table`."""
+    """Made with `python -m benchmarks.results.reproduce --table`."""
     readme = (ROOT / "README.md").read_text()
     for line in table().splitlines():
         assert line in readme, line
 
 
 def test_the_page_about_repeating_holds_what_other_conditions_gave() -> None:
-    """Made with `python -m benchmarks.reproduce --table`."""
+    """Made with `python -m benchmarks.results.reproduce --table`."""
     assert table_of_repeats() in (ROOT / "docs" / "repeating.md").read_text()

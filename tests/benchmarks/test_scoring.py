@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.scoring import BATCHES, RESULTS, Cost, Options, Recorded, costs, main, table
+from benchmarks.serving.scoring import BATCHES, RESULTS, Cost, Options, Recorded, costs, main, table
 from latentserve import records
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,7 +28,7 @@ def test_the_ratio_is_all_graphs_over_the_encoder() -> None:
 
 
 def test_what_is_recorded_is_what_the_page_says() -> None:
-    """Made with `python -m benchmarks.scoring --table`."""
+    """Made with `python -m benchmarks.serving.scoring --table`."""
     page = (ROOT / "docs" / "operating.md").read_text()
     for line in table(records.read(Recorded, RESULTS)).splitlines():
         assert line in page

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.served import ServedProcess
-from benchmarks.tally import run_jobs
+from benchmarks.processes.served import ServedProcess
+from benchmarks.serving.tally import run_jobs
 
 
 def python_that(script: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> ServedProcess:
@@ -37,7 +37,7 @@ def test_ctrl_c_while_it_starts_ends_it(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_one_that_does_not_end_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmarks.served.STOP_SECONDS", 0.2)
+    monkeypatch.setattr("benchmarks.processes.served.STOP_SECONDS", 0.2)
     server = python_that("trap '' TERM; echo ready grpc=a metrics=b; while :; do sleep 1; done", tmp_path, monkeypatch)
     with pytest.raises(Exception, match="timed out"), server:
         pass
@@ -59,5 +59,5 @@ def test_other_lines_before_it_is_ready_are_passed_over(tmp_path: Path, monkeypa
 
 
 def test_why_callers_failed_is_in_the_first_line() -> None:
-    with pytest.raises(RuntimeError, match="^benchmarks.closedloop: KeyError: 'url'\nTraceback"):
-        run_jobs("benchmarks.closedloop", [{"callers": 1}], b"", 1.0)
+    with pytest.raises(RuntimeError, match="^benchmarks.serving.closedloop: KeyError: 'url'\nTraceback"):
+        run_jobs("benchmarks.serving.closedloop", [{"callers": 1}], b"", 1.0)

@@ -8,10 +8,10 @@ from typing import Any
 
 import yaml
 
-from benchmarks.proxied import CONFIG, binary, config
+from benchmarks.processes.envoy import CONFIG, binary, config
 from latentserve.rpc import MODEL_HEADER
+from service.api.calls import SERVICE
 from service.config import Config
-from service.transport import SERVICE
 
 ROOT = Path(__file__).resolve().parents[2]
 

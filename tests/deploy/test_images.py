@@ -82,7 +82,7 @@ def test_the_serving_container_can_write_nothing_and_has_time_to_drain() -> None
         assert needed < float(service["stop_grace_period"].removesuffix("s"))
     dockerfile = (ROOT / "deploy/docker/serve.Dockerfile").read_text()
     assert re.search(r"^USER \d+$", dockerfile, re.MULTILINE)
-    assert "service.health" in dockerfile.split("HEALTHCHECK")[1]
+    assert "latentserve.health" in dockerfile.split("HEALTHCHECK")[1]
 
 
 def test_profiles_are_those_that_readme_names() -> None:

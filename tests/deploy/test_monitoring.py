@@ -14,7 +14,7 @@ import yaml
 
 from deploy import dashboards, metrics_page
 from deploy.panels import DASHBOARDS
-from service.metrics import Metrics
+from service.observing.metrics import Metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMETHEUS = ROOT / "deploy" / "prometheus"

@@ -23,13 +23,13 @@ from export.parity import check_parity, trained_tensors
 from latentserve import bundle
 from latentserve.conformal import p_values
 from latentserve.devices import CUDA
-from service.engine import Engine
-from service.providers import DeviceConfig
+from service.engine.engine import Engine
+from service.engine.providers import DeviceConfig
 from training.__main__ import Options, run_training
 from training.data import load_data
 from training.methods.encoding import Encoding
 from training.methods.vae import VaeConfig, bernoulli_nll
-from training.run import Run, load_model, open_run
+from training.running.run import Run, load_model, open_run
 
 
 @pytest.fixture(scope="module")

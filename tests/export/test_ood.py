@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from export.__main__ import main
-from export.examination import Examination, Row, print_examination
+from export.commands.ood import Options, _set, _whole, examine
 from export.exporter import export_run
 from export.graphs import GraphRunner
-from export.ood import Options, _set, _whole, examine
+from export.ood_report import Examination, Row, print_examination
 from latentserve import bundle, records
 from latentserve.conformal import p_values
 from latentserve.images import decode_image
@@ -20,10 +20,10 @@ from training.__main__ import Options as TrainingOptions
 from training.__main__ import run_training
 from training.data import load_data
 from training.data.subset import Subset
+from training.evaluation.ood_sets import IMAGES, saved_as, strange_rows
 from training.evaluation.separation import Separation, separation
-from training.evaluation.strange import IMAGES, saved_as, strange_rows
 from training.methods.vae import VaeConfig
-from training.run import Run, open_run
+from training.running.run import Run, open_run
 
 
 def test_the_command_prints_writes_and_leaves_the_bundle_alone(
@@ -77,15 +77,15 @@ def test_a_set_beside_jpeg_files_becomes_jpeg_and_so_do_the_usual_rows(
     bundle_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As if `shapes` lay in JPEG files: both sides are saved as such."""
-    monkeypatch.setattr("export.ood.JPEG_SETS", ("mnist",))
-    monkeypatch.setattr("export.ood.in_shape_of", lambda run, name: load_data("digits"))
+    monkeypatch.setattr("export.commands.ood.JPEG_SETS", ("mnist",))
+    monkeypatch.setattr("export.commands.ood.in_shape_of", lambda run, name: load_data("digits"))
     saved: list[str] = []
 
     def spy(images: np.ndarray, kind: str) -> np.ndarray:
         saved.append(kind)
         return saved_as(images, kind)
 
-    monkeypatch.setattr("export.ood.saved_as", spy)
+    monkeypatch.setattr("export.commands.ood.saved_as", spy)
     found, _ = examine(Options(bundle_folder, ("mnist", "noise")))
     assert saved == ["JPEG", "JPEG"]  # the usual rows and those of "mnist"; the noise needs no file
     assert found.rows[0].figures.auroc == pytest.approx(0.5)

@@ -19,14 +19,14 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from numpy.typing import NDArray
 
-from benchmarks.served import ServedProcess
+from benchmarks.processes.served import ServedProcess
 from latentserve.calls import Scores
 from latentserve.client import AsyncClient, Client
 from latentserve.errors import InvalidInput, ModelNotFound, Overloaded, PermissionDenied, Unauthenticated
+from latentserve.health import main as health
 from latentserve.v1 import embedding_pb2 as pb
-from service.health import main as health
-from service.stubs import open_inference_grpc_pb2 as open_pb
-from service.tokens import main as tokens
+from service.api.access.tokens import main as tokens
+from service.api.open_inference.stubs import open_inference_grpc_pb2 as open_pb
 from tests.waiting import eventually
 
 ENTRIES: dict[str, tuple[str, ...]] = {

@@ -14,7 +14,7 @@ import soundfile
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.served import ServedProcess
+from benchmarks.processes.served import ServedProcess
 from export.exporter import export_run
 from export.graphs import EncoderGraph, GraphRunner, export_graph
 from latentserve import bundle
@@ -24,10 +24,10 @@ from latentserve.inputs import AudioInput
 from latentserve.v1 import embedding_pb2 as pb
 from training.__main__ import Options, run_training
 from training.data import AudioShape
-from training.loop import LoopConfig
 from training.methods.cpc_audio import CpcAudio, CpcAudioConfig
-from training.networks import waveform_from_int16
-from training.run import load_model, open_run
+from training.networks.small import waveform_from_int16
+from training.running.loop import LoopConfig
+from training.running.run import load_model, open_run
 
 SMALL: dict[str, Any] = {"num_filters": 8, "width": 16, "num_steps": 3}
 NUM_SAMPLES = 4000

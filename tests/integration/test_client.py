@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks.served import ServedProcess
+from benchmarks.processes.served import ServedProcess
 from latentserve import calls
 from latentserve.client import AsyncClient, Client
 from latentserve.errors import DeadlineExceeded, InvalidInput, LatentserveError, Overloaded

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from benchmarks.served import ServedProcess
+from benchmarks.processes.served import ServedProcess
 from latentserve.client import Client
-from service.stubs import open_inference_grpc_pb2 as pb
+from service.api.open_inference.stubs import open_inference_grpc_pb2 as pb
 
 CALLS = Path(__file__).with_name("triton_calls.py")
 SERVICE = "/inference.GRPCInferenceService/"

@@ -16,8 +16,8 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from numpy.typing import NDArray
 
-from benchmarks.openloop import open_loop
-from benchmarks.served import ServedProcess
+from benchmarks.processes.served import ServedProcess
+from benchmarks.serving.openloop import open_loop
 from latentserve.client import Client
 from latentserve.errors import InvalidInput, ModelNotFound, Unavailable
 from latentserve.tensors import to_tensor

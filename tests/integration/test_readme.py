@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.served import ServedProcess
+from benchmarks.processes.served import ServedProcess
 from latentserve.client import Client
 
 ROOT = Path(__file__).resolve().parents[2]

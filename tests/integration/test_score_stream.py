@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from benchmarks.served import ServedProcess
+from benchmarks.processes.served import ServedProcess
 from latentserve import streaming
 from latentserve.client import AsyncClient, Client, Scores
 from latentserve.errors import DeadlineExceeded, InvalidInput, ModelNotFound, Unavailable

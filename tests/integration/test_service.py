@@ -23,7 +23,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks.served import ServedProcess
+from benchmarks.processes.served import ServedProcess
 from export.graphs import GraphRunner
 from latentserve import bundle
 from latentserve.client import AsyncClient, Client

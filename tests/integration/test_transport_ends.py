@@ -5,8 +5,8 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 
-from benchmarks.served import ServedProcess
-from tests.service.http2_peer import HEADERS, PREFACE, SETTINGS, block, raw
+from benchmarks.processes.served import ServedProcess
+from tests.service.transport.http2_peer import HEADERS, PREFACE, SETTINGS, block, raw
 
 
 def test_a_server_whose_grpcio_has_ended_exits_with_an_error(repository: Path, tmp_path: Path) -> None:

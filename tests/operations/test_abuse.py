@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import abuse, honest
-from benchmarks.abuse import ALL, QUICK, Effect, measured
+from benchmarks.abuse import __main__ as abuse
+from benchmarks.abuse import honest
+from benchmarks.abuse.__main__ import ALL, QUICK, Effect, measured
 
 
 @pytest.mark.ops

@@ -1,6 +1,6 @@
 """A real Prometheus on the real service: rules load, dashboards have data, and what goes wrong raises its alert.
 
-Run by `make ops-test`; time passes sixty times as fast for the rules (`benchmarks.observed`).
+Run by `make ops-test`; time passes sixty times as fast for the rules (`benchmarks.processes.prometheus`).
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from benchmarks.child import free_port
-from benchmarks.observed import PrometheusProcess, as_asked, draw
-from benchmarks.openloop import open_loop
-from benchmarks.served import ServedProcess
+from benchmarks.processes.child import free_port
+from benchmarks.processes.prometheus import PrometheusProcess, as_asked, draw
+from benchmarks.processes.served import ServedProcess
+from benchmarks.serving.openloop import open_loop
 from deploy.panels import DASHBOARDS
 from latentserve.client import Client
 from latentserve.errors import LatentserveError

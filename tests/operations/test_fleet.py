@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from benchmarks.proxied import EnvoyProcess
-from benchmarks.rolling import Fleet, measured, missed
-from benchmarks.served import READY, ServedProcess
+from benchmarks.processes.envoy import EnvoyProcess
+from benchmarks.processes.served import READY, ServedProcess
+from benchmarks.serving.rolling import Fleet, measured, missed
 from latentserve.client import Client
 
 pytestmark = pytest.mark.ops
@@ -85,7 +85,7 @@ def test_the_serving_image_s_commands_run_on_its_own_requirements(
         ready = READY.search(process.stdout.readline())
         try:
             assert ready is not None
-            health = [venv / "bin/python", "-m", "service.health", ready[1]]
+            health = [venv / "bin/python", "-m", "latentserve.health", ready[1]]
             asked = subprocess.run(health, cwd=app, env=environment, capture_output=True, text=True)
             assert (asked.returncode, asked.stdout.strip()) == (0, "SERVING")
             with Client(ready[1]) as client:

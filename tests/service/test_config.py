@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from service.batching import QueueConfig
 from service.config import ConfigError, changed, load_config
-from service.turns import TurnsConfig
+from service.scheduling.batching import QueueConfig
+from service.scheduling.decoding_queue import TurnsConfig
 
 
 def test_the_command_line_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from latentserve.health import NOT_SERVING, SERVING, ready
 from service.config import load_config
-from service.health import NOT_SERVING, SERVING, ready
 from service.server import Server
 
 

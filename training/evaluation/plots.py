@@ -9,10 +9,10 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from training.evaluation.card import METHOD, Mark, labels_name
 from training.evaluation.corruptions import CORRUPTIONS
+from training.evaluation.report import METHOD, Mark, labels_name
 from training.evaluation.transforms import GENERATORS
-from training.report import ACCENT, plain
+from training.running.run_report import ACCENT, plain
 
 FLOOR_COLORS = ("#7f8c8d", "#e0a458", "#c97b4a", "#5f9e6e", "#9b7bb8")
 LOWEST_SHARE = -1.0  # invariance has no lower bound: bars end here, the table has the figure

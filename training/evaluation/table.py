@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from latentserve.records import printable
-from training.evaluation.card import METHOD, Mark
+from training.evaluation.report import METHOD, Mark
 
 WIDTH_OF_NAMES, WIDTH_OF_COLUMN = 60, 20
 

@@ -30,10 +30,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.data import ImageShape
-from training.loop import LoopConfig, warmup_then_cosine
 from training.methods.encoding import Encoding
-from training.networks import image_from_uint8
-from training.patches import ChannelNorm, Jitter, PatchEncoder, jittered_patches
+from training.networks.patches import ChannelNorm, Jitter, PatchEncoder, jittered_patches
+from training.networks.small import image_from_uint8
+from training.running.loop import LoopConfig, warmup_then_cosine
 
 TARGET_DIM = 64  # of what is contrasted: CPC v2, appendix A
 CONTEXT_LAYERS = 2

@@ -10,8 +10,8 @@ distinguishes one image from another, ends up in the embedding; what the views d
 Sources: Chen, Kornblith, Norouzi and Hinton, https://arxiv.org/abs/2002.05709; LARS: You, Gitman and Ginsburg,
 https://arxiv.org/abs/1708.03888.
 
-What is ours: the defaults fit grey digits on a CPU (`training.views`). As in the paper the *embedding* is h, the
-encoder's output, not z: the projection throws away what the views vary.
+What is ours: the defaults fit grey digits on a CPU (`training.augmentations`). As in the paper the *embedding* is h,
+the encoder's output, not z: the projection throws away what the views vary.
 
 With several processes every rank sees the views of all, with gradient. BatchNorm must do so too, or partners could be
 found by their batch's statistics: `torch.nn.SyncBatchNorm.convert_sync_batchnorm(module)` before the trainer gets it.
@@ -29,12 +29,12 @@ from lightning import LightningModule
 from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
-from training.backbones import SMALL, build_backbone
+from training.augmentations import ViewConfig, Views
 from training.data import ImageShape
-from training.loop import LoopConfig, warmup_then_cosine
 from training.methods.encoding import Encoding
-from training.networks import image_from_uint8
-from training.views import ViewConfig, Views
+from training.networks.backbones import SMALL, build_backbone
+from training.networks.small import image_from_uint8
+from training.running.loop import LoopConfig, warmup_then_cosine
 
 MOMENTUM = 0.9  # appendix B.9 of the paper
 

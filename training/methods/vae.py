@@ -35,9 +35,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.data import ImageShape
-from training.loop import LoopConfig, warmup_then_cosine
 from training.methods.encoding import Encoding
-from training.networks import ConvDecoder, ConvEncoder, image_from_uint8
+from training.networks.small import ConvDecoder, ConvEncoder, image_from_uint8
+from training.running.loop import LoopConfig, warmup_then_cosine
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Decoding measured: its cost and memory, files of other makers, damaged files."""

@@ -1,0 +1,1 @@
+"""Other programs as child processes: the server, Envoy, Prometheus, anybody's."""

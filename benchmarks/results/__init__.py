@@ -1,0 +1,1 @@
+"""Figures about encoders and scores: recipes reproduced, detection, calibration, the monitor."""

@@ -1,0 +1,1 @@
+"""Speed of serving, as ratios in one run. Run it as `python -m benchmarks.serving`."""

@@ -1,0 +1,223 @@
+"""The whole line on real data: train, export, serve, ask, report.
+
+    python -m demo digits            `make demo`   about a minute on two cores
+    python -m demo mnist             `make mnist`  about ten minutes on two cores
+    python -m demo digits --serve    `make serve`  leaves the server running
+
+Every figure is asked from the running server through the client. What is made lies under build/line-<data>.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import tyro
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.processes.served import ServedProcess
+from benchmarks.results.recipes import RECIPES, read_recipe
+from latentserve import records
+from latentserve.client import Client
+from latentserve.v1 import embedding_pb2 as pb
+from training.data import Data
+from training.evaluation.command import floor_card
+from training.evaluation.ood_sets import IMAGES, QUICK_SETS, strange_rows
+from training.evaluation.probes import knn_accuracy, linear_probe_accuracy
+from training.evaluation.report import FULL
+from training.evaluation.separation import auroc
+from training.running.run import RUN, Run
+from training.running.run_report import plot_images
+
+PORTS = (50051, 9464)
+NUM_LATENCIES = 500
+NUM_PICTURED = 8
+ALPHA = 0.05
+FLOORS = ("pixels", "PCA-16", "random init")
+
+Rows = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Options:
+    """Runs the whole line.
+
+    Attributes:
+        data: recipe.
+        serve: leave the server running until Ctrl-C, on ports 50051 and 9464.
+    """
+
+    data: Annotated[Literal["digits", "mnist"], tyro.conf.Positional]
+    serve: bool = False
+
+
+def main(options: Options) -> int:
+    """Runs the line; returns the exit status."""
+    folder = Path("build") / f"line-{options.data}"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    run, models = folder / "run", folder / "models"
+    recipe = read_recipe(RECIPES / f"vae_{options.data}.toml")
+    command("training", recipe.method, "--data", recipe.data, *recipe.arguments, "--run", str(run))
+    command("export", str(run), "--to", str(models))
+    with ServedProcess(models, folder / "server.log", ports=PORTS if options.serve else (0, 0)) as server:
+        with Client(server.target) as client:
+            tables, figures = ask(client, server, records.read(Run, run / RUN), folder)
+        show(tables)
+        (folder / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
+        (report,) = models.glob("*/*/report.html")
+        print(f"picture  {folder / 'picture.png'}\nreport   {report}\nfigures  {folder / 'figures.json'}")
+        if options.serve:
+            print(f"serving  {server.target}, metrics on {server.metrics_url}; Ctrl-C stops")
+            try:
+                server.wait()
+            except KeyboardInterrupt:
+                print("\nstopping")
+    status = server.stop()
+    print(f"server   exit {status}")
+    return status
+
+
+def command(package: str, *arguments: str) -> None:
+    """Runs one of our own command lines, its output shown."""
+    line = [sys.executable, "-m", package, *arguments]
+    print("$ python", *line[1:], flush=True)
+    if status := subprocess.run(line, check=False).returncode:
+        sys.exit(status)
+
+
+def ask(client: Client, server: ServedProcess, run: Run, folder: Path) -> tuple[dict[str, Rows], dict[str, float]]:
+    """Asks the server for everything; returns tables to show and figures to keep."""
+    data = run.load_data()
+    described = client.get_model().model
+    answered = client.analyze(data.test.values, ["embedding", "reconstruction", "score"], alpha=ALPHA)
+    assert answered.embeddings is not None
+    assert answered.reconstructions is not None
+    assert answered.scores is not None
+    scores = answered.scores
+    error = np.square(data.test.values / np.float32(255) - answered.reconstructions).mean(axis=(1, 2, 3))
+    strange = {name: strange_rows(name, data.test.values) for name in IMAGES if name in QUICK_SETS}
+    answers = {name: client.score(images, alpha=ALPHA) for name, images in strange.items()}
+    seconds = latencies(client, data.test.values)
+    p50, p99 = np.percentile(seconds, [50, 99]) * 1e3
+
+    tables: dict[str, Rows] = {"model": model_rows(described, answered.embeddings)}
+    figures = {
+        "reconstruction_mean_squared_error": float(error.mean()),
+        f"share_flagged_at_alpha_{ALPHA}": float(scores.flagged.mean()),
+        "latency_p50_ms": float(p50),
+        "latency_p99_ms": float(p99),
+    }
+    tables["out-of-distribution"] = {
+        f"{data.spec} test": f"p median {np.median(scores.p_values):.2g}  flagged {scores.flagged.mean():.2%}"
+        f" at alpha {ALPHA}  reconstruction error {error.mean():.4f}"
+    }
+    for name, answer in answers.items():
+        figures[f"auroc_against_{name}"] = area = auroc(scores.scores[:, 0], answer.scores[:, 0])
+        tables["out-of-distribution"][name] = (
+            f"p median {np.median(answer.p_values):.2g}  flagged {answer.flagged.mean():.2%}  AUROC {area:.4f}"
+        )
+    tables["probes (test accuracy)"] = probe_rows(client, run, data, answered.embeddings, figures)
+    tables["service"] = {
+        "one image, one caller": f"p50 {p50:.2f} ms  p99 {p99:.2f} ms  ({NUM_LATENCIES} calls)",
+        **metric_rows(server.metrics(), figures),
+    }
+    draw(client, data, strange, folder / "picture.png")
+    return tables, figures
+
+
+def model_rows(model: pb.Model, embeddings: NDArray[Any]) -> Rows:
+    """What the server says of the model."""
+    return {
+        "model": f"{model.name} version {model.version} ({model.method} on {model.data})",
+        "runs on": model.execution_provider,
+        "embeddings": f"{embeddings.dtype} {list(embeddings.shape)}",
+        "embedding space": model.embedding_space,
+        "detector": f"{model.detectors[0].name}, calibrated on {model.detectors[0].num_calibration_rows} rows",
+    }
+
+
+def probe_rows(client: Client, run: Run, data: Data, test_embeddings: NDArray[Any], figures: dict[str, float]) -> Rows:
+    """Probes of embeddings fetched through the server, and the floors that a method must beat."""
+    started = time.monotonic()
+    train_embeddings = client.embed(data.train.values)
+    rate = len(train_embeddings) / (time.monotonic() - started)
+    assert data.train.labels_N is not None
+    assert data.test.labels_N is not None
+    arrays = (train_embeddings, data.train.labels_N, test_embeddings, data.test.labels_N)
+    linear, knn = linear_probe_accuracy(*arrays), knn_accuracy(*arrays)
+    figures |= {"linear_probe": linear, "knn_20": knn, "images_per_second_one_client": rate}
+    rows = {"served embeddings": f"linear {linear:.2%}  kNN-20 {knn:.2%}"}
+    for name in FLOORS:
+        floor_linear, floor_knn = (mark.value for mark in floor_card(name, run, data, replace(FULL, parts=("probes",))))
+        figures |= {f"{name} linear": floor_linear, f"{name} knn_20": floor_knn}
+        rows[f"floor: {name}"] = f"linear {floor_linear:.2%}  kNN-20 {floor_knn:.2%}"
+    return rows
+
+
+def latencies(client: Client, images: NDArray[Any]) -> NDArray[np.float64]:
+    """Seconds of single-image calls, one after another."""
+    seconds = []
+    for i in range(NUM_LATENCIES):
+        row = i % len(images)
+        started = time.perf_counter()
+        client.embed(images[row : row + 1])
+        seconds.append(time.perf_counter() - started)
+    return np.array(seconds)
+
+
+def metric_rows(metrics: dict[str, float], figures: dict[str, float]) -> Rows:
+    """A few of the server's own metrics."""
+
+    def total(prefix: str) -> float:
+        return sum(value for name, value in metrics.items() if name.startswith(prefix))
+
+    rows, batches = total("latentserve_batch_rows_sum"), total("latentserve_batch_rows_count")
+    memory = metrics["process_resident_memory_bytes"] / 2**20
+    figures["server_resident_mib"] = memory
+    return {
+        "calls answered": f"{total('latentserve_requests_total'):.0f}",
+        "rows run": f"{rows:.0f} in {batches:.0f} batches",
+        "padding rows": f"{total('latentserve_padding_rows_total'):.0f}",
+        "dead work rows": f"{total('latentserve_dead_work_rows_total'):.0f}",
+        "resident memory": f"{memory:.0f} MiB",
+    }
+
+
+def draw(client: Client, data: Data, strange: dict[str, NDArray[Any]], path: Path) -> None:
+    """Inputs, what the model kept of them, and how strange it finds them."""
+    sets = {"test": data.test.values[:NUM_PICTURED], **{k: v[:NUM_PICTURED] for k, v in strange.items()}}
+    images = np.concatenate([sets[name][: NUM_PICTURED // 2] for name in sets])
+    answered = client.analyze(images, ["reconstruction", "score"], alpha=ALPHA)
+    assert answered.reconstructions is not None
+    assert answered.scores is not None
+    captions = [
+        f"p={p:.2g}" + ("\nstrange" if flagged else "")
+        for p, flagged in zip(answered.scores.p_values, answered.scores.flagged, strict=True)
+    ]
+    figure = plot_images([("input", images), ("reconstruction", answered.reconstructions)], captions)
+    figure.suptitle(f"{', '.join(sets)}: four each; p-values at alpha {ALPHA}", fontsize=9, y=1.02)
+    figure.savefig(path, dpi=130, bbox_inches="tight")
+
+
+def show(tables: dict[str, Rows]) -> None:
+    """Prints the tables."""
+    console = Console()
+    for title, rows in tables.items():
+        table = Table(title=title, title_justify="left", show_header=False, min_width=80)
+        for name, value in rows.items():
+            table.add_row(name, value)
+        console.print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main(tyro.cli(Options, prog="python -m demo")))

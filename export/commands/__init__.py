@@ -1,0 +1,1 @@
+"""What `python -m export` does: export, evaluate, ood."""

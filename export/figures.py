@@ -1,0 +1,97 @@
+"""The figures that count: measured through the exported graphs, on rows that were not trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.graphs import GraphRunner
+from latentserve.bundle import Evaluation
+from latentserve.conformal import at_most, p_values
+from training.data import Data
+from training.evaluation.ood_sets import QUICK_SETS, known_sets, strange_rows
+from training.evaluation.report import METHOD, Mark
+from training.evaluation.separation import auroc
+
+Tensors = dict[str, NDArray[np.float32]]
+
+NUM_TRAVERSED = 6
+TRAVERSAL_STEPS = 9
+TRAVERSAL_REACH = 2.5  # standard deviations of a latent over the test rows
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Figures for the manifest, and the arrays a report draws.
+
+    Attributes:
+        evaluations: one figure each, the encoder's own.
+        marks: the report card, floors included.
+        train: what the graphs gave for the training rows.
+        test: what the graphs gave for the test rows.
+        p_values: of the test rows, or empty without a detector.
+        strange: scores of each strange set, by name.
+    """
+
+    evaluations: tuple[Evaluation, ...]
+    marks: tuple[Mark, ...]
+    train: Tensors
+    test: Tensors
+    p_values: NDArray[np.float64]
+    strange: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+
+
+def evaluate(
+    runner: GraphRunner,
+    data: Data,
+    train: Tensors,
+    test: Tensors,
+    marks: Sequence[Mark],
+    calibration: NDArray[np.float32] | None,
+    alpha: float,
+) -> Measured:
+    """Adds to the report card: reconstruction error where there is a decoder, scores where there are detectors.
+
+    Args:
+        runner: of all graphs.
+        data: with its test split.
+        train: what the graphs gave for the training rows.
+        test: and for the test rows.
+        marks: the report card.
+        calibration: sorted scores of the deciding detector, or None.
+        alpha: level at which false alarms are counted.
+    """
+    where = f"{data.spec} test"
+    found = [Evaluation(mark.name, mark.value, mark.data) for mark in marks if mark.features == METHOD]
+    if "reconstruction" in test:
+        error = np.square(data.test.values / np.float32(255) - test["reconstruction"]).mean()
+        found.append(Evaluation("reconstruction_mean_squared_error", float(error), where))
+    if calibration is None:
+        return Measured(tuple(found), tuple(marks), train, test, np.empty(0))
+    usual = test["scores"][:, 0]
+    p = p_values(usual, calibration)
+    found.append(Evaluation(f"share_flagged_at_alpha_{alpha:g}", float(at_most(p, alpha).mean()), where))
+    sets = [name for name in known_sets(data.test.values) if name in QUICK_SETS]
+    strange = {name: runner.run(strange_rows(name, data.test.values))["scores"][:, 0] for name in sets}
+    for name, scores in strange.items():
+        found.append(Evaluation(f"auroc_against_{name}", auroc(usual, scores), where))
+    return Measured(tuple(found), tuple(marks), train, test, p, strange)
+
+
+def traversals(runner: GraphRunner, latent_NL: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    """What is decoded when one latent of the first row moves and the others stay, for the latents that vary most.
+
+    Returns:
+        For each such latent its images [steps, H, W, C], from low to high.
+    """
+    spread_L = latent_NL.std(axis=0)
+    steps = np.linspace(-TRAVERSAL_REACH, TRAVERSAL_REACH, TRAVERSAL_STEPS, dtype=np.float32)
+    decoded = []
+    for latent in np.argsort(-spread_L, kind="stable")[:NUM_TRAVERSED]:
+        moved = np.repeat(latent_NL[:1], TRAVERSAL_STEPS, axis=0)
+        moved[:, latent] = latent_NL[:, latent].mean() + steps * spread_L[latent]
+        decoded.append(runner.decode(moved))
+    return decoded

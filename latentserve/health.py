@@ -1,0 +1,68 @@
+"""Exits with 0 if a server is serving, for a container's health check.
+
+    python -m latentserve.health localhost:50051                  asks grpc.health.v1, in the clear
+    python -m latentserve.health http://localhost:9464/ready      also where gRPC speaks TLS, or wants a token
+    python -m latentserve.health https://localhost:9464/ready     where that page speaks TLS, too (--metrics-tls)
+    python -m latentserve.health http://localhost:9464/metrics    reads latentserve_ready
+
+Without an argument: localhost:50051.
+"""
+
+from __future__ import annotations
+
+import ssl
+import sys
+import urllib.error
+import urllib.request
+from typing import Any
+
+TIMEOUT_SECONDS = 2.0
+SERVING, NOT_SERVING = "SERVING", "NOT_SERVING"
+
+
+def main(target: str) -> int:
+    """Asks; prints what it hears."""
+    try:
+        answer = ready(target) if target.startswith(("http://", "https://")) else serving(target)
+    except OSError as error:
+        print(f"{target}: {error}", file=sys.stderr)
+        return 1
+    print(answer)
+    return 0 if answer == SERVING else 1
+
+
+def ready(url: str) -> str:
+    """What the metrics page says. Raises OSError if there is none."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # nothing is told, and the answer is one word
+    directly = urllib.request.build_opener(
+        urllib.request.ProxyHandler({}),  # whatever the environment says
+        urllib.request.HTTPSHandler(context=context),
+    )
+    try:
+        with directly.open(url, timeout=TIMEOUT_SECONDS) as page:
+            lines = page.read().decode().splitlines()
+    except urllib.error.HTTPError as error:
+        with error:
+            if error.code != 503:  # which is what /ready says
+                raise
+        return NOT_SERVING
+    return SERVING if "latentserve_ready 1.0" in lines or lines == [SERVING] else NOT_SERVING
+
+
+def serving(target: str) -> str:
+    """What grpc.health.v1 says. Raises ConnectionError if there is no answer."""
+    import grpc  # imported here: half a second that the page of metrics does not take
+    from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+    with grpc.insecure_channel(target) as channel:
+        try:
+            stub: Any = health_pb2_grpc.HealthStub(channel)
+            answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=TIMEOUT_SECONDS)
+        except grpc.RpcError as error:
+            raise ConnectionError(error.code().name) from error
+    return health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1] if len(sys.argv) > 1 else "localhost:50051"))

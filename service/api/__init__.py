@@ -1,0 +1,1 @@
+"""The calls: messages in, messages out, whichever transport brings them. Knows no network."""

@@ -1,0 +1,251 @@
+"""The calls: protobuf messages in, protobuf messages out. Translates and decides nothing; knows no transport."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+
+from latentserve.errors import InvalidInput
+from latentserve.inputs import AudioInput, ImageInput, TensorSpec
+from latentserve.records import printable
+from latentserve.tensors import data_type, to_tensor
+from latentserve.v1 import embedding_pb2 as pb
+from service.api.inference import EMBEDDING, RECONSTRUCTION, SCORES, Context, Inference
+from service.config import Config
+from service.models.decisions import Decision, Guarantee, Question, Verdicts
+from service.models.decoding import Arriving
+from service.models.repository import LATENT, Repository, ServedModel
+from service.scheduling.queue import Tensors
+
+TENSOR_OF_OUTPUT = {
+    pb.OUTPUT_EMBEDDING: EMBEDDING,
+    pb.OUTPUT_LATENT: LATENT,
+    pb.OUTPUT_RECONSTRUCTION: RECONSTRUCTION,
+    pb.OUTPUT_SCORE: SCORES,
+}
+PRIORITIES: dict[int, int] = {
+    pb.PRIORITY_UNSPECIFIED: 0,
+    pb.PRIORITY_LOW: -1,
+    pb.PRIORITY_NORMAL: 0,
+    pb.PRIORITY_HIGH: 1,
+}
+GUARANTEES: dict[int, Guarantee] = {
+    pb.GUARANTEE_UNSPECIFIED: "marginal",
+    pb.GUARANTEE_MARGINAL: "marginal",
+    pb.GUARANTEE_CONDITIONAL: "conditional",
+}
+DECISIONS: dict[int, Decision] = {
+    pb.DECISION_UNSPECIFIED: "per_row",
+    pb.DECISION_PER_ROW: "per_row",
+    pb.DECISION_FALSE_DISCOVERY_RATE: "false_discovery_rate",
+}
+MODALITIES = {"image": pb.MODALITY_IMAGE, "audio": pb.MODALITY_AUDIO}
+
+T = TypeVar("T")
+
+
+class Servicer:
+    """One method for each call of `latentserve.v1.EmbeddingService`, named in snake case."""
+
+    def __init__(self, inference: Inference, repository: Repository, config: Config) -> None:
+        self._inference = inference
+        self._repository = repository
+        self._config = config
+
+    async def embed(self, request: pb.EmbedRequest, context: Context) -> pb.EmbedResponse:
+        """See the proto."""
+        model = self._find(request.model, context)
+        running = self._run(model, request, {EMBEDDING}, context)
+        del request  # as `Inference.ask` says
+        tensors = await running
+        return pb.EmbedResponse(model=_version(model), embeddings=to_tensor(tensors[EMBEDDING]))
+
+    async def reconstruct(self, request: pb.ReconstructRequest, context: Context) -> pb.ReconstructResponse:
+        """See the proto."""
+        model = self._find(request.model, context)
+        running = self._run(model, request, {RECONSTRUCTION}, context)
+        del request  # as `Inference.ask` says
+        tensors = await running
+        return pb.ReconstructResponse(model=_version(model), reconstructions=to_tensor(tensors[RECONSTRUCTION]))
+
+    async def score(self, request: pb.ScoreRequest, context: Context) -> pb.ScoreResponse:
+        """See the proto."""
+        model = self._find(request.model, context)
+        question = _question(model, request)
+        running = self._run(model, request, {SCORES}, context)
+        del request  # as `Inference.ask` says
+        tensors = await running
+        verdicts = self._inference.judge(model, tensors, question)
+        return pb.ScoreResponse(
+            model=_version(model), out_of_distribution=_out_of_distribution(model, verdicts, question)
+        )
+
+    async def analyze(self, request: pb.AnalyzeRequest, context: Context) -> pb.AnalyzeResponse:
+        """See the proto."""
+        model = self._find(request.model, context)
+        wants = _wanted(request)
+        question = _question(model, request) if SCORES in wants else None
+        running = self._run(model, request, wants, context)
+        del request
+        tensors = await running
+        response = pb.AnalyzeResponse(model=_version(model))
+        if EMBEDDING in wants:
+            response.embeddings.CopyFrom(to_tensor(tensors[EMBEDDING]))
+        if LATENT in wants:
+            response.latents.CopyFrom(to_tensor(tensors[LATENT]))
+        if RECONSTRUCTION in wants:
+            response.reconstructions.CopyFrom(to_tensor(tensors[RECONSTRUCTION]))
+        if question is not None:
+            verdicts = self._inference.judge(model, tensors, question)
+            response.out_of_distribution.CopyFrom(_out_of_distribution(model, verdicts, question))
+        return response
+
+    async def decode(self, request: pb.DecodeRequest, context: Context) -> pb.DecodeResponse:
+        """See the proto."""
+        model = self._find(request.model, context)
+        running = self._run_latents(model, request, context)
+        del request
+        tensors = await running
+        return pb.DecodeResponse(model=_version(model), reconstructions=to_tensor(tensors[RECONSTRUCTION]))
+
+    async def get_model(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
+        """See the proto."""
+        config = self._config
+        limits = pb.Limits(
+            max_rows_per_request=config.max_request_rows,
+            max_bytes_per_request=config.max_request_bytes,
+            max_bytes_per_item=config.max_item_bytes,
+            max_pixels_per_item=config.max_item_pixels,
+            max_pixels_per_request=config.limits.max_request_pixels,
+        )
+        return pb.GetModelResponse(model=_describe(self._find(request.model, context)), limits=limits)
+
+    async def list_models(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
+        """See the proto."""
+        return pb.ListModelsResponse(
+            models=[
+                _describe(model) for model in self._repository.served() if context.caller.sees(model.manifest.name)
+            ],
+            refused=[
+                pb.RefusedBundle(name=refused.name, version=refused.version, reason=refused.reason)
+                for refused in (self._repository.refused if context.caller.admin else ())
+            ],
+        )
+
+    def _find(self, selector: pb.ModelSelector, context: Context) -> ServedModel:
+        return self._inference.find(selector.name, selector.version, context)
+
+    def _run(self, model: ServedModel, request: Any, wants: set[str], context: Context) -> Coroutine[Any, Any, Tensors]:
+        arrive = partial(model.decoder.arriving, request.input, context.size_bytes)
+        return self._inference.ask(model, arrive, wants, _priority(request, context), context)
+
+    def _run_latents(
+        self, model: ServedModel, request: pb.DecodeRequest, context: Context
+    ) -> Coroutine[Any, Any, Tensors]:
+        def arrive() -> Arriving:
+            return model.decoder.arriving_tensor(request.latents, model.manifest.outputs[LATENT], "latents")
+
+        priority = _priority(request, context)
+        return self._inference.ask(model, arrive, {RECONSTRUCTION}, priority, context, LATENT)
+
+
+def _priority(request: Any, context: Context) -> int:
+    return context.caller.lowered(_named(PRIORITIES, request.priority, "priority", pb.Priority))
+
+
+def _wanted(request: pb.AnalyzeRequest) -> set[str]:
+    if not request.outputs:
+        raise InvalidInput.at("outputs", got="none", expected="at least one")
+    for output in request.outputs:
+        if output not in TENSOR_OF_OUTPUT:
+            known = ", ".join(pb.Output.Name(code) for code in TENSOR_OF_OUTPUT)
+            raise InvalidInput.at("outputs", got=output, expected=f"among {known}")
+    wants = {TENSOR_OF_OUTPUT[output] for output in request.outputs}
+    if SCORES not in wants:
+        for name, _ in request.ListFields():
+            if name.name in ("alpha", "guarantee", "decision"):
+                raise InvalidInput.at(name.name, got=getattr(request, name.name), expected="none without OUTPUT_SCORE")
+    return wants
+
+
+def _question(model: ServedModel, request: pb.ScoreRequest | pb.AnalyzeRequest) -> Question:
+    return model.judge.question(
+        request.alpha if request.HasField("alpha") else None,
+        _named(GUARANTEES, request.guarantee, "guarantee", pb.Guarantee),
+        _named(DECISIONS, request.decision, "decision", pb.Decision),
+    )
+
+
+def _named(names: dict[int, T], code: int, field: str, enum: Any) -> T:
+    """What a code of an enum means to us."""
+    if code not in names:
+        known = ", ".join(enum.Name(one) for one in names)
+        raise InvalidInput.at(field, got=code, expected=f"among {known}")
+    return names[code]
+
+
+def _version(model: ServedModel) -> pb.ModelVersion:
+    manifest = model.manifest
+    return pb.ModelVersion(name=manifest.name, version=manifest.version, embedding_space=manifest.embedding_space)
+
+
+def _out_of_distribution(model: ServedModel, verdicts: Verdicts, question: Question) -> pb.OutOfDistribution:
+    detectors = [detector.name for detector in model.manifest.detectors]
+    return pb.OutOfDistribution(
+        detectors=detectors,
+        scores=to_tensor(verdicts.scores),
+        p_values=verdicts.p_values.tolist(),
+        flagged=verdicts.flagged.tolist(),
+        alpha=question.alpha,
+        deciding_detector=detectors[0],
+        detector_p_values=to_tensor(verdicts.detector_p_values.astype(np.float32)),
+        guarantee=f"GUARANTEE_{question.guarantee.upper()}",
+        decision=f"DECISION_{question.decision.upper()}",
+    )
+
+
+def _describe(model: ServedModel) -> pb.Model:
+    manifest = model.manifest
+    return pb.Model(
+        name=manifest.name,
+        version=manifest.version,
+        embedding_space=manifest.embedding_space,
+        modality=MODALITIES[manifest.input.modality],
+        input=_spec(manifest.input.spec),
+        outputs=[_spec(spec) for spec in manifest.outputs.values()],
+        detectors=[
+            pb.Detector(
+                name=detector.name,
+                num_calibration_rows=detector.num_calibration_rows,
+                smallest_p_value=detector.smallest_p_value,
+                smallest_conditional_p_value=detector.smallest_conditional_p_value,
+                delta=detector.delta,
+                calibration_sha256=detector.calibration_sha256,
+                method=detector.method,
+            )
+            for detector in manifest.detectors
+        ],
+        default_alpha=manifest.default_alpha,
+        execution_provider=model.execution_provider,
+        method=manifest.provenance.method,
+        data=printable(manifest.provenance.data),
+        created_at=manifest.provenance.created_at,
+        evaluations=[
+            pb.Evaluation(name=figure.name, value=figure.value, data=printable(figure.data))
+            for figure in manifest.evaluations
+        ],
+        audio=_audio(manifest.input),
+    )
+
+
+def _audio(given: ImageInput | AudioInput) -> pb.AudioFormat | None:
+    if isinstance(given, AudioInput):
+        return pb.AudioFormat(sample_rate_hz=given.sample_rate_hz, num_samples=given.num_samples)
+    return None
+
+
+def _spec(spec: TensorSpec) -> pb.TensorSpec:
+    return pb.TensorSpec(name=spec.name, dtype=data_type(np.dtype(spec.dtype)), shape=spec.shape)

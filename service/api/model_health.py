@@ -1,0 +1,81 @@
+"""Whether each model can answer, for grpc.health.v1, the Open Inference Protocol and the page of metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from grpc_health.v1 import health_pb2
+
+from service.api.calls import OPEN_SERVICE, SERVICE
+from service.models.queues import RunningModels
+from service.models.repository import Repository, ServedModel
+from service.observing.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+SERVICES = ("", SERVICE.full_name, OPEN_SERVICE.full_name)
+EVERY_SECONDS = 1.0
+
+
+class ModelHealth:
+    """Says of each model by its name, and of all services, whether calls are answered.
+
+    A name serves if the version that answers by default is well. The services serve while any model does: what makes
+    every model unwell is the device that they share, or that there is only one.
+
+    Args:
+        servicer: of grpc.health.v1.
+        repository: the models.
+        running: what works for them.
+        metrics: are told, too.
+        stuck_seconds: a batch that runs longer is stuck.
+    """
+
+    def __init__(
+        self,
+        servicer: Any,
+        repository: Repository,
+        running: RunningModels,
+        metrics: Metrics,
+        stuck_seconds: float,
+    ) -> None:
+        self._servicer = servicer
+        self._repository = repository
+        self._running = running
+        self._metrics = metrics
+        self._stuck_seconds = stuck_seconds
+        self._said: dict[str, int] = {}
+        self.any_well = True
+
+    def well(self, model: ServedModel) -> bool:
+        """Whether this version can answer."""
+        return self._running.well(model, self._stuck_seconds)
+
+    async def say(self, gone: Sequence[ServedModel] = ()) -> None:
+        """Tells everybody what has changed. Models that have gone, and refused ones, do not serve."""
+        well = {model.key: self.well(model) for model in self._repository.served()}
+        for (name, version), one in well.items():
+            self._metrics.model_well.labels(name, str(version)).set(one)
+        self.any_well = any(well.values())
+        away = (*(refused.name for refused in self._repository.refused), *(model.key[0] for model in gone))
+        statuses = dict.fromkeys(SERVICES, SERVING if self.any_well else NOT_SERVING)
+        statuses |= dict.fromkeys(away, NOT_SERVING)
+        for name, versions in self._repository.models.items():
+            statuses[name] = SERVING if well[name, max(versions)] else NOT_SERVING
+        for name, status in statuses.items():
+            if self._said.get(name) != status:
+                self._said[name] = status
+                if status == NOT_SERVING and name not in away:
+                    log.error("%s: not serving, its queue is dead or a batch is stuck", name or "the server")
+                await self._servicer.set(name, status)
+
+    async def watch(self) -> None:
+        """Looks again and again, until it is cancelled."""
+        while True:
+            await asyncio.sleep(EVERY_SECONDS)
+            await self.say()

@@ -1,0 +1,1 @@
+"""Rows to tensors: ONNX Runtime on a GPU or a CPU."""

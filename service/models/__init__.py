@@ -1,0 +1,1 @@
+"""Models: bundles verified and loaded, their queues, rows decoded, scores decided on."""

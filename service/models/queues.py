@@ -1,0 +1,127 @@
+"""Models at work: the tasks that work off their queues, begun when a model is opened and ended when it has gone.
+
+A task that dies of a fault of ours is logged, counted and begun again. If it keeps dying, or a batch never ends, the
+model is no longer well, and health says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from service.models.repository import ServedModel
+from service.observing.metrics import Metrics
+from service.scheduling.batching import BatchQueue, QueueConfig
+
+log = logging.getLogger(__name__)
+
+MOST_FAILURES = 5
+"""In a row: the sixth is the last. With these pauses that is three seconds of calls refused before we give up."""
+PAUSE_SECONDS = 0.1
+"""Before the first new beginning; twice as long before each further one."""
+STEADY_SECONDS = 60.0
+"""Who has worked for so long begins to count anew."""
+
+
+def notice(task: asyncio.Task[Any]) -> asyncio.Task[Any]:
+    """A task that nobody waits for: if it dies, the log says of what."""
+    task.add_done_callback(_log_death)
+    return task
+
+
+def _log_death(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled() and (error := task.exception()):
+        log.error("the task %s died", task.get_name(), exc_info=error)
+
+
+@dataclass(eq=False)
+class Running:
+    """A model and what works off its queues.
+
+    Attributes:
+        model: the model.
+        tasks: one for each queue.
+        dead: queues that nothing works off any more.
+    """
+
+    model: ServedModel
+    tasks: list[asyncio.Task[None]]
+    dead: set[str] = field(default_factory=set)
+
+
+class RunningModels:
+    """Every model that is at work.
+
+    Args:
+        metrics: hear of queues that die.
+    """
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._all: list[Running] = []
+
+    def start(self, model: ServedModel, config: QueueConfig) -> None:
+        """Begins to work off its queues, bounded as is said now: it may have changed since the model was opened."""
+        name, version = model.key
+        one = Running(model, [])
+        for at, lane in model.lanes.items():
+            one.tasks.append(asyncio.create_task(self._work_off(one, at, lane), name=f"{name}/{version}/{at}"))
+        self._all.append(one)
+        self._bound(model, config)
+
+    def well(self, model: ServedModel, stuck_seconds: float) -> bool:
+        """Whether it can answer: its queues are worked off, and no batch holds the device for long."""
+        if any(one.dead for one in self._all if one.model is model):
+            return False
+        lanes = (lane for one in self._all for lane in one.model.lanes.values())
+        return max((lane.running_seconds() for lane in lanes), default=0.0) <= stuck_seconds
+
+    async def _work_off(self, one: Running, at: str, lane: BatchQueue) -> None:
+        """Until it is drained, or has died too often."""
+        labels = one.model.manifest.name, str(one.model.manifest.version), at
+        failures = 0
+        try:
+            while failures <= MOST_FAILURES:
+                began = time.monotonic()
+                try:
+                    return await lane.run()
+                except Exception:
+                    log.exception("the queue %s/%s/%s died, its callers were told", *labels)
+                    self._metrics.queue_failures.labels(*labels).inc()
+                failures = 1 if time.monotonic() - began > STEADY_SECONDS else failures + 1
+                await asyncio.sleep(PAUSE_SECONDS * 2 ** (failures - 1))
+            one.dead.add(at)
+            log.error("the queue %s/%s/%s died %d times in a row and is given up", *labels, failures)
+        finally:
+            lane.close()
+
+    def bound(self, config: QueueConfig) -> None:
+        """From now on every queue has these bounds."""
+        for one in self._all:
+            self._bound(one.model, config)
+
+    def those_of(self, models: Sequence[ServedModel]) -> list[Running]:
+        """What works for these models."""
+        return [one for one in self._all if any(one.model is model for model in models)]
+
+    async def retire(self, one: Running) -> None:
+        """All that waits in its queues is answered, then it is let go."""
+        for lane in one.model.lanes.values():
+            lane.drain()
+        # shielded: whoever waits here may be cancelled, what is accepted is answered all the same
+        await asyncio.gather(*map(asyncio.shield, one.tasks))
+        if one in self._all:
+            self._all.remove(one)
+
+    async def retire_all(self) -> None:
+        """As `retire`, of every one."""
+        await asyncio.gather(*(self.retire(one) for one in list(self._all)))
+
+    @staticmethod
+    def _bound(model: ServedModel, config: QueueConfig) -> None:
+        for lane in model.lanes.values():
+            lane.config = config

@@ -1,0 +1,299 @@
+"""The scheduler: who runs when, and with whom.
+
+The contract, each point of which has a test in tests/service/scheduling/test_batching.py:
+
+ 1. Rows are counted, not requests. A batch is cut late: when the engine is free, from all that waits, up to
+    `max_batch_rows`. A request larger than that is cut into pieces. With `window_seconds` a batch that is not full
+    waits that long after its first arrival, no longer, and no longer than deadlines allow. Nothing polls or sleeps.
+ 2. Highest priority first; within a priority the earliest deadline first; then the earliest arrival.
+ 3. What has expired or been cancelled is dropped before it costs a forward pass, and counted. Under overload so is what
+    would expire inside the next batch, and batches are cut so that they fit into the deadlines they serve, as far as
+    that leaves the others at least half of their throughput (`cutting`).
+ 4. Neighbours never feel each other. A caller who cancels leaves the others whole. A batch that fails is run again
+    in halves, until what fails is one request alone.
+ 5. n rows in, n rows out, in order; each future is resolved exactly once, and each row counted once: run or dropped.
+ 6. The queue is bounded in rows and in bytes, those that `reserve` keeps room for included (`door`). Over it both raise
+    Overloaded at once, with a hint when to come again. Expired work raises DeadlineExceeded. While draining they raise
+    Unavailable; what was accepted is still answered.
+ 7. Queues that share a `slot` (one device) take turns, batch by batch.
+
+Knows asyncio and numpy: no gRPC, no ONNX Runtime, no Prometheus. One event loop, not thread-safe.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+from numpy.typing import NDArray
+
+from latentserve.errors import DeadlineExceeded, InternalError, Unavailable
+from service.scheduling.admission import Door, Place
+from service.scheduling.admission import QueueConfig as QueueConfig
+from service.scheduling.formation import Cutter
+from service.scheduling.observer import Observer, Tolerant
+from service.scheduling.pieces import Execute, checked
+from service.scheduling.pieces import Piece as Piece
+from service.scheduling.queue import Job, Slice, Tensors, WaitingLine
+
+
+class BatchQueue:
+    """A queue of requests in front of one engine.
+
+    Args:
+        execute: runs a batch.
+        config: bounds; may be replaced at any time.
+        slot: held while a batch runs; shared by the queues of one device.
+        observer: is told what happens.
+        clock: seconds, monotonic; deadlines are on this clock.
+    """
+
+    def __init__(
+        self,
+        execute: Execute,
+        config: QueueConfig,
+        slot: asyncio.Lock,
+        observer: Observer,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._execute = execute
+        self._config = config
+        self._slot = slot
+        self._observer: Observer = Tolerant(observer)
+        self._clock = clock
+        self._line = WaitingLine[Job]()
+        self._jobs: set[Job] = set()
+        self._changed = asyncio.Event()
+        self._draining = False
+        self._cutter = Cutter()
+        self._under_way: dict[Slice, float] = {}
+        self.backlog: Callable[[], float] = lambda: 0.0  # seconds until rows being read will have been; for the hint
+        self._door = Door(self._line, self._seconds, self._observer.dropped, self._on_room, clock)
+
+    @property
+    def config(self) -> QueueConfig:
+        """Bounds in force. New ones hold at once, for a window that is being waited for, too."""
+        return self._config
+
+    @config.setter
+    def config(self, config: QueueConfig) -> None:
+        self._config = config
+        self._changed.set()
+
+    def reserve(self, rows: int, size_bytes: int, deadline: float = math.inf, priority: int = 0) -> Place:
+        """Keeps room for rows that are still to be read. Raises as `submit` does if there is none."""
+        self._drop_expired()
+        place = self._door.enter(self.config, rows, size_bytes, deadline, priority)
+        self._tell_queue()
+        return place
+
+    async def submit(
+        self,
+        rows: NDArray[Any],
+        wants: frozenset[str],
+        deadline: float = math.inf,
+        priority: int = 0,
+        place: Place | None = None,
+    ) -> Tensors:
+        """Waits for the wanted tensors, one row each per row given; with a place that they fit in they are not refused.
+
+        Raises:
+            Overloaded: the queue is full.
+            DeadlineExceeded: the deadline passed before the rows ran.
+            Unavailable: draining.
+            Exception: whatever `execute` raised for these rows alone.
+        """
+        self._let_in(rows, deadline, priority, place)
+        future: asyncio.Future[Tensors] = asyncio.get_running_loop().create_future()
+        job = Job(rows, wants, deadline, priority, self._clock(), future, len(rows))
+        self._line.add(job)
+        self._jobs.add(job)
+        self._tell_queue()
+        self._changed.set()
+        try:
+            return await future
+        except asyncio.CancelledError:
+            self._drop(job, "expired" if deadline <= self._clock() else "cancelled")
+            raise
+        finally:
+            self._jobs.discard(job)
+
+    async def run(self) -> None:
+        """Serves the queue until `drain` has emptied it. Whatever ends it, nobody is left waiting.
+
+        After an error, which is a bug of ours, it may be called again.
+        """
+        try:
+            while not self._is_over():
+                await self._until(lambda: self._line.rows > 0 or self._is_over())
+                await self._fill_window()
+                async with self._slot:
+                    batch = self._gather()
+                    # Nothing to run though rows wait: their callers were cancelled this very moment; let them leave.
+                    await (self._run_batch(batch) if batch else asyncio.sleep(0))
+        except Exception:
+            self._abandon("failed", InternalError("the queue failed before the rows ran; the server's log says why"))
+            raise
+        except BaseException:  # cancelled
+            self.close()
+            raise
+
+    def drain(self) -> None:
+        """Refuses what comes from now on; `run` returns when what has been accepted is answered."""
+        self._draining = self._door.shut = True
+        self._changed.set()
+
+    def close(self) -> None:
+        """Refuses what comes from now on, and what waits: nobody will run it."""
+        self.drain()
+        self._door.closed = True
+        self._abandon("draining", Unavailable("the server stopped before the rows ran"))
+
+    def _is_over(self) -> bool:
+        return self._draining and self._line.rows + self._door.rows == 0
+
+    def oldest_age(self) -> float:
+        """Seconds that the oldest row has waited to run or to be read; 0 if none waits."""
+        return max(self._clock() - min(self._line.first_arrival(), self._door.first_arrival()), 0.0)
+
+    def running_seconds(self) -> float:
+        """How long the batch that runs now has been running; 0 if none does."""
+        return max((self._clock() - started for started in self._under_way.values()), default=0.0)
+
+    def _let_in(self, rows: NDArray[Any], deadline: float, priority: int, place: Place | None) -> None:
+        if place is not None and place.fits(len(rows), rows.nbytes):
+            place.use()
+            return
+        if place is not None:
+            place.give_back()
+        self.reserve(len(rows), rows.nbytes, deadline, priority).give_back()
+
+    def _seconds(self, rows: int) -> float:
+        pace = self._cutter.pace
+        return max(pace.seconds(rows) if pace.known else 1.0, self.backlog() if self._door.rows else 0.0)
+
+    def _on_room(self) -> None:
+        self._tell_queue()
+        self._changed.set()
+
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def _fill_window(self) -> None:
+        """Waits for more rows until the window ends. Whoever comes meanwhile may end it earlier."""
+        with contextlib.suppress(TimeoutError):
+            while 0 < self._line.rows < self.config.max_batch_rows and not self._draining:
+                left = self._cutter.window_end(self._line, self.config.window_seconds) - self._clock()
+                if left <= 0:
+                    return
+                self._changed.clear()
+                await asyncio.wait_for(self._changed.wait(), left)
+
+    def _gather(self) -> list[Slice]:
+        """Cuts a batch, now and no earlier: the most urgent rows that are still wanted."""
+        line, cutter, whole = self._line, self._cutter, self.config.max_batch_rows
+        self._drop_expired()
+        self._drop_expired(cutter.margin(line.rows, cutter.smallest(whole)))
+        num_rows = cutter.rows(line.most_urgent(), self._clock(), whole)
+        self._drop_expired(cutter.margin(line.rows, num_rows))
+        now = self._clock()
+        self._under_way = dict.fromkeys(line.take(whole), now)
+        batch, others = cutter.share(list(self._under_way), num_rows, whole)
+        line.put_back(others)
+        self._under_way = dict.fromkeys(batch, now)
+        for part in batch:
+            self._observer.waited(now - part.job.arrived, part.num_rows)
+        if batch:
+            full = sum(part.num_rows for part in batch) == whole
+            self._observer.cut("full" if full else "window" if self.config.window_seconds else "free")
+        self._tell_queue()
+        return batch
+
+    async def _run_batch(self, batch: list[Slice]) -> None:
+        batch = [part for part in batch if self._still_wanted(part)]
+        if not batch:
+            return
+        pieces = [Piece(job.rows[start:stop], job.wants) for job, start, stop in batch if job.rows is not None]
+        num_rows = sum(len(piece.rows) for piece in pieces)
+        error: Exception | None = None
+        started = self._clock()
+        try:
+            results = checked(pieces, await self._execute(pieces))
+        except Exception as raised:
+            error = raised
+        ended = self._clock()
+        dead = sum(part.num_rows for part in batch if part.job.future.done() or part.job.deadline <= ended)
+        self._observer.executed(num_rows, dead, ended - started)
+        if error is not None:
+            await self._after_failure(batch, error)
+            return
+        self._cutter.learn(num_rows, ended - started, self.config.max_batch_rows)
+        for part, tensors in zip(batch, results, strict=True):
+            self._settle(part)
+            part.job.deliver(part.start, tensors)
+
+    async def _after_failure(self, batch: list[Slice], error: Exception) -> None:
+        """One request fails alone; several are run again in halves, so that the good ones get answers."""
+        if len(batch) > 1:
+            await self._run_batch(batch[: len(batch) // 2])
+            await self._run_batch(batch[len(batch) // 2 :])
+            return
+        self._settle(batch[0], "failed")
+        self._fail(batch[0].job, error, "failed")
+
+    def _still_wanted(self, part: Slice) -> bool:
+        """False, and counted, if the caller left between the cut and now (a batch that is run again)."""
+        job = part.job
+        expired = not job.future.done() and job.deadline <= self._clock()
+        if expired:
+            self._expire(job)
+        if job.future.done():
+            self._settle(part, "expired" if expired else "cancelled")
+        return not job.future.done()
+
+    def _settle(self, part: Slice, reason: str = "") -> None:
+        """What has become of a part of a batch: it ran, or for that reason it did not. Counted once."""
+        if self._under_way.pop(part, None) is None:
+            return
+        if reason:
+            self._observer.dropped(reason, part.num_rows)
+        else:
+            self._observer.ran(part.num_rows)
+
+    def _abandon(self, reason: str, error: Exception) -> None:
+        """Nobody will run what is under way or waits."""
+        for part in list(self._under_way):
+            self._settle(part, reason)
+        for job in list(self._jobs):
+            self._fail(job, error, reason)
+
+    def _drop_expired(self, margin: float = 0.0) -> None:
+        for job in self._line.pop_expired(self._clock() + margin):
+            self._expire(job)
+
+    def _expire(self, job: Job) -> None:
+        left = job.deadline - self._clock()
+        milliseconds = f"{abs(left) * 1e3:.0f} ms"
+        why = f"passed {milliseconds} ago" if left <= 0 else f"in {milliseconds} could not be met"
+        self._fail(job, DeadlineExceeded(f"the deadline {why}"), "expired")
+
+    def _drop(self, job: Job, reason: str) -> None:
+        if num_rows := self._line.leave(job):
+            self._observer.dropped(reason, num_rows)
+        self._tell_queue()
+
+    def _fail(self, job: Job, error: Exception, reason: str) -> None:
+        """Resolves a job with an error; rows of it that still wait will not run."""
+        self._drop(job, reason)
+        if not job.future.done():
+            job.future.set_exception(error)
+
+    def _tell_queue(self) -> None:
+        door = self._door
+        self._observer.queued(self._line.rows + door.rows, self._line.size_bytes + door.size_bytes)

@@ -1,0 +1,97 @@
+"""The report card through ONNX."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from export.__main__ import main
+from export.commands import evaluate as card
+from export.exporter import export_run
+from export.figures import NUM_TRAVERSED, TRAVERSAL_STEPS, traversals
+from export.graphs import GraphRunner
+from latentserve import bundle, records
+from training.data import load_data
+from training.evaluation.command import EVALUATION, CardOptions, evaluate_run
+from training.evaluation.report import Card
+
+
+def test_onnx_and_torch_get_the_same_card(bundle_folder: Path, run_folder: Path) -> None:
+    options = CardOptions(rows=150)
+    through_onnx, through_torch = card.evaluate_bundle(bundle_folder, None, options), evaluate_run(run_folder, options)
+    assert [mark.name for mark in through_onnx.marks] == [mark.name for mark in through_torch.marks]
+    for one, other in zip(through_onnx.marks, through_torch.marks, strict=True):
+        assert one.value == pytest.approx(other.value, abs=0.02), one.name  # a row on a border may change sides
+    assert through_onnx.measured_through == "encoder.onnx"
+
+
+def test_a_bundle_holds_its_card_and_the_service_tells_the_methods_own_figures(bundle_folder: Path) -> None:
+    manifest = bundle.load(bundle_folder)
+    assert manifest.files[EVALUATION] == bundle.sha256_of_file(bundle_folder / EVALUATION)
+    kept = records.read(Card, bundle_folder / EVALUATION)
+    assert {mark.features for mark in kept.marks} == {"embedding", "pixels", "PCA-16", "random init"}
+    assert kept.encoder_sha256 == manifest.files["encoder.onnx"]
+    own = {mark.name: mark.value for mark in kept.marks if mark.features == "embedding"}
+    told = {figure.name: figure.value for figure in manifest.evaluations}
+    assert own.items() <= told.items()
+    assert len(manifest.evaluations) == len(told)  # no floor under the same name
+    floors = {mark.features for mark in kept.marks if mark.name == "linear_probe_accuracy"}
+    assert floors == {"embedding", "PCA-16", "random init"}
+
+
+def test_measuring_a_bundle_leaves_it_as_it_is(
+    bundle_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path.name: path.read_bytes() for path in bundle_folder.iterdir()}
+    out = tmp_path / "card.json"
+    arguments = [str(bundle_folder), "--data", "shapes", "--rows", "200", "--json", str(out)]
+    assert main(["evaluate", *arguments]) == 0
+    assert {path.name: path.read_bytes() for path in bundle_folder.iterdir()} == before
+    marks = json.loads(out.read_text())["marks"]
+    assert {mark["data"] for mark in marks} == {"shapes test"}
+    assert {"unseen_combinations_accuracy", "mig"} <= {mark["name"] for mark in marks}
+    assert "linear probe accuracy" in capsys.readouterr().out
+
+
+def test_a_changed_bundle_is_not_measured(copied_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (copied_bundle / "encoder.onnx").write_bytes(b"other")
+    assert main(["evaluate", str(copied_bundle)]) == 1
+    assert "encoder.onnx: sha256: got" in capsys.readouterr().err
+    assert main(["evaluate", "/nowhere/model/1"]) == 1
+    assert "missing or not readable" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_full_card_has_every_floor(run_folder: Path, tmp_path: Path) -> None:
+    folder = export_run(run_folder, tmp_path, card="full")
+    kept = records.read(Card, folder / EVALUATION)
+    for features in ("embedding", "pixels", "PCA-16", "PCA-64", "random init", "k-means patches"):
+        names = {mark.name for mark in kept.marks if mark.features == features}
+        assert {"linear_probe_accuracy", "knn_20_accuracy", "labels_10_percent_accuracy", "clusters_nmi"} <= names
+        assert ("equivariance_flip" in names) is (features != "k-means patches")
+    assert bundle.load(folder).files[EVALUATION]
+
+
+def test_a_traversal_moves_one_latent_at_a_time(bundle_folder: Path) -> None:
+    manifest = bundle.load(bundle_folder)
+    runner = GraphRunner(bundle_folder, manifest.graphs.values())
+    latent = runner.run(load_data("digits").test.values)["latent"]
+    asked: list[np.ndarray] = []  # type: ignore[type-arg]
+
+    class Watched(GraphRunner):
+        def decode(self, latent_NL: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+            asked.append(latent_NL.copy())
+            return super().decode(latent_NL)
+
+    images = traversals(Watched(bundle_folder, manifest.graphs.values()), latent)
+    assert len(images) == len(asked) == NUM_TRAVERSED
+    moving = [np.flatnonzero(np.ptp(moved, axis=0)) for moved in asked]
+    assert all(len(latents) == 1 for latents in moving)
+    assert [int(latents[0]) for latents in moving] == np.argsort(-latent.std(axis=0))[:NUM_TRAVERSED].tolist()
+    for moved, shown in zip(asked, images, strict=True):
+        still = np.delete(moved, np.flatnonzero(np.ptp(moved, axis=0)), axis=1)
+        np.testing.assert_array_equal(still[0], np.delete(latent[0], np.flatnonzero(np.ptp(moved, axis=0))))
+        assert shown.shape == (TRAVERSAL_STEPS, 8, 8, 1)

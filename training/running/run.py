@@ -1,0 +1,149 @@
+"""A run: the folder a training leaves behind, and what export reads.
+
+runs/<name>/
+run.json           the whole config, a `Run`
+last.safetensors   weights and optimizer after the last whole epoch
+result.json        a `Trained`, written when the training is finished
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from lightning import LightningModule
+
+from latentserve import records
+from training.data import AudioShape, Data, ImageShape, load_data
+from training.methods import METHODS
+from training.running import checkpoint
+from training.running.loop import LoopConfig, Trained
+
+RUN = "run.json"
+RESULT = "result.json"
+CHECKPOINT = "last.safetensors"
+
+
+class RunError(ValueError):
+    """The folder is not a run, or not one that fits what was asked."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """The whole config of a training.
+
+    Attributes:
+        method: key of `training.methods.METHODS`.
+        data: data spec.
+        shape: of a row.
+        num_train_rows: the first rows of the training split, all unless --smoke.
+        data_sha256: fingerprint of those rows.
+        git_revision: of the code that trains.
+        loop: how long and in what steps.
+        config: of the method.
+        group_by: rows that no split parts: see `training.data.grouping`. None in runs of before, too.
+    """
+
+    method: str
+    data: str
+    shape: ImageShape | AudioShape
+    num_train_rows: int
+    data_sha256: str
+    git_revision: str
+    loop: LoopConfig
+    config: dict[str, Any]
+    group_by: str | None = None
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint belongs to, JSON: all of it but the revision, and whether a compiler takes part."""
+        said = {name: value for name, value in records.to_json(self).items() if name != "git_revision"}
+        said["loop"] = {name: value for name, value in said["loop"].items() if name != "compiled"}
+        return said
+
+    def load_data(self) -> Data:
+        """The data of the run, with the very rows it trained on.
+
+        Raises:
+            DataError: it cannot be loaded.
+            RunError: the rows are not those of the run any more.
+        """
+        data = load_data(self.data, seed=self.loop.seed, **self.sizes)
+        data = replace(data, train=data.train.take(slice(0, self.num_train_rows)))
+        if data.fingerprint != self.data_sha256:
+            raise RunError(
+                f"{self.data}: the training rows are not those of the run any more; train again"
+                " (the data changed, or have copies, which are split in another way since)"
+            )
+        return data
+
+    def build(self) -> LightningModule:
+        """The untrained model.
+
+        Raises:
+            RunError: unknown method, rows it does not take, or a config that is not its config.
+        """
+        if self.method not in METHODS:
+            raise RunError(f"method: got {self.method!r}, expected one of {sorted(METHODS)}")
+        method = METHODS[self.method]
+        if self.shape.modality != method.modality:
+            raise RunError(f"data: {self.data} is {self.shape.modality}, {self.method} takes {method.modality}")
+        config = self.read_config()
+        try:
+            module: LightningModule = method.module(config, self.loop, self.shape)
+        except (RuntimeError, MemoryError, TypeError, OverflowError) as error:  # torch, asked for what nobody can have
+            raise RunError(f"{self.method}: cannot be built with this config: {str(error).splitlines()[0]}") from error
+        return module
+
+    def read_config(self) -> Any:
+        """Of the method, as its own class.
+
+        Raises:
+            RunError: unknown method, or a config that is not its config.
+        """
+        if self.method not in METHODS:
+            raise RunError(f"method: got {self.method!r}, expected one of {sorted(METHODS)}")
+        try:
+            return records.from_json(METHODS[self.method].config, self.config)
+        except records.RecordError as error:
+            raise RunError(str(error)) from error
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """The arguments of `load_data`, besides spec and seed, that give these rows again."""
+        if isinstance(self.shape, ImageShape):
+            return {"image_size": self.shape.image_size, "group_by": self.group_by}
+        shape = self.shape
+        return {"sample_rate_hz": shape.sample_rate_hz, "num_samples": shape.num_samples, "group_by": self.group_by}
+
+
+def open_run(folder: Path) -> tuple[Run, Trained]:
+    """Reads a finished run.
+
+    Raises:
+        RunError: not a run, or not finished.
+    """
+    try:
+        run = records.read(Run, folder / RUN)
+    except FileNotFoundError:
+        raise RunError(f"{folder}: got no {RUN} there, expected the folder of a training run") from None
+    except records.RecordError as error:
+        raise RunError(f"{folder / RUN}: {error}") from error
+    try:
+        return run, records.read(Trained, folder / RESULT)
+    except FileNotFoundError:
+        raise RunError(f"{folder}: the training is not finished; go on with --resume") from None
+    except records.RecordError as error:
+        raise RunError(f"{folder / RESULT}: {error}") from error
+
+
+def load_model(folder: Path, run: Run) -> LightningModule:
+    """The trained model in eval mode, on the CPU.
+
+    Raises:
+        CheckpointError: the checkpoint there is not this run's.
+    """
+    module = run.build()
+    module.load_state_dict(checkpoint.state_dict(folder / CHECKPOINT, run.identity))
+    return module.eval()
