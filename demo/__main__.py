@@ -30,8 +30,8 @@ from latentserve import records
 from latentserve.client import Client
 from latentserve.v1 import embedding_pb2 as pb
 from training.data import Data
-from training.evaluation.command import floor_card
-from training.evaluation.ood_sets import IMAGES, QUICK_SETS, strange_rows
+from training.evaluation.command import baseline_report
+from training.evaluation.ood_sets import IMAGES, QUICK_SETS, ood_rows
 from training.evaluation.probes import knn_accuracy, linear_probe_accuracy
 from training.evaluation.report import FULL
 from training.evaluation.separation import auroc
@@ -42,7 +42,7 @@ PORTS = (50051, 9464)
 NUM_LATENCIES = 500
 NUM_PICTURED = 8
 ALPHA = 0.05
-FLOORS = ("pixels", "PCA-16", "random init")
+BASELINES = ("pixels", "PCA-16", "random init")
 
 Rows = dict[str, str]
 
@@ -105,8 +105,8 @@ def ask(client: Client, server: ServedProcess, run: Run, folder: Path) -> tuple[
     assert answered.scores is not None
     scores = answered.scores
     error = np.square(data.test.values / np.float32(255) - answered.reconstructions).mean(axis=(1, 2, 3))
-    strange = {name: strange_rows(name, data.test.values) for name in IMAGES if name in QUICK_SETS}
-    answers = {name: client.score(images, alpha=ALPHA) for name, images in strange.items()}
+    ood = {name: ood_rows(name, data.test.values) for name in IMAGES if name in QUICK_SETS}
+    answers = {name: client.score(images, alpha=ALPHA) for name, images in ood.items()}
     seconds = latencies(client, data.test.values)
     p50, p99 = np.percentile(seconds, [50, 99]) * 1e3
 
@@ -131,7 +131,7 @@ def ask(client: Client, server: ServedProcess, run: Run, folder: Path) -> tuple[
         "one image, one caller": f"p50 {p50:.2f} ms  p99 {p99:.2f} ms  ({NUM_LATENCIES} calls)",
         **metric_rows(server.metrics(), figures),
     }
-    draw(client, data, strange, folder / "picture.png")
+    draw(client, data, ood, folder / "picture.png")
     return tables, figures
 
 
@@ -157,10 +157,12 @@ def probe_rows(client: Client, run: Run, data: Data, test_embeddings: NDArray[An
     linear, knn = linear_probe_accuracy(*arrays), knn_accuracy(*arrays)
     figures |= {"linear_probe": linear, "knn_20": knn, "images_per_second_one_client": rate}
     rows = {"served embeddings": f"linear {linear:.2%}  kNN-20 {knn:.2%}"}
-    for name in FLOORS:
-        floor_linear, floor_knn = (mark.value for mark in floor_card(name, run, data, replace(FULL, parts=("probes",))))
-        figures |= {f"{name} linear": floor_linear, f"{name} knn_20": floor_knn}
-        rows[f"floor: {name}"] = f"linear {floor_linear:.2%}  kNN-20 {floor_knn:.2%}"
+    for name in BASELINES:
+        baseline_linear, baseline_knn = (
+            metric.value for metric in baseline_report(name, run, data, replace(FULL, parts=("probes",)))
+        )
+        figures |= {f"{name} linear": baseline_linear, f"{name} knn_20": baseline_knn}
+        rows[f"floor: {name}"] = f"linear {baseline_linear:.2%}  kNN-20 {baseline_knn:.2%}"
     return rows
 
 
@@ -193,9 +195,9 @@ def metric_rows(metrics: dict[str, float], figures: dict[str, float]) -> Rows:
     }
 
 
-def draw(client: Client, data: Data, strange: dict[str, NDArray[Any]], path: Path) -> None:
+def draw(client: Client, data: Data, ood: dict[str, NDArray[Any]], path: Path) -> None:
     """Inputs, what the model kept of them, and how strange it finds them."""
-    sets = {"test": data.test.values[:NUM_PICTURED], **{k: v[:NUM_PICTURED] for k, v in strange.items()}}
+    sets = {"test": data.test.values[:NUM_PICTURED], **{k: v[:NUM_PICTURED] for k, v in ood.items()}}
     images = np.concatenate([sets[name][: NUM_PICTURED // 2] for name in sets])
     answered = client.analyze(images, ["reconstruction", "score"], alpha=ALPHA)
     assert answered.reconstructions is not None

@@ -14,9 +14,9 @@ from typing import Annotated
 import tyro
 
 from export.calibration import Promise
-from export.commands import evaluate as card
+from export.commands import evaluate as report
 from export.commands import ood
-from export.commands.evaluate import CardSize
+from export.commands.evaluate import ReportSize
 from export.exporter import export_run
 from export.graphs import Device, ExportError
 from latentserve import records
@@ -44,7 +44,7 @@ class Options:
     run: Annotated[Path, tyro.conf.Positional]
     to: Path
     name: str | None = None
-    card: CardSize = "quick"
+    report: ReportSize = "quick"
     precision: Precision = "float32"
     promise: Annotated[Promise, tyro.conf.arg(name="")] = Promise()  # noqa: RUF009 (frozen)
     device: Device = "cpu"
@@ -55,14 +55,14 @@ def main(arguments: list[str]) -> int:
     say_any_name()
     keep_to_quota()
     if arguments[:1] == ["evaluate"]:
-        return card.main(arguments[1:])
+        return report.main(arguments[1:])
     if arguments[:1] == ["ood"]:
         return ood.main(arguments[1:])
     try:
         options = tyro.cli(Options, args=arguments, prog="python -m export")
         check_options(options)
         folder = export_run(
-            options.run, options.to, options.name, options.card, options.precision, options.promise, options.device
+            options.run, options.to, options.name, options.report, options.precision, options.promise, options.device
         )
     except (ExportError, ValueError, OSError, MemoryError) as error:
         print(f"error: {in_words(error)}", file=sys.stderr)

@@ -16,7 +16,7 @@ from training.data import Data, ImageShape
 from training.evaluation.plots import plot_equivariance, plot_labels_curve, plot_robustness
 from training.evaluation.probes import nearest_rows
 from training.evaluation.separation import found_rates
-from training.evaluation.table import card_table
+from training.evaluation.table import report_table
 from training.running.loop import Trained
 from training.running.run_report import (
     Section,
@@ -37,7 +37,7 @@ NUM_NEIGHBOURS = 8
 
 def bundle_report(manifest: Manifest, trained: Trained, data: Data, measured: Measured, runner: GraphRunner) -> str:
     """The page, as HTML."""
-    sections = [*_figures(manifest, measured), _training(trained), *_card(data, measured), _map(data, measured)]
+    sections = [*_figures(manifest, measured), _training(trained), *_report(data, measured), _map(data, measured)]
     if isinstance(data.shape, ImageShape):
         sections.append(_neighbours(data, measured))
     if "reconstruction" in measured.test:
@@ -49,23 +49,23 @@ def bundle_report(manifest: Manifest, trained: Trained, data: Data, measured: Me
 
 
 def _figures(manifest: Manifest, measured: Measured) -> list[Section]:
-    headings, rows = card_table(measured.marks)
+    headings, rows = report_table(measured.metrics)
     note = (
         "Everything runs through the exported graph; labels are used for these figures and for nothing else. Accuracies"
         " in percent, with the standard deviation over draws of labels, seeds or factors. Floors are what a method must"
         " beat."
     )
-    on_card = {mark.name for mark in measured.marks}
+    on_report = {metric.name for metric in measured.metrics}
     others = tuple(
         (figure.name.replace("_", " "), figure.data, f"{figure.value:.4f}")
         for figure in manifest.evaluations
-        if figure.name not in on_card
+        if figure.name not in on_report
     )
-    card = [Section("Report card", note, headings, rows)] if rows else []
-    return [*card, Section("Other figures", "", ("", "on", "figure"), others)] if others else card
+    report = [Section("Report card", note, headings, rows)] if rows else []
+    return [*report, Section("Other figures", "", ("", "on", "figure"), others)] if others else report
 
 
-def _card(data: Data, measured: Measured) -> list[Section]:
+def _report(data: Data, measured: Measured) -> list[Section]:
     where = f"{data.spec} test"
     curve = (
         "How many labels a linear probe of the frozen embedding needs; bars: one standard deviation over their draws."
@@ -76,9 +76,9 @@ def _card(data: Data, measured: Measured) -> list[Section]:
         " is one point gets 0."
     )
     sections = (
-        Section("Labels curve", curve, figure=plot_labels_curve(measured.marks, where)),
-        Section("Robustness", damage, figure=plot_robustness(measured.marks, where)),
-        Section("Equivariance", law, figure=plot_equivariance(measured.marks, where)),
+        Section("Labels curve", curve, figure=plot_labels_curve(measured.metrics, where)),
+        Section("Robustness", damage, figure=plot_robustness(measured.metrics, where)),
+        Section("Equivariance", law, figure=plot_equivariance(measured.metrics, where)),
     )
     return [section for section in sections if section.figure is not None]
 
@@ -132,9 +132,9 @@ def _scores(manifest: Manifest, measured: Measured) -> list[Section]:
     histogram = Section(
         "Out-of-distribution scores",
         f"{detector.method}. Usual test rows against sets made without a download.",
-        figure=plot_scores(measured.test["scores"][:, 0], measured.strange),
+        figure=plot_scores(measured.test["scores"][:, 0], measured.ood),
     )
-    scores = {"test": measured.test["scores"][:, 0], **measured.strange}
+    scores = {"test": measured.test["scores"][:, 0], **measured.ood}
     note = "The share of strange rows found for each share of usual rows flagged, which has a logarithmic axis."
     curves = Section("ROC curves", note, figure=plot_roc(found_rates(scores)))
     flagged = at_most(measured.p_values, manifest.default_alpha).mean()

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from export.bundle_report import bundle_report
 from export.calibration import Promise, calibrate, can_score
-from export.commands.evaluate import CardSize, exported_card
+from export.commands.evaluate import ReportSize, exported_report
 from export.detectors import Scorer
 from export.figures import evaluate
 from export.graphs import (
@@ -73,7 +73,7 @@ def export_run(
     run_folder: Path,
     repository: Path,
     name: str | None = None,
-    card: CardSize = "quick",
+    report: ReportSize = "quick",
     precision: Precision = "float32",
     promise: Promise = Promise(),  # noqa: B008 (frozen)
     device: Device = "cpu",
@@ -109,7 +109,7 @@ def export_run(
         data = run.load_data()
         _check_promise(promise, data)
         model = load_model(run_folder, run)
-        write_bundle(claim.folder, run, trained, model, data, name, claim.version, card, precision, promise, device)
+        write_bundle(claim.folder, run, trained, model, data, name, claim.version, report, precision, promise, device)
         return claim.publish()
 
 
@@ -136,7 +136,7 @@ def write_bundle(
     data: Data,
     name: str,
     version: int,
-    size: CardSize,
+    size: ReportSize,
     precision: Precision,
     promise: Promise,
     device: Device = "cpu",
@@ -173,14 +173,14 @@ def _evaluated(
     runner: GraphRunner,
     train: dict[str, NDArray[np.float32]],
     calibration: NDArray[np.float32] | None,
-    size: CardSize,
+    size: ReportSize,
 ) -> Manifest:
     """Writes report card and report; the manifest with their figures."""
     folder = draft.folder
     test = runner.run(data.test.values)
-    card = exported_card(folder, draft.graphs["encoder"], run, data, train["embedding"], test["embedding"], size)
-    records.write(card, folder / EVALUATION)
-    measured = evaluate(runner, data, train, test, card.marks, calibration, draft.promise.alpha)
+    report = exported_report(folder, draft.graphs["encoder"], run, data, train["embedding"], test["embedding"], size)
+    records.write(report, folder / EVALUATION)
+    measured = evaluate(runner, data, train, test, report.metrics, calibration, draft.promise.alpha)
     manifest = _manifest(draft, run, trained, data, name, version, parity, measured.evaluations)
     page = bundle_report(manifest, trained, data, measured, runner)
     (folder / bundle.REPORT).write_text(records.printable(page), encoding="utf-8")

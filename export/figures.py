@@ -12,8 +12,8 @@ from export.graphs import GraphRunner
 from latentserve.bundle import Evaluation
 from latentserve.conformal import at_most, p_values
 from training.data import Data
-from training.evaluation.ood_sets import QUICK_SETS, known_sets, strange_rows
-from training.evaluation.report import METHOD, Mark
+from training.evaluation.ood_sets import QUICK_SETS, known_sets, ood_rows
+from training.evaluation.report import METHOD, Metric
 from training.evaluation.separation import auroc
 
 Tensors = dict[str, NDArray[np.float32]]
@@ -37,11 +37,11 @@ class Measured:
     """
 
     evaluations: tuple[Evaluation, ...]
-    marks: tuple[Mark, ...]
+    metrics: tuple[Metric, ...]
     train: Tensors
     test: Tensors
     p_values: NDArray[np.float64]
-    strange: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    ood: dict[str, NDArray[np.float32]] = field(default_factory=dict)
 
 
 def evaluate(
@@ -49,7 +49,7 @@ def evaluate(
     data: Data,
     train: Tensors,
     test: Tensors,
-    marks: Sequence[Mark],
+    metrics: Sequence[Metric],
     calibration: NDArray[np.float32] | None,
     alpha: float,
 ) -> Measured:
@@ -65,20 +65,20 @@ def evaluate(
         alpha: level at which false alarms are counted.
     """
     where = f"{data.spec} test"
-    found = [Evaluation(mark.name, mark.value, mark.data) for mark in marks if mark.features == METHOD]
+    found = [Evaluation(metric.name, metric.value, metric.data) for metric in metrics if metric.features == METHOD]
     if "reconstruction" in test:
         error = np.square(data.test.values / np.float32(255) - test["reconstruction"]).mean()
         found.append(Evaluation("reconstruction_mean_squared_error", float(error), where))
     if calibration is None:
-        return Measured(tuple(found), tuple(marks), train, test, np.empty(0))
-    usual = test["scores"][:, 0]
-    p = p_values(usual, calibration)
+        return Measured(tuple(found), tuple(metrics), train, test, np.empty(0))
+    in_dist = test["scores"][:, 0]
+    p = p_values(in_dist, calibration)
     found.append(Evaluation(f"share_flagged_at_alpha_{alpha:g}", float(at_most(p, alpha).mean()), where))
     sets = [name for name in known_sets(data.test.values) if name in QUICK_SETS]
-    strange = {name: runner.run(strange_rows(name, data.test.values))["scores"][:, 0] for name in sets}
-    for name, scores in strange.items():
-        found.append(Evaluation(f"auroc_against_{name}", auroc(usual, scores), where))
-    return Measured(tuple(found), tuple(marks), train, test, p, strange)
+    ood = {name: runner.run(ood_rows(name, data.test.values))["scores"][:, 0] for name in sets}
+    for name, scores in ood.items():
+        found.append(Evaluation(f"auroc_against_{name}", auroc(in_dist, scores), where))
+    return Measured(tuple(found), tuple(metrics), train, test, p, ood)
 
 
 def traversals(runner: GraphRunner, latent_NL: NDArray[np.float32]) -> list[NDArray[np.float32]]:

@@ -33,7 +33,7 @@ class Row:
     detector: str
     figures: Separation
     share_flagged: float
-    usual_flagged: float
+    id_flagged: float
     num_rows: int
     auroc_interval: tuple[float, ...]
     flagged_interval: tuple[float, ...]
@@ -54,7 +54,7 @@ class Examination:
 
     model: str
     data: str
-    num_usual: int
+    num_id: int
     alpha: float
     seed: int
     rows: tuple[Row, ...]
@@ -66,7 +66,7 @@ def print_examination(found: Examination) -> None:
     if not console.is_terminal:
         console.width = 200
     data = records.printable(found.data)
-    title = f"{found.model} through ONNX: {found.num_usual} test rows of {data} against strange ones"
+    title = f"{found.model} through ONNX: {found.num_id} test rows of {data} against strange ones"
     for headings, rows in tables(found):
         table = Table(title=title, title_justify="left")
         for heading in headings:
@@ -100,19 +100,19 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 def page(found: Examination, scores: dict[str, NDArray[np.float32]]) -> str:
     """The tables, a histogram and ROC curves, as HTML."""
-    usual, *_ = scores
-    strange = {name: of_set for name, of_set in scores.items() if name != usual}
+    in_dist, *_ = scores
+    ood = {name: of_set for name, of_set in scores.items() if name != in_dist}
     first, second = tables(found)
     note = (
-        f"{found.num_usual} test rows of {found.data}, through the exported graphs. {found.rows[0].detector} decides:"
+        f"{found.num_id} test rows of {found.data}, through the exported graphs. {found.rows[0].detector} decides:"
         " settled when the bundle was made, without any of these sets. Two conventions of FPR at 95 %: with strange"
         f" rows as the positives, and with usual rows. At alpha {found.alpha:g},"
-        f" {found.rows[0].usual_flagged:.2%} of the usual rows are flagged. Intervals of 95 % confidence, as of"
+        f" {found.rows[0].id_flagged:.2%} of the usual rows are flagged. Intervals of 95 % confidence, as of"
         " independent rows: of the AUROC Newcombe's, of shares Clopper and Pearson's."
     )
     sections = [
         Section("The deciding detector", note, *first),
-        Section("Histogram", figure=plot_scores(scores[usual], strange)),
+        Section("Histogram", figure=plot_scores(scores[in_dist], ood)),
         Section(
             "ROC curves",
             "The share of usual rows flagged, on a logarithmic axis.",

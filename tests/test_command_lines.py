@@ -13,7 +13,7 @@ import pytest
 
 import export.__main__ as exporting
 import training.__main__ as training
-from export.commands import evaluate as card
+from export.commands import evaluate as report
 from export.commands import ood
 from export.ood_sets import OTHERS
 from service.__main__ import main as serve
@@ -164,7 +164,7 @@ def test_exporting(run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
 @pytest.mark.usefixtures("no_work")
 @pytest.mark.parametrize("command", ["evaluate", "ood"])
 def test_measuring_a_bundle(command: str, bundle_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name, value in walk({"evaluate": card, "ood": ood}[command].Options):
+    for name, value in walk({"evaluate": report, "ood": ood}[command].Options):
         if name == "bundle":
             said(exporting.main, [command, value], capsys)
         elif name == "against":

@@ -37,15 +37,15 @@ from latentserve.bundle import Manifest
 from latentserve.client import Client
 from latentserve.conformal import at_most, conditional_p_values, num_small_p_values, p_values, rejected
 from training.data import Data
-from training.evaluation.ood_sets import strange_rows
+from training.evaluation.ood_sets import ood_rows
 from training.running.run import Run
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results" / "calibration.json"
 ALPHAS = (0.01, 0.05, 0.1)
 CALIBRATION_ROWS = (1000, 5000)
-DEALS = 200
+SPLITS = 200
 BAND = 0.99
-BATCH, CONTAMINATION, STRANGE = 1000, 0.1, "noise"
+BATCH, CONTAMINATION, OOD = 1000, 0.1, "noise"
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def main(options: Options) -> int:
     for folder in options.bundles:
         manifest = bundle.load(folder.resolve())
         data = records.from_json(Run, manifest.provenance.config).load_data()
-        promises += dealt(folder.resolve(), manifest, data)
+        promises += split(folder.resolve(), manifest, data)
         promises += served(folder.resolve(), manifest, data)
     show(promises)
     if options.record:
@@ -113,12 +113,12 @@ def label(manifest: Manifest) -> str:
     return f"{manifest.name}/{manifest.version} {manifest.precision}"
 
 
-def dealt(folder: Path, manifest: Manifest, data: Data) -> Iterator[Promise]:
+def split(folder: Path, manifest: Manifest, data: Data) -> Iterator[Promise]:
     """The promises over deals of the rows that nobody saw."""
     runner = GraphRunner(folder, manifest.graphs.values())
     unseen = np.concatenate([data.calibration.values, data.test.values])
     scores_N = runner.run(unseen)["scores"][:, 0]
-    strange_N = runner.run(strange_rows(STRANGE, data.test.values))["scores"][:, 0]
+    ood_N = runner.run(ood_rows(OOD, data.test.values))["scores"][:, 0]
     detector, name = manifest.detectors[0], label(manifest)
     for num in (num for num in CALIBRATION_ROWS if num < len(scores_N) // 2):
 
@@ -129,12 +129,12 @@ def dealt(folder: Path, manifest: Manifest, data: Data) -> Iterator[Promise]:
             yield _false_alarms(name, scores_N, num, alpha)
             yield _conditional(name, scores_N, num, alpha, detector.delta, conditional)
         for alpha in ALPHAS:
-            yield _false_discoveries(name, scores_N, strange_N, num, alpha)
+            yield _false_discoveries(name, scores_N, ood_N, num, alpha)
 
 
-def deals(scores_N: NDArray[Any], num: int) -> Iterator[tuple[NDArray[Any], NDArray[Any], np.random.Generator]]:
+def splits(scores_N: NDArray[Any], num: int) -> Iterator[tuple[NDArray[Any], NDArray[Any], np.random.Generator]]:
     """Sorted calibration scores, the other scores in random order, and a generator; the same deals every time."""
-    for seed in range(DEALS):
+    for seed in range(SPLITS):
         rng = np.random.default_rng([seed, num])
         order = rng.permutation(len(scores_N))
         yield np.sort(scores_N[order[:num]]), scores_N[order[num:]], rng
@@ -142,7 +142,7 @@ def deals(scores_N: NDArray[Any], num: int) -> Iterator[tuple[NDArray[Any], NDAr
 
 def _false_alarms(name: str, scores_N: NDArray[Any], num: int, alpha: float) -> Promise:
     rates = np.array(
-        [at_most(p_values(judged, calibration), alpha).mean() for calibration, judged, _ in deals(scores_N, num)]
+        [at_most(p_values(judged, calibration), alpha).mean() for calibration, judged, _ in splits(scores_N, num)]
     )
     num_judged = len(scores_N) - num
     k = num_small_p_values(num, alpha)
@@ -151,7 +151,7 @@ def _false_alarms(name: str, scores_N: NDArray[Any], num: int, alpha: float) -> 
     # Any row of a deal is flagged with a probability of k / (n + 1): the band of one count over all rows is generous.
     band = stats.binom(len(scores_N), k / (num + 1)).interval(BAND)
     least, most = (float(edge) / len(scores_N) for edge in band)
-    kept = least <= rates.mean() <= most and inside >= stats.binom(DEALS, BAND).ppf(0.001) / DEALS
+    kept = least <= rates.mean() <= most and inside >= stats.binom(SPLITS, BAND).ppf(0.001) / SPLITS
     return Promise(
         name,
         "dealt false alarms",
@@ -177,7 +177,7 @@ def _conditional(
     rates = np.array(
         [
             at_most(conditional(p_values(judged, calibration)), alpha).mean()
-            for calibration, judged, _ in deals(scores_N, num)
+            for calibration, judged, _ in splits(scores_N, num)
         ]
     )
     broken = float((rates > alpha).mean())
@@ -186,15 +186,15 @@ def _conditional(
     )
 
 
-def _false_discoveries(name: str, scores_N: NDArray[Any], strange_N: NDArray[Any], num: int, alpha: float) -> Promise:
+def _false_discoveries(name: str, scores_N: NDArray[Any], ood_N: NDArray[Any], num: int, alpha: float) -> Promise:
     """Benjamini and Hochberg's procedure on batches of which a tenth is strange."""
-    num_strange = int(CONTAMINATION * BATCH)
+    num_ood = int(CONTAMINATION * BATCH)
     shares = []
-    for calibration, judged, rng in deals(scores_N, num):
-        batch = np.concatenate([judged[: BATCH - num_strange], rng.choice(strange_N, num_strange, replace=False)])
+    for calibration, judged, rng in splits(scores_N, num):
+        batch = np.concatenate([judged[: BATCH - num_ood], rng.choice(ood_N, num_ood, replace=False)])
         flagged = rejected(p_values(batch, calibration), alpha)
-        shares.append(flagged[: BATCH - num_strange].sum() / max(1, flagged.sum()))
-    rate, error = float(np.mean(shares)), float(np.std(shares) / np.sqrt(DEALS))
+        shares.append(flagged[: BATCH - num_ood].sum() / max(1, flagged.sum()))
+    rate, error = float(np.mean(shares)), float(np.std(shares) / np.sqrt(SPLITS))
     broken = float((np.array(shares) > alpha).mean())
     return Promise(
         name, "dealt false discoveries", num, alpha, rate, 0.0, alpha, 1 - broken, broken, rate - 2.58 * error <= alpha
@@ -227,7 +227,7 @@ def served(folder: Path, manifest: Manifest, data: Data) -> Iterator[Promise]:
 
 def show(promises: list[Promise]) -> None:
     """To the terminal."""
-    table = Table(title=f"{DEALS} deals; band {BAND:.0%}", title_justify="left")
+    table = Table(title=f"{SPLITS} deals; band {BAND:.0%}", title_justify="left")
     for heading in ("bundle", "what", "n", "alpha", "rate", "band", "deals inside", "deals above alpha", "kept"):
         table.add_column(heading, justify="left" if heading in ("bundle", "what") else "right")
     for one in promises:

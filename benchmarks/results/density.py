@@ -30,7 +30,7 @@ from export.graphs import EXAMPLE_ROWS, EncoderGraph, GraphRunner, encoder_outpu
 from latentserve import records
 from latentserve.inputs import INPUT
 from training.evaluation.command import in_shape_of
-from training.evaluation.ood_sets import known_sets, strange_rows
+from training.evaluation.ood_sets import known_sets, ood_rows
 from training.evaluation.separation import auroc
 from training.running.run import Run, load_model, open_run
 
@@ -108,8 +108,8 @@ def over_seeds(figures: Figures) -> list[str]:
         rows = [row for row in figures.rows if (row.embedding, row.data) == kind]
         cells = []
         for name in sets:
-            mean, spread = mean_and_spread(tuple(row.auroc[name] for row in rows))
-            cells.append(f"{mean:.3f} +- {spread:.3f}" if len(rows) > 1 else f"{mean:.3f}")
+            mean, standard_deviation = mean_and_spread(tuple(row.auroc[name] for row in rows))
+            cells.append(f"{mean:.3f} +- {standard_deviation:.3f}" if len(rows) > 1 else f"{mean:.3f}")
         lines.append(f"| {', '.join(kind)} | {len(rows)} | {' | '.join(cells)} |")
     return lines
 
@@ -121,7 +121,7 @@ def measured(folder: Path, against: tuple[str, ...]) -> Iterator[Row]:
     torch.manual_seed(run.loop.seed)
     models: dict[str, Any] = {run.method: load_model(folder, run), f"{run.method}, untrained": run.build().eval()}
     test = data.test.values[:TEST_ROWS]
-    sets = {name: _strange(name, run, test) for name in against}
+    sets = {name: _ood(name, run, test) for name in against}
     for name, model in models.items():
         with tempfile.TemporaryDirectory() as scratch:
             example = torch.from_numpy(test[:EXAMPLE_ROWS])
@@ -129,14 +129,14 @@ def measured(folder: Path, against: tuple[str, ...]) -> Iterator[Row]:
             graph = export_graph(EncoderGraph(model), {INPUT: example}, names, Path(scratch) / "encoder.onnx")
             runner = GraphRunner(Path(scratch), [graph])
             density = Density.fit({"embedding": runner.run(data.train.values[:TRAIN_ROWS])["embedding"]})
-            usual = _scores(density, runner, test)
-            found = {strange: auroc(usual, _scores(density, runner, rows)) for strange, rows in sets.items()}
+            in_dist = _scores(density, runner, test)
+            found = {ood: auroc(in_dist, _scores(density, runner, rows)) for ood, rows in sets.items()}
         yield Row(name, run.data, run.loop.seed, found)
 
 
-def _strange(name: str, run: Run, test: NDArray[Any]) -> NDArray[Any]:
+def _ood(name: str, run: Run, test: NDArray[Any]) -> NDArray[Any]:
     if name in known_sets(test):
-        return strange_rows(name, test)
+        return ood_rows(name, test)
     return in_shape_of(run, name).test.values[:TEST_ROWS]
 
 

@@ -1,7 +1,7 @@
 """Strange rows told from usual ones, over seeds and classes, through the exported graphs.
 
     python -m benchmarks.results.ood one_class_mnist           trains what is missing, examines, prints
-    python -m benchmarks.results.ood one_class_mnist --record  and writes docs/results/strange/one_class_mnist.json
+    python -m benchmarks.results.ood one_class_mnist --record  and writes docs/results/ood/one_class_mnist.json
     python -m benchmarks.results.ood --table                   what is recorded, as Markdown
 
 Encoders are those of a recipe (`benchmarks.results.reproduce`), trained on `data` where that differs from the recipe's;
@@ -28,7 +28,7 @@ from export.commands.ood import examine
 from export.ood_report import Row
 from latentserve import records
 
-RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results" / "strange"
+RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results" / "ood"
 CONTROL_LIMITS = (0.47, 0.53)
 
 
@@ -50,12 +50,12 @@ class Suite:
     data: tuple[str, ...] = ()
     epochs: int = 0
     seeds: tuple[int, ...] = ()
-    aims: tuple[tuple[str, float], ...] = ()
+    targets: tuple[tuple[str, float], ...] = ()
 
 
 IMAGES = ("horizontal_flip", "vertical_flip", "rotated_90", "shapes", "noise", "constant", "blends", "saved_again")
 SUITES = {
-    "mnist": Suite("cpc_mnist", IMAGES, aims=(("horizontal_flip", 0.85),)),
+    "mnist": Suite("cpc_mnist", IMAGES, targets=(("horizontal_flip", 0.85),)),
     "one_class_mnist": Suite(
         "cpc_mnist",
         ("others",),
@@ -67,7 +67,7 @@ SUITES = {
     "speakers_fsdd": Suite(
         "cpc_audio_fsdd", ("others", "reversed", "noise", "tone"), ("fsdd[group!=2]",), 35, (0, 1, 2)
     ),
-    "cifar10": Suite("simclr_cifar10", ("mnist", *IMAGES), aims=(("mnist", 0.99),)),
+    "cifar10": Suite("simclr_cifar10", ("mnist", *IMAGES), targets=(("mnist", 0.99),)),
 }
 
 
@@ -93,7 +93,7 @@ class Finding:
     auroc: float
     best_other: float
     share_flagged: float
-    usual_flagged: float
+    id_flagged: float
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def encoders(suite: Suite) -> Iterator[tuple[str, Recipe]]:
 def _finding(data: str, seed: int, rows: list[Row]) -> Finding:
     first, *others = rows
     best = max(row.figures.auroc for row in others)
-    flagged = (first.share_flagged, first.usual_flagged)
+    flagged = (first.share_flagged, first.id_flagged)
     return Finding(data, seed, first.against, first.detector, first.figures.auroc, best, *flagged)
 
 
@@ -178,7 +178,7 @@ def recorded(name: str) -> bool:
 
 def lines(found: Recorded) -> list[str]:
     """A table with a row for each set: over seeds, and over the mean of a seed's encoders where there are several."""
-    aims = dict(SUITES[found.suite].aims)
+    targets = dict(SUITES[found.suite].targets)
     rows = [
         "| suite | against | AUROC | spread | best other detector | flagged | of usual rows | aimed at |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
@@ -187,13 +187,22 @@ def lines(found: Recorded) -> list[str]:
         of_set = [one for one in found.findings if one.against == against]
         seeds = sorted({one.seed for one in of_set})
         means = tuple(float(np.mean([one.auroc for one in of_set if one.seed == seed])) for seed in seeds)
-        mean, spread = mean_and_spread(means)
-        best, flagged, usual = (
+        mean, standard_deviation = mean_and_spread(means)
+        best, flagged, in_dist = (
             np.mean([getattr(one, name) for one in of_set]) for name in ("best_other", "share_flagged", "usual_flagged")
         )
-        aim = f"{aims[against]:g}{'' if mean >= aims[against] else ', missed'}" if against in aims else ""
-        several = f"{spread:.4f}" if len(seeds) > 1 else "one seed"
-        cells = (found.suite, against, f"{mean:.4f}", several, f"{best:.4f}", f"{flagged:.1%}", f"{usual:.1%}", aim)
+        target = f"{targets[against]:g}{'' if mean >= targets[against] else ', missed'}" if against in targets else ""
+        several = f"{standard_deviation:.4f}" if len(seeds) > 1 else "one seed"
+        cells = (
+            found.suite,
+            against,
+            f"{mean:.4f}",
+            several,
+            f"{best:.4f}",
+            f"{flagged:.1%}",
+            f"{in_dist:.1%}",
+            target,
+        )
         rows.append(f"| {' | '.join(cells)} |")
     return rows
 

@@ -129,12 +129,12 @@ def band(values: tuple[float, ...]) -> tuple[float, float]:
             it is as far away as another seed's. So seeds and CPUs are one population, and the few of them that there
             are widen the band by Student's t.
     """
-    mean, spread = mean_and_spread(values)
+    mean, standard_deviation = mean_and_spread(values)
     if len(values) == 1:
         slack = ONE_RUN_SLACK if mean <= 1 else SMALL_SLACK * mean
         return mean, slack
     num = len(values)
-    wide = float(stats.t.ppf((1 + SHARE) / 2, num - 1)) * spread * (1 + 1 / num) ** 0.5
+    wide = float(stats.t.ppf((1 + SHARE) / 2, num - 1)) * standard_deviation * (1 + 1 / num) ** 0.5
     return mean, wide + (SLACK if mean <= 1 else SMALL_SLACK * mean)
 
 
@@ -142,9 +142,9 @@ def head(name: str, recipe: Recipe, recorded: Recorded) -> str:
     """The comment a recipe opens with: result, time, hardware, command."""
     lines = []
     for figure, target in recipe.targets.items():
-        mean, spread = mean_and_spread(recorded.figures[figure])
-        aim = f" (aimed at {aimed_at(figure, mean, target)})" if target else ""
-        lines.append(f"# {figure}: {mean:.4f} +- {spread:.4f}{aim}, {recorded.measured[figure]}")
+        mean, standard_deviation = mean_and_spread(recorded.figures[figure])
+        held = f" (target {against_target(figure, mean, target)})" if target else ""
+        lines.append(f"# {figure}: {mean:.4f} +- {standard_deviation:.4f}{held}, {recorded.measured[figure]}")
     seeds = f"{len(recorded.seeds)} seeds" if len(recorded.seeds) > 1 else "one seed"
     lines.append(
         f"# {seeds}, last epoch, through ONNX unless said; {minutes_of(recipe, recorded)} on {recorded.device}"
@@ -162,7 +162,7 @@ def minutes_of(recipe: Recipe, recorded: Recorded) -> str:
     return f"{mean:.1f} min a run, {longest:.1f} at most (aimed at {recipe.minutes:g}{missed})"
 
 
-def aimed_at(figure: str, mean: float, target: float) -> str:
+def against_target(figure: str, mean: float, target: float) -> str:
     """The aim, and whether it was missed."""
     met = mean <= target if is_cost(figure) else mean >= target
     return f"{target:g}{'' if met else ', missed'}"
@@ -199,19 +199,19 @@ def probed() -> Iterator[Probed]:
 def table() -> str:
     """What all recipes recorded, as Markdown."""
     rows = [
-        "| recipe | figure | mean | spread | untrained | aimed at | seeds | minutes |",
+        "| recipe | figure | mean | standard deviation | untrained | target | seeds | minutes |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, recipe, recorded in recorded_recipes():
         for figure, target in recipe.targets.items():
-            mean, spread = mean_and_spread(recorded.figures[figure])
+            mean, standard_deviation = mean_and_spread(recorded.figures[figure])
             cells = (
                 name,
                 figure,
                 f"{mean:.4f}",
-                f"{spread:.4f}" if len(recorded.seeds) > 1 else "",
+                f"{standard_deviation:.4f}" if len(recorded.seeds) > 1 else "",
                 f"{np.mean(recorded.untrained[figure]):.4f}" if figure in recorded.untrained else "",
-                aimed_at(figure, mean, target) if target else "",
+                against_target(figure, mean, target) if target else "",
                 str(len(recorded.seeds)),
                 f"{np.mean(recorded.seconds) / 60:.1f}",
             )

@@ -45,7 +45,7 @@ from benchmarks.serving.plot import plot_recipes
 from latentserve import bundle, records
 from training.__main__ import parse
 from training.evaluation.command import EVALUATION
-from training.evaluation.report import Card
+from training.evaluation.report import EvaluationReport
 from training.running.revision import git_revision
 from training.running.run import RESULT
 
@@ -229,17 +229,24 @@ def record(recipe: Recipe, folders: list[Path]) -> Recorded:
         seeds=recipe.seeds,
         figures={name: tuple(row[name].value for row in rows) for name in recipe.targets},
         measured={name: rows[0][name].data for name in recipe.targets},
-        untrained=untrained_figures(recipe, [records.read(Card, folder / EVALUATION) for folder in folders]),
+        untrained=untrained_figures(
+            recipe, [records.read(EvaluationReport, folder / EVALUATION) for folder in folders]
+        ),
         seconds=tuple(source.trained_seconds for source in sources),
         device=sources[0].device,
         git_revision=sources[-1].git_revision,
     )
 
 
-def untrained_figures(recipe: Recipe, cards: list[Card]) -> dict[str, tuple[float, ...]]:
+def untrained_figures(recipe: Recipe, reports: list[EvaluationReport]) -> dict[str, tuple[float, ...]]:
     """The recipe's figures that the cards have of the untrained network."""
-    floors = [{mark.name: mark.value for mark in card.marks if mark.features == "random init"} for card in cards]
-    return {name: tuple(one[name] for one in floors) for name in recipe.targets if all(name in one for one in floors)}
+    baselines = [
+        {metric.name: metric.value for metric in report.metrics if metric.features == "random init"}
+        for report in reports
+    ]
+    return {
+        name: tuple(one[name] for one in baselines) for name in recipe.targets if all(name in one for one in baselines)
+    }
 
 
 def check(got: dict[str, float], recorded: Recorded) -> int:

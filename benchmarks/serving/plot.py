@@ -42,20 +42,27 @@ class Probed(NamedTuple):
     figure: str
     trained: Sequence[float]
     untrained: Sequence[float]
-    aim: float
+    target: float
 
 
 def plot_recipes(rows: Sequence[Probed], path: Path) -> None:
     """Share of wrong answers, logarithmic: a dot a seed, the same network untrained beside it, a stroke for the aim."""
     figure, axis = plt.subplots(figsize=(9, 0.9 + 0.33 * len(rows)))
     for y, row in enumerate(rows):
-        wrong, floor = [100 * (1 - one) for one in row.trained], [100 * (1 - one) for one in row.untrained]
-        if floor:
-            axis.plot([min(floor), max(wrong)], [y, y], color=CEILING, lw=3, zorder=0)
-        axis.plot(floor, [y] * len(floor), "o", color=THEIRS, ms=6, label="same network, untrained" if floor else None)
+        wrong, untrained = [100 * (1 - one) for one in row.trained], [100 * (1 - one) for one in row.untrained]
+        if untrained:
+            axis.plot([min(untrained), max(wrong)], [y, y], color=CEILING, lw=3, zorder=0)
+        axis.plot(
+            untrained,
+            [y] * len(untrained),
+            "o",
+            color=THEIRS,
+            ms=6,
+            label="same network, untrained" if untrained else None,
+        )
         axis.plot(wrong, [y] * len(wrong), "o", color=OURS, ms=6, alpha=0.7, label="trained, one dot a seed")
-        if row.aim:
-            axis.plot([100 * (1 - row.aim)], [y], "|", color="#333333", ms=14, label="aim, at most")
+        if row.target:
+            axis.plot([100 * (1 - row.target)], [y], "|", color="#333333", ms=14, label="target, at most")
     axis.set(xscale="log", xlabel="wrong answers on test rows, % (logarithmic)", ylim=(len(rows) - 0.4, -0.6))
     axis.set_yticks(range(len(rows)), [f"{row.recipe}, {row.figure}" for row in rows])
     ticks = [0.5, 1, 2, 5, 10, 20, 50]

@@ -24,14 +24,14 @@ from latentserve.errors import BundleError
 from training.data import Data
 from training.data.loading import check_spec
 from training.evaluation.baselines import Encode
-from training.evaluation.command import CardOptions, floor_card, floors_of, in_shape_of, make_card
-from training.evaluation.report import QUICK, Card, Part, remembering, report_card
-from training.evaluation.table import print_card
+from training.evaluation.command import ReportOptions, baseline_report, baselines_of, in_shape_of, make_report
+from training.evaluation.report import QUICK, EvaluationReport, Part, evaluation_report, remembering
+from training.evaluation.table import print_report
 from training.options import check_new_file, check_options, in_words
 from training.running.run import Run, RunError
 
-CardSize = Literal["none", "quick", "full"]
-QUICK_FLOORS: dict[str, tuple[Part, ...]] = {
+ReportSize = Literal["none", "quick", "full"]
+QUICK_BASELINES: dict[str, tuple[Part, ...]] = {
     "pixels": ("labels",),  # as they have many dimensions, the probe would take longer than all the rest
     "PCA-16": ("probes", "groups", "labels", "disentanglement"),
     "random init": ("probes", "groups", "labels", "disentanglement"),
@@ -51,7 +51,7 @@ class Options:
     bundle: Annotated[Path, tyro.conf.Positional]
     data: str | None = None
     json: Path | None = None
-    card: Annotated[CardOptions, tyro.conf.arg(name="")] = field(default_factory=CardOptions)
+    report: Annotated[ReportOptions, tyro.conf.arg(name="")] = field(default_factory=ReportOptions)
 
 
 def main(arguments: list[str]) -> int:
@@ -60,21 +60,21 @@ def main(arguments: list[str]) -> int:
         options = tyro.cli(Options, args=arguments, prog="python -m export evaluate")
         check_options(options)
         check_new_file("json", options.json)
-        for spec in (options.data, options.card.transfer):
+        for spec in (options.data, options.report.transfer):
             if spec is not None:
                 check_spec(spec)
-        card = evaluate_bundle(options.bundle, options.data, options.card)
+        report = evaluate_bundle(options.bundle, options.data, options.report)
     except (BundleError, ValueError, OSError, MemoryError) as error:
         print(f"error: {in_words(error)}", file=sys.stderr)
         return 1
-    print_card(card.marks, f"{options.bundle} (through ONNX)")
+    print_report(report.metrics, f"{options.bundle} (through ONNX)")
     if options.json is not None:
-        records.write(card, options.json)
+        records.write(report, options.json)
         print(records.printable(str(options.json)))
     return 0
 
 
-def evaluate_bundle(folder: Path, spec: str | None, options: CardOptions) -> Card:
+def evaluate_bundle(folder: Path, spec: str | None, options: ReportOptions) -> EvaluationReport:
     """The whole card of a bundle, which is left as it is.
 
     Raises:
@@ -91,31 +91,33 @@ def evaluate_bundle(folder: Path, spec: str | None, options: CardOptions) -> Car
         raise RunError(f"{folder}: provenance.config: {error}") from error
     data = run.load_data() if spec is None else in_shape_of(run, spec)
     graph = manifest.graphs["encoder"]
-    marks = make_card(graph_encoder(folder, graph), run, data, options, latent_encoder(folder, graph))
-    return Card(graph.file, manifest.files[graph.file], round(time.monotonic() - started, 1), tuple(marks))
+    metrics = make_report(graph_encoder(folder, graph), run, data, options, latent_encoder(folder, graph))
+    return EvaluationReport(
+        graph.file, manifest.files[graph.file], round(time.monotonic() - started, 1), tuple(metrics)
+    )
 
 
-def exported_card(
+def exported_report(
     folder: Path,
     graph: Graph,
     run: Run,
     data: Data,
     train_ND: NDArray[np.float32],
     test_ND: NDArray[np.float32],
-    size: CardSize,
-) -> Card:
+    size: ReportSize,
+) -> EvaluationReport:
     """The card of a bundle in the making, whose training and test rows were encoded already."""
     started = time.monotonic()
     encode = remembering(graph_encoder(folder, graph), (data.train.values, train_ND), (data.test.values, test_ND))
     if size == "full":
-        marks = make_card(encode, run, data, CardOptions(floors=True), latent_encoder(folder, graph))
+        metrics = make_report(encode, run, data, ReportOptions(baselines=True), latent_encoder(folder, graph))
     else:
-        marks = report_card(encode, data, QUICK, latent=latent_encoder(folder, graph))
-        for name in floors_of(data):
-            if name in QUICK_FLOORS:
-                marks += floor_card(name, run, data, replace(QUICK, parts=QUICK_FLOORS[name]))
+        metrics = evaluation_report(encode, data, QUICK, latent=latent_encoder(folder, graph))
+        for name in baselines_of(data):
+            if name in QUICK_BASELINES:
+                metrics += baseline_report(name, run, data, replace(QUICK, parts=QUICK_BASELINES[name]))
     seconds = round(time.monotonic() - started, 1)
-    return Card(graph.file, bundle.sha256_of_file(folder / graph.file), seconds, tuple(marks))
+    return EvaluationReport(graph.file, bundle.sha256_of_file(folder / graph.file), seconds, tuple(metrics))
 
 
 def graph_encoder(folder: Path, graph: Graph, tensor: str = "embedding") -> Encode:

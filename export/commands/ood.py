@@ -32,7 +32,7 @@ from training.data import AudioShape, Data, load_data
 from training.data.subset import Subset
 from training.evaluation.command import every_row_in_shape_of, in_shape_of, say
 from training.evaluation.intervals import auroc_interval, share_interval
-from training.evaluation.ood_sets import CONTROL, known_sets, saved_as, strange_rows
+from training.evaluation.ood_sets import CONTROL, known_sets, ood_rows, saved_as
 from training.evaluation.separation import separation
 from training.options import check_new_file, check_options, check_seed, in_words
 from training.running.run import Run
@@ -112,33 +112,33 @@ def examine(options: Options) -> tuple[Examination, dict[str, NDArray[np.float32
     data = run.load_data()
     runner = GraphRunner(folder, manifest.graphs.values())
     names = tuple(dict.fromkeys(options.against)) or (*known_sets(data.test.values), CONTROL)
-    usual = _some(data.test.values, options.rows or MOST_ROWS, options)
-    usual_scores = {name: runner.run(rows)["scores"] for name, rows in _usual_rows(usual, data, names)}
-    rows, kept = [], {run.data: usual_scores[""][:, 0]}
+    in_dist = _some(data.test.values, options.rows or MOST_ROWS, options)
+    id_scores = {name: runner.run(rows)["scores"] for name, rows in _id_rows(in_dist, data, names)}
+    rows, kept = [], {run.data: id_scores[""][:, 0]}
     for name in names:
         say(f"against {name}")
-        strange = runner.run(_as_files(_set(name, run, usual, options), data, name))["scores"]
-        beside = usual_scores["JPEG" if _is_jpeg(data, name) else ""]
-        kept[name] = strange[:, 0]
-        rows += list(_rows(name, manifest, calibration, beside, strange))
+        ood = runner.run(_as_files(_set(name, run, in_dist, options), data, name))["scores"]
+        beside = id_scores["JPEG" if _is_jpeg(data, name) else ""]
+        kept[name] = ood[:, 0]
+        rows += list(_rows(name, manifest, calibration, beside, ood))
     model = f"{manifest.name}/{manifest.version}"
-    found = Examination(model, run.data, len(usual), manifest.default_alpha, options.seed, tuple(rows))
+    found = Examination(model, run.data, len(in_dist), manifest.default_alpha, options.seed, tuple(rows))
     return found, kept
 
 
 def _rows(
-    against: str, manifest: Manifest, calibration: dict[str, NDArray[np.float32]], usual_NK: Any, strange_MK: Any
+    against: str, manifest: Manifest, calibration: dict[str, NDArray[np.float32]], id_NK: Any, ood_MK: Any
 ) -> Iterator[Row]:
     for column, detector in enumerate(manifest.detectors):
-        usual, strange = usual_NK[:, column], strange_MK[:, column]
-        flagged, usual_flagged = (
-            at_most(p_values(scores, calibration[detector.name]), manifest.default_alpha) for scores in (strange, usual)
+        in_dist, ood = id_NK[:, column], ood_MK[:, column]
+        flagged, id_flagged = (
+            at_most(p_values(scores, calibration[detector.name]), manifest.default_alpha) for scores in (ood, in_dist)
         )
-        figures = separation(usual, strange)
-        shares = float(flagged.mean()), float(usual_flagged.mean())
-        of_auroc = auroc_interval(figures.auroc, len(usual), len(strange))
-        of_flagged = share_interval(int(flagged.sum()), len(strange))
-        yield Row(against, detector.name, figures, *shares, len(strange), of_auroc, of_flagged)
+        figures = separation(in_dist, ood)
+        shares = float(flagged.mean()), float(id_flagged.mean())
+        of_auroc = auroc_interval(figures.auroc, len(in_dist), len(ood))
+        of_flagged = share_interval(int(flagged.sum()), len(ood))
+        yield Row(against, detector.name, figures, *shares, len(ood), of_auroc, of_flagged)
 
 
 def _some(rows: NDArray[Any], num_rows: int | None, options: Options) -> NDArray[Any]:
@@ -147,18 +147,18 @@ def _some(rows: NDArray[Any], num_rows: int | None, options: Options) -> NDArray
     return some
 
 
-def _set(name: str, run: Run, usual: NDArray[Any], options: Options) -> NDArray[Any]:
+def _set(name: str, run: Run, in_dist: NDArray[Any], options: Options) -> NDArray[Any]:
     """The strange rows: made of the usual ones as many as these, of one's own all."""
     if name == CONTROL:
-        return usual
-    if name in known_sets(usual):
-        return strange_rows(name, usual, options.seed)
+        return in_dist
+    if name in known_sets(in_dist):
+        return ood_rows(name, in_dist, options.seed)
     if name == OTHERS:
         subset = Subset.parse(run.data)
         assert subset is not None  # or it would have been refused before
         return _some(subset.others(_whole(subset, run)).values, options.rows or MOST_ROWS, options)
     if name == run.data:
-        return usual  # the rest was trained on
+        return in_dist  # the rest was trained on
     if (own := every_row_in_shape_of(run, name)) is not None:
         return _some(own, options.rows, options)
     return _some(in_shape_of(run, name).test.values, options.rows or MOST_ROWS, options)
@@ -183,11 +183,11 @@ def _is_jpeg(data: Data, name: str) -> bool:
     return name != OTHERS and any(spec.split("[")[0] in JPEG_SETS for spec in (data.spec, name))
 
 
-def _usual_rows(usual: NDArray[Any], data: Data, names: Sequence[str]) -> Iterator[tuple[str, NDArray[Any]]]:
-    yield "", usual
+def _id_rows(in_dist: NDArray[Any], data: Data, names: Sequence[str]) -> Iterator[tuple[str, NDArray[Any]]]:
+    yield "", in_dist
     if any(_is_jpeg(data, name) for name in names):
         # Images that were JPEG files stay as they are: the control asks what another saving does to them.
-        yield "JPEG", usual if data.spec.split("[")[0] in JPEG_SETS else saved_as(usual, "JPEG")
+        yield "JPEG", in_dist if data.spec.split("[")[0] in JPEG_SETS else saved_as(in_dist, "JPEG")
 
 
 def _as_files(rows: NDArray[Any], data: Data, name: str) -> NDArray[Any]:

@@ -13,12 +13,12 @@ from latentserve.conformal import conditional_p_values, p_values
 
 
 @pytest.fixture(autouse=True)
-def few_deals(monkeypatch: pytest.MonkeyPatch) -> None:
+def few_splits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibration, "DEALS", 60)
 
 
 SCORES = np.random.default_rng(0).gamma(2.0, size=6000).astype(np.float32)
-STRANGE = SCORES[:2000] + 9
+OOD = SCORES[:2000] + 9
 
 
 def conditional(p: Any) -> Any:
@@ -34,7 +34,7 @@ def test_promises_that_are_kept_are_found_kept(alpha: float) -> None:
     careful = calibration._conditional("m", SCORES, 1000, alpha, 0.1, conditional)
     assert careful.kept
     assert careful.rate < alpha
-    discoveries = calibration._false_discoveries("m", SCORES, STRANGE, 1000, alpha)
+    discoveries = calibration._false_discoveries("m", SCORES, OOD, 1000, alpha)
     assert discoveries.kept
     assert discoveries.rate < alpha
 
@@ -50,4 +50,4 @@ def test_promises_that_are_broken_are_found_broken(monkeypatch: pytest.MonkeyPat
     assert not calibration._false_alarms("m", SCORES, 1000, 0.05).kept  # too few alarms are wrong too
     monkeypatch.setattr(calibration, "rejected", lambda p, alpha: p <= alpha)
     monkeypatch.setattr(calibration, "p_values", p_values)
-    assert not calibration._false_discoveries("m", SCORES, STRANGE, 1000, 0.1).kept
+    assert not calibration._false_discoveries("m", SCORES, OOD, 1000, 0.1).kept

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.results import ood as strange
+from benchmarks.results import ood as ood
 from benchmarks.results import reproduce
 from benchmarks.results.ood import SUITES, Finding, Options, Recorded, Suite, encoders, lines, main
 
@@ -44,25 +44,25 @@ def test_an_unknown_suite_names_those_there_are(capsys: pytest.CaptureFixture[st
 
 def test_the_control_decides_the_exit_status(monkeypatch: pytest.MonkeyPatch) -> None:
     for auroc, status in ((0.5, 0), (0.9, 1)):
-        monkeypatch.setattr(strange, "findings", lambda _, auroc=auroc: [finding(0, auroc, against="saved_again")])
+        monkeypatch.setattr(ood, "findings", lambda _, auroc=auroc: [finding(0, auroc, against="saved_again")])
         assert main(Options("mnist")) == status
 
 
 @pytest.mark.slow
 def test_a_suite_trains_examines_and_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reproduce, "WORK", tmp_path / "work")
-    monkeypatch.setattr(strange, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(ood, "RESULTS", tmp_path / "results")
     suite = Suite("vae_digits", ("others", "saved_again"), ("digits[label=0,1,2]",), 20, (0,))
     monkeypatch.setitem(SUITES, "mnist", suite)
     assert main(Options("mnist", record=True)) == 0
-    others, control, *_ = strange.records.read(Recorded, tmp_path / "results" / "mnist.json").findings
+    others, control, *_ = ood.records.read(Recorded, tmp_path / "results" / "mnist.json").findings
     assert (others.data, others.against, control.against) == ("digits[label=0,1,2]", "others", "saved_again")
     assert others.auroc > 0.8
-    assert "| mnist | others | " in strange.table()
+    assert "| mnist | others | " in ood.table()
 
 
 def test_the_readme_holds_what_is_recorded() -> None:
     """Made with `python -m benchmarks.results.ood --table`."""
     readme = (reproduce.ROOT / "README.md").read_text()
-    for line in strange.table().splitlines():
+    for line in ood.table().splitlines():
         assert line in readme, line

@@ -119,9 +119,9 @@ def test_magnitude_is_the_distance_of_two_logarithms_and_has_two_sides() -> None
     ]
     detector = Magnitude.fit({"embedding": train})
     np.testing.assert_allclose(scores(detector, test), expected, rtol=2e-3)
-    usual = scores(detector, test).max()
+    in_dist = scores(detector, test).max()
     for factor in (0.2, 5.0):  # weaker and stronger than usual
-        assert scores(detector, factor * test).min() > usual
+        assert scores(detector, factor * test).min() > in_dist
 
 
 def test_dead_dimensions_of_an_embedding_do_no_harm() -> None:
@@ -133,10 +133,10 @@ def test_dead_dimensions_of_an_embedding_do_no_harm() -> None:
 @pytest.mark.parametrize("kind", EMBEDDING_DETECTORS)
 def test_what_is_no_number_gets_no_usual_score(kind: Any) -> None:
     detector = kind.fit({"embedding": clustered(300)})
-    strange = np.stack([np.full(12, value, np.float32) for value in (np.nan, np.inf, -np.inf)])
-    assert not np.isfinite(scores(detector, strange)).any()
+    ood = np.stack([np.full(12, value, np.float32) for value in (np.nan, np.inf, -np.inf)])
+    assert not np.isfinite(scores(detector, ood)).any()
     calibration = np.sort(scores(detector, clustered(99, 1)))
-    np.testing.assert_allclose(p_values(scores(detector, strange), calibration), 0.01)
+    np.testing.assert_allclose(p_values(scores(detector, ood), calibration), 0.01)
 
 
 @pytest.mark.parametrize("kind", EMBEDDING_DETECTORS)

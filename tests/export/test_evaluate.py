@@ -9,21 +9,24 @@ import numpy as np
 import pytest
 
 from export.__main__ import main
-from export.commands import evaluate as card
+from export.commands import evaluate as report
 from export.exporter import export_run
 from export.figures import NUM_TRAVERSED, TRAVERSAL_STEPS, traversals
 from export.graphs import GraphRunner
 from latentserve import bundle, records
 from training.data import load_data
-from training.evaluation.command import EVALUATION, CardOptions, evaluate_run
-from training.evaluation.report import Card
+from training.evaluation.command import EVALUATION, ReportOptions, evaluate_run
+from training.evaluation.report import EvaluationReport
 
 
 def test_onnx_and_torch_get_the_same_card(bundle_folder: Path, run_folder: Path) -> None:
-    options = CardOptions(rows=150)
-    through_onnx, through_torch = card.evaluate_bundle(bundle_folder, None, options), evaluate_run(run_folder, options)
-    assert [mark.name for mark in through_onnx.marks] == [mark.name for mark in through_torch.marks]
-    for one, other in zip(through_onnx.marks, through_torch.marks, strict=True):
+    options = ReportOptions(rows=150)
+    through_onnx, through_torch = (
+        report.evaluate_bundle(bundle_folder, None, options),
+        evaluate_run(run_folder, options),
+    )
+    assert [metric.name for metric in through_onnx.metrics] == [metric.name for metric in through_torch.metrics]
+    for one, other in zip(through_onnx.metrics, through_torch.metrics, strict=True):
         assert one.value == pytest.approx(other.value, abs=0.02), one.name  # a row on a border may change sides
     assert through_onnx.measured_through == "encoder.onnx"
 
@@ -31,15 +34,15 @@ def test_onnx_and_torch_get_the_same_card(bundle_folder: Path, run_folder: Path)
 def test_a_bundle_holds_its_card_and_the_service_tells_the_methods_own_figures(bundle_folder: Path) -> None:
     manifest = bundle.load(bundle_folder)
     assert manifest.files[EVALUATION] == bundle.sha256_of_file(bundle_folder / EVALUATION)
-    kept = records.read(Card, bundle_folder / EVALUATION)
-    assert {mark.features for mark in kept.marks} == {"embedding", "pixels", "PCA-16", "random init"}
+    kept = records.read(EvaluationReport, bundle_folder / EVALUATION)
+    assert {metric.features for metric in kept.metrics} == {"embedding", "pixels", "PCA-16", "random init"}
     assert kept.encoder_sha256 == manifest.files["encoder.onnx"]
-    own = {mark.name: mark.value for mark in kept.marks if mark.features == "embedding"}
+    own = {metric.name: metric.value for metric in kept.metrics if metric.features == "embedding"}
     told = {figure.name: figure.value for figure in manifest.evaluations}
     assert own.items() <= told.items()
     assert len(manifest.evaluations) == len(told)  # no floor under the same name
-    floors = {mark.features for mark in kept.marks if mark.name == "linear_probe_accuracy"}
-    assert floors == {"embedding", "PCA-16", "random init"}
+    baselines = {metric.features for metric in kept.metrics if metric.name == "linear_probe_accuracy"}
+    assert baselines == {"embedding", "PCA-16", "random init"}
 
 
 def test_measuring_a_bundle_leaves_it_as_it_is(
@@ -50,9 +53,9 @@ def test_measuring_a_bundle_leaves_it_as_it_is(
     arguments = [str(bundle_folder), "--data", "shapes", "--rows", "200", "--json", str(out)]
     assert main(["evaluate", *arguments]) == 0
     assert {path.name: path.read_bytes() for path in bundle_folder.iterdir()} == before
-    marks = json.loads(out.read_text())["marks"]
-    assert {mark["data"] for mark in marks} == {"shapes test"}
-    assert {"unseen_combinations_accuracy", "mig"} <= {mark["name"] for mark in marks}
+    metrics = json.loads(out.read_text())["marks"]
+    assert {metric["data"] for metric in metrics} == {"shapes test"}
+    assert {"unseen_combinations_accuracy", "mig"} <= {metric["name"] for metric in metrics}
     assert "linear probe accuracy" in capsys.readouterr().out
 
 
@@ -66,10 +69,10 @@ def test_a_changed_bundle_is_not_measured(copied_bundle: Path, capsys: pytest.Ca
 
 @pytest.mark.slow
 def test_a_full_card_has_every_floor(run_folder: Path, tmp_path: Path) -> None:
-    folder = export_run(run_folder, tmp_path, card="full")
-    kept = records.read(Card, folder / EVALUATION)
+    folder = export_run(run_folder, tmp_path, report="full")
+    kept = records.read(EvaluationReport, folder / EVALUATION)
     for features in ("embedding", "pixels", "PCA-16", "PCA-64", "random init", "k-means patches"):
-        names = {mark.name for mark in kept.marks if mark.features == features}
+        names = {metric.name for metric in kept.metrics if metric.features == features}
         assert {"linear_probe_accuracy", "knn_20_accuracy", "labels_10_percent_accuracy", "clusters_nmi"} <= names
         assert ("equivariance_flip" in names) is (features != "k-means patches")
     assert bundle.load(folder).files[EVALUATION]

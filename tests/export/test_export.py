@@ -159,7 +159,7 @@ def test_splits_that_are_constant_where_training_is_not_are_exported_and_scored(
     blank = [replace(split, values=np.zeros_like(split.values)) for split in (data.calibration, data.test)]
     constant = replace(data, calibration=blank[0], test=blank[1])
     monkeypatch.setattr(Run, "load_data", lambda self: constant)
-    folder = export_run(run_folder, tmp_path, card="none")
+    folder = export_run(run_folder, tmp_path, report="none")
     manifest = bundle.load(folder)
     scores = GraphRunner(folder, manifest.graphs.values()).run(blank[1].values)["scores"]
     for column, ordered in enumerate(bundle.load_calibration(folder, manifest).values()):
@@ -384,7 +384,7 @@ def test_a_bundle_for_a_gpu_is_fitted_calibrated_and_proven_on_it_or_not_made(
         monkeypatch.setattr(graphs.ort, "preload_dlls", lambda: None)
     expected = r"device: got no working CUDA \(.*\), expected one, because device is .cuda."
     with pytest.raises(ExportError, match=expected):
-        export_run(run_folder, tmp_path / "models", card="none", device="cuda")
+        export_run(run_folder, tmp_path / "models", report="none", device="cuda")
     assert not list((tmp_path / "models").glob("*"))
 
     ran_on: list[str] = []
@@ -395,7 +395,7 @@ def test_a_bundle_for_a_gpu_is_fitted_calibrated_and_proven_on_it_or_not_made(
         return on_cpu(path, "cpu")
 
     monkeypatch.setattr(graphs, "_session", pretended)
-    folder = export_run(run_folder, tmp_path / "models", card="none", device="cuda")
+    folder = export_run(run_folder, tmp_path / "models", report="none", device="cuda")
     assert set(ran_on) == {"cuda"}
     manifest = bundle.load(folder)
     assert manifest.provenance.versions["execution_provider"] == CUDA

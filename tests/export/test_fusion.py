@@ -48,10 +48,15 @@ def test_surprise_is_its_definition(num: int, coarse: bool, resolution: float | 
         reference = np.round(reference * 2) / 2
     scale = np.array([1 / 8, 1e4], np.float32)  # one detector's scores are much larger than the other's
     reference = reference * scale
-    spread = reference.std(axis=0)
+    standard_deviation = reference.std(axis=0)
     known = None if resolution is None else resolution * scale.astype(np.float64)
     scores = np.concatenate(
-        [rng.uniform(-3, 4, (200, 2)) * scale, reference, reference - 1e-3 * spread, reference[:9] + 3 * scale]
+        [
+            rng.uniform(-3, 4, (200, 2)) * scale,
+            reference,
+            reference - 1e-3 * standard_deviation,
+            reference[:9] + 3 * scale,
+        ]
     )
     if resolution != 0.0:  # within the width of a knot, where the line is drawn out
         widths = np.array([width_by_hand(reference[:, k], None if known is None else known[k]) for k in range(2)])

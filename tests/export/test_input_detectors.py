@@ -57,10 +57,10 @@ def test_bands_are_averages_of_the_power_spectrum() -> None:
     frames = rows[:, : 15 * FRAME_SAMPLES].reshape(4, 15, FRAME_SAMPLES) / 32768
     power = np.abs(np.fft.rfft(frames * get_window("hann", FRAME_SAMPLES))) ** 2
     got = coarse(torch.from_numpy(rows)).numpy()
-    mean, spread = np.split(got, 2, axis=1)
+    mean, standard_deviation = np.split(got, 2, axis=1)
     first = np.log(power[:, :, 1] + QUIET)  # the lowest band is one frequency wide
     np.testing.assert_allclose(mean[:, 0], first.mean(axis=1), rtol=1e-4)
-    np.testing.assert_allclose(spread[:, 0], first.std(axis=1), rtol=1e-3)
+    np.testing.assert_allclose(standard_deviation[:, 0], first.std(axis=1), rtol=1e-3)
     last = power.shape[2] - np.round(128 - 129 ** (19 / 20) + 1).astype(int)
     np.testing.assert_allclose(mean[:, -1], np.log(power[:, :, last:].mean(axis=2) + QUIET).mean(axis=1), rtol=1e-4)
 
@@ -97,10 +97,10 @@ def test_a_sound_played_backwards_has_other_edges_but_the_same_bands() -> None:
     rng = np.random.default_rng(0)
     hiss = 3000 * rng.standard_normal((300, RATE // 2)) * np.exp(-np.arange(RATE // 2) / 800)
     fading = np.round(hiss).astype(np.int16)
-    train, usual, backwards = fading[:200], fading[200:], np.ascontiguousarray(fading[200:, ::-1])
+    train, in_dist, backwards = fading[:200], fading[200:], np.ascontiguousarray(fading[200:, ::-1])
     edged, banded = (kind.fit({INPUT: train}) for kind in (EdgeNeighbours, InputNeighbours))
-    assert edged(torch.from_numpy(backwards)).min() > edged(torch.from_numpy(usual)).max()
-    assert banded(torch.from_numpy(backwards)).median() < banded(torch.from_numpy(usual)).max()
+    assert edged(torch.from_numpy(backwards)).min() > edged(torch.from_numpy(in_dist)).max()
+    assert banded(torch.from_numpy(backwards)).median() < banded(torch.from_numpy(in_dist)).max()
 
 
 def test_edges_of_a_waveform_shorter_than_three_frames_are_finite() -> None:
@@ -135,7 +135,7 @@ def test_each_finds_what_it_is_there_for() -> None:
     noise, drawing = rng.integers(0, 256, (20, 32, 32, 3), np.uint8), np.zeros((20, 32, 32, 3), np.uint8)
     drawing[:, 8:16, 8:24] = 255
     hiss = rng.integers(-9000, 9000, (20, RATE // 2), np.int16)
-    for kind, train, usual, strange in (
+    for kind, train, in_dist, ood in (
         (InputMahalanobis, images(900), images(99, seed=1), noise),
         (InputNeighbours, images(900), images(99, seed=1), drawing),
         (EdgeNeighbours, images(900), images(99, seed=1), drawing),
@@ -143,7 +143,7 @@ def test_each_finds_what_it_is_there_for() -> None:
         (InputNeighbours, waveforms(900), waveforms(99, 1), hiss),
     ):
         detector: Any = kind.fit({INPUT: train})
-        assert detector(torch.from_numpy(strange)).min() > detector(torch.from_numpy(usual)).max(), kind
+        assert detector(torch.from_numpy(ood)).min() > detector(torch.from_numpy(in_dist)).max(), kind
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -20,7 +20,7 @@ from training.__main__ import Options as TrainingOptions
 from training.__main__ import run_training
 from training.data import load_data
 from training.data.subset import Subset
-from training.evaluation.ood_sets import IMAGES, saved_as, strange_rows
+from training.evaluation.ood_sets import IMAGES, ood_rows, saved_as
 from training.evaluation.separation import Separation, separation
 from training.methods.vae import VaeConfig
 from training.running.run import Run, open_run
@@ -39,7 +39,7 @@ def test_the_command_prints_writes_and_leaves_the_bundle_alone(
     found = records.read(Examination, tmp_path / "ood.json")
     assert list(dict.fromkeys(row.against for row in found.rows)) == [*IMAGES, "saved_again"]
     assert len(found.rows) == (len(IMAGES) + 1) * 11
-    assert found.num_usual == 150
+    assert found.num_id == 150
     page = (tmp_path / "ood.html").read_text()
     assert page.count("data:image/png;base64,") == 2
 
@@ -56,11 +56,11 @@ def test_figures_are_those_of_the_graphs_scores(bundle_folder: Path) -> None:
     manifest = bundle.load(bundle_folder)
     runner = GraphRunner(bundle_folder, manifest.graphs.values())
     test = load_data("digits").test.values
-    usual, flipped = (runner.run(rows)["scores"] for rows in (test, strange_rows("horizontal_flip", test)))
+    in_dist, flipped = (runner.run(rows)["scores"] for rows in (test, ood_rows("horizontal_flip", test)))
     found, scores = examine(Options(bundle_folder, ("horizontal_flip",)))
     calibration = bundle.load_calibration(bundle_folder, manifest)
     for column, row in enumerate(found.rows):
-        assert row.figures == separation(usual[:, column], flipped[:, column])
+        assert row.figures == separation(in_dist[:, column], flipped[:, column])
         p = p_values(flipped[:, column], calibration[row.detector])
         assert row.share_flagged == pytest.approx((p <= 0.05).mean())
     np.testing.assert_array_equal(scores["horizontal_flip"], flipped[:, 0])

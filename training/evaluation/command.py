@@ -24,22 +24,22 @@ from latentserve import records
 from training.data import Data, ImageShape, Rows, load_data
 from training.data.loading import check_spec, every_row
 from training.evaluation.baselines import PATCH, Encode, patch_centres, pixels, principal_components
-from training.evaluation.report import FULL, Card, CardConfig, Mark, Part, report_card, some_rows
-from training.evaluation.table import print_card
+from training.evaluation.report import FULL, EvaluationReport, Metric, Part, ReportConfig, evaluation_report, some_rows
+from training.evaluation.table import print_report
 from training.methods.encoding import Encoding
 from training.networks.small import floats_from_rows
 from training.options import check_new_file, check_options, in_words
 from training.running.run import Run, RunError, load_model, open_run
 
 EVALUATION = "evaluation.json"
-FLOORS = ("pixels", "PCA-16", "PCA-64", "random init", "k-means patches")
+BASELINES = ("pixels", "PCA-16", "PCA-64", "random init", "k-means patches")
 PATCH_PARTS: tuple[Part, ...] = ("probes", "labels", "clusters")  # changed images too would take minutes
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow turns RGB into grey
 _ROWS_AT_ONCE = 500
 
 
 @dataclass(frozen=True)
-class CardOptions:
+class ReportOptions:
     """What goes on the card besides the encoder's own figures.
 
     Attributes:
@@ -49,7 +49,7 @@ class CardOptions:
         rows: draw so many training and so many test rows instead of all.
     """
 
-    floors: bool = False
+    baselines: bool = False
     patches: bool = True
     transfer: str | None = None
     rows: int | None = None
@@ -68,7 +68,7 @@ class Options:
     """
 
     run: Annotated[Path, tyro.conf.Positional]
-    card: Annotated[CardOptions, tyro.conf.arg(name="")] = field(default_factory=CardOptions)
+    report: Annotated[ReportOptions, tyro.conf.arg(name="")] = field(default_factory=ReportOptions)
 
 
 def main(arguments: list[str]) -> int:
@@ -76,21 +76,21 @@ def main(arguments: list[str]) -> int:
     try:
         options = tyro.cli(Options, args=arguments, prog="python -m training evaluate")
         check_options(options)
-        if options.card.transfer is not None:
-            check_spec(options.card.transfer)
+        if options.report.transfer is not None:
+            check_spec(options.report.transfer)
         open_run(options.run)
         check_new_file("run", options.run / EVALUATION)
-        card = evaluate_run(options.run, options.card)
+        report = evaluate_run(options.run, options.report)
     except (ValueError, OSError, MemoryError) as error:
         print(f"error: {in_words(error)}", file=sys.stderr)
         return 1
-    records.write(card, options.run / EVALUATION)
-    print_card(card.marks, f"{options.run} (through torch; the figures that count go through ONNX)")
+    records.write(report, options.run / EVALUATION)
+    print_report(report.metrics, f"{options.run} (through torch; the figures that count go through ONNX)")
     print(records.printable(str(options.run / EVALUATION)))
     return 0
 
 
-def evaluate_run(folder: Path, options: CardOptions) -> Card:
+def evaluate_run(folder: Path, options: ReportOptions) -> EvaluationReport:
     """The card of a run.
 
     Raises:
@@ -103,13 +103,15 @@ def evaluate_run(folder: Path, options: CardOptions) -> Card:
     model = load_model(folder, run)
     before = weights_sha256(model)
     encode, latent = encoders(model, data)
-    marks = make_card(encode, run, data, options, latent)
+    metrics = make_report(encode, run, data, options, latent)
     if weights_sha256(model) != before:
         raise RunError(f"{folder}: measuring changed the encoder's weights; the figures are worth nothing")
-    return Card("torch", before, round(time.monotonic() - started, 1), tuple(marks))
+    return EvaluationReport("torch", before, round(time.monotonic() - started, 1), tuple(metrics))
 
 
-def make_card(encode: Encode, run: Run, data: Data, options: CardOptions, latent: Encode | None = None) -> list[Mark]:
+def make_report(
+    encode: Encode, run: Run, data: Data, options: ReportOptions, latent: Encode | None = None
+) -> list[Metric]:
     """The encoder's figures, then those of the floors.
 
     Args:
@@ -123,21 +125,23 @@ def make_card(encode: Encode, run: Run, data: Data, options: CardOptions, latent
     if options.rows is not None:
         data, transfer = _fewer(data, options.rows), transfer and _fewer(transfer, options.rows)
     say("the encoder")
-    marks = report_card(encode, data, transfer=transfer, latent=latent)
-    for name in floors_of(data, options.patches) if options.floors else ():
+    metrics = evaluation_report(encode, data, transfer=transfer, latent=latent)
+    for name in baselines_of(data, options.patches) if options.baselines else ():
         config = replace(FULL, parts=PATCH_PARTS) if name == "k-means patches" else FULL
-        marks += floor_card(name, run, data, config, transfer)
-    return marks
+        metrics += baseline_report(name, run, data, config, transfer)
+    return metrics
 
 
-def floors_of(data: Data, patches: bool = True) -> tuple[str, ...]:
+def baselines_of(data: Data, patches: bool = True) -> tuple[str, ...]:
     """Those of `FLOORS` that the data has: all but the untrained network are about images."""
     if not isinstance(data.shape, ImageShape):
         return ("random init",)
-    return FLOORS if patches and data.shape.image_size > PATCH else FLOORS[:-1]
+    return BASELINES if patches and data.shape.image_size > PATCH else BASELINES[:-1]
 
 
-def floor_card(name: str, run: Run, data: Data, config: CardConfig, transfer: Data | None = None) -> list[Mark]:
+def baseline_report(
+    name: str, run: Run, data: Data, config: ReportConfig, transfer: Data | None = None
+) -> list[Metric]:
     """The figures of one of `FLOORS`. Those with few dimensions are asked about factors, too, as latents are."""
     say(f"floor: {name}")
     train_NHWC = data.train.values
@@ -149,7 +153,7 @@ def floor_card(name: str, run: Run, data: Data, config: CardConfig, transfer: Da
         "k-means patches": lambda: (patch_centres(train_NHWC), None),
     }
     encode, latent = makers[name]()
-    return report_card(encode, data, config, name, transfer, latent)
+    return evaluation_report(encode, data, config, name, transfer, latent)
 
 
 def encoders(model: nn.Module, data: Data) -> tuple[Encode, Encode | None]:

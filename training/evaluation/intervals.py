@@ -18,17 +18,17 @@ TINY = 1e-12
 Interval = tuple[float, float]
 
 
-def auroc_interval(auroc: float, num_usual: int, num_strange: int) -> Interval:
+def auroc_interval(auroc: float, num_id: int, num_ood: int) -> Interval:
     """Of the area under the ROC curve of so many usual and so many strange rows, drawn apart from each other.
 
     The values theta with |auroc - theta| <= z sd(theta).
     """
     z = float(norm.ppf((1 + CONFIDENCE) / 2))
-    extra = (num_usual + num_strange) / 2 - 1
+    extra = (num_id + num_ood) / 2 - 1
 
     def excess(theta: float) -> float:
         factor = 1 + extra * ((1 - theta) / (2 - theta) + theta / (1 + theta))
-        return abs(auroc - theta) - z * math.sqrt(theta * (1 - theta) * factor / (num_usual * num_strange))
+        return abs(auroc - theta) - z * math.sqrt(theta * (1 - theta) * factor / (num_id * num_ood))
 
     # at 0 and 1 themselves the variance is none, and the equation holds of an interval that is a point
     low = 0.0 if auroc == 0 else brentq(excess, 0.0, min(auroc, 1 - TINY))

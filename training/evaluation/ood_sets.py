@@ -94,7 +94,7 @@ QUICK_SETS = ("shapes", "horizontal_flip", "noise", "reversed", "tone")
 SOUNDS: dict[str, Maker] = {"reversed": _reversed, "noise": _hiss, "tone": _hum}
 
 
-def strange_rows(name: str, test: Rows, seed: int = 0) -> Rows:
+def ood_rows(name: str, test: Rows, seed: int = 0) -> Rows:
     """One of `IMAGES` or `SOUNDS`, as many as the test rows and of their shape.
 
     Raises:

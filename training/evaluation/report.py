@@ -37,7 +37,7 @@ METHOD = "embedding"
 
 
 @dataclass(frozen=True)
-class Mark:
+class Metric:
     """One figure.
 
     Attributes:
@@ -51,12 +51,12 @@ class Mark:
     name: str
     value: float
     data: str
-    spread: float | None = None
+    standard_deviation: float | None = None
     features: str = METHOD
 
 
 @dataclass(frozen=True)
-class CardConfig:
+class ReportConfig:
     """How much is measured.
 
     Attributes:
@@ -76,13 +76,13 @@ class CardConfig:
     corrupted_rows: int = 5000
 
 
-FULL = CardConfig()
-QUICK = CardConfig(num_draws=3, moved_rows=1000, corrupted_rows=1000)
+FULL = ReportConfig()
+QUICK = ReportConfig(num_draws=3, moved_rows=1000, corrupted_rows=1000)
 """What every export measures: seconds for a few hundred photos, minutes for MNIST."""
 
 
 @dataclass(frozen=True)
-class Card:
+class EvaluationReport:
     """What evaluation.json holds.
 
     Attributes:
@@ -95,7 +95,7 @@ class Card:
     measured_through: str
     encoder_sha256: str
     seconds: float
-    marks: tuple[Mark, ...]
+    metrics: tuple[Metric, ...]
 
 
 @dataclass(frozen=True)
@@ -115,14 +115,14 @@ class _Splits:
         return self.train_ND, self.data.train.labels_N, self.test_ND, self.data.test.labels_N
 
 
-def report_card(
+def evaluation_report(
     encode: Encode,
     data: Data,
-    config: CardConfig = FULL,
+    config: ReportConfig = FULL,
     features: str = METHOD,
     transfer: Data | None = None,
     latent: Encode | None = None,
-) -> list[Mark]:
+) -> list[Metric]:
     """Every figure that the data allows: without labels equivariance alone is left.
 
     Args:
@@ -134,19 +134,19 @@ def report_card(
         latent: rows to latents [N, L], where there are any: what disentanglement is measured on.
     """
     splits = _Splits(encode, data, encode(data.train.values), encode(data.test.values))
-    marks: list[Mark] = []
+    metrics: list[Metric] = []
     if has_classes(data):
-        marks += _labelled_marks(splits, config)
+        metrics += _labelled_metrics(splits, config)
     if "equivariance" in config.parts and isinstance(data.shape, ImageShape):
-        marks += _moved_marks(splits, config.moved_rows)
+        metrics += _moved_metrics(splits, config.moved_rows)
     if "disentanglement" in config.parts and latent is not None and data.test.factors_NF is not None:
         figures = disentanglement(latent(data.test.values), data.test.factors_NF)
-        marks += [_mark(name, [value], data) for name, value in figures.items()]
+        metrics += [_metric(name, [value], data) for name, value in figures.items()]
     if transfer is not None and has_classes(transfer):
         other = _Splits(encode, transfer, encode(transfer.train.values), encode(transfer.test.values))
-        marks.append(_mark("linear_probe_accuracy", [linear_probe_accuracy(*other.labelled)], transfer))
-        marks.append(_mark("knn_20_accuracy", [knn_accuracy(*other.labelled)], transfer))
-    return [Mark(mark.name, mark.value, mark.data, mark.spread, features) for mark in marks]
+        metrics.append(_metric("linear_probe_accuracy", [linear_probe_accuracy(*other.labelled)], transfer))
+        metrics.append(_metric("knn_20_accuracy", [knn_accuracy(*other.labelled)], transfer))
+    return [Metric(metric.name, metric.value, metric.data, metric.standard_deviation, features) for metric in metrics]
 
 
 def has_classes(data: Data) -> bool:
@@ -155,30 +155,30 @@ def has_classes(data: Data) -> bool:
     return labels is not None and data.test.labels_N is not None and len(np.unique(labels)) > 1
 
 
-def _labelled_marks(splits: _Splits, config: CardConfig) -> Iterator[Mark]:
+def _labelled_metrics(splits: _Splits, config: ReportConfig) -> Iterator[Metric]:
     data = splits.data
     probe = fit_linear_probe(*splits.labelled[:2]) if {"probes", "robustness"} & set(config.parts) else None
     if "probes" in config.parts and probe is not None:
-        yield _mark("linear_probe_accuracy", [float(probe.score(*splits.labelled[2:]))], data)
-        yield _mark("knn_20_accuracy", [knn_accuracy(*splits.labelled)], data)
+        yield _metric("linear_probe_accuracy", [float(probe.score(*splits.labelled[2:]))], data)
+        yield _metric("knn_20_accuracy", [knn_accuracy(*splits.labelled)], data)
     if "groups" in config.parts:
-        yield from _group_marks(splits)
+        yield from _group_metrics(splits)
     if "labels" in config.parts:
         most = np.unique(splits.labelled[1], return_counts=True)[1].max()
         for per_class in (*(num for num in config.per_class if num <= most), *config.shares):
             accuracies = labels_curve(*splits.labelled, per_class, config.num_draws)
-            yield _mark(labels_name(per_class), accuracies, data)
+            yield _metric(labels_name(per_class), accuracies, data)
     if "clusters" in config.parts:
         agreement = cluster_agreement(*splits.labelled[2:], config.num_draws)
         for name, values in agreement.items():
-            yield _mark(f"clusters_{name}", values, data)
+            yield _metric(f"clusters_{name}", values, data)
     if "robustness" in config.parts and probe is not None and isinstance(data.shape, ImageShape):
-        yield from _robustness_marks(splits, probe, config.corrupted_rows)
+        yield from _robustness_metrics(splits, probe, config.corrupted_rows)
     if "composition" in config.parts:
-        yield from _composition_marks(splits)
+        yield from _composition_metrics(splits)
 
 
-def _group_marks(splits: _Splits) -> Iterator[Mark]:
+def _group_metrics(splits: _Splits) -> Iterator[Metric]:
     """The probe asked about groups (speakers) that it was not fitted on. Labels of both splits are used."""
     data = splits.data
     if data.train.groups_N is None or data.test.groups_N is None:
@@ -190,7 +190,7 @@ def _group_marks(splits: _Splits) -> Iterator[Mark]:
     accuracies = leave_one_group_out_accuracies(
         np.concatenate([train_ND, test_ND]), np.concatenate([train_labels_N, test_labels_N]), groups_N
     )
-    yield _mark("leave_one_group_out_accuracy", accuracies, data)
+    yield _metric("leave_one_group_out_accuracy", accuracies, data)
 
 
 def labels_name(per_class: int | float) -> str:
@@ -200,28 +200,28 @@ def labels_name(per_class: int | float) -> str:
     return f"labels_{per_class}_per_class_accuracy"
 
 
-def _robustness_marks(splits: _Splits, probe: Pipeline, num_rows: int) -> Iterator[Mark]:
+def _robustness_metrics(splits: _Splits, probe: Pipeline, num_rows: int) -> Iterator[Metric]:
     test = some_rows(splits.data.test, num_rows)
     accuracies = [
         float(probe.score(splits.encode(corrupted(name, test.values)), test.labels_N)) for name in CORRUPTIONS
     ]
     for name, accuracy in zip(CORRUPTIONS, accuracies, strict=True):
-        yield _mark(f"accuracy_under_{name}", [accuracy], splits.data)
-    yield _mark("accuracy_under_corruption", [float(np.mean(accuracies))], splits.data)
+        yield _metric(f"accuracy_under_{name}", [accuracy], splits.data)
+    yield _metric("accuracy_under_corruption", [float(np.mean(accuracies))], splits.data)
 
 
-def _moved_marks(splits: _Splits, num_rows: int) -> Iterator[Mark]:
+def _moved_metrics(splits: _Splits, num_rows: int) -> Iterator[Metric]:
     train = some_rows(splits.data.train, num_rows).values
     test = some_rows(splits.data.test, max(1, num_rows // 4)).values
     train_ND, test_ND = splits.encode(train), splits.encode(test)
     for name, change in GENERATORS.items():
         train_moved_ND, test_moved_ND = splits.encode(change(train)), splits.encode(change(test))
         lawful = equivariance(train_ND, train_moved_ND, test_ND, test_moved_ND)
-        yield _mark(f"equivariance_{name}", [lawful], splits.data)
-        yield _mark(f"invariance_{name}", [invariance(test_ND, test_moved_ND)], splits.data)
+        yield _metric(f"equivariance_{name}", [lawful], splits.data)
+        yield _metric(f"invariance_{name}", [invariance(test_ND, test_moved_ND)], splits.data)
 
 
-def _composition_marks(splits: _Splits) -> Iterator[Mark]:
+def _composition_metrics(splits: _Splits) -> Iterator[Metric]:
     train, test = splits.data.train, splits.data.test
     if train.factors_NF is None or test.factors_NF is None:
         return
@@ -230,7 +230,7 @@ def _composition_marks(splits: _Splits) -> Iterator[Mark]:
         train_ND, train_labels_N, train.factors_NF, test_ND, test_labels_N, test.factors_NF
     )
     if len(accuracies):
-        yield _mark("unseen_combinations_accuracy", accuracies, splits.data)
+        yield _metric("unseen_combinations_accuracy", accuracies, splits.data)
 
 
 def some_rows(rows: Rows, num_rows: int) -> Rows:
@@ -239,9 +239,9 @@ def some_rows(rows: Rows, num_rows: int) -> Rows:
     return rows if num_rows >= len(rows) else rows.take(np.sort(order[:num_rows]))
 
 
-def _mark(name: str, values: Sequence[float] | NDArray[Any], data: Data) -> Mark:
-    spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    return Mark(name, float(np.mean(values)), f"{data.spec} test", spread)
+def _metric(name: str, values: Sequence[float] | NDArray[Any], data: Data) -> Metric:
+    standard_deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return Metric(name, float(np.mean(values)), f"{data.spec} test", standard_deviation)
 
 
 def remembering(encode: Encode, *known: tuple[NDArray[Any], NDArray[np.float32]]) -> Encode:

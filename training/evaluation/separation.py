@@ -26,23 +26,23 @@ class Separation:
     """
 
     auroc: float
-    aupr_strange: float
-    aupr_usual: float
-    fpr_at_95_strange: float
-    fpr_at_95_usual: float
+    aupr_ood: float
+    aupr_id: float
+    fpr_at_95_ood: float
+    fpr_at_95_id: float
 
 
-def separation(usual_N: NDArray[Any], strange_M: NDArray[Any]) -> Separation:
+def separation(id_N: NDArray[Any], ood_M: NDArray[Any]) -> Separation:
     """Figures of scores, larger is stranger; what is no number is the strangest of all."""
-    usual_N, strange_M = _finite(usual_N), _finite(strange_M)
-    truth = np.concatenate([np.zeros(len(usual_N)), np.ones(len(strange_M))])
-    scores = np.concatenate([usual_N, strange_M])
+    id_N, ood_M = _finite(id_N), _finite(ood_M)
+    truth = np.concatenate([np.zeros(len(id_N)), np.ones(len(ood_M))])
+    scores = np.concatenate([id_N, ood_M])
     return Separation(
-        auroc=auroc(usual_N, strange_M),
-        aupr_strange=float(average_precision_score(truth, scores)),
-        aupr_usual=float(average_precision_score(1 - truth, -scores)),
-        fpr_at_95_strange=float((usual_N >= -reached_by(-strange_M)).mean()),
-        fpr_at_95_usual=float((strange_M <= reached_by(usual_N)).mean()),
+        auroc=auroc(id_N, ood_M),
+        aupr_ood=float(average_precision_score(truth, scores)),
+        aupr_id=float(average_precision_score(1 - truth, -scores)),
+        fpr_at_95_ood=float((id_N >= -reached_by(-ood_M)).mean()),
+        fpr_at_95_id=float((ood_M <= reached_by(id_N)).mean()),
     )
 
 
@@ -60,19 +60,19 @@ def found_rates(scores: dict[str, NDArray[np.float32]]) -> dict[str, tuple[NDArr
 
     One place for each score that a usual row has, the strangest first: rows of equal scores are flagged together.
     """
-    usual_N, *sets = (_finite(of_set) for of_set in scores.values())
-    levels_K = np.unique(usual_N)[::-1]
+    id_N, *sets = (_finite(of_set) for of_set in scores.values())
+    levels_K = np.unique(id_N)[::-1]
 
     def at_least(values_N: NDArray[np.float64]) -> NDArray[np.float64]:
         return 1 - np.searchsorted(np.sort(values_N), levels_K) / len(values_N)
 
-    return {name: (at_least(usual_N), at_least(of_set)) for name, of_set in zip([*scores][1:], sets, strict=True)}
+    return {name: (at_least(id_N), at_least(of_set)) for name, of_set in zip([*scores][1:], sets, strict=True)}
 
 
-def auroc(usual_N: NDArray[Any], strange_M: NDArray[Any]) -> float:
+def auroc(id_N: NDArray[Any], ood_M: NDArray[Any]) -> float:
     """See `Separation`."""
-    truth = np.concatenate([np.zeros(len(usual_N)), np.ones(len(strange_M))])
-    return float(roc_auc_score(truth, np.concatenate([_finite(usual_N), _finite(strange_M)])))
+    truth = np.concatenate([np.zeros(len(id_N)), np.ones(len(ood_M))])
+    return float(roc_auc_score(truth, np.concatenate([_finite(id_N), _finite(ood_M)])))
 
 
 def _finite(scores_N: NDArray[Any]) -> NDArray[np.float64]:

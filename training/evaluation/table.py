@@ -8,35 +8,37 @@ from rich.console import Console
 from rich.table import Table
 
 from latentserve.records import printable
-from training.evaluation.report import METHOD, Mark
+from training.evaluation.report import METHOD, Metric
 
 WIDTH_OF_NAMES, WIDTH_OF_COLUMN = 60, 20
 
 
-def card_table(marks: Sequence[Mark]) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
+def report_table(metrics: Sequence[Metric]) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
     """Headings and rows as text. Accuracies are in percent; what was not measured is empty."""
-    columns = list(dict.fromkeys(mark.features for mark in marks))
+    columns = list(dict.fromkeys(metric.features for metric in metrics))
     columns.sort(key=lambda features: features != METHOD)
-    names = list(dict.fromkeys((mark.name, mark.data) for mark in marks))
-    found = {(mark.name, mark.data, mark.features): mark for mark in marks}
+    names = list(dict.fromkeys((metric.name, metric.data) for metric in metrics))
+    found = {(metric.name, metric.data, metric.features): metric for metric in metrics}
     rows = []
     for name, data in names:
         cells = (found.get((name, data, features)) for features in columns)
-        rows.append((name.replace("_", " "), data, *(shown(mark) if mark else "" for mark in cells)))
+        rows.append((name.replace("_", " "), data, *(shown(metric) if metric else "" for metric in cells)))
     headings = ("", "on", *(features if features == METHOD else f"floor: {features}" for features in columns))
     return headings, tuple(rows)
 
 
-def shown(mark: Mark) -> str:
+def shown(metric: Metric) -> str:
     """The value, in percent if it is an accuracy, with its spread."""
-    digits, scale = (2, 100) if "accuracy" in mark.name else (3, 1)
-    spread = "" if mark.spread is None else f" ± {mark.spread * scale:.{digits}f}"
-    return f"{mark.value * scale:.{digits}f}{spread}"
+    digits, scale = (2, 100) if "accuracy" in metric.name else (3, 1)
+    standard_deviation = (
+        "" if metric.standard_deviation is None else f" ± {metric.standard_deviation * scale:.{digits}f}"
+    )
+    return f"{metric.value * scale:.{digits}f}{standard_deviation}"
 
 
-def print_card(marks: Sequence[Mark], title: str) -> None:
+def print_report(metrics: Sequence[Metric], title: str) -> None:
     """To the terminal, or in full width to where there is none."""
-    headings, rows = card_table(marks)
+    headings, rows = report_table(metrics)
     table = Table(title=printable(title), title_justify="left")
     for heading in headings:
         table.add_column(heading, justify="left" if heading in ("", "on") else "right")

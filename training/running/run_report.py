@@ -17,7 +17,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-INK, ACCENT, STRANGE = "#22313f", "#1f77b4", ("#d62728", "#ff7f0e", "#9467bd", "#8c564b")
+INK, ACCENT, OOD = "#22313f", "#1f77b4", ("#d62728", "#ff7f0e", "#9467bd", "#8c564b")
 
 MOST_COLORS = 20
 
@@ -133,15 +133,15 @@ def _unit(image_HWC: NDArray[Any]) -> NDArray[Any]:
     return image_HWC / np.float32(255) if image_HWC.dtype == np.uint8 else np.clip(image_HWC, 0, 1)
 
 
-def plot_scores(usual: NDArray[Any], strange: dict[str, NDArray[Any]]) -> Figure:
+def plot_scores(in_dist: NDArray[Any], ood: dict[str, NDArray[Any]]) -> Figure:
     """Histograms of scores, usual against strange; what is far out lies in the last bin."""
     figure, axis = plt.subplots(figsize=(8, 3))
-    everything = np.nan_to_num(np.concatenate([usual, *strange.values()]))
+    everything = np.nan_to_num(np.concatenate([in_dist, *ood.values()]))
     low = everything.min()
-    high = min(everything.max(), usual.max() + 1.5 * (usual.max() - low))
+    high = min(everything.max(), in_dist.max() + 1.5 * (in_dist.max() - low))
     bins = np.linspace(low, high if high > low else low + 1, 80).tolist()
-    axis.hist(np.clip(usual, low, bins[-1]), bins, color=ACCENT, alpha=0.8, label="test")
-    for color, (name, scores) in zip(_strange_colors(strange), strange.items(), strict=True):
+    axis.hist(np.clip(in_dist, low, bins[-1]), bins, color=ACCENT, alpha=0.8, label="test")
+    for color, (name, scores) in zip(_ood_colors(ood), ood.items(), strict=True):
         clipped = np.clip(np.nan_to_num(scores, nan=high), low, bins[-1])
         axis.hist(clipped, bins, histtype="step", linewidth=1.6, color=color, label=name)
     axis.set(xlabel="score (larger is stranger)", ylabel="rows", yscale="log")
@@ -154,7 +154,7 @@ def plot_scores(usual: NDArray[Any], strange: dict[str, NDArray[Any]]) -> Figure
 def plot_roc(rates: dict[str, tuple[NDArray[Any], NDArray[Any]]]) -> Figure:
     """One curve for each set: false alarms, on a logarithmic axis, and what is found."""
     figure, axis = plt.subplots(figsize=(6.4, 3.6))
-    for color, (name, (alarms, found)) in zip(_strange_colors(rates), rates.items(), strict=True):
+    for color, (name, (alarms, found)) in zip(_ood_colors(rates), rates.items(), strict=True):
         axis.plot(alarms, found, color=color, label=name)
     chance = np.geomspace(1e-4, 1, 50)
     axis.plot(chance, chance, color="#b0b8bf", linewidth=1)
@@ -166,9 +166,9 @@ def plot_roc(rates: dict[str, tuple[NDArray[Any], NDArray[Any]]]) -> Figure:
     return figure
 
 
-def _strange_colors(sets: Collection[str]) -> list[Any]:
-    if len(sets) <= len(STRANGE):
-        return list(STRANGE[: len(sets)])
+def _ood_colors(sets: Collection[str]) -> list[Any]:
+    if len(sets) <= len(OOD):
+        return list(OOD[: len(sets)])
     return [plt.get_cmap("turbo")(place) for place in np.linspace(0.05, 0.95, len(sets))]
 
 

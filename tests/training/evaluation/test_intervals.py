@@ -9,12 +9,12 @@ from training.evaluation.separation import auroc
 
 
 @pytest.mark.parametrize(("area", "num_usual", "num_strange"), [(0.5, 60, 60), (0.9, 300, 1), (0.95, 100, 5)])
-def test_the_interval_of_an_area_covers_it_as_often_as_it_says(area: float, num_usual: int, num_strange: int) -> None:
+def test_the_interval_of_an_area_covers_it_as_often_as_it_says(area: float, num_id: int, num_ood: int) -> None:
     rng = np.random.default_rng(0)
     moved, covered = np.sqrt(2) * norm.ppf(area), 0
     for _ in range(400):
-        found = auroc(rng.normal(size=num_usual), rng.normal(moved, 1, num_strange))
-        low, high = auroc_interval(found, num_usual, num_strange)
+        found = auroc(rng.normal(size=num_id), rng.normal(moved, 1, num_ood))
+        low, high = auroc_interval(found, num_id, num_ood)
         assert low <= found <= high
         covered += low <= area <= high
     assert covered >= 0.95 * 400 - 3 * np.sqrt(0.05 * 0.95 * 400)

@@ -9,7 +9,7 @@ from sklearn.metrics import roc_curve
 from training.data import load_data
 from training.data.rows import Data, DataError, Rows
 from training.data.subset import Subset
-from training.evaluation.ood_sets import IMAGES, SOUNDS, known_sets, saved_as, strange_rows
+from training.evaluation.ood_sets import IMAGES, SOUNDS, known_sets, ood_rows, saved_as
 from training.evaluation.separation import found_rates, separation
 
 
@@ -17,35 +17,35 @@ from training.evaluation.separation import found_rates, separation
 @pytest.mark.parametrize("name", IMAGES)
 def test_strange_images_are_as_many_and_of_the_same_shape(name: str, channels: int) -> None:
     test = np.random.default_rng(5).integers(0, 256, (5, 28, 28, channels), dtype=np.uint8)
-    images = strange_rows(name, test)
+    images = ood_rows(name, test)
     assert (images.shape, images.dtype) == (test.shape, test.dtype)
     assert not np.array_equal(images, test)
-    np.testing.assert_array_equal(images, strange_rows(name, test))
-    other_seed = strange_rows(name, test, seed=1)
+    np.testing.assert_array_equal(images, ood_rows(name, test))
+    other_seed = ood_rows(name, test, seed=1)
     drawn = name in ("noise", "constant", "shapes", "blends")
     assert np.array_equal(images, other_seed) is not drawn
 
 
 def test_what_the_images_are() -> None:
     test = np.random.default_rng(0).integers(0, 256, (9, 8, 8, 1), dtype=np.uint8)
-    np.testing.assert_array_equal(strange_rows("horizontal_flip", test)[:, :, 0], test[:, :, -1])
-    np.testing.assert_array_equal(strange_rows("vertical_flip", test)[:, 0], test[:, -1])
-    np.testing.assert_array_equal(strange_rows("rotated_90", test)[:, :, 0], test[:, 0, ::-1])
-    assert (np.ptp(strange_rows("constant", test), axis=(1, 2, 3)) == 0).all()
+    np.testing.assert_array_equal(ood_rows("horizontal_flip", test)[:, :, 0], test[:, :, -1])
+    np.testing.assert_array_equal(ood_rows("vertical_flip", test)[:, 0], test[:, -1])
+    np.testing.assert_array_equal(ood_rows("rotated_90", test)[:, :, 0], test[:, 0, ::-1])
+    assert (np.ptp(ood_rows("constant", test), axis=(1, 2, 3)) == 0).all()
     order = np.random.default_rng(0).permutation(9)
     blended = (test.astype(int) + test[order]) // 2
-    np.testing.assert_array_equal(strange_rows("blends", test), blended)
+    np.testing.assert_array_equal(ood_rows("blends", test), blended)
 
 
 def test_strange_sounds_are_as_loud_and_padded_as_the_clips() -> None:
     clips = np.zeros((4, 1000), np.int16)
     clips[:, :600] = np.random.default_rng(0).integers(-3000, 3000, (4, 600))
     assert known_sets(clips) == tuple(SOUNDS)
-    backwards = strange_rows("reversed", clips)
+    backwards = ood_rows("reversed", clips)
     np.testing.assert_array_equal(backwards[:, :600], clips[:, 599::-1])
     assert not backwards[:, 600:].any()
     for name in ("noise", "tone"):
-        sound = strange_rows(name, clips)
+        sound = ood_rows(name, clips)
         assert (sound.shape, sound.dtype) == (clips.shape, clips.dtype)
         np.testing.assert_allclose(sound.std(axis=1), clips.std(axis=1), rtol=0.1)
 
@@ -59,16 +59,16 @@ def test_a_file_saved_again_is_nearly_the_same() -> None:
 
 def test_the_figures_of_separation_are_read_off_the_roc_curve() -> None:
     rng = np.random.default_rng(0)
-    usual, strange = rng.normal(0, 1, 400), rng.normal(1.5, 2, 300)
-    got = separation(usual, strange)
+    in_dist, ood = rng.normal(0, 1, 400), rng.normal(1.5, 2, 300)
+    got = separation(in_dist, ood)
     truth = np.concatenate([np.zeros(400), np.ones(300)])
-    false, true, _ = roc_curve(truth, np.concatenate([usual, strange]), drop_intermediate=False)
-    assert got.fpr_at_95_strange == pytest.approx(false[true >= 0.95][0], abs=1e-12)
-    missed, kept, _ = roc_curve(1 - truth, -np.concatenate([usual, strange]), drop_intermediate=False)
-    assert got.fpr_at_95_usual == pytest.approx(missed[kept >= 0.95][0], abs=1e-12)
-    assert got.fpr_at_95_usual != got.fpr_at_95_strange
-    assert separation(usual, usual).auroc == 0.5
-    assert separation(usual, np.full(5, np.nan)).auroc == 1.0
+    false, true, _ = roc_curve(truth, np.concatenate([in_dist, ood]), drop_intermediate=False)
+    assert got.fpr_at_95_ood == pytest.approx(false[true >= 0.95][0], abs=1e-12)
+    missed, kept, _ = roc_curve(1 - truth, -np.concatenate([in_dist, ood]), drop_intermediate=False)
+    assert got.fpr_at_95_id == pytest.approx(missed[kept >= 0.95][0], abs=1e-12)
+    assert got.fpr_at_95_id != got.fpr_at_95_ood
+    assert separation(in_dist, in_dist).auroc == 0.5
+    assert separation(in_dist, np.full(5, np.nan)).auroc == 1.0
 
 
 @pytest.mark.parametrize("num", [1, 19, 20, 21, 39, 40, 100, 140, 280])
@@ -76,23 +76,23 @@ def test_the_figures_of_separation_are_read_off_the_roc_curve() -> None:
 def test_95_percent_is_not_one_row_more(num: int, ties: bool) -> None:
     """scikit-learn's curve: the smallest false positive rate where the true one is at least 0.95."""
     rng = np.random.default_rng(num)
-    usual, strange = rng.normal(0, 1, num), rng.normal(1, 1, 2 * num)
+    in_dist, ood = rng.normal(0, 1, num), rng.normal(1, 1, 2 * num)
     if ties:
-        usual, strange = np.round(usual), np.round(strange)
-    got = separation(usual, strange)
-    truth, scores = np.r_[np.zeros(num), np.ones(2 * num)], np.r_[usual, strange]
-    for figure, positive, order in ((got.fpr_at_95_strange, truth, scores), (got.fpr_at_95_usual, 1 - truth, -scores)):
+        in_dist, ood = np.round(in_dist), np.round(ood)
+    got = separation(in_dist, ood)
+    truth, scores = np.r_[np.zeros(num), np.ones(2 * num)], np.r_[in_dist, ood]
+    for figure, positive, order in ((got.fpr_at_95_ood, truth, scores), (got.fpr_at_95_id, 1 - truth, -scores)):
         false, true, _ = roc_curve(positive, order, drop_intermediate=False)
         assert figure == pytest.approx(false[true >= 0.95].min(), abs=1e-12)
 
 
 def test_a_curve_of_scores_with_ties_is_scikit_learns() -> None:
     rng = np.random.default_rng(0)
-    usual, strange = np.round(rng.normal(0, 1, 90)), np.round(rng.normal(1, 1, 70))
-    alarms, found = found_rates({"usual": usual, "strange": strange, "nothing": np.full(4, np.nan)})["strange"]
+    in_dist, ood = np.round(rng.normal(0, 1, 90)), np.round(rng.normal(1, 1, 70))
+    alarms, found = found_rates({"usual": in_dist, "strange": ood, "nothing": np.full(4, np.nan)})["strange"]
     truth = np.r_[np.zeros(90), np.ones(70)]
-    false, true, levels = roc_curve(truth, np.r_[usual, strange], drop_intermediate=False)
-    at_usual = np.isin(levels, usual)
+    false, true, levels = roc_curve(truth, np.r_[in_dist, ood], drop_intermediate=False)
+    at_usual = np.isin(levels, in_dist)
     np.testing.assert_allclose(alarms, false[at_usual])
     np.testing.assert_allclose(found, true[at_usual])
 

@@ -17,19 +17,19 @@ from training.data import Data, DataError, Rows, load_data, shapes
 from training.evaluation.baselines import pixels
 from training.evaluation.command import (
     EVALUATION,
-    CardOptions,
-    floor_card,
-    floors_of,
+    ReportOptions,
+    baseline_report,
+    baselines_of,
     in_shape_of,
-    make_card,
+    make_report,
     torch_encoder,
     untrained,
     weights_sha256,
 )
 from training.evaluation.corruptions import CORRUPTIONS
 from training.evaluation.plots import plot_equivariance, plot_labels_curve, plot_robustness
-from training.evaluation.report import FULL, QUICK, Card, Mark, remembering, report_card, some_rows
-from training.evaluation.table import card_table, print_card
+from training.evaluation.report import FULL, QUICK, EvaluationReport, Metric, evaluation_report, remembering, some_rows
+from training.evaluation.table import print_report, report_table
 from training.evaluation.transforms import GENERATORS
 from training.running.run import RunError, load_model, open_run
 
@@ -41,8 +41,8 @@ def data() -> Data:
     return load_data("digits")
 
 
-def by_name(marks: list[Mark], on: str = "digits test") -> dict[str, float]:
-    return {mark.name: mark.value for mark in marks if mark.data == on}
+def by_name(metrics: list[Metric], on: str = "digits test") -> dict[str, float]:
+    return {metric.name: metric.value for metric in metrics if metric.data == on}
 
 
 def labels_of(rows: Rows) -> NDArray[np.int64]:
@@ -62,7 +62,7 @@ def test_a_perfect_encoder_gets_full_marks_and_a_constant_one_none(data: Data) -
         return np.full((len(rows), 4), 0.1, np.float32)
 
     config = replace(QUICK, moved_rows=200, corrupted_rows=100)
-    perfect, flat = (by_name(report_card(encode, data, config)) for encode in (knows_the_class, constant))
+    perfect, flat = (by_name(evaluation_report(encode, data, config)) for encode in (knows_the_class, constant))
     for name in ("linear_probe_accuracy", "knn_20_accuracy", "labels_1_per_class_accuracy", "clusters_nmi"):
         assert perfect[name] == pytest.approx(1)
         assert flat[name] < 0.2, name
@@ -75,19 +75,19 @@ def test_a_perfect_encoder_gets_full_marks_and_a_constant_one_none(data: Data) -
 
 def test_everything_is_on_the_card_and_the_parts_choose(data: Data) -> None:
     small = replace(data, train=some_rows(data.train, 300), test=some_rows(data.test, 100))
-    marks = by_name(report_card(pixels, small, replace(FULL, num_draws=2)))
+    metrics = by_name(evaluation_report(pixels, small, replace(FULL, num_draws=2)))
     expected = {"linear_probe_accuracy", "knn_20_accuracy", "clusters_nmi", "clusters_ari", "accuracy_under_corruption"}
     expected |= {f"labels_{part}_accuracy" for part in ("1_per_class", "10_per_class")}  # no class has 100
     expected |= {"labels_1_percent_accuracy", "labels_10_percent_accuracy"}
     expected |= {f"accuracy_under_{name}" for name in CORRUPTIONS}
     expected |= {f"{kind}variance_{name}" for kind in ("equi", "in") for name in GENERATORS}
-    assert marks.keys() == expected
-    assert marks["equivariance_shift"] > 0.9  # pixels move by a linear map
-    assert marks["invariance_shift"] < marks["equivariance_shift"]
-    under = [marks[f"accuracy_under_{name}"] for name in CORRUPTIONS]
-    assert marks["accuracy_under_corruption"] == pytest.approx(np.mean(under))
-    only = by_name(report_card(pixels, small, replace(FULL, num_draws=2, parts=("clusters",))))
-    assert only == {name: marks[name] for name in ("clusters_nmi", "clusters_ari")}
+    assert metrics.keys() == expected
+    assert metrics["equivariance_shift"] > 0.9  # pixels move by a linear map
+    assert metrics["invariance_shift"] < metrics["equivariance_shift"]
+    under = [metrics[f"accuracy_under_{name}"] for name in CORRUPTIONS]
+    assert metrics["accuracy_under_corruption"] == pytest.approx(np.mean(under))
+    only = by_name(evaluation_report(pixels, small, replace(FULL, num_draws=2, parts=("clusters",))))
+    assert only == {name: metrics[name] for name in ("clusters_nmi", "clusters_ari")}
 
 
 def test_knobs_do_what_they_say(data: Data) -> None:
@@ -98,23 +98,23 @@ def test_knobs_do_what_they_say(data: Data) -> None:
         return pixels(rows)
 
     config = replace(QUICK, parts=("robustness", "equivariance"), moved_rows=80, corrupted_rows=60)
-    report_card(counting, data, config)
+    evaluation_report(counting, data, config)
     train, test, *others = seen
     assert (train, test) == (len(data.train), len(data.test))
     assert others == [60] * len(CORRUPTIONS) + [80, 20] * (1 + len(GENERATORS))
     labels = replace(QUICK, parts=("labels",), per_class=(2,), shares=(0.05,), num_draws=4)
-    first, second = report_card(pixels, data, labels)
+    first, second = evaluation_report(pixels, data, labels)
     assert (first.name, second.name) == ("labels_2_per_class_accuracy", "labels_5_percent_accuracy")
-    assert first.spread is not None
-    (single,) = report_card(pixels, data, replace(labels, shares=(), num_draws=1))
-    assert single.spread is None
+    assert first.standard_deviation is not None
+    (single,) = evaluation_report(pixels, data, replace(labels, shares=(), num_draws=1))
+    assert single.standard_deviation is None
 
 
 def test_without_labels_or_with_one_class_what_needs_none_is_left(data: Data) -> None:
     unlabelled = replace(data, train=replace(data.train, labels_N=None))
     one_class = replace(data, train=replace(data.train, labels_N=np.zeros(len(data.train), np.int64)))
     for some in (unlabelled, one_class):
-        names = by_name(report_card(pixels, some, replace(QUICK, moved_rows=50)))
+        names = by_name(evaluation_report(pixels, some, replace(QUICK, moved_rows=50)))
         assert names
         assert all("variance" in name for name in names)
 
@@ -123,8 +123,8 @@ def test_a_class_with_one_image_and_one_that_was_never_trained_on_are_borne(data
     labels = labels_of(data.train)
     keep = np.concatenate([np.flatnonzero(labels < 8), np.flatnonzero(labels == 8)[:1]])
     rare = replace(data, train=data.train.take(keep))
-    marks = by_name(report_card(pixels, rare, replace(QUICK, parts=("probes", "labels"))))
-    assert 0.5 < marks["linear_probe_accuracy"] < 0.85
+    metrics = by_name(evaluation_report(pixels, rare, replace(QUICK, parts=("probes", "labels"))))
+    assert 0.5 < metrics["linear_probe_accuracy"] < 0.85
 
 
 def test_unseen_combinations_are_measured_where_factors_are_known() -> None:
@@ -138,10 +138,10 @@ def test_unseen_combinations_are_measured_where_factors_are_known() -> None:
         factors = np.stack([factors_of[image.tobytes()] for image in rows])
         return np.concatenate([np.eye(3)[factors[:, 0]], factors[:, 1:]], axis=1).astype(np.float32)
 
-    (mark,) = report_card(apart, small, replace(FULL, parts=("composition",)))
-    assert (mark.name, mark.value) == ("unseen_combinations_accuracy", pytest.approx(1))
-    (mark,) = report_card(pixels, small, replace(FULL, parts=("composition",)))
-    assert mark.value < 0.7
+    (metric,) = evaluation_report(apart, small, replace(FULL, parts=("composition",)))
+    assert (metric.name, metric.value) == ("unseen_combinations_accuracy", pytest.approx(1))
+    (metric,) = evaluation_report(pixels, small, replace(FULL, parts=("composition",)))
+    assert metric.value < 0.7
 
 
 def test_latents_are_held_against_the_factors_where_both_are_known(data: Data) -> None:
@@ -149,11 +149,13 @@ def test_latents_are_held_against_the_factors_where_both_are_known(data: Data) -
     rows = Rows(np.zeros((len(factors), 2, 2, 1), np.uint8), factors[:, 0] % 2, factors_NF=factors)
     known = Data("known", rows, rows, rows)
     config = replace(FULL, parts=("disentanglement",))
-    marks = by_name(report_card(pixels, known, config, latent=lambda _: factors.astype(np.float32)), "known test")
-    assert marks["mig"] > 0.95
-    assert marks["dci_disentanglement"] > 0.95
-    assert report_card(pixels, known, config) == []
-    assert report_card(pixels, data, config, latent=pixels) == []
+    metrics = by_name(
+        evaluation_report(pixels, known, config, latent=lambda _: factors.astype(np.float32)), "known test"
+    )
+    assert metrics["mig"] > 0.95
+    assert metrics["dci_disentanglement"] > 0.95
+    assert evaluation_report(pixels, known, config) == []
+    assert evaluation_report(pixels, data, config, latent=pixels) == []
 
 
 def test_what_is_known_is_not_encoded_again() -> None:
@@ -171,7 +173,7 @@ def test_the_encoder_is_frozen_and_in_eval_mode(run_folder: Path, data: Data) ->
     encode = torch_encoder(model)
     together, alone = encode(data.test.values), encode(data.test.values[:1])
     np.testing.assert_allclose(together[:1], alone, atol=1e-5)  # no batch statistics
-    make_card(encode, run, data, CardOptions(rows=200))
+    make_report(encode, run, data, ReportOptions(rows=200))
     assert weights_sha256(model) == before
     assert not any(module.training for module in model.modules())
     assert not any(parameter.requires_grad for parameter in model.parameters())
@@ -209,12 +211,12 @@ def test_the_command_writes_the_card_with_floors_and_transfer(
 ) -> None:
     arguments = ["evaluate", str(run_folder), "--floors", "--no-patches", "--transfer", "shapes", "--rows", "120"]
     assert main(arguments) == 0
-    card = records.read(Card, run_folder / EVALUATION)
+    report = records.read(EvaluationReport, run_folder / EVALUATION)
     (run_folder / EVALUATION).unlink()
-    assert {mark.features for mark in card.marks} == {"embedding", "pixels", "PCA-16", "PCA-64", "random init"}
-    assert card.encoder_sha256 == weights_sha256(load_model(run_folder, open_run(run_folder)[0]))
-    transferred = {mark.features: mark.name for mark in card.marks if mark.data == "shapes test"}
-    assert transferred.keys() == {mark.features for mark in card.marks}
+    assert {metric.features for metric in report.metrics} == {"embedding", "pixels", "PCA-16", "PCA-64", "random init"}
+    assert report.encoder_sha256 == weights_sha256(load_model(run_folder, open_run(run_folder)[0]))
+    transferred = {metric.features: metric.name for metric in report.metrics if metric.data == "shapes test"}
+    assert transferred.keys() == {metric.features for metric in report.metrics}
     out = capsys.readouterr().out
     for said in ("linear probe accuracy", "floor: PCA-16", "embedding", str(run_folder / EVALUATION)):
         assert said in out
@@ -252,7 +254,9 @@ def test_floors_of_few_dimensions_are_asked_about_factors(run_folder: Path) -> N
     shapes = in_shape_of(run, "shapes")
     few = replace(shapes, train=some_rows(shapes.train, 200), test=some_rows(shapes.test, 200))
     config = replace(QUICK, parts=("disentanglement",))
-    asked = {name for name in floors_of(few) if "mig" in by_name(floor_card(name, run, few, config), "shapes test")}
+    asked = {
+        name for name in baselines_of(few) if "mig" in by_name(baseline_report(name, run, few, config), "shapes test")
+    }
     assert asked == {"PCA-16", "random init"}
 
 
@@ -261,9 +265,9 @@ def test_sound_has_the_floor_that_is_not_about_images(run_folder: Path) -> None:
 
     rows = Rows(np.zeros((20, 80), np.int16), np.arange(20) % 2)
     sound = Data("clips", rows, rows, rows, sample_rate_hz=8000)
-    assert floors_of(sound) == ("random init",)
-    assert len(floors_of(load_data("digits"), patches=False)) == len(floors_of(load_data("digits"))) - 1
-    names = by_name(report_card(lambda clips: clips.astype(np.float32), sound, QUICK), "clips test")
+    assert baselines_of(sound) == ("random init",)
+    assert len(baselines_of(load_data("digits"), patches=False)) == len(baselines_of(load_data("digits"))) - 1
+    names = by_name(evaluation_report(lambda clips: clips.astype(np.float32), sound, QUICK), "clips test")
     assert "linear_probe_accuracy" in names
     assert not any("variance" in name or "under" in name for name in names)
     run = replace(open_run(run_folder)[0], shape=AudioShape(8000, 80))
@@ -271,17 +275,17 @@ def test_sound_has_the_floor_that_is_not_about_images(run_folder: Path) -> None:
         in_shape_of(run, "digits")
 
 
-MARKS = [
-    Mark("linear_probe_accuracy", 0.9, "digits test"),
-    Mark("labels_10_per_class_accuracy", 0.7, "digits test", 0.02),
-    Mark("equivariance_shift", 0.5, "digits test"),
-    Mark("invariance_shift", -7.0, "digits test"),
-    Mark("linear_probe_accuracy", 0.6, "digits test", features="pixels"),
+METRICS = [
+    Metric("linear_probe_accuracy", 0.9, "digits test"),
+    Metric("labels_10_per_class_accuracy", 0.7, "digits test", 0.02),
+    Metric("equivariance_shift", 0.5, "digits test"),
+    Metric("invariance_shift", -7.0, "digits test"),
+    Metric("linear_probe_accuracy", 0.6, "digits test", features="pixels"),
 ]
 
 
 def test_the_table_has_the_floors_beside_the_method() -> None:
-    headings, rows = card_table([MARKS[-1], *MARKS])
+    headings, rows = report_table([METRICS[-1], *METRICS])
     assert headings == ("", "on", "embedding", "floor: pixels")
     assert rows[0] == ("linear probe accuracy", "digits test", "90.00", "60.00")
     assert rows[1][2:] == ("70.00 ± 2.00", "")
@@ -291,21 +295,21 @@ def test_the_table_has_the_floors_beside_the_method() -> None:
 def test_pictures_are_drawn_of_what_there_is_and_of_nothing_else() -> None:
     from matplotlib import pyplot as plt
 
-    curve = plot_labels_curve(MARKS, "digits test")
+    curve = plot_labels_curve(METRICS, "digits test")
     assert curve is not None
     assert [line.get_label() for line in curve.axes[0].containers] == ["pixels", "embedding"]
     bars = plot_equivariance(
-        [Mark(f"{kind}variance_{name}", -7.0, "d") for kind in ("equi", "in") for name in GENERATORS], "d"
+        [Metric(f"{kind}variance_{name}", -7.0, "d") for kind in ("equi", "in") for name in GENERATORS], "d"
     )
     assert bars is not None
     assert bars.axes[0].get_xlim() == (-1.35, 1.12)  # no bar pushes the others out of sight
-    assert plot_robustness(MARKS, "digits test") is None
-    assert plot_equivariance(MARKS, "mnist test") is None
+    assert plot_robustness(METRICS, "digits test") is None
+    assert plot_equivariance(METRICS, "mnist test") is None
     plt.close("all")
 
 
 def test_names_that_are_no_utf8_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    print_card([Mark("knn_accuracy", 0.5, "folder:caf\udce9 test")], "runs/gr\udcfcn")
+    print_report([Metric("knn_accuracy", 0.5, "folder:caf\udce9 test")], "runs/gr\udcfcn")
     printed = capsys.readouterr().out
     assert r"caf\xe9" in printed
     assert r"runs/gr\xfcn" in printed

@@ -100,8 +100,8 @@ def test_stratified_weights_are_the_papers_and_estimate_the_density_of_the_whole
         estimates.append(q[0] * math.exp(-mi[0].item()))
         papers = 0.0
         for odd in rest:  # appendix C.2: one row of the minibatch carries what the others leave over
-            usual = sum(q[j] / others for j in rest if j != odd)
-            papers += q[0] / num_all + usual + q[odd] * (num_all - others) / (num_all * others)
+            in_dist = sum(q[j] / others for j in rest if j != odd)
+            papers += q[0] / num_all + in_dist + q[odd] * (num_all - others) / (num_all * others)
         assert estimates[-1] == pytest.approx(papers / others)
     assert sum(estimates) / len(estimates) == pytest.approx(sum(q) / num_all)
 
