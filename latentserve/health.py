@@ -16,8 +16,17 @@ import urllib.error
 import urllib.request
 from typing import Any
 
+TARGET = "localhost:50051"
 TIMEOUT_SECONDS = 2.0
 SERVING, NOT_SERVING = "SERVING", "NOT_SERVING"
+
+
+def command(arguments: list[str]) -> int:
+    """`latentserve health [TARGET]`; returns the exit status."""
+    if arguments[:1] in (["-h"], ["--help"]) or len(arguments) > 1:
+        print(__doc__)
+        return 0 if len(arguments) == 1 else 2
+    return main(arguments[0] if arguments else TARGET)
 
 
 def main(target: str) -> int:
@@ -65,4 +74,4 @@ def serving(target: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1] if len(sys.argv) > 1 else "localhost:50051"))
+    sys.exit(command(sys.argv[1:]))

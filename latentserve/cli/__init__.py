@@ -1,0 +1,8 @@
+"""The command `latentserve`.
+
+    main       which command, and where it lives      arguments  options that the client's commands share
+    sources    files, folders, arrays in              sinks      tables, CSV, JSON lines, arrays, pictures out
+    commands   embed, score, reconstruct, models      meter      how far a command is
+
+Needs what a client needs: numpy, grpcio, protobuf.
+"""

@@ -1,0 +1,91 @@
+"""Options of the client's commands, and the client they ask for."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any, get_args
+
+from latentserve.calls import Decision, Guarantee, Priority
+from latentserve.cli.sinks import FORMATS
+from latentserve.client import Client
+from latentserve.errors import InvalidInput
+
+TARGET = "localhost:50051"
+
+
+def parser(command: str, about: str) -> argparse.ArgumentParser:
+    """One that knows the server."""
+    made = argparse.ArgumentParser(f"latentserve {command}", description=about, allow_abbrev=False)
+    server = made.add_argument_group("server")
+    server.add_argument("--target", default=TARGET, metavar="HOST:PORT", help=f"of gRPC (default: {TARGET})")
+    server.add_argument("--timeout", type=float, default=30.0, metavar="SECONDS", help="of each request (default: 30)")
+    server.add_argument("--tls", action="store_true", help="speak TLS, trusting the system's authorities")
+    server.add_argument("--tls-ca", type=Path, metavar="FILE", help="speak TLS, trusting these authorities (PEM)")
+    server.add_argument("--tls-certificate", type=Path, metavar="FILE", help="our certificate, for mutual TLS (PEM)")
+    server.add_argument("--tls-key", type=Path, metavar="FILE", help="its key (PEM)")
+    server.add_argument("--token-file", type=Path, metavar="FILE", help="bearer token (default: $LATENTSERVE_TOKEN)")
+    server.add_argument(
+        "--priority", choices=get_args(Priority), default="normal", help="low: nobody waits for this (default: normal)"
+    )
+    return made
+
+
+def with_model(made: argparse.ArgumentParser) -> None:
+    """Which model."""
+    made.add_argument("--model", default="", metavar="NAME", help="default: the only one")
+    made.add_argument("--version", type=int, default=0, metavar="N", help="default: the newest")
+
+
+def with_items(made: argparse.ArgumentParser, out: str) -> None:
+    """What to send, and where to write."""
+    made.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="INPUT",
+        help="files, folders, patterns, .npy arrays of rows, or - for paths (or a .npy array) on standard input",
+    )
+    with_model(made)
+    made.add_argument("--out", type=Path, metavar="PATH", help=out)
+    made.add_argument("--format", choices=FORMATS, help="on standard output (default: table)")
+    made.add_argument("--force", action="store_true", help="write over a file that exists")
+
+
+def with_decision(made: argparse.ArgumentParser) -> None:
+    """How scores are decided on."""
+    made.add_argument("--alpha", type=float, metavar="LEVEL", help="level of the decision (default: the bundle's)")
+    made.add_argument("--guarantee", choices=get_args(Guarantee), default="marginal", help="default: marginal")
+    made.add_argument("--decision", choices=get_args(Decision), default="per_row", help="default: per_row")
+
+
+def client(options: argparse.Namespace) -> Client:
+    """The client that the options ask for.
+
+    Raises:
+        InvalidInput: a file cannot be read, or one of two that belong together is missing.
+    """
+    token = _text(options.token_file, "token-file") if options.token_file else None
+    return Client(options.target, options.timeout, _credentials(options), options.priority, token)
+
+
+def _credentials(options: argparse.Namespace) -> Any:
+    if (options.tls_certificate is None) != (options.tls_key is None):
+        raise InvalidInput("tls-certificate and tls-key: got one of them, expected both or neither")
+    if not (options.tls or options.tls_ca or options.tls_certificate):
+        return None
+    import grpc
+
+    files = {name: getattr(options, name) for name in ("tls_ca", "tls_key", "tls_certificate")}
+    read = {name: _bytes(path, name.replace("_", "-")) if path else None for name, path in files.items()}
+    return grpc.ssl_channel_credentials(read["tls_ca"], read["tls_key"], read["tls_certificate"])
+
+
+def _bytes(path: Path, option: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InvalidInput.at(option, got=str(path), expected=f"a file that can be read ({error.strerror})") from error
+
+
+def _text(path: Path, option: str) -> str:
+    return _bytes(path, option).decode("ascii", "replace").strip()

@@ -1,0 +1,164 @@
+"""The client's commands: embed, score, reconstruct, models.
+
+Items go to the server many at a time. What is wrong with one item is told beside its name, and the others go on.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentserve.calls import Scores
+from latentserve.cli import arguments
+from latentserve.cli.meter import Meter
+from latentserve.cli.sinks import Record, sink
+from latentserve.cli.sources import Source, sources
+from latentserve.errors import InvalidInput, LatentserveError, Overloaded
+
+CHUNK = 256
+"""Items of one call. One that cannot be taken has the others of its chunk sent again, each by itself."""
+MOST_WAITS = 20
+"""Times that an overloaded server is come back to for one chunk."""
+FLAGGED, FAILED, WELL = 3, 1, 0
+Rows = NDArray[np.float32]
+_PLACE = re.compile(r"items\[(\d+)(?::\d+)?\]")
+
+
+def embed(given: Sequence[str]) -> int:
+    """`latentserve embed`."""
+    made = arguments.parser("embed", "Embeddings of images or sounds: one vector an item.")
+    arguments.with_items(made, "file for the embeddings: .npy, .csv or .jsonl")
+    options = made.parse_args(given)
+    with arguments.client(options) as client:
+        return _tensors(options, partial(client.embed, model=options.model, version=options.version), "embedding")
+
+
+def reconstruct(given: Sequence[str]) -> int:
+    """`latentserve reconstruct`."""
+    made = arguments.parser("reconstruct", "What a model that has a decoder reconstructs of each item.")
+    arguments.with_items(made, "folder for pictures, or a .npy file")
+    options = made.parse_args(given)
+    with arguments.client(options) as client:
+        call = partial(client.reconstruct, model=options.model, version=options.version)
+        return _tensors(options, call, "reconstruction")
+
+
+def score(given: Sequence[str]) -> int:
+    """`latentserve score`."""
+    made = arguments.parser("score", "Out-of-distribution p-values, and what is flagged at a level.")
+    arguments.with_items(made, "file for the scores: .csv or .jsonl")
+    arguments.with_decision(made)
+    made.add_argument("--exit-code", action="store_true", help=f"exit with {FLAGGED} if anything is flagged")
+    options = made.parse_args(given)
+    columns = ("item", "p_value", "flagged", "score", "error")
+    items, total = sources(options.inputs)
+    chunk = CHUNK
+    if options.decision == "false_discovery_rate":
+        chunk = sys.maxsize  # its level is for all items together
+    failed = flagged = 0
+    with arguments.client(options) as client, sink(options.out, options.format, columns, force=options.force) as out:
+        call = partial(
+            client.score,
+            alpha=options.alpha,
+            model=options.model,
+            version=options.version,
+            guarantee=options.guarantee,
+            decision=options.decision,
+        )
+        with Meter(total) as meter:
+            for source, number, found in _each(items, call, chunk):
+                failed += isinstance(found, LatentserveError)
+                record = _scored(source, number, found)
+                flagged += record.get("flagged") is True
+                out.write(record, None)
+                meter.count()
+    told = f"{meter.done:,} items in {meter.seconds():.1f} s: {flagged:,} flagged, {failed:,} failed"
+    print(told, file=sys.stderr)
+    return FAILED if failed else FLAGGED if flagged and options.exit_code else WELL
+
+
+def models(given: Sequence[str]) -> int:
+    """`latentserve models`."""
+    made = arguments.parser("models", "The models that a server has, and the bundles that it rejected.")
+    options = made.parse_args(given)
+    with arguments.client(options) as client:
+        listed = client.list_models()
+    for model in listed.models:
+        spec = model.input
+        outputs = ", ".join(output.name for output in model.outputs)
+        print(f"{model.name} version {model.version}: {model.method} on {model.data}, {model.execution_provider}")
+        print(f"  input {list(spec.shape)}, outputs {outputs}")
+        for detector in model.detectors[:1]:
+            calibrated = f"{detector.num_calibration_rows:,} calibration rows"
+            print(f"  flags at alpha {model.default_alpha:g} by {detector.name}, {calibrated}")
+    return WELL
+
+
+def _tensors(options: Any, call: Callable[[list[Any]], Rows], tensor: str) -> int:
+    """One tensor an item, to wherever it is to go."""
+    items, total = sources(options.inputs)
+    failed = 0
+    with sink(options.out, options.format, ("item", "error"), tensor, options.force) as out, Meter(total) as meter:
+        for source, number, found in _each(items, call):
+            if isinstance(found, LatentserveError):
+                failed += 1
+                out.write({"item": source.name, "error": str(found)}, None)
+            else:
+                out.write({"item": source.name, "error": None}, found[number])
+            meter.count()
+    print(f"{meter.done:,} items in {meter.seconds():.1f} s, {failed:,} failed", file=sys.stderr)
+    return FAILED if failed else WELL
+
+
+def _each(
+    items: Iterator[Source], call: Callable[[list[Any]], Any], size: int = CHUNK
+) -> Iterator[tuple[Source, int, Any]]:
+    """Of each item: itself, its number in what the call returned, and that; or the error that it is to blame for."""
+    while some := list(itertools.islice(items, size)):
+        try:
+            found = _patiently(call, [source.item for source in some])
+        except InvalidInput as error:
+            place = _PLACE.match(str(error))
+            if place is None:  # of no item: of the model's name, or the level
+                raise
+            if size > CHUNK:  # they are decided on together: without one of them it would be another decision
+                raise InvalidInput(some[int(place[1])].name + str(error)[place.end() :]) from error
+            if len(some) == 1:
+                yield some[0], 0, InvalidInput(str(error)[place.end() :].removeprefix(": "))
+            else:
+                yield from _each(iter(some), call, 1)
+        else:
+            yield from ((source, number, found) for number, source in enumerate(some))
+
+
+def _patiently(call: Callable[[list[Any]], Any], items: list[Any]) -> Any:
+    """Comes back to a server that is overloaded, when it says."""
+    for _ in range(MOST_WAITS):
+        try:
+            return call(items)
+        except Overloaded as error:
+            if not error.retry_after_seconds:
+                raise
+            time.sleep(error.retry_after_seconds)
+    return call(items)
+
+
+def _scored(source: Source, number: int, found: Scores | LatentserveError) -> Record:
+    if isinstance(found, LatentserveError):
+        return {"item": source.name, "p_value": None, "flagged": None, "score": None, "error": str(found)}
+    at = found.detectors.index(found.deciding_detector)
+    return {
+        "item": source.name,
+        "p_value": float(found.p_values[number]),
+        "flagged": bool(found.flagged[number]),
+        "score": float(found.scores[number, at]),
+        "error": None,
+    }
