@@ -283,7 +283,7 @@ class AsyncClient:
         progress = Progress(call, self._priority, self._timeout_seconds)
         under_way: deque[Any] = deque()
         try:
-            for request in progress.requests():
+            async for request in progress.requests_async():
                 if len(under_way) == REQUESTS_IN_FLIGHT:
                     progress.answered(await under_way.popleft())
                 method = self._methods[call.method]

@@ -85,10 +85,12 @@ class Cut:
     Attributes:
         parts: to be taken once.
         total: how many items there are; None if only taking them tells.
+        reads: taking a part may take a while: files are read, or the caller's own iterable is asked.
     """
 
     parts: Iterator[Part]
     total: int | None = None
+    reads: bool = False
 
 
 def cut(items: Items, field: str = "items") -> Cut:
@@ -107,7 +109,7 @@ def cut(items: Items, field: str = "items") -> Cut:
     total = len(given) if isinstance(given, Sized) else None
     if total == 0:
         raise InvalidInput.at(field, got="no rows", expected="at least one")
-    return Cut(_one_by_one(given, field), total)
+    return Cut(_one_by_one(given, field), total, reads=True)
 
 
 def cut_one(item: Any, field: str) -> Cut:

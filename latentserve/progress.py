@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any, Generic, TypeVar
 
 from latentserve.calls import Call, Priority, with_priority
@@ -41,6 +42,12 @@ class Progress(Generic[R]):
                 yield request
         except LatentserveError as error:
             self._refused = error
+
+    async def requests_async(self) -> AsyncIterator[Any]:
+        """As `requests`. Those that mean to read files are made in a thread, so that an event loop need not wait."""
+        requests, reads = self.requests(), self._call.cut.reads
+        while (request := await asyncio.to_thread(next, requests, None) if reads else next(requests, None)) is not None:
+            yield request
 
     def answered(self, response: Any) -> None:
         """The oldest request that was out has its answer."""

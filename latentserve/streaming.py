@@ -184,7 +184,11 @@ async def _feed(
     try:
         async with contextlib.aclosing(_async(items)) as taken:
             while await room.acquire():
-                asked = question.about(await anext(taken), next(place))
+                item = await anext(taken)
+                if isinstance(item, (str, PathLike)):  # not on the event loop: a file may take its time
+                    asked = await asyncio.to_thread(question.about, item, next(place))
+                else:
+                    asked = question.about(item, next(place))
                 line.put_nowait(asked)
                 for request in asked.requests:
                     if not await _send(call, pb.ScoreStreamRequest(id=next(number), request=request)):

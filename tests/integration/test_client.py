@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+import latentserve
 from benchmarks.processes.served import ServedProcess
 from latentserve import calls
 from latentserve.client import AsyncClient, Client
@@ -157,3 +159,37 @@ def test_a_stream_names_the_item_too(client: Client, digits: NDArray[np.uint8]) 
     assert [type(result).__name__ for result in results] == ["Scores", *["InvalidInput"] * 4, "Scores"]
     assert str(results[1]) == "items[1]: got uint8 [9, 8, 1], expected uint8 [n, 8, 8, 1]"
     assert [str(result).split(":")[0] for result in results[2:5]] == ["items[2]", "items[3]", "items[4]"]
+
+
+def test_files_are_read_while_the_event_loop_goes_on(
+    server: ServedProcess, digits: NDArray[np.uint8], encode: Any, tmp_path: Path
+) -> None:
+    """A pipe stands in for a file on a slow disk: whoever opens it waits for the other end."""
+    os.mkfifo(tmp_path / "slow.png")
+
+    async def write() -> None:
+        await asyncio.sleep(0.2)
+        (tmp_path / "slow.png").write_bytes(encode(digits[0]))
+
+    async def run(streamed: bool) -> Any:
+        writing = asyncio.create_task(write())
+        async with AsyncClient(server.target) as client:
+            if streamed:
+                found = [one async for one in client.score_stream([tmp_path / "slow.png"])]
+            else:
+                found = [await client.score([tmp_path / "slow.png"])]
+        await writing
+        return found[0].p_values[0]
+
+    with Client(server.target) as client:
+        (expected,) = client.score(digits[:1]).p_values
+    assert asyncio.run(run(streamed=False)) == expected
+    assert asyncio.run(run(streamed=True)) == expected
+
+
+def test_what_most_people_need_stands_at_the_top() -> None:
+    assert latentserve.Client is Client
+    assert latentserve.Scores is calls.Scores
+    assert set(latentserve.__all__) <= set(dir(latentserve))
+    with pytest.raises(AttributeError, match="no attribute 'Server'"):
+        _ = latentserve.Server
