@@ -166,7 +166,7 @@ def test_messages_share_batches_and_are_counted_as_calls(
     assert metrics['latentserve_requests_total{code="OK",method="ScoreStream",model="digits-vae"}'] == 200
     assert metrics['latentserve_requests_total{code="INVALID_ARGUMENT",method="ScoreStream",model="digits-vae"}'] == 1
     assert metrics['latentserve_request_rows_sum{method="ScoreStream",model="digits-vae"}'] == 200
-    assert metrics['latentserve_batch_rows_count{lane="input",model="digits-vae",version="1"}'] < 150
+    assert metrics['latentserve_batch_rows_count{model="digits-vae",queue="input",version="1"}'] < 150
     assert metrics["latentserve_streams_open"] == 0
 
 

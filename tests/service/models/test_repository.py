@@ -49,7 +49,7 @@ def test_a_broken_bundle_is_refused_by_name_and_the_good_ones_serve(copied_bundl
     metrics = Metrics()
     repository = open_repository(config(models), metrics, workers)
     assert [(one.name, one.version) for one in repository.refused] == [("digits-vae", 2), ("other", 1)]
-    assert metrics.registry.get_sample_value("latentserve_refused_bundles") == 2
+    assert metrics.registry.get_sample_value("latentserve_rejected_bundles") == 2
     assert repository.find("", 0).manifest.version == 1  # the newest that can be served
     with pytest.raises(BundleError, match="digits-vae version 2 was refused: .*expected digits-vae/2"):
         repository.find("digits-vae", 2)
