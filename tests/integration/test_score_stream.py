@@ -218,7 +218,7 @@ def test_a_server_that_is_not_there_is_unavailable(digits: NDArray[np.uint8]) ->
 
 def test_an_odd_number_of_axes_is_one_row() -> None:
     def shapes(item: Item) -> list[int]:
-        (request,) = streaming.Question(None, "marginal", "", 0, "low").about(item).requests
+        (request,) = streaming.ScoreOptions(None, "marginal", "", 0, "low").requests_of(item).requests
         return list(request.input.tensor.shape)
 
     assert shapes(np.zeros((8, 8, 1), np.uint8)) == [1, 8, 8, 1]

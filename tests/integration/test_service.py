@@ -160,7 +160,7 @@ def test_a_model_describes_itself(client: Client) -> None:
     assert got.limits.max_pixels_per_request == 500_000_000
     listed = client.list_models()
     assert [one.name for one in listed.models] == ["digits-vae"]
-    assert not listed.refused
+    assert not listed.rejected
 
 
 def request(**fields: Any) -> pb.Input:
@@ -332,8 +332,8 @@ def test_a_model_without_a_decoder_cannot_reconstruct_and_a_broken_one_is_refuse
             client.decode(np.zeros((1, 8), np.float32))
         with pytest.raises(Unsupported, match="digits-vae version 1 was refused: .*encoder.onnx: sha256"):
             client.embed(digits[:1], model="digits-vae")
-        (refused,) = client.list_models().refused
-        assert refused.name == "digits-vae"
+        (rejected,) = client.list_models().rejected
+        assert rejected.name == "digits-vae"
 
 
 def strip_to_encoder(source: Path, target: Path) -> None:
