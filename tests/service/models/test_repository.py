@@ -70,7 +70,7 @@ def test_names_that_are_no_utf8_spoil_no_answer(copied_bundle: Path, workers: Wo
     servicer = Servicer(inference, repository, settings)
     answer = asyncio.run(servicer.list_models(pb.ListModelsRequest(), Context("ListModels")))
     assert answer.models[0].data == r"folder:/data/caf\xe9"
-    assert (answer.rejected[0].name, "gr" + r"\xfcn/1" in answer.refused[0].reason) == (r"gr\xfcn", True)
+    assert (answer.rejected[0].name, "gr" + r"\xfcn/1" in answer.rejected[0].reason) == (r"gr\xfcn", True)
     assert pb.ListModelsResponse.FromString(answer.SerializeToString()) == answer
 
 
