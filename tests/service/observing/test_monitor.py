@@ -25,9 +25,9 @@ from service.api.embedding import Servicer
 from service.api.inference import Context, Inference
 from service.config import Config, load_config
 from service.models.repository import Workers, open_repository
-from service.observing.e_process import Ranks
 from service.observing.metrics import Metrics
 from service.observing.monitor import EmbeddingDrift, Monitor, MonitorConfig, band
+from service.observing.ranks import Ranks
 
 AUROC_95 = math.sqrt(2) * stats.norm.ppf(0.95)
 """A shift of a normal by so much gives this AUROC."""
