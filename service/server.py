@@ -259,7 +259,7 @@ class Server:
             for model in found.opened:
                 self._running.start(model, self.config.queue)
             self.repository.take(found)
-            self.metrics.refused_bundles.set(len(found.refused))
+            self.metrics.rejected_bundles.set(len(found.refused))
             await self._model_health.say(found.gone)
             self._told("models", True)
         opened, gone, refused = len(found.opened), len(found.gone), len(found.refused)

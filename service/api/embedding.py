@@ -129,8 +129,8 @@ class Servicer:
             models=[
                 _describe(model) for model in self._repository.served() if context.caller.sees(model.manifest.name)
             ],
-            refused=[
-                pb.RefusedBundle(name=refused.name, version=refused.version, reason=refused.reason)
+            rejected=[
+                pb.RejectedBundle(name=refused.name, version=refused.version, reason=refused.reason)
                 for refused in (self._repository.refused if context.caller.admin else ())
             ],
         )

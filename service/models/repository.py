@@ -221,7 +221,7 @@ def open_repository(config: Config, metrics: Metrics, workers: Workers) -> Repos
     """All that can be served under `config.models`. Raises what `look` raises."""
     repository = Repository()
     repository.take(look(config, metrics, workers, repository))
-    metrics.refused_bundles.set(len(repository.refused))
+    metrics.rejected_bundles.set(len(repository.refused))
     return repository
 
 
