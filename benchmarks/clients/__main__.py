@@ -21,7 +21,7 @@ from typing import Literal
 
 import tyro
 
-from benchmarks.clients.matrix import CHECKS, Caller, Matrix, Row
+from benchmarks.clients.matrix import CHECKS, Client, Matrix, Row
 from benchmarks.clients.programs import install, programs
 from benchmarks.clients.proxies import proxies
 from benchmarks.clients.running import IDLE_SECONDS
@@ -41,7 +41,7 @@ class Options:
     Attributes:
         models: model repository with one model of images; `make demo` makes the default one.
         transports: of the service.
-        callers: only those of these names.
+        clients: only those of these names.
         checks: only these.
         idle_seconds: how long a connection has nothing but pings; a client sends one in ten seconds.
         tools: folder of npm's packages and of the C++ client.
@@ -52,7 +52,7 @@ class Options:
 
     models: Path = MODELS
     transports: tuple[Transport, ...] = ("http2", "grpcio")
-    callers: tuple[str, ...] = ()
+    clients: tuple[str, ...] = ()
     checks: tuple[str, ...] = CHECKS
     idle_seconds: int = IDLE_SECONDS
     tools: Path = TOOLS
@@ -72,18 +72,18 @@ class Recorded:
     transports: dict[str, tuple[Row, ...]]
 
 
-def callers(tools: Path, names: tuple[str, ...] = ()) -> list[Caller]:
+def clients(tools: Path, names: tuple[str, ...] = ()) -> list[Client]:
     """Clients, then the first of them through each proxy; those of some names.
 
     Raises:
         ValueError: a name is nobody's.
     """
-    clients = programs(tools)
-    every = [*(Caller(client) for client in clients), *(Caller(clients[0], proxy) for proxy in proxies())]
-    known = [caller.name for caller in every]
+    made = programs(tools)
+    every = [*(Client(program) for program in made), *(Client(made[0], proxy) for proxy in proxies())]
+    known = [client.name for client in every]
     if unknown := sorted(set(names) - set(known)):
-        raise ValueError(f"callers: got {unknown[0]!r}, expected some of {', '.join(known)}")
-    return [caller for caller in every if not names or caller.name in names]
+        raise ValueError(f"clients: got {unknown[0]!r}, expected some of {', '.join(known)}")
+    return [client for client in every if not names or client.name in names]
 
 
 def main(options: Options) -> int:
@@ -95,7 +95,7 @@ def main(options: Options) -> int:
         raise SystemExit(f"models: got {options.models}, expected a model repository; `make demo` makes one")
     if options.install:
         install(options.tools)
-    asking = callers(options.tools, options.callers)
+    asking = clients(options.tools, options.clients)
     found: dict[str, tuple[Row, ...]] = {}
     for transport in options.transports:
         with tempfile.TemporaryDirectory() as scratch:
@@ -116,7 +116,7 @@ def show(recorded: Recorded) -> None:
         print(f"\n| {transport} | version |", " | ".join(names), "|")
         print("| --- | --- |", " | ".join("---" for _ in names), "|")
         for row in rows:
-            print(f"| {row.caller} | {row.version} |", " | ".join(cell.outcome for cell in row.cells.values()), "|")
+            print(f"| {row.client} | {row.version} |", " | ".join(cell.outcome for cell in row.cells.values()), "|")
         print(*(["", *lines] if (lines := list(reasons(rows))) else []), sep="\n")
 
 
@@ -125,7 +125,7 @@ def reasons(rows: Iterable[Row]) -> Iterable[str]:
     for row in rows:
         for name, cell in row.cells.items():
             if cell.outcome != "ok":
-                yield f"- {row.caller}, {name}: {cell.outcome}: {cell.why}"
+                yield f"- {row.client}, {name}: {cell.outcome}: {cell.why}"
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def _tifffile(data: bytes) -> NDArray[np.float64]:
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         page: Any = file.pages[0]
         if page.photometric not in (1, 2) or page.tags.get("Orientation", None) not in (None, 1):
-            raise ValueError("tifffile gives samples as they lie in the file")
+            raise ValueError("tifffile returns samples as they lie in the file")
         return _on_black(page.asarray())
 
 

@@ -209,4 +209,4 @@ def _print(package: Package) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(tyro.cli(Options)))
+    sys.exit(main(tyro.cli(Options, prog="python -m benchmarks.decoding.odd_files")))

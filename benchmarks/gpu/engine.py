@@ -69,7 +69,7 @@ def run(machine: Machine, folder: Path, cells: Cells) -> list[Check]:
 
 
 class Opened:
-    """One encoder's sessions, opened when they are first asked for."""
+    """One encoder's sessions, loaded when they are first asked for."""
 
     def __init__(self, machine: Machine, folder: Path, name: str, precision: Precision, max_rows: int) -> None:
         self._machine, self._name, self._max_rows = machine, name, max_rows

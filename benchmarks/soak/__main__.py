@@ -5,9 +5,10 @@
     python -m benchmarks.soak --record              and writes docs/results/soak.json
 
 Every request has an answer that is known beforehand, bit for bit: whatever is done to the server, an answer is right,
-or its failure is explained by what was done. Aims: 0 wrong answers, 0 unexplained failures, and in half an hour memory
-that grows by less than 1 MB an hour. While other work takes more than a quarter of the machine's cores, an overload is
-that work's; how long that was stands in the figures, and memory is judged where it was at most a tenth of the time.
+or its failure is explained by what was done. Targets: 0 wrong answers, 0 unexplained failures, and in half an hour
+memory that grows by less than 1 MB an hour. While other work takes more than a quarter of the machine's cores, an
+overload is that work's; how long that was stands in the figures, and memory growth is checked where it was at most a
+tenth of the time.
 """
 
 from __future__ import annotations
@@ -74,13 +75,13 @@ class Figures:
         capacity_per_second: requests that a closed loop reached; 0 if it was not asked.
         rate: requests a second that were sent.
         sent: requests of the load.
-        right: right answers, by question; those of slow callers included.
+        right: right answers, by question; those of slow clients included.
         wrong: wrong ones.
         explained: failures that had to be expected, by why.
         unexplained: failures that had not.
         faults: how often each was done.
         memory: of the server.
-        dead_work_rows: rows that were run for callers who had gone before.
+        dead_work_rows: rows that were run for clients who had gone before.
         minutes_disturbed: in which other work took more than a quarter of the machine's cores.
     """
 
@@ -99,7 +100,7 @@ class Figures:
 
 
 def main(options: Options) -> int:
-    """Prints what came of it; returns 1 if an aim is missed."""
+    """Prints what came of it; returns 1 if a target is missed."""
     found = sorted(options.models.glob("*/*/bundle.json"))
     if not found:
         raise SystemExit(f"models: got {options.models}, expected a model repository; `make demo` makes one")
@@ -154,7 +155,7 @@ def soaked(options: Options, model: Path, folder: Path) -> Figures:
 
 
 def capacity_of(scene: Scene, seconds: float) -> float:
-    """Requests a second that callers reach who ask again when they are answered."""
+    """Requests a second that clients reach who ask again when they are answered."""
     ledger = Ledger()
     load = Load(scene.server.target, scene.asked, math.inf, ledger)
     started = time.monotonic()
@@ -202,7 +203,7 @@ def table(figures: Figures) -> str:
 
 
 def missed(figures: Figures) -> list[str]:
-    """Aims that do not hold."""
+    """Targets that are missed."""
     found = []
     if figures.wrong:
         found.append(f"missed: {sum(figures.wrong.values())} wrong answers")

@@ -1,4 +1,4 @@
-"""The table of abuses: a row of it, from the real server with an honest caller beside the attacker."""
+"""The table of abuses: a row of it, from the real server with an honest client beside the attacker."""
 
 from __future__ import annotations
 

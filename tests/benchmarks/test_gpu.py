@@ -435,12 +435,12 @@ def test_parity_tells_a_device_that_is_off_at_one_batch_size() -> None:
     assert shares["share_at_batch_1"] == shares["share_at_batch_64"] == 0.0
 
 
-def test_parity_tells_rows_that_feel_their_batch_mates() -> None:
+def test_parity_tells_rows_that_depend_on_co_batched_rows() -> None:
     felt: Any = FakeEngine(lambda rows: np.full(len(rows), rows.max() * 1e-3))
     sized: Any = FakeEngine(lambda rows: np.full(len(rows), len(rows) * 1e-3))
-    assert parity.mates(felt, ROWS)["mates_same_size"] > 0
-    assert parity.mates(sized, ROWS)["mates_same_size"] == 0
-    assert parity.mates(sized, ROWS)["mates_other_size"] == pytest.approx(0.063, abs=1e-4)
+    assert parity.co_batched(felt, ROWS)["co_batched_same_size"] > 0
+    assert parity.co_batched(sized, ROWS)["co_batched_same_size"] == 0
+    assert parity.co_batched(sized, ROWS)["co_batched_other_size"] == pytest.approx(0.063, abs=1e-4)
 
 
 def test_a_number_that_is_none_is_off_by_whatever_tensor_it_comes() -> None:
@@ -450,10 +450,15 @@ def test_a_number_that_is_none_is_off_by_whatever_tensor_it_comes() -> None:
         broken = values | {tensor: np.full_like(values[tensor], np.nan)}
         assert np.isnan(parity.share(right, broken, values))
     shares = dict(zip((f"share_at_batch_{n}" for n in parity.BATCHES), (0.0, float("nan"), 0.0, 0.0), strict=True))
-    figures = {"golden_share_of_tolerance": 0.1, "mates_same_size": 0.0, "kolmogorov": 0.0, "kolmogorov_allowed": 1.0}
+    figures = {
+        "golden_share_of_tolerance": 0.1,
+        "co_batched_same_size": 0.0,
+        "kolmogorov": 0.0,
+        "kolmogorov_allowed": 1.0,
+    }
     assert not parity.checks_of("b", figures | shares)[0].holds
     late: Any = FakeEngine(lambda rows: np.full(len(rows), np.nan if rows[0, 0] != ROWS[0, 0] else 0.0))
-    assert np.isnan(parity.mates(late, ROWS)["mates_same_size"])
+    assert np.isnan(parity.co_batched(late, ROWS)["co_batched_same_size"])
 
 
 def test_figures_and_checks_of_numpy_are_written(tmp_path: Path) -> None:
@@ -481,7 +486,7 @@ def test_p_values_that_move_want_a_calibration_of_their_own(monkeypatch: pytest.
     assert figures["s"]["changed_decisions_at_0.05"] > figures["r"]["changed_decisions_at_0.05"] == 0
     rest = {
         "golden_share_of_tolerance": 0.1,
-        "mates_same_size": 0.0,
+        "co_batched_same_size": 0.0,
         **{f"share_at_batch_{n}": 0.0 for n in parity.BATCHES},
     }
     assert [check.holds for check in parity.checks_of("b", figures["r"] | rest)] == [True, True, True]

@@ -58,6 +58,6 @@ def test_other_lines_before_it_is_ready_are_passed_over(tmp_path: Path, monkeypa
         assert server.target == "a:1"
 
 
-def test_why_callers_failed_is_in_the_first_line() -> None:
+def test_why_clients_failed_is_in_the_first_line() -> None:
     with pytest.raises(RuntimeError, match="^benchmarks.serving.closedloop: KeyError: 'url'\nTraceback"):
-        run_jobs("benchmarks.serving.closedloop", [{"callers": 1}], b"", 1.0)
+        run_jobs("benchmarks.serving.closedloop", [{"clients": 1}], b"", 1.0)
