@@ -12,7 +12,7 @@ from pathlib import Path
 
 import trustme
 
-from benchmarks.clients.judging import Cell
+from benchmarks.clients.outcomes import Cell
 from benchmarks.clients.programs import Program
 from benchmarks.clients.proxies import Proxy
 from benchmarks.clients.questions import Questions, questions

@@ -72,7 +72,7 @@ class Options:
 
 
 def main(options: Options) -> int:
-    """Returns 0 if no stage failed and all that was asked of the figures holds; 2 where nothing can be measured."""
+    """Returns 0 if no stage failed and all requirements on the figures hold; 2 where nothing can be measured."""
     try:
         stages = chosen(options.stages)
         if options.minutes is not None and not options.minutes > 0:

@@ -63,7 +63,7 @@ def of_bundle(machine: Machine, small: Small, folder: Path) -> Figures:
 
 
 def checks_of(name: str, figures: Figures | None) -> list[Check]:
-    """What is asked of a bundle."""
+    """Requirements on a bundle."""
     if figures is None:
         return [Check(f"{name}: measured", None, "measured", False)]
     shares = [figures["golden_share_of_tolerance"], *(figures[f"share_at_batch_{size}"] for size in BATCHES)]

@@ -61,7 +61,7 @@ def costs(machine: Machine, folder: Path, small: Small) -> Figures:
 
 
 def requests(small: Small, rows: Any) -> dict[str, bytes]:
-    """The same rows, asked about in three ways."""
+    """The same rows, scored in three ways."""
     given = pb.Input(tensor=to_tensor(rows))
     outputs = [pb.OUTPUT_EMBEDDING, pb.OUTPUT_SCORE]
     if small.method in ("vae", "bigbigan"):

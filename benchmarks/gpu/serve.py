@@ -3,7 +3,7 @@
 Clients are raised fourfold until the rate stops rising; then latencies at half of the best rate, in an open loop. Raw
 rows of 1, 8, 32 and 64 images a request, and files (JPEG) apart. CPU is what the kernel charged to the server's
 process; what the event loop waited and what decoding took are the server's own metrics. An overload at three times the
-capacity tells what is answered in time, and rows run for clients who had gone.
+capacity tells what is answered in time, and rows run for clients that had left.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ FILES, REHEARSED_FILES = (1, 32), (8,)
 MAX_BATCH_ROWS = 256
 MOST_CLIENTS = 512
 MOST_ROWS = 2048
-"""Of all clients together: half of what the server's queue holds, which would refuse more."""
+"""Of all clients together: half of what the server's queue holds, which would reject more."""
 TIMES_AS_MANY, STILL_RISES = 4, 1.05
 DEADLINE_MS = 200
 OVERLOAD = 3.0
 EXACT = "statuses that overload does not explain"
-"""What a rehearsal is judged by: the rest depends on the machine."""
+"""What a rehearsal checks: the rest depends on the machine."""
 LEAST_OF_ENGINE = {"raw 64": 0.9, "raw 1": 0.6}
 HEADERS = ("content-type: application/grpc", "te: trailers")
 
@@ -89,7 +89,7 @@ def run(machine: Machine, folder: Path, cells: Cells) -> list[Check]:
         for name, precision in machine.choose(MEASURED, REHEARSED):
             made = encoder_bundle(folder, name, precision)
             ceiling = cells.measure(f"{name} {precision} ceiling", partial(engine_ceiling, machine, made))
-            # A server is started if it is asked something.
+            # A server is started with its first request.
             loads[f"{name} {precision}"] = cache(partial(_load, stack, machine, made, ceiling))
         for ways in machine.choose((RAW[:2], RAW[2:], FILES), (REHEARSED_RAW, REHEARSED_FILES)):
             for label, load in loads.items():

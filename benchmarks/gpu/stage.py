@@ -125,7 +125,7 @@ def _begun(path: Path, machine: Machine, options: Options) -> Record:
 
 def _why(failed: list[str], red: list[str], left: list[str]) -> str:
     parts = [f"failed: {', '.join(failed)}"] if failed else []
-    parts += [f"below what was asked: {', '.join(red)}"] if red else []
+    parts += [f"below requirement: {', '.join(red)}"] if red else []
     parts += [f"no time left for {len(left)} cells, {left[0]} the first"] if left else []
     return "; ".join(parts)
 

@@ -51,7 +51,7 @@ class Hurried:
 
 @dataclass
 class Served:
-    """Rows that each kind of client had answered in time, and those that the hurried asked for."""
+    """Rows that each kind of client had answered in time, and those that the hurried requested."""
 
     patient: int = 0
     hurried: int = 0

@@ -53,7 +53,7 @@ class Options:
     """Floods a server.
 
     Attributes:
-        models: repository; the first bundle of images is asked.
+        models: repository; the first bundle of images is requested.
         senders: that send at once.
         seconds: of each flood.
         record: write docs/results/serving_memory.json.

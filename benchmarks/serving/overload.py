@@ -4,7 +4,7 @@
 
 First the capacity: a closed loop. Then an open loop at three times that rate. Goodput is what was answered with OK, and
 the server answers OK only before the client's deadline. The other calls must have been rejected or shed with the right
-code, as the clients saw it and as the server counted it; hardly a row may have been run whose client had gone
+code, as the clients saw it and as the server counted it; hardly a row may have been run whose client had left
 when it was done, and memory must stay where it was.
 """
 

@@ -64,7 +64,7 @@ class Figures:
 
     Attributes:
         replicas: behind Envoy.
-        capacity_per_second: requests that a closed loop of 32 clients reached; 0 if it was not asked.
+        capacity_per_second: requests that a closed loop of 32 clients reached; 0 if it was not measured.
         rate: requests a second that were sent.
         restart: of all replicas, one after another.
         kill: of one replica.

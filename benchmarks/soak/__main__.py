@@ -37,12 +37,12 @@ RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results" / "soak.json"
 MODELS = Path("build") / "line-digits" / "models"
 LOAD = 0.7
 MOST_MB_PER_HOUR = 1.0
-JUDGED_MINUTES = 30.0
-"""From how long on growth is judged: a shorter run tells nothing of an hour."""
+GROWTH_MINUTES = 30.0
+"""Growth is checked in runs of at least this length: a shorter run tells nothing of an hour."""
 WARM_UP = 0.2
 """Of the time, before memory is looked at: arenas and caches fill up. Longer than a round of all faults."""
 MOST_DISTURBED = 0.1
-"""Of the time, for growth to be judged: a server that falls behind keeps what waits."""
+"""Of the time, at most, for growth to be checked: a server that falls behind keeps what waits."""
 LATE_SECONDS = 3.0
 """After the last fault."""
 
@@ -52,7 +52,7 @@ class Options:
     """Asks a server for a long time while things go wrong.
 
     Attributes:
-        models: model repository; its first bundle is asked. `make demo` makes the default one.
+        models: model repository; its first bundle is served. `make demo` makes the default one.
         minutes: how long.
         every: seconds from one fault to the next.
         rate: requests a second; default: 70 % of what a closed loop reaches.
@@ -72,7 +72,7 @@ class Figures:
 
     Attributes:
         minutes: of load.
-        capacity_per_second: requests that a closed loop reached; 0 if it was not asked.
+        capacity_per_second: requests that a closed loop reached; 0 if it was not measured.
         rate: requests a second that were sent.
         sent: requests of the load.
         right: right answers, by question; those of slow clients included.
@@ -81,7 +81,7 @@ class Figures:
         unexplained: failures that had not.
         faults: how often each was done.
         memory: of the server.
-        dead_work_rows: rows that were run for clients who had gone before.
+        dead_work_rows: rows that were run for clients that had left before.
         minutes_disturbed: in which other work took more than a quarter of the machine's cores.
     """
 
@@ -210,7 +210,7 @@ def missed(figures: Figures) -> list[str]:
     if figures.unexplained:
         found.append(f"missed: {sum(figures.unexplained.values())} failures that nothing explains")
     quiet = figures.minutes_disturbed <= MOST_DISTURBED * figures.minutes
-    if quiet and figures.minutes >= JUDGED_MINUTES and figures.memory.mb_per_hour > MOST_MB_PER_HOUR:
+    if quiet and figures.minutes >= GROWTH_MINUTES and figures.memory.mb_per_hour > MOST_MB_PER_HOUR:
         found.append(f"missed: memory grows by {figures.memory.mb_per_hour:.2f} MB an hour")
     return found
 

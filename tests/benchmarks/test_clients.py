@@ -10,8 +10,8 @@ import pytest
 
 from benchmarks.clients.__main__ import Options, clients, reasons
 from benchmarks.clients.asked import joined, parted
-from benchmarks.clients.judging import Cell, Heard, judged, judged_stream
 from benchmarks.clients.matrix import ARGUMENTS, CHECKS, Matrix
+from benchmarks.clients.outcomes import Cell, Heard, cell_of, cell_of_stream
 from benchmarks.clients.programs import Program
 from benchmarks.clients.questions import Expected, Questions, questions
 from benchmarks.clients.running import checks, run, run_drain, run_idle
@@ -102,8 +102,8 @@ RIGHT = Expected(embeddings=embeddings(1))
         ([GOOD, Heard(14, "gone", b"")], [RIGHT] * 2, Cell("wrong", "call 2 of 2: got UNAVAILABLE gone, expected OK")),
     ],
 )
-def test_calls_are_judged(heard: list[Heard], expected: list[Expected], cell: Cell) -> None:
-    assert judged(heard, expected) == cell
+def test_calls_are_checked(heard: list[Heard], expected: list[Expected], cell: Cell) -> None:
+    assert cell_of(heard, expected) == cell
 
 
 @pytest.fixture
@@ -116,9 +116,9 @@ def streamed(found: Questions) -> list[pb.ScoreStreamResponse]:
     return made
 
 
-def test_streams_are_judged(found: Questions, streamed: list[pb.ScoreStreamResponse]) -> None:
+def test_streams_are_checked(found: Questions, streamed: list[pb.ScoreStreamResponse]) -> None:
     def cell() -> Cell:
-        return judged_stream([Heard(0, "", joined(one.SerializeToString() for one in streamed))], found)
+        return cell_of_stream([Heard(0, "", joined(one.SerializeToString() for one in streamed))], found)
 
     assert cell() == Cell("ok")
     streamed[3], streamed[4] = streamed[4], streamed[3]

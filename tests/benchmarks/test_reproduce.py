@@ -53,8 +53,8 @@ RECIPE = Recipe("vae", "digits", (), (0, 1, 2), {"knn_20_accuracy": 0.98, "negat
 def test_a_recipe_names_a_method_and_says_what_was_recorded(name: str) -> None:
     recipe = read_recipe(RECIPES / f"{name}.toml")
     assert recipe.method in METHODS
-    usual_name = f"{recipe.method}_{recipe.data}".replace("-", "_")
-    assert re.fullmatch(f"{usual_name}(_[a-z]+)?", name)  # and a word for a variant, if it is one
+    plain_name = f"{recipe.method}_{recipe.data}".replace("-", "_")
+    assert re.fullmatch(f"{plain_name}(_[a-z]+)?", name)  # and a word for a variant, if it is one
     text = (RECIPES / f"{name}.toml").read_text()
     if not (RECORDS / f"{name}.json").exists():
         assert text == with_head(text, NOT_RECORDED)
