@@ -10,7 +10,7 @@ from benchmarks.processes.served import ServedProcess
 from benchmarks.serving.closedloop import closed_loop
 from benchmarks.serving.openloop import open_loop
 from service.transport.http2.limits import Limits
-from tests.benchmarks.test_openloop import HEADERS, request
+from tests.benchmarks.serving.test_openloop import HEADERS, request
 
 
 @pytest.mark.parametrize(("clients", "processes"), [(1, 1), (5, 2)])

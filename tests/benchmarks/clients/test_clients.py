@@ -19,7 +19,7 @@ from benchmarks.processes.served import ServedProcess
 from latentserve.tensors import to_tensor
 from latentserve.v1 import embedding_pb2 as pb
 
-TOOLS = Path(__file__).resolve().parents[2] / "build" / "clients"
+TOOLS = Path(__file__).resolve().parents[3] / "build" / "clients"
 PYTHON = ("grpcio", "grpcio asyncio", "tritonclient")
 OTHERS = ("grpc-js", "connect-node", "buf curl", "grpc++")
 PROXIES = tuple(f"grpcio through {name}" for name in ("Envoy", "nginx", "haproxy"))
