@@ -92,7 +92,7 @@ class Nobody:
     """An observer who does not listen."""
 
     def queued(self, rows: int, size_bytes: int) -> None:
-        """See `observer.Observer`, as of the others."""
+        """See `service.scheduling.observer.Observer`; the others, too."""
 
     def ran(self, rows: int) -> None:
         """..."""
