@@ -50,10 +50,10 @@ class Options:
     """Attacks a server.
 
     Attributes:
-        names: of attacks; default: all.
-        transport: http2 or grpcio; default: both.
+        names: attacks to run; default: all.
+        transport: transport of the server, http2 or grpcio; default: both.
         models: model repository; `make demo` makes the default one.
-        quick: a second or two of each.
+        quick: run each attack for a second or two.
         record: write docs/results/abuse.json.
         table: print what is recorded, attack nothing.
     """

@@ -36,16 +36,16 @@ Transport = Literal["http2", "grpcio"]
 
 @dataclass(frozen=True)
 class Options:
-    """Asks a server through clients of other makes, and through proxies.
+    """Calls a server with clients of other makes, and through proxies.
 
     Attributes:
         models: model repository with one model of images; `make demo` makes the default one.
-        transports: of the service.
-        clients: only those of these names.
-        checks: only these.
-        idle_seconds: how long a connection has nothing but pings; a client sends one in ten seconds.
-        tools: folder of npm's packages and of the C++ client.
-        install: bring npm's packages there first.
+        transports: transports of the service.
+        clients: names of the clients to run; default: all.
+        checks: names of the checks to run.
+        idle_seconds: time during which a connection carries only pings; a client sends one every ten seconds.
+        tools: folder for npm's packages and of the C++ client.
+        install: first install npm's packages there.
         record: write docs/results/clients.json.
         table: print what is recorded instead.
     """

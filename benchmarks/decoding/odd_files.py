@@ -50,7 +50,7 @@ class Options:
     """Decodes every file of some folders and compares.
 
     Attributes:
-        folders: NAME=PATH, each a package's test files.
+        folders: folders of test files, each as NAME=PATH.
         record: write docs/results/odd_files.json.
     """
 

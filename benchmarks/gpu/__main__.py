@@ -1,4 +1,4 @@
-"""Everything that is to be known of a GPU, in one command.
+"""Measures a GPU, all stages in one command.
 
     python -m benchmarks.gpu                      `make gpu`: all stages, about 12 minutes, into docs/results/gpu
     python -m benchmarks.gpu --stages facts,parity --minutes 2 --out FOLDER
@@ -51,12 +51,12 @@ class Options:
     """Measures a GPU, stage after stage.
 
     Attributes:
-        stages: some of them, separated by commas; default: all.
-        minutes: of all stages together.
+        stages: names of stages, separated by commas; default: all.
+        minutes: time for all stages together.
         out: folder for the figures; default: docs/results/gpu, in the rehearsal build/gpu/rehearsal.
-        bundles: folder of what was prepared; default: .gpu/bundles if it is there, else build/gpu/bundles.
-        again: measure what is measured already.
-        rehearse: on the CPU with small sizes, to see that everything runs.
+        bundles: folder of the prepared bundles; default: .gpu/bundles if it is there, else build/gpu/bundles.
+        again: measure again what is already measured.
+        rehearse: run on the CPU with small sizes, to see that everything runs.
         prepare: make the bundles in this folder, and no more.
         table: print what is recorded, measure nothing.
     """

@@ -53,8 +53,8 @@ class Options:
     """Tries the mutants of a file.
 
     Attributes:
-        file: whose mutants; default: none, print what is recorded.
-        anew: try those that were killed before, too.
+        file: file to mutate; default: none, print the record.
+        anew: also try mutants that were killed before.
     """
 
     file: Annotated[str | None, tyro.conf.Positional] = None

@@ -53,7 +53,7 @@ class Options:
     """Checks the promises of some bundles.
 
     Attributes:
-        bundles: folders.
+        bundles: folders of bundles.
         record: write docs/results/calibration.json.
     """
 

@@ -125,7 +125,7 @@ class Options:
     """Counts false alarms where pictures have copies.
 
     Attributes:
-        draws: of pictures, for each case.
+        draws: number of random draws of pictures for each case.
         record: write docs/results/copies.json.
     """
 

@@ -38,8 +38,8 @@ class Options:
     """Simulates the monitor.
 
     Attributes:
-        runs: of each case.
-        rows: of a stream without a shift.
+        runs: number of simulated runs of each case.
+        rows: length of a stream without a shift.
     """
 
     runs: int = 1000

@@ -106,11 +106,11 @@ class Recorded:
 
 @dataclass(frozen=True)
 class Options:
-    """Examines encoders by rows unlike their training data.
+    """Measures how well encoders detect out-of-distribution rows.
 
     Attributes:
-        suite: mnist, one_class_mnist, speakers_fsdd or cifar10.
-        record: write what was found.
+        suite: name of the suite: mnist, one_class_mnist, speakers_fsdd or cifar10.
+        record: write docs/results/ood/<suite>.json.
         table: print what is recorded, run nothing.
     """
 

@@ -60,10 +60,10 @@ class Options:
 
     Attributes:
         recipe: file name under training/recipes, without .toml.
-        seed: the one to rerun; default: the recipe's first.
+        seed: seed to rerun; default: the recipe's first.
         record: run every seed and write the figures.
-        add: bundles of this recipe that were trained elsewhere: their figures are written into its record.
-        threads: of the training; 0: as many as the record's runs had.
+        add: bundles of this recipe that were trained elsewhere; their figures are written into its record.
+        threads: number of threads for training; 0: as many as the recorded runs had.
         table: print what is recorded and draw docs/pictures/recipes.svg, run nothing.
     """
 

@@ -57,7 +57,7 @@ class Options:
     """Measures serving beside peers.
 
     Attributes:
-        rounds: interleaved; medians are shown.
+        rounds: number of interleaved rounds; medians are shown.
         peers: measure the other servers too.
         transports: measure both of our transports.
     """

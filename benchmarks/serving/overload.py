@@ -41,10 +41,10 @@ class Options:
     """Overloads a server with ResNet-18 behind it.
 
     Attributes:
-        factor: offered rate, in capacities.
-        deadline_ms: of each call.
-        seconds: of the open loop.
-        clients: of the closed loop that measures the capacity.
+        factor: offered rate, as a multiple of the capacity.
+        deadline_ms: deadline of each call.
+        seconds: length of the open loop.
+        clients: number of clients in the closed loop that measures the capacity.
     """
 
     factor: float = 3.0

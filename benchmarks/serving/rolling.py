@@ -49,7 +49,7 @@ class Options:
 
     Attributes:
         models: model repository; `make demo` makes the default one.
-        rate: requests a second; default: half of what a closed loop reaches.
+        rate: requests per second; default: half of what a closed loop reaches.
         record: write docs/results/rolling.json.
     """
 

@@ -36,7 +36,7 @@ class Options:
     """Times the graphs of some bundles.
 
     Attributes:
-        bundles: folders.
+        bundles: folders of bundles.
         record: write docs/results/scoring.json.
         table: print what is recorded, run nothing.
     """

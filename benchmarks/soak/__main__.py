@@ -53,9 +53,9 @@ class Options:
 
     Attributes:
         models: model repository; its first bundle is served. `make demo` makes the default one.
-        minutes: how long.
+        minutes: length of the run.
         every: seconds from one fault to the next.
-        rate: requests a second; default: 70 % of what a closed loop reaches.
+        rate: requests per second; default: 70 % of what a closed loop reaches.
         record: write docs/results/soak.json.
     """
 
