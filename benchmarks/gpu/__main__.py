@@ -32,7 +32,7 @@ from benchmarks.gpu.cells import Record, one_line, read_record, write_record
 from benchmarks.gpu.machine import Machine, NoGpu, this_machine
 from benchmarks.gpu.stage import CANNOT_WRITE, INTERRUPTED, WEIGHTS
 from benchmarks.gpu.table import markdown, terminal
-from benchmarks.serving.session import child_pids
+from benchmarks.processes.session import child_pids
 from training.running.revision import git_revision
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results" / "gpu"

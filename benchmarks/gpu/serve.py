@@ -26,11 +26,11 @@ from benchmarks.gpu.engine import rate
 from benchmarks.gpu.machine import Machine
 from benchmarks.gpu.prepared import encoder_bundle
 from benchmarks.processes.served import ServedProcess
+from benchmarks.processes.session import cpu_seconds
 from benchmarks.serving.closedloop import closed_loop
 from benchmarks.serving.encoder_inputs import images
 from benchmarks.serving.openloop import open_loop
 from benchmarks.serving.overload import MOST_DEAD, RIGHT_CODES, name_of
-from benchmarks.serving.session import cpu_seconds
 from benchmarks.serving.tally import Tally
 from latentserve.bundle import Precision
 from latentserve.inputs import INPUT

@@ -200,7 +200,7 @@ def measure_quiet(num_calibration: int, options: Options) -> Quiet:
 
 
 def naive_alarm(calibration: NDArray[np.float64], scores: NDArray[np.float64]) -> bool:
-    """The same bets on p-values as clients get them."""
+    """The same bets on p-values as they are answered to callers."""
     ranks, capital = Ranks(calibration), Capital()
     for score in scores[:, 0].tolist():
         capital.bet(*ranks.interval(ranks.place(ranks.key(score))))

@@ -28,6 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.processes.served import ServedProcess
+from benchmarks.processes.session import cpu_seconds, session_pids
 from benchmarks.serving.encoder_inputs import CHANNELS, IMAGE_SIZE
 from benchmarks.serving.encoders import write_bundle
 from benchmarks.serving.load import Load, closed_loop, require_h2load
@@ -37,7 +38,6 @@ from benchmarks.serving.peers.mlserver import mlserver
 from benchmarks.serving.peers.peer import Peer, start
 from benchmarks.serving.peers.triton import grpc_message, triton
 from benchmarks.serving.plot import plot_serving
-from benchmarks.serving.session import cpu_seconds, session_pids
 from latentserve.v1 import embedding_pb2 as pb
 from service.config import available_cpus
 
