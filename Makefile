@@ -45,7 +45,7 @@ ops-test: setup  ## real Prometheus and Envoy on the real service: rules, dashbo
 check: setup  ## ruff, mypy, buf, stubs up to date
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy $(PACKAGES) benchmarks
+	$(BIN)/mypy $(PACKAGES) benchmarks demo
 	deploy/check_stubs.sh $(BIN)/python
 	if command -v npm >/dev/null; then cd protos && $(BUF) lint; else echo "buf: no npm here, the descriptor test stands in"; fi
 

@@ -82,7 +82,7 @@ def prepare(folder: Path, models: Iterable[Small] = MODELS) -> list[Path]:
     """
     found: list[Path] = []
     for small in models:
-        # In 32 bits last: where that one is whole, so is the other, unless it was refused.
+        # In 32 bits last: where that one is whole, so is the other, unless it was rejected.
         wanted = {
             precision: folder / "methods" / f"{small.method}-{precision}" / "1" for precision in reversed(PRECISIONS)
         }
@@ -91,13 +91,13 @@ def prepare(folder: Path, models: Iterable[Small] = MODELS) -> list[Path]:
             continue
         started = time.monotonic()
         for problem in _make(small, folder, wanted):
-            print(f"refused {problem}", file=sys.stderr, flush=True)
+            print(f"rejected {problem}", file=sys.stderr, flush=True)
         print(f"prepared {small.method} in {time.monotonic() - started:.1f} s", file=sys.stderr, flush=True)
     return [one for one in found if (one / bundle.MANIFEST).exists()]
 
 
 def _make(small: Small, folder: Path, wanted: dict[Precision, Path]) -> list[str]:
-    """Trains one small model and writes its bundles; what was refused, a line each."""
+    """Trains one small model and writes its bundles; what was rejected, a line each."""
     quiet_lightning()
     torch.set_num_threads(1)  # sums of several threads end in other bits
     data, method = splits(small.shape), METHODS[small.method]

@@ -202,7 +202,7 @@ def _to_train(job: Job, folder: Path, epochs: int) -> tuple[Path, int]:
 
 
 class Probes:
-    """Probes of what the exported graph gives, run on the device. Nearest neighbours first: they take seconds."""
+    """Probes of what the exported graph outputs, run on the device. Nearest neighbours first: they take seconds."""
 
     def __init__(self, machine: Machine, run_folder: Path, data: Data, folder: Path) -> None:
         self._machine, self._run_folder, self._data, self._folder = machine, run_folder, data, folder

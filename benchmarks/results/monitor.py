@@ -2,8 +2,8 @@
 
     python -m benchmarks.results.monitor        about three minutes of one core
 
-Scores of usual rows are normal, those of strange rows shifted to the AUROC that is named. Each run draws a calibration
-set and a stream of its own. "Naive" are the same bets on ranks among the calibration rows alone. Writes
+In-distribution scores are normal, out-of-distribution scores are shifted to the AUROC that is named. Each run draws a
+calibration set and a stream of its own. "Naive" are the same bets on ranks among the calibration rows alone. Writes
 docs/results/monitor.json.
 """
 
@@ -39,8 +39,8 @@ class Options:
     """Simulates the monitor.
 
     Attributes:
-        runs: of each case.
-        rows: of a stream without a shift.
+        runs: number of simulated runs of each case.
+        rows: length of a stream without a shift.
     """
 
     runs: int = 1000
@@ -78,7 +78,7 @@ class Shift:
     """Streams with a shift, after rows without one.
 
     Attributes:
-        share: of strange rows.
+        share: of out-of-distribution rows.
         auroc: of their scores.
         calibration_rows: of each run.
         clean_rows: before the shift.
@@ -211,7 +211,7 @@ def naive_alarm(calibration: NDArray[np.float64], scores: NDArray[np.float64]) -
 
 
 def measure_shift(shift: Shift, runs: int) -> Shift:
-    """Strange rows among usual ones from some row on."""
+    """Out-of-distribution rows among in-distribution ones, from some row on."""
     delays, outside = [], 0
     for seed in range(runs):
         rng = np.random.default_rng([shift.calibration_rows, seed, 1])

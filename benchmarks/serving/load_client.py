@@ -1,4 +1,4 @@
-"""A caller: one HTTP/2 connection that sends the same request again and again, frames written by hand.
+"""A client: one HTTP/2 connection that sends the same request again and again, frames written by hand.
 
 On plain sockets, which costs the shared cores a tenth of what a gRPC client would. Bodies of any size: what the windows
 of the server do not take yet waits here.
@@ -43,7 +43,7 @@ class Request:
 
 @dataclass
 class Seen:
-    """What a caller has seen so far.
+    """What a client has seen so far.
 
     Attributes:
         codes: answers by gRPC status number, and `reset`.
@@ -58,7 +58,7 @@ class Seen:
     failed_at: list[float] = field(default_factory=list)
 
 
-class Caller:
+class LoadClient:
     """One connection.
 
     Args:
@@ -220,7 +220,7 @@ class Caller:
             self.seen.failed_at.append(time.monotonic())
 
 
-def callers_of(job: dict[str, Any], num: int, body: bytes) -> list[Caller]:
+def clients_of(job: dict[str, Any], num: int, body: bytes) -> list[LoadClient]:
     """So many connections to the job's `url`, with its `headers`."""
     authority, _, path = job["url"].removeprefix("http://").partition("/")
     host, _, port = authority.partition(":")
@@ -230,13 +230,13 @@ def callers_of(job: dict[str, Any], num: int, body: bytes) -> list[Caller]:
         name, _, value = header.partition(": ")
         fields.append((name.encode(), value.encode()))
     block = wire.literal_headers(tuple(fields))
-    return [Caller(host, int(port), block, body) for _ in range(num)]
+    return [LoadClient(host, int(port), block, body) for _ in range(num)]
 
 
-def turn(callers: Sequence[Caller], seconds: float) -> list[Caller]:
-    """Reads and writes whatever is ready within so many seconds; the callers that read something."""
-    by_socket = {caller.socket: caller for caller in callers}
-    waiting = [caller.socket for caller in callers if caller.writes]
+def turn(clients: Sequence[LoadClient], seconds: float) -> list[LoadClient]:
+    """Reads and writes whatever is ready within so many seconds; the clients that read something."""
+    by_socket = {client.socket: client for client in clients}
+    waiting = [client.socket for client in clients if client.writes]
     readable, writable, _ = select.select(list(by_socket), waiting, [], max(0.0, seconds))
     for ready in readable:
         by_socket[ready].read()

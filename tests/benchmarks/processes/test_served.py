@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from benchmarks.processes.served import ServedProcess
-from benchmarks.serving.tally import run_jobs
 
 
 def python_that(script: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> ServedProcess:
@@ -56,8 +55,3 @@ def test_other_lines_before_it_is_ready_are_passed_over(tmp_path: Path, monkeypa
     )
     with server:
         assert server.target == "a:1"
-
-
-def test_why_callers_failed_is_in_the_first_line() -> None:
-    with pytest.raises(RuntimeError, match="^benchmarks.serving.closedloop: KeyError: 'url'\nTraceback"):
-        run_jobs("benchmarks.serving.closedloop", [{"callers": 1}], b"", 1.0)

@@ -126,7 +126,7 @@ def test_a_stage_that_breaks_says_why_in_one_line(tmp_path: Path) -> None:
 def test_a_check_that_does_not_hold_fails_its_stage_and_one_not_measured_does_not(tmp_path: Path) -> None:
     checks = [Check.at_least("speed", 0.9, 0.97), Check.at_most("off", None, 1.0)]
     assert stage.run_stage(run({}, checks), GPU, options(tmp_path)) == 1
-    assert recorded(tmp_path).why == "below what was asked: speed"
+    assert recorded(tmp_path).why == "below requirement: speed"
     assert not Check.at_most("off", float("nan"), 1.0).holds
     assert stage.run_stage(run({}, checks[1:]), GPU, options(tmp_path, again=True)) == 0
 
@@ -435,12 +435,12 @@ def test_parity_tells_a_device_that_is_off_at_one_batch_size() -> None:
     assert shares["share_at_batch_1"] == shares["share_at_batch_64"] == 0.0
 
 
-def test_parity_tells_rows_that_feel_their_batch_mates() -> None:
+def test_parity_tells_rows_that_depend_on_co_batched_rows() -> None:
     felt: Any = FakeEngine(lambda rows: np.full(len(rows), rows.max() * 1e-3))
     sized: Any = FakeEngine(lambda rows: np.full(len(rows), len(rows) * 1e-3))
-    assert parity.mates(felt, ROWS)["mates_same_size"] > 0
-    assert parity.mates(sized, ROWS)["mates_same_size"] == 0
-    assert parity.mates(sized, ROWS)["mates_other_size"] == pytest.approx(0.063, abs=1e-4)
+    assert parity.co_batched(felt, ROWS)["co_batched_same_size"] > 0
+    assert parity.co_batched(sized, ROWS)["co_batched_same_size"] == 0
+    assert parity.co_batched(sized, ROWS)["co_batched_other_size"] == pytest.approx(0.063, abs=1e-4)
 
 
 def test_a_number_that_is_none_is_off_by_whatever_tensor_it_comes() -> None:
@@ -450,10 +450,15 @@ def test_a_number_that_is_none_is_off_by_whatever_tensor_it_comes() -> None:
         broken = values | {tensor: np.full_like(values[tensor], np.nan)}
         assert np.isnan(parity.share(right, broken, values))
     shares = dict(zip((f"share_at_batch_{n}" for n in parity.BATCHES), (0.0, float("nan"), 0.0, 0.0), strict=True))
-    figures = {"golden_share_of_tolerance": 0.1, "mates_same_size": 0.0, "kolmogorov": 0.0, "kolmogorov_allowed": 1.0}
+    figures = {
+        "golden_share_of_tolerance": 0.1,
+        "co_batched_same_size": 0.0,
+        "kolmogorov": 0.0,
+        "kolmogorov_allowed": 1.0,
+    }
     assert not parity.checks_of("b", figures | shares)[0].holds
     late: Any = FakeEngine(lambda rows: np.full(len(rows), np.nan if rows[0, 0] != ROWS[0, 0] else 0.0))
-    assert np.isnan(parity.mates(late, ROWS)["mates_same_size"])
+    assert np.isnan(parity.co_batched(late, ROWS)["co_batched_same_size"])
 
 
 def test_figures_and_checks_of_numpy_are_written(tmp_path: Path) -> None:
@@ -462,7 +467,7 @@ def test_figures_and_checks_of_numpy_are_written(tmp_path: Path) -> None:
     cells = {"x": lambda: {"float": np.float32(0.5), "count": np.int64(3), "holds": np.bool_(False)}}
     assert stage.run_stage(run(cells, [red]), GPU, options(tmp_path)) == 1
     record = recorded(tmp_path)
-    assert (record.status, record.why) == ("failed", "below what was asked: Kolmogorov")
+    assert (record.status, record.why) == ("failed", "below requirement: Kolmogorov")
     assert [record.cells["x"][name] for name in ("float", "count", "holds")] == [0.5, 3, False]
 
 
@@ -481,7 +486,7 @@ def test_p_values_that_move_want_a_calibration_of_their_own(monkeypatch: pytest.
     assert figures["s"]["changed_decisions_at_0.05"] > figures["r"]["changed_decisions_at_0.05"] == 0
     rest = {
         "golden_share_of_tolerance": 0.1,
-        "mates_same_size": 0.0,
+        "co_batched_same_size": 0.0,
         **{f"share_at_batch_{n}": 0.0 for n in parity.BATCHES},
     }
     assert [check.holds for check in parity.checks_of("b", figures["r"] | rest)] == [True, True, True]
@@ -558,13 +563,13 @@ def test_the_table_has_a_line_for_each_stage_measured_or_not(tmp_path: Path) -> 
     cell = {"engine": 9700.0, "alone_copying": 10000.0}
     cells = {"r18 float32 batch 1": {**cell, "engine": 1.0}, "r18 float32 batch 64": cell, "r18 float32 memory": {}}
     checks = [vars(Check.at_least("speed", 0.97, 0.97)), vars(Check.at_least("more", 0.5, 0.97))]
-    record = Record("engine", "H100", "", "failed", "below what was asked: more", 12.0, cells, checks)
+    record = Record("engine", "H100", "", "failed", "below requirement: more", 12.0, cells, checks)
     write_record(record, tmp_path / "engine.json")
     lines = list(table.lines(tmp_path, stage.WEIGHTS))
     assert [line[0] for line in lines] == list(stage.WEIGHTS)
     assert lines[0][1] == "not measured"
     found = "r18 float32 9,700 img/s (0.97 of ONNX Runtime) at 64"
-    assert lines[2] == ("engine", "failed: below what was asked: more", found, "1 of 2 hold", "12")
+    assert lines[2] == ("engine", "failed: below requirement: more", found, "1 of 2 hold", "12")
     assert table.markdown(tmp_path, stage.WEIGHTS).count("\n") == len(stage.WEIGHTS) + 1
 
 

@@ -10,20 +10,20 @@ from benchmarks.processes.served import ServedProcess
 from benchmarks.serving.closedloop import closed_loop
 from benchmarks.serving.openloop import open_loop
 from service.transport.http2.limits import Limits
-from tests.benchmarks.test_openloop import HEADERS, request
+from tests.benchmarks.serving.test_openloop import HEADERS, request
 
 
-@pytest.mark.parametrize(("callers", "processes"), [(1, 1), (5, 2)])
+@pytest.mark.parametrize(("clients", "processes"), [(1, 1), (5, 2)])
 def test_every_answer_is_counted_by_both_sides(
-    server: ServedProcess, digits: NDArray[np.uint8], callers: int, processes: int
+    server: ServedProcess, digits: NDArray[np.uint8], clients: int, processes: int
 ) -> None:
     url = f"http://{server.target}/latentserve.v1.EmbeddingService/Embed"
     before = server.metrics()
-    tally = closed_loop(url, request(digits[:20]), HEADERS, callers, 0.5, processes)
+    tally = closed_loop(url, request(digits[:20]), HEADERS, clients, 0.5, processes)
     after = server.metrics()
     counted = {name: value - before.get(name, 0.0) for name, value in after.items() if "requests_total{" in name}
     assert tally.codes == {"0": tally.sent}
-    assert sum(counted.values()) == tally.sent >= callers
+    assert sum(counted.values()) == tally.sent >= clients
     assert 0 < tally.p50_ms <= tally.p99_ms
 
 

@@ -1,4 +1,4 @@
-"""The table of odd files: a taken file is compared, a refused one has its reason, damage is counted."""
+"""The table of odd files: a taken file is compared, a rejected one has its reason, damage is counted."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ def folder(tmp_path: Path, encode: Any) -> Path:
     return made
 
 
-def test_every_file_has_a_line_and_every_refusal_a_reason(
+def test_every_file_has_a_line_and_every_rejection_a_reason(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(odd_files, "RESULTS", tmp_path / "odd_files.json")
     assert main(Options((f"mine={folder}",), record=True)) == 0
     (package,) = records.read(odd_files.Figures, tmp_path / "odd_files.json").packages
     assert (package.name, package.files, package.taken, package.agreed) == ("mine", 7, 4, 4)
-    reasons = list(package.refused.items())
+    reasons = list(package.rejected.items())
     assert reasons[0][0].startswith("got N-bit samples of at most N, which may be dark or of fewer bits")
     assert [count for _, count in reasons] == [2, 1]
     assert package.decoders["torchvision"].equal == 2
     assert (package.decoders["scipy"].equal, package.decoders["scipy"].unread) == (1, 1)  # no FLAC
     said = capsys.readouterr().out
     assert r"mine/gr\xfcn.png: taken: " in said
-    assert "mine/many.wav: refused: got 3 channels, expected 1 or 2" in said
+    assert "mine/many.wav: rejected: got 3 channels, expected 1 or 2" in said
 
 
 def test_a_decoder_that_sees_something_else_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,15 +68,15 @@ def test_damage_is_counted_where_it_spoils(encode: Any) -> None:
     found = heard([encode(np.clip(photo, 0, 255).astype(np.uint8), "JPEG")] * 5)
     assert set(found) == set(DAMAGES)
     assert found["a tenth cut out"].spoilt == 5
-    assert all(0 <= kind.refused <= kind.spoilt <= 5 for kind in found.values())
-    assert found["a tenth of noise"].refused >= 4
+    assert all(0 <= kind.rejected <= kind.spoilt <= 5 for kind in found.values())
+    assert found["a tenth of noise"].rejected >= 4
 
 
-def test_no_file_of_the_data_sets_that_were_recorded_is_refused_and_every_other_refusal_has_a_reason() -> None:
+def test_no_file_of_the_data_sets_that_were_recorded_is_rejected_and_every_other_rejection_has_a_reason() -> None:
     packages = {package.name: package for package in records.read(odd_files.Figures, odd_files.RESULTS).packages}
     assert {"pillow", "libpng", "soundfile", "magnetic-tiles", "cifar10-jpeg"} <= set(packages)
     for name, package in packages.items():
-        assert package.taken + sum(package.refused.values()) == package.files, name
+        assert package.taken + sum(package.rejected.values()) == package.files, name
         assert package.agreed <= package.taken, name
     for name in ("magnetic-tiles", "cifar10-jpeg"):
         assert packages[name].agreed == packages[name].files, name

@@ -53,8 +53,8 @@ RECIPE = Recipe("vae", "digits", (), (0, 1, 2), {"knn_20_accuracy": 0.98, "negat
 def test_a_recipe_names_a_method_and_says_what_was_recorded(name: str) -> None:
     recipe = read_recipe(RECIPES / f"{name}.toml")
     assert recipe.method in METHODS
-    in_dist = f"{recipe.method}_{recipe.data}".replace("-", "_")
-    assert re.fullmatch(f"{in_dist}(_[a-z]+)?", name)  # and a word for a variant, if it is one
+    plain_name = f"{recipe.method}_{recipe.data}".replace("-", "_")
+    assert re.fullmatch(f"{plain_name}(_[a-z]+)?", name)  # and a word for a variant, if it is one
     text = (RECIPES / f"{name}.toml").read_text()
     if not (RECORDS / f"{name}.json").exists():
         assert text == with_head(text, NOT_RECORDED)
@@ -73,10 +73,10 @@ def test_every_record_has_its_recipe() -> None:
 
 def test_the_head_tells_result_time_hardware_and_command() -> None:
     assert head("vae_digits", RECIPE, RECORDED).splitlines() == [
-        "# knn_20_accuracy: 0.9750 +- 0.0050 (aimed at 0.98, missed), digits test",
-        "# negative_elbo_nats: 91.0000 +- 1.0000 (aimed at 95), digits test, in torch",
+        "# knn_20_accuracy: 0.9750 +- 0.0050 (target 0.98, missed), digits test",
+        "# negative_elbo_nats: 91.0000 +- 1.0000 (target 95), digits test, in torch",
         "# 3 seeds, last epoch, through ONNX unless said;"
-        " 1.2 min a run, 1.5 at most (aimed at 1, missed) on 2 CPU threads",
+        " 1.2 min a run, 1.5 at most (target 1, missed) on 2 CPU threads",
         "# make reproduce RECIPE=vae_digits",
     ]
 
@@ -102,7 +102,7 @@ def test_runs_elsewhere_belong_to_the_band() -> None:
 
 
 @pytest.mark.parametrize("num_runs", [2, 3, 8])
-def test_the_band_holds_for_99_of_100_strangers(num_runs: int) -> None:
+def test_the_band_holds_for_99_of_100_other_runs(num_runs: int) -> None:
     drawn = np.random.default_rng(0).normal(50.0, 1.0, (4000, num_runs + 1))
     bands = [band(tuple(run * 1e-2 for run in runs[:-1])) for runs in drawn]
     inside = [abs(runs[-1] * 1e-2 - mean) <= width for runs, (mean, width) in zip(drawn, bands, strict=True)]
@@ -111,7 +111,7 @@ def test_the_band_holds_for_99_of_100_strangers(num_runs: int) -> None:
     assert 0.985 <= np.mean(tight) <= 0.995
 
 
-def test_one_run_has_no_spread_and_is_allowed_more(capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_run_has_no_deviation_and_is_allowed_more(capsys: pytest.CaptureFixture[str]) -> None:
     one = replace(RECORDED, seeds=(0,), figures={"knn_20_accuracy": (0.97,)})
     assert check({"knn_20_accuracy": 0.962}, one) == 0
     assert check({"knn_20_accuracy": 0.958}, one) == 1

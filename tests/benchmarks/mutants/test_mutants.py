@@ -89,7 +89,7 @@ def test_the_table_counts_and_names_survivors_with_their_reasons() -> None:
         {"line": 3, "change": "c", "outcome": "survived", "reason": "equivalent"},
         {"line": 4, "change": "d", "outcome": "survived"},
     ]
-    page = table({"gone.py": {"sha256": "", "of": 9, "mutants": outcomes}})
-    assert "| gone.py, changed since | 9 | 4 | 2 | 1 | 50.0% |" in page
-    assert "- gone.py:3: `c`: equivalent" in page
-    assert "- gone.py:4: `d`: no reason yet" in page
+    page = table({"removed.py": {"sha256": "", "of": 9, "mutants": outcomes}})
+    assert "| removed.py, changed since | 9 | 4 | 2 | 1 | 50.0% |" in page
+    assert "- removed.py:3: `c`: equivalent" in page
+    assert "- removed.py:4: `d`: no reason yet" in page

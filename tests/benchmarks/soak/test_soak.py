@@ -76,7 +76,7 @@ def test_growth_is_the_slope_with_its_interval(slope: float) -> None:
     assert found.hours == pytest.approx(0.5, rel=0.01)
 
 
-def test_growth_is_judged_over_half_an_hour_alone() -> None:
+def test_growth_is_checked_over_half_an_hour_alone() -> None:
     assert soak.missed(figures(Ledger(), minutes=5, slope=9.0)) == []
     assert soak.missed(figures(Ledger(), minutes=30, slope=9.0)) == ["missed: memory grows by 9.00 MB an hour"]
     assert soak.missed(figures(Ledger(), minutes=30, slope=9.0, disturbed=3.1)) == []

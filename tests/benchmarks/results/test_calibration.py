@@ -14,7 +14,7 @@ from latentserve.conformal import conditional_p_values, p_values
 
 @pytest.fixture(autouse=True)
 def few_splits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calibration, "DEALS", 60)
+    monkeypatch.setattr(calibration, "NUM_SPLITS", 60)
 
 
 SCORES = np.random.default_rng(0).gamma(2.0, size=6000).astype(np.float32)

@@ -9,7 +9,7 @@ import pytest
 from benchmarks.serving.scoring import BATCHES, RESULTS, Cost, Options, Recorded, costs, main, table
 from latentserve import records
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_every_graph_of_a_bundle_is_timed_at_every_batch_size(bundle_folder: Path) -> None:

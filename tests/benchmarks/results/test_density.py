@@ -11,11 +11,11 @@ from benchmarks.results.density import Options, main, measured
 from latentserve import records
 
 
-def test_trained_and_untrained_are_asked_about_the_same_sets(run_folder: Path) -> None:
+def test_trained_and_untrained_are_evaluated_on_the_same_sets(run_folder: Path) -> None:
     trained, untrained = measured(run_folder, ("noise", "digits"))
     assert (trained.embedding, untrained.embedding) == ("vae", "vae, untrained")
     assert trained.data == untrained.data == "digits"
-    assert trained.auroc["digits"] == pytest.approx(0.5)  # the test rows themselves are not strange
+    assert trained.auroc["digits"] == pytest.approx(0.5)  # the test rows themselves are in-distribution
     assert trained.auroc["noise"] != untrained.auroc["noise"]
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.results import copies
-from benchmarks.results.copies import ALPHAS, CASES, RESULTS, Recorded, draw, judged, measure
+from benchmarks.results.copies import ALPHAS, CASES, RESULTS, Recorded, counted_of, draw, measure
 from latentserve import records
 
 
@@ -29,9 +29,9 @@ def test_a_draw_is_split_by_picture(case: copies.Case, monkeypatch: pytest.Monke
 
 
 def test_a_rate_outside_its_band_is_seen() -> None:
-    assert judged("", 0.05, 99, [0.05] * 20, None).kept
-    assert not judged("", 0.05, 99, [0.08] * 20, None).kept
-    assert not judged("", 0.05, 99, [0.01] * 16 + [0.25] * 4, None).kept
+    assert counted_of("", 0.05, 99, [0.05] * 20, None).kept
+    assert not counted_of("", 0.05, 99, [0.08] * 20, None).kept
+    assert not counted_of("", 0.05, 99, [0.01] * 16 + [0.25] * 4, None).kept
 
 
 def test_a_case_is_measured_at_every_level(monkeypatch: pytest.MonkeyPatch) -> None:

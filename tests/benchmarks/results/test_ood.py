@@ -1,4 +1,4 @@
-"""Suites of strange rows: what is trained, what is written, what is honest about it."""
+"""Suites of out-of-distribution detection: what is trained, what is written, and the control."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.results import ood as ood
-from benchmarks.results import reproduce
+from benchmarks.results import ood, reproduce
 from benchmarks.results.ood import SUITES, Finding, Options, Recorded, Suite, encoders, lines, main
 
 
@@ -28,7 +27,7 @@ def test_one_class_encoders_have_the_recipe_s_arguments_on_their_class() -> None
     assert recipe.arguments[recipe.arguments.index("--epochs") + 1] == str(SUITES["one_class_mnist"].epochs)
 
 
-def test_the_figure_is_the_mean_over_classes_and_its_spread_that_of_seeds() -> None:
+def test_the_figure_is_the_mean_over_classes_and_its_deviation_that_of_seeds() -> None:
     found = Recorded(
         "one_class_mnist", tuple(finding(seed, 0.9 + 0.02 * seed, str(label)) for seed in (0, 1, 2) for label in (1, 2))
     )

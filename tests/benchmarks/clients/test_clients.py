@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.clients.__main__ import Options, callers, reasons
+from benchmarks.clients.__main__ import Options, clients, reasons
 from benchmarks.clients.asked import joined, parted
-from benchmarks.clients.judging import Cell, Heard, judged, judged_stream
 from benchmarks.clients.matrix import ARGUMENTS, CHECKS, Matrix
+from benchmarks.clients.outcomes import Cell, Heard, cell_of, cell_of_stream
 from benchmarks.clients.programs import Program
 from benchmarks.clients.questions import Expected, Questions, questions
 from benchmarks.clients.running import checks, run, run_drain, run_idle
@@ -19,7 +19,7 @@ from benchmarks.processes.served import ServedProcess
 from latentserve.tensors import to_tensor
 from latentserve.v1 import embedding_pb2 as pb
 
-TOOLS = Path(__file__).resolve().parents[2] / "build" / "clients"
+TOOLS = Path(__file__).resolve().parents[3] / "build" / "clients"
 PYTHON = ("grpcio", "grpcio asyncio", "tritonclient")
 OTHERS = ("grpc-js", "connect-node", "buf curl", "grpc++")
 PROXIES = tuple(f"grpcio through {name}" for name in ("Envoy", "nginx", "haproxy"))
@@ -39,35 +39,35 @@ def found(served: ServedProcess) -> Questions:
 @pytest.mark.slow
 @pytest.mark.timeout(300)  # five servers, one after another
 def test_pythons_clients_get_what_they_ask_for(repository: Path, tmp_path: Path) -> None:
-    rows = Matrix(repository, "http2", callers(TOOLS, PYTHON), CHECKS, 1, tmp_path).rows()
-    assert [row.caller for row in rows] == list(PYTHON)
-    outcomes = {(row.caller, name): cell.outcome for row in rows for name, cell in row.cells.items()}
+    rows = Matrix(repository, "http2", clients(TOOLS, PYTHON), CHECKS, 1, tmp_path).rows()
+    assert [row.client for row in rows] == list(PYTHON)
+    outcomes = {(row.client, name): cell.outcome for row in rows for name, cell in row.cells.items()}
     assert outcomes.pop(("tritonclient", "stream")) == "not run"
-    for caller in PYTHON:  # our own HTTP/2 does not decompress
-        assert outcomes.pop((caller, "gzip")) == "ok"
+    for client in PYTHON:  # our own HTTP/2 does not decompress
+        assert outcomes.pop((client, "gzip")) == "ok"
     assert set(outcomes.values()) == {"ok"}, list(reasons(rows))
 
 
 @pytest.mark.parametrize("name", [*OTHERS, *PROXIES])
 def test_others_do_where_they_are(name: str, served: ServedProcess, found: Questions, tmp_path: Path) -> None:
-    (caller,) = callers(TOOLS, (name,))
-    if why := caller.cannot("unary"):
+    (client,) = clients(TOOLS, (name,))
+    if why := client.cannot("unary"):
         pytest.skip(why)
-    caller.program.build()
-    with caller.at(served, tmp_path / "proxy") as target:
+    client.program.build()
+    with client.at(served, tmp_path / "proxy") as target:
         for check in (checks(found)[one] for one in ("unary", "error", "stream", "cancel")):
-            if not caller.cannot(check.name):
-                assert run(caller.program, target, check, found, tmp_path / check.name) == Cell("ok"), check.name
+            if not client.cannot(check.name):
+                assert run(client.program, target, check, found, tmp_path / check.name) == Cell("ok"), check.name
 
 
 def test_what_is_missing_is_not_run_and_says_why(tmp_path: Path) -> None:
-    (caller,) = callers(tmp_path, ("buf curl",))
-    assert caller.cannot("unary") == "@bufbuild/buf is not installed (--install)"
+    (client,) = clients(tmp_path, ("buf curl",))
+    assert client.cannot("unary") == "@bufbuild/buf is not installed (--install)"
 
 
 def test_a_name_that_is_nobodys_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="callers: got 'curl', expected some of grpcio, "):
-        callers(tmp_path, ("curl",))
+    with pytest.raises(ValueError, match="clients: got 'curl', expected some of grpcio, "):
+        clients(tmp_path, ("curl",))
     with pytest.raises(ValueError, match="checks: got 'uanry', expected some of unary, "):
         Options(checks=("uanry",))
 
@@ -102,8 +102,8 @@ RIGHT = Expected(embeddings=embeddings(1))
         ([GOOD, Heard(14, "gone", b"")], [RIGHT] * 2, Cell("wrong", "call 2 of 2: got UNAVAILABLE gone, expected OK")),
     ],
 )
-def test_calls_are_judged(heard: list[Heard], expected: list[Expected], cell: Cell) -> None:
-    assert judged(heard, expected) == cell
+def test_calls_are_checked(heard: list[Heard], expected: list[Expected], cell: Cell) -> None:
+    assert cell_of(heard, expected) == cell
 
 
 @pytest.fixture
@@ -116,9 +116,9 @@ def streamed(found: Questions) -> list[pb.ScoreStreamResponse]:
     return made
 
 
-def test_streams_are_judged(found: Questions, streamed: list[pb.ScoreStreamResponse]) -> None:
+def test_streams_are_checked(found: Questions, streamed: list[pb.ScoreStreamResponse]) -> None:
     def cell() -> Cell:
-        return judged_stream([Heard(0, "", joined(one.SerializeToString() for one in streamed))], found)
+        return cell_of_stream([Heard(0, "", joined(one.SerializeToString() for one in streamed))], found)
 
     assert cell() == Cell("ok")
     streamed[3], streamed[4] = streamed[4], streamed[3]
@@ -173,7 +173,7 @@ def test_an_idle_connection_that_was_replaced_is_seen(
 
 def test_a_call_that_a_drain_loses_is_wrong(repository: Path, found: Questions, tmp_path: Path) -> None:
     """The server has so little time to end that it must cut calls off."""
-    (caller,) = callers(TOOLS, ("grpcio",))
+    (client,) = clients(TOOLS, ("grpcio",))
     with ServedProcess(repository, tmp_path / "log", (*ARGUMENTS, "--drain-seconds", "0")) as server:
-        cell = run_drain(caller.program, server.target, server, found, tmp_path / "work")
+        cell = run_drain(client.program, server.target, server, found, tmp_path / "work")
     assert cell.outcome == "wrong"

@@ -1,4 +1,4 @@
-"""The table of abuses: a row of it, from the real server with an honest caller beside the attacker."""
+"""The table of abuses: a row of it, from the real server with an honest client beside the attacker."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmarks.abuse.__main__ import ALL, QUICK, Effect, Options, Results, main
 EFFECT = Effect("ping", "http2", "sent 5", 100, 0, 1.0, 2.0, 3.0, 80.0, 90.0, 95.0, 0.5)
 
 
-def test_a_row_says_what_an_honest_caller_felt(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_says_what_an_honest_client_measured(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(abuse, "SETTLE_SECONDS", 0.5)
     effect = measured("hpack_bomb", "http2", repository, QUICK)
     assert (effect.attack, effect.transport, effect.failed) == ("hpack_bomb", "http2", 0)

@@ -48,7 +48,7 @@ class Cell:
     why: str = ""
 
 
-def judged(heard: Sequence[Heard], expected: Sequence[Expected]) -> Cell:
+def cell_of(heard: Sequence[Heard], expected: Sequence[Expected]) -> Cell:
     """Call by call; the first that is not as expected tells."""
     for number, (got, wanted) in enumerate(zip(heard, expected, strict=False), 1):
         where = f"call {number} of {len(expected)}: " if len(expected) > 1 else ""
@@ -63,9 +63,9 @@ def judged(heard: Sequence[Heard], expected: Sequence[Expected]) -> Cell:
     return Cell("ok")
 
 
-def judged_stream(heard: Sequence[Heard], found: Questions) -> Cell:
+def cell_of_stream(heard: Sequence[Heard], found: Questions) -> Cell:
     """Every item answered, in order, with the scores that one call for all of them gets."""
-    cell = judged(heard, (Expected(),))
+    cell = cell_of(heard, (Expected(),))
     if cell.outcome != "ok":
         return cell
     answers = [pb.ScoreStreamResponse.FromString(one) for one in parted(heard[0].answer)]
