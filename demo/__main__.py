@@ -30,13 +30,13 @@ from latentserve import records
 from latentserve.client import Client
 from latentserve.v1 import embedding_pb2 as pb
 from training.data import Data
-from training.evaluation.command import baseline_report
+from training.evaluation.comparison import baseline_report
 from training.evaluation.ood_sets import IMAGES, QUICK_SETS, ood_rows
+from training.evaluation.plots import plot_images
 from training.evaluation.probes import knn_accuracy, linear_probe_accuracy
 from training.evaluation.report import FULL
 from training.evaluation.separation import auroc
 from training.running.run import RUN, Run
-from training.running.run_report import plot_images
 
 PORTS = (50051, 9464)
 NUM_LATENCIES = 500
@@ -162,7 +162,7 @@ def probe_rows(client: Client, run: Run, data: Data, test_embeddings: NDArray[An
             metric.value for metric in baseline_report(name, run, data, replace(FULL, parts=("probes",)))
         )
         figures |= {f"{name} linear": baseline_linear, f"{name} knn_20": baseline_knn}
-        rows[f"floor: {name}"] = f"linear {baseline_linear:.2%}  kNN-20 {baseline_knn:.2%}"
+        rows[f"baseline: {name}"] = f"linear {baseline_linear:.2%}  kNN-20 {baseline_knn:.2%}"
     return rows
 
 

@@ -13,21 +13,13 @@ from export.graphs import GraphRunner
 from latentserve.bundle import Manifest
 from latentserve.conformal import at_most
 from training.data import Data, ImageShape
-from training.evaluation.plots import plot_equivariance, plot_labels_curve, plot_robustness
+from training.evaluation.page import Section, render_report
+from training.evaluation.plots import plot_false_alarms, plot_history, plot_images, plot_map, plot_roc, plot_scores
 from training.evaluation.probes import nearest_rows
+from training.evaluation.report_plots import plot_equivariance, plot_labels_curve, plot_robustness
 from training.evaluation.separation import found_rates
 from training.evaluation.table import report_table
 from training.running.loop import Trained
-from training.running.run_report import (
-    Section,
-    plot_false_alarms,
-    plot_history,
-    plot_images,
-    plot_map,
-    plot_roc,
-    plot_scores,
-    render_report,
-)
 
 NUM_IMAGES = 16
 NUM_POINTS = 2000

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.networks.small import image_from_uint8, waveform_from_int16
+from training.preprocessing import image_from_uint8, waveform_from_int16
 
 LARGEST_SIDE = 16
 FRAME_SAMPLES = 256  # 32 ms at 8 kHz

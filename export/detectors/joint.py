@@ -13,7 +13,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from latentserve.inputs import INPUT
-from training.networks.small import image_from_uint8
+from training.preprocessing import image_from_uint8
 
 
 class JointDiscriminator(nn.Module):

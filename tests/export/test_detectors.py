@@ -232,7 +232,7 @@ def test_constant_scores_can_be_fused() -> None:
 
 class FakeDiscriminator(nn.Module):
     def forward(self, x_BCHW: torch.Tensor, z_BL: torch.Tensor) -> Any:
-        from training.networks.bigbigan import Scores
+        from training.networks.adversarial import Scores
 
         score = x_BCHW.mean(dim=(1, 2, 3)) + z_BL.sum(dim=1)
         return Scores(score * 0, score * 0, score)

@@ -9,20 +9,21 @@ import numpy as np
 import pytest
 
 from export.__main__ import main
-from export.commands import evaluate as report
 from export.exporter import export_run
 from export.figures import NUM_TRAVERSED, TRAVERSAL_STEPS, traversals
 from export.graphs import GraphRunner
+from export.onnx_evaluation import evaluate_bundle
 from latentserve import bundle, records
 from training.data import load_data
-from training.evaluation.command import EVALUATION, ReportOptions, evaluate_run
-from training.evaluation.report import EvaluationReport
+from training.evaluation.command import evaluate_run
+from training.evaluation.comparison import ReportOptions
+from training.evaluation.report import EVALUATION, EvaluationReport
 
 
 def test_onnx_and_torch_get_the_same_card(bundle_folder: Path, run_folder: Path) -> None:
     options = ReportOptions(rows=150)
     through_onnx, through_torch = (
-        report.evaluate_bundle(bundle_folder, None, options),
+        evaluate_bundle(bundle_folder, None, options),
         evaluate_run(run_folder, options),
     )
     assert [metric.name for metric in through_onnx.metrics] == [metric.name for metric in through_torch.metrics]
@@ -49,11 +50,11 @@ def test_measuring_a_bundle_leaves_it_as_it_is(
     bundle_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = {path.name: path.read_bytes() for path in bundle_folder.iterdir()}
-    out = tmp_path / "card.json"
+    out = tmp_path / "report.json"
     arguments = [str(bundle_folder), "--data", "shapes", "--rows", "200", "--json", str(out)]
     assert main(["evaluate", *arguments]) == 0
     assert {path.name: path.read_bytes() for path in bundle_folder.iterdir()} == before
-    metrics = json.loads(out.read_text())["marks"]
+    metrics = json.loads(out.read_text())["metrics"]
     assert {metric["data"] for metric in metrics} == {"shapes test"}
     assert {"unseen_combinations_accuracy", "mig"} <= {metric["name"] for metric in metrics}
     assert "linear probe accuracy" in capsys.readouterr().out

@@ -361,7 +361,7 @@ def test_the_report_shows_what_the_model_is(bundle_folder: Path) -> None:
     for title in titles:
         assert f"<h2>{title}</h2>" in page
     assert page.count("data:image/png;base64,") == 11
-    assert "floor: PCA-16" in page
+    assert "baseline: PCA-16" in page
     assert "http://" not in page
     assert "https://" not in page
 

@@ -32,6 +32,8 @@ from training.evaluation.transforms import GENERATORS
 
 Part = Literal["probes", "groups", "labels", "clusters", "robustness", "equivariance", "composition", "disentanglement"]
 PARTS: tuple[Part, ...] = get_args(Part)
+EVALUATION = "evaluation.json"
+"""File of a run or a bundle that holds its `EvaluationReport`."""
 METHOD = "embedding"
 """Whose figures they are, if not a floor's."""
 

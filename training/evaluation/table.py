@@ -23,7 +23,7 @@ def report_table(metrics: Sequence[Metric]) -> tuple[tuple[str, ...], tuple[tupl
     for name, data in names:
         cells = (found.get((name, data, features)) for features in columns)
         rows.append((name.replace("_", " "), data, *(shown(metric) if metric else "" for metric in cells)))
-    headings = ("", "on", *(features if features == METHOD else f"floor: {features}" for features in columns))
+    headings = ("", "on", *(features if features == METHOD else f"baseline: {features}" for features in columns))
     return headings, tuple(rows)
 
 

@@ -2,7 +2,7 @@
 
 The generator G turns a latent z ~ N(0, I) into an image; the encoder E turns an image x into a Gaussian over latents.
 A discriminator sees pairs, (x, E(x)) of the data and (G(z), z) of the model, and gives three scores of each
-(training/networks/bigbigan.py). It is trained to score data pairs high; E and G are trained to make it err. With
+(training/networks/adversarial.py). It is trained to score data pairs high; E and G are trained to make it err. With
 y = +1 for a data pair and -1 for a pair of the model:
 
     loss_D  = E[h(y s_x) + h(y s_z) + h(y s_xz)],  h(t) = max(0, 1 - t)                  (a hinge on EACH term)
@@ -43,10 +43,10 @@ from torch.optim.swa_utils import AveragedModel
 from training.augmentations import STILL, ViewConfig, Views
 from training.data import ImageShape
 from training.methods.encoding import Encoding
+from training.networks.adversarial import Discriminator, EncoderGenerator, Scores
 from training.networks.backbones import SMALL
-from training.networks.bigbigan import Discriminator, EncoderGenerator, Scores
-from training.networks.small import image_from_uint8
-from training.running.loop import LoopConfig, warmup_then_cosine
+from training.preprocessing import image_from_uint8
+from training.schedule import LoopConfig, warmup_then_cosine
 
 FIGURE_ROWS = 1000  # latents drawn for the variance ratio
 

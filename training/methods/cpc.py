@@ -32,8 +32,8 @@ from torch.nn import functional as F
 from training.data import ImageShape
 from training.methods.encoding import Encoding
 from training.networks.patches import ChannelNorm, Jitter, PatchEncoder, jittered_patches
-from training.networks.small import image_from_uint8
-from training.running.loop import LoopConfig, warmup_then_cosine
+from training.preprocessing import image_from_uint8
+from training.schedule import LoopConfig, warmup_then_cosine
 
 TARGET_DIM = 64  # of what is contrasted: CPC v2, appendix A
 CONTEXT_LAYERS = 2

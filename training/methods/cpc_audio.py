@@ -38,8 +38,8 @@ from torch.nn import functional as F
 from training.data import AudioShape
 from training.methods.cpc import info_nce
 from training.methods.encoding import Encoding
-from training.networks.small import waveform_from_int16
-from training.running.loop import LoopConfig, warmup_then_cosine
+from training.preprocessing import waveform_from_int16
+from training.schedule import LoopConfig, warmup_then_cosine
 
 FRAMES_PER_SECOND = 100
 HOPS_PER_FILTER = 2.5

@@ -33,8 +33,8 @@ from training.augmentations import ViewConfig, Views
 from training.data import ImageShape
 from training.methods.encoding import Encoding
 from training.networks.backbones import SMALL, build_backbone
-from training.networks.small import image_from_uint8
-from training.running.loop import LoopConfig, warmup_then_cosine
+from training.preprocessing import image_from_uint8
+from training.schedule import LoopConfig, warmup_then_cosine
 
 MOMENTUM = 0.9  # appendix B.9 of the paper
 

@@ -36,8 +36,9 @@ from torch.nn import functional as F
 
 from training.data import ImageShape
 from training.methods.encoding import Encoding
-from training.networks.small import ConvDecoder, ConvEncoder, image_from_uint8
-from training.running.loop import LoopConfig, warmup_then_cosine
+from training.networks.conv import ConvDecoder, ConvEncoder
+from training.preprocessing import image_from_uint8
+from training.schedule import LoopConfig, warmup_then_cosine
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ resumed ends with the same weights as one that was not, and Ctrl-C loses at most
 
 from __future__ import annotations
 
-import math
 import sys
 import time
 from collections.abc import Iterator
@@ -18,14 +17,12 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
 from training.data import Data, DataError
-from training.options import check_seed
 from training.running.checkpoint import SUFFIX, SafetensorsIO
-from training.running.precision import Exact, Precision, bfloat16_here, exact_precision, warning
+from training.running.precision import Exact, bfloat16_here, exact_precision, warning
+from training.schedule import LoopConfig, Precision
 
 TEST_BATCH_ROWS = 1000
 SECONDS_BETWEEN_LINES = 5.0
@@ -35,35 +32,6 @@ STEPS_BETWEEN_LOOKS = 50
 
 class TrainingDiverged(RuntimeError):
     """The loss or a weight is not a number any more. The checkpoint of the last whole epoch is kept."""
-
-
-@dataclass(frozen=True)
-class LoopConfig:
-    """How long and in what steps to train.
-
-    Attributes:
-        epochs: passes over the training split.
-        batch_rows: rows a step.
-        warmup_steps: steps over which the learning rate rises from 0.
-        seed: of the weights, the order, the noise and the splits.
-        precision: of the network's products: see `training.running.precision`.
-        compiled: compile the encoder (torch.compile): pays on a GPU, not on a CPU.
-    """
-
-    epochs: int = 20
-    batch_rows: int = 256
-    warmup_steps: int = 200
-    seed: int = 0
-    precision: Precision = "32-true"
-    compiled: bool = False
-
-    def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_rows < 2 or self.warmup_steps < 0 or self.seed < 0:
-            raise ValueError(
-                f"got epochs {self.epochs}, batch_rows {self.batch_rows}, warmup_steps {self.warmup_steps}, seed"
-                f" {self.seed}; expected epochs of 1, batch_rows of 2, warmup_steps and seed of 0 or more"
-            )
-        check_seed(self.seed)
 
 
 @dataclass(frozen=True)
@@ -105,21 +73,6 @@ class Batches:
         order = torch.randperm(len(self.rows), generator=generator).to(self.rows.device)
         for start in range(0, len(self) * self.batch_rows, self.batch_rows):
             yield self.rows[order[start : start + self.batch_rows]]
-
-
-def warmup_then_cosine(optimizer: Optimizer, loop: LoopConfig, num_steps: int) -> dict[str, Any]:
-    """What `configure_optimizers` returns: the learning rate rises linearly, then falls to 0 along a cosine."""
-    warmup = min(loop.warmup_steps, num_steps // 10)
-
-    def scale(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / warmup
-        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, num_steps - warmup)))
-
-    return {
-        "optimizer": optimizer,
-        "lr_scheduler": {"scheduler": LambdaLR(optimizer, scale), "interval": "step"},
-    }
 
 
 def train(module: LightningModule, data: Data, loop: LoopConfig, checkpoint: Path, identity: dict[str, Any]) -> Trained:

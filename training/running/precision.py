@@ -11,8 +11,9 @@ from typing import Any, Literal
 
 import torch
 
+from training.schedule import Precision
+
 Exact = Literal["32-true", "bf16-mixed"]
-Precision = Literal["auto", "32-true", "bf16-mixed"]
 
 CPU_CAPABILITIES = ("amx_bf16", "avx512_bf16", "bf16")
 """Names of `torch.cpu.get_capabilities` that mean products of bfloat16: Intel's two, Arm's."""

@@ -17,8 +17,10 @@ from lightning import LightningModule
 from latentserve import records
 from training.data import AudioShape, Data, ImageShape, load_data
 from training.methods import METHODS
+from training.methods.encoding import Encoder, as_encoder
 from training.running import checkpoint
-from training.running.loop import LoopConfig, Trained
+from training.running.loop import Trained
+from training.schedule import LoopConfig
 
 RUN = "run.json"
 RESULT = "result.json"
@@ -138,7 +140,7 @@ def open_run(folder: Path) -> tuple[Run, Trained]:
         raise RunError(f"{folder / RESULT}: {error}") from error
 
 
-def load_model(folder: Path, run: Run) -> LightningModule:
+def load_model(folder: Path, run: Run) -> Encoder:
     """The trained model in eval mode, on the CPU.
 
     Raises:
@@ -146,4 +148,4 @@ def load_model(folder: Path, run: Run) -> LightningModule:
     """
     module = run.build()
     module.load_state_dict(checkpoint.state_dict(folder / CHECKPOINT, run.identity))
-    return module.eval()
+    return as_encoder(module.eval())

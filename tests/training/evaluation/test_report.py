@@ -15,21 +15,22 @@ from latentserve import records
 from training.__main__ import main
 from training.data import Data, DataError, Rows, load_data, shapes
 from training.evaluation.baselines import pixels
-from training.evaluation.command import (
-    EVALUATION,
-    ReportOptions,
-    baseline_report,
-    baselines_of,
-    in_shape_of,
-    make_report,
-    torch_encoder,
-    untrained,
-    weights_sha256,
-)
+from training.evaluation.comparison import ReportOptions, baseline_report, baselines_of, make_report
 from training.evaluation.corruptions import CORRUPTIONS
-from training.evaluation.plots import plot_equivariance, plot_labels_curve, plot_robustness
-from training.evaluation.report import FULL, QUICK, EvaluationReport, Metric, evaluation_report, remembering, some_rows
+from training.evaluation.other_data import in_shape_of
+from training.evaluation.report import (
+    EVALUATION,
+    FULL,
+    QUICK,
+    EvaluationReport,
+    Metric,
+    evaluation_report,
+    remembering,
+    some_rows,
+)
+from training.evaluation.report_plots import plot_equivariance, plot_labels_curve, plot_robustness
 from training.evaluation.table import print_report, report_table
+from training.evaluation.torch_encoders import torch_encoder, untrained, weights_sha256
 from training.evaluation.transforms import GENERATORS
 from training.running.run import RunError, load_model, open_run
 
@@ -185,7 +186,7 @@ def test_the_encoder_is_frozen_and_in_eval_mode(run_folder: Path, data: Data) ->
 def test_a_run_that_measuring_changes_is_refused(
     run_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from training.evaluation import command as evaluate
+    from training.evaluation import torch_encoders
 
     def careless(model: torch.nn.Module, *tensor: Any) -> Any:
         encode = torch_encoder(model, *tensor)
@@ -193,7 +194,7 @@ def test_a_run_that_measuring_changes_is_refused(
             next(model.parameters()).add_(1)
         return encode
 
-    monkeypatch.setattr(evaluate, "torch_encoder", careless)
+    monkeypatch.setattr(torch_encoders, "torch_encoder", careless)
     assert main(["evaluate", str(run_folder), "--rows", "50"]) == 1
     assert "changed the encoder's weights" in capsys.readouterr().err
 
@@ -209,7 +210,7 @@ def test_the_untrained_network_is_the_one_that_training_began_with(run_folder: P
 def test_the_command_writes_the_card_with_floors_and_transfer(
     run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["evaluate", str(run_folder), "--floors", "--no-patches", "--transfer", "shapes", "--rows", "120"]
+    arguments = ["evaluate", str(run_folder), "--baselines", "--no-patches", "--transfer", "shapes", "--rows", "120"]
     assert main(arguments) == 0
     report = records.read(EvaluationReport, run_folder / EVALUATION)
     (run_folder / EVALUATION).unlink()
@@ -218,7 +219,7 @@ def test_the_command_writes_the_card_with_floors_and_transfer(
     transferred = {metric.features: metric.name for metric in report.metrics if metric.data == "shapes test"}
     assert transferred.keys() == {metric.features for metric in report.metrics}
     out = capsys.readouterr().out
-    for said in ("linear probe accuracy", "floor: PCA-16", "embedding", str(run_folder / EVALUATION)):
+    for said in ("linear probe accuracy", "baseline: PCA-16", "embedding", str(run_folder / EVALUATION)):
         assert said in out
 
 
@@ -286,7 +287,7 @@ METRICS = [
 
 def test_the_table_has_the_floors_beside_the_method() -> None:
     headings, rows = report_table([METRICS[-1], *METRICS])
-    assert headings == ("", "on", "embedding", "floor: pixels")
+    assert headings == ("", "on", "embedding", "baseline: pixels")
     assert rows[0] == ("linear probe accuracy", "digits test", "90.00", "60.00")
     assert rows[1][2:] == ("70.00 ± 2.00", "")
     assert rows[3][2:] == ("-7.000", "")

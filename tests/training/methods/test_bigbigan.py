@@ -26,11 +26,12 @@ from training.methods.bigbigan import (
     retrieval_at_1,
     variance_ratio,
 )
-from training.networks.bigbigan import Bounded, Discriminator, Scores
-from training.networks.small import floats_from_rows
+from training.networks.adversarial import Bounded, Discriminator, Scores
+from training.preprocessing import floats_from_rows
 from training.running import checkpoint
-from training.running.loop import Diary, LoopConfig, TrainingDiverged
+from training.running.loop import Diary, TrainingDiverged
 from training.running.run import CHECKPOINT, load_model, open_run
+from training.schedule import LoopConfig
 
 SMALL = BigBiGanConfig(latent_dim=4, backbone_width=2, hidden_dim=16, width=4, discriminator_dim=16)
 TERMS = range(3)  # s_x, s_z, s_xz

@@ -15,8 +15,9 @@ from training.data import ImageShape
 from training.methods.cpc import Cpc, CpcConfig, info_nce, step_losses
 from training.networks.patches import Jitter, PatchEncoder, jittered_patches
 from training.running import checkpoint
-from training.running.loop import Diary, LoopConfig
+from training.running.loop import Diary
 from training.running.run import CHECKPOINT, open_run
+from training.schedule import LoopConfig
 
 STILL = Jitter(0, 0, 0)
 SMALL = CpcConfig(width=8, feature_dim=16, context_dim=8, learning_rate=1e-2)

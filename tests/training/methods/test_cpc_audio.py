@@ -14,8 +14,8 @@ from training.__main__ import Options, run_training
 from training.data import AudioShape
 from training.methods.cpc_audio import CpcAudio, CpcAudioConfig, played, prediction_loss
 from training.running import checkpoint
-from training.running.loop import LoopConfig
 from training.running.run import CHECKPOINT, open_run
+from training.schedule import LoopConfig
 
 RATE = 8000
 SMALL: dict[str, Any] = {"num_filters": 8, "width": 16, "num_steps": 3}

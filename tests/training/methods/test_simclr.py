@@ -23,8 +23,9 @@ from training.augmentations import ViewConfig
 from training.data import ImageShape
 from training.methods.simclr import SimClr, SimClrConfig, make_optimizer, nt_xent
 from training.running import checkpoint
-from training.running.loop import Diary, LoopConfig
+from training.running.loop import Diary
 from training.running.run import CHECKPOINT, load_model, open_run
+from training.schedule import LoopConfig
 
 SMALL = SimClrConfig(width=4, hidden_dim=16, projection_dim=8)
 

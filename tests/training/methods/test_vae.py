@@ -22,9 +22,9 @@ from training.methods.vae import (
     gaussian_nll,
     tc_decomposition,
 )
-from training.networks.small import image_from_uint8
-from training.running.loop import LoopConfig
+from training.preprocessing import image_from_uint8
 from training.running.run import load_model, open_run
+from training.schedule import LoopConfig
 
 SMALL: dict[str, Any] = {"latent_dim": 4, "embedding_dim": 16, "width": 4}
 

@@ -23,8 +23,9 @@ from training.running import checkpoint
 from training.running import loop as loop_module
 from training.running.checkpoint import CheckpointError
 from training.running.lock import held
-from training.running.loop import Batches, Diary, LoopConfig, TrainingDiverged
+from training.running.loop import Batches, Diary, TrainingDiverged
 from training.running.run import CHECKPOINT, RESULT, RUN, RunError, load_model, open_run
+from training.schedule import LoopConfig
 
 SMALL = VaeConfig(latent_dim=4, embedding_dim=16, width=4)
 
