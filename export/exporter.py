@@ -101,12 +101,12 @@ def default_name(run: Run, precision: Precision) -> str:
 
 
 def _check_promise(promise: Promise, data: Data) -> None:
-    """Raises ExportError if the rows cannot keep a level that was asked for; the usual one is left out then."""
+    """Raises ExportError if there are too few rows for the level that the user chose; the default may be left out."""
     num_rows = len(data.calibration)
     if not can_score(promise, num_rows) and promise.alpha != Promise.alpha:
         raise ExportError(
             f"alpha: got {promise.alpha:g}, expected {1 / (num_rows + 1):.3g} or more, the smallest p-value that"
-            f" {_calibration_rows(data)} can give; no bundle was written"
+            f" {_calibration_rows(data)} allow; no bundle was written"
         )
 
 

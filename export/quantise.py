@@ -2,9 +2,9 @@
 
 Weights and activations are quantised where they are read (QDQ); the ranges of activations are those of some training
 rows. Weights keep 7 bits: CPUs without VNNI add pairs of products in 16 bits, which 8 would overflow, so that the same
-bundle gave one embedding on one CPU and another on the next. Detectors are fitted and calibrated on what the quantised
-graph gives, so that p-values stay exact; how far its embeddings are from the trained model's is measured and written
-into the bundle.
+bundle gave one embedding on one CPU and another on the next. Detectors are fitted and calibrated on the outputs of
+the quantised graph, so that p-values stay exact; the distance of its embeddings from the trained model's is measured
+and written into the bundle.
 
 Source: Jacob et al., https://arxiv.org/abs/1712.05877; https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html
 (one scale for each output channel of a weight).

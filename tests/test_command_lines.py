@@ -187,7 +187,7 @@ def test_serving(repository: Path, capsys: pytest.CaptureFixture[str], monkeypat
 
 
 @pytest.mark.parametrize("name", ["port", "metrics_port"])
-def test_a_port_that_is_taken_is_met_before_any_bundle_is_opened(
+def test_a_port_that_is_taken_is_met_before_any_bundle_is_loaded(
     name: str, repository: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def opened(*_: object) -> None:

@@ -109,7 +109,7 @@ def _train(arguments: list[str], found: Found | None) -> Path:
 
 
 def parse(name: str, arguments: list[str], found: Found | None = None) -> tuple[Options, Any]:
-    """What is asked for; what is not said is as in the run that is gone on with, if there is one."""
+    """The options and the method's config. Where a run is resumed, an option that is not given is as in that run."""
     if found is None:
         options, config = Options(), METHODS[name].config()
     else:
@@ -171,7 +171,7 @@ def run_training(name: str, config: Any, options: Options) -> Path:
 
 
 def quiet_lightning() -> None:
-    """Lightning gives advice that does not fit batches cut from memory."""
+    """Silences Lightning's advice, which does not fit batches taken from memory."""
     warnings.filterwarnings("ignore", module="lightning")
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -1,7 +1,7 @@
 """Options of the command lines, checked before any work is spent on them.
 
-What a record checks by itself stands in its `__post_init__`; here is what is the same for all, and what needs a look at
-the disk.
+What a record checks by itself stands in its `__post_init__`; here is what is the same for all, and what needs access
+to the disk.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class OptionError(ValueError):
 
 
 def check_options(options: Any) -> None:
-    """Proves what every option of a command must be: a finite number of usual size, text that can be written, a path.
+    """Checks what every option must be: a finite number of ordinary size, text that can be written, a path.
 
     Args:
         options: a dataclass of options and of dataclasses of options.

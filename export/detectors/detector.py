@@ -19,12 +19,12 @@ ROWS_AT_ONCE = 500
 ROUNDING = 2.0**-20
 """How well a float32 tensor is known, of its size: 8 units in its last place. A sum of some hundred terms in another
 order, by another library or on another CPU, comes out that far apart; `check_parity` measures it."""
-SMALLEST_SPREAD = 128 * ROUNDING
+SMALLEST_DEVIATION = 128 * ROUNDING
 """Of the size of numbers, the smallest deviation or length that is divided by: rounding then moves what comes out by
-1/128 at most. What spreads less is noise for the most part of its digits."""
+1/128 at most. What varies less is noise for the most part of its digits."""
 TINY = 1e-8
 Arrays = dict[str, NDArray[Any]]
-"""What was sent and what the exported graphs gave for it, by tensor name."""
+"""Inputs, and the outputs of the exported graphs for them, by tensor name."""
 
 
 class Detector(Protocol):
@@ -43,7 +43,7 @@ class Detector(Protocol):
     inputs: ClassVar[tuple[str, ...]]
 
     def __call__(self, *tensors: Tensor) -> Tensor:
-        """Scores, float [B]; larger is stranger."""
+        """Scores, float [B]; a larger score means further out of distribution."""
         ...
 
 
@@ -69,7 +69,7 @@ def shortest_of(kind: Any, train: Arrays) -> float:
     if kind.inputs != ("embedding",):
         return TINY
     squares_N = np.square(train["embedding"].astype(np.float64)).sum(axis=1)
-    return max(TINY, SMALLEST_SPREAD * float(np.sqrt(squares_N.mean())))
+    return max(TINY, SMALLEST_DEVIATION * float(np.sqrt(squares_N.mean())))
 
 
 def nudged(x: Tensor, generator: torch.Generator, by_row: bool = False) -> Tensor:

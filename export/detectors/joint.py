@@ -1,4 +1,4 @@
-"""BigBiGAN's own judgement: does its discriminator take (x, E(x)) for a pair of the data?
+"""BigBiGAN's own score: does its discriminator take (x, E(x)) for a pair of the data?
 
 Source: Zenati et al., Adversarially learned anomaly detection, https://arxiv.org/abs/1812.02288 (scores of the joint
 discriminator of a bidirectional GAN).

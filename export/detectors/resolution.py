@@ -2,13 +2,13 @@
 
 An encoder gives a copy of a picture the same embedding but for rounding, and a frozen camera gives nothing else. Half
 of all p-values may then hang on the last digit of one score: on another CPU it is above its copies' scores, not equal
-to them. So detectors are asked about reference rows a second time, their tensors moved by as much as rounding may move
+to them. So detectors score the reference rows a second time, their tensors moved by as much as rounding may move
 them, and where more rows than chance explains have one score but for that, the score is made flat:
 
     s' = s - clip(s - centre, -reach, reach)
 
 To the last bit these rows then have one score on every machine, and s' has no step: it moves by no more than s does.
-Of usual data no two rows are that near, and their scores stay what they were (docs/adr/0016).
+In ordinary data no two rows are that near, and their scores stay what they were (docs/adr/0016).
 
 Shape legend: B rows, M reference rows, K detectors, A plateaus.
 """

@@ -70,7 +70,7 @@ class Scorer(nn.Module):
 
         Args:
             model: trained; its discriminator becomes a detector if it has one.
-            train: what was sent and what the exported graphs gave for it.
+            train: inputs, and the outputs of the exported graphs for them.
             units_N: of the rows. Of a unit that reference rows are of none is fitted on; default: equal rows are one.
         """
         num_rows = len(train["embedding"])

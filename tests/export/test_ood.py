@@ -58,11 +58,11 @@ def test_figures_are_those_of_the_graphs_scores(bundle_folder: Path) -> None:
     manifest = bundle.load(bundle_folder)
     runner = GraphRunner(bundle_folder, manifest.graphs.values())
     test = load_data("digits").test.values
-    in_dist, flipped = (runner.run(rows)["scores"] for rows in (test, ood_rows("horizontal_flip", test)))
+    id_scores, flipped = (runner.run(rows)["scores"] for rows in (test, ood_rows("horizontal_flip", test)))
     found, scores = examine(bundle_folder, ("horizontal_flip",))
     calibration = bundle.load_calibration(bundle_folder, manifest)
     for column, row in enumerate(found.rows):
-        assert row.figures == separation(in_dist[:, column], flipped[:, column])
+        assert row.figures == separation(id_scores[:, column], flipped[:, column])
         p = p_values(flipped[:, column], calibration[row.detector])
         assert row.share_flagged == pytest.approx((p <= 0.05).mean())
     np.testing.assert_array_equal(scores["horizontal_flip"], flipped[:, 0])
@@ -75,7 +75,7 @@ def test_the_control_is_chance_and_another_set_of_data_is_not(bundle_folder: Pat
     assert area["shapes"] > 0.9
 
 
-def test_a_set_beside_jpeg_files_becomes_jpeg_and_so_do_the_usual_rows(
+def test_a_set_beside_jpeg_files_becomes_jpeg_and_so_do_the_test_rows(
     bundle_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As if `shapes` lay in JPEG files: both sides are saved as such."""
@@ -89,11 +89,11 @@ def test_a_set_beside_jpeg_files_becomes_jpeg_and_so_do_the_usual_rows(
 
     monkeypatch.setattr("export.ood_data.saved_as", spy)
     found, _ = examine(bundle_folder, ("mnist", "noise"))
-    assert saved == ["JPEG", "JPEG"]  # the usual rows and those of "mnist"; the noise needs no file
+    assert saved == ["JPEG", "JPEG"]  # the test rows and those of "mnist"; the noise needs no file
     assert found.rows[0].figures.auroc == pytest.approx(0.5)
 
 
-def test_a_model_of_one_class_is_asked_about_the_others(tmp_path: Path) -> None:
+def test_a_model_of_one_class_is_evaluated_on_the_others(tmp_path: Path) -> None:
     config = VaeConfig(latent_dim=4, embedding_dim=32, width=4)
     run = run_training("vae", config, TrainingOptions(data="digits[label=0]", smoke=True, run=tmp_path / "run"))
     folder = export_run(run, tmp_path / "models")
@@ -114,7 +114,7 @@ def write_images(folder: Path, num: int, encode: Encode) -> Path:
 
 
 @pytest.mark.parametrize("num", [1, 23])
-def test_a_folder_of_ones_own_is_asked_about_with_every_row(
+def test_every_row_of_ones_own_folder_is_evaluated(
     num: int, bundle_folder: Path, tmp_path: Path, encode: Encode, capsys: pytest.CaptureFixture[str]
 ) -> None:
     spec = f"folder:{write_images(tmp_path / 'others', num, encode)}"
@@ -162,7 +162,7 @@ def test_the_others_of_a_part_are_split_as_the_part_was(run_folder: Path, tmp_pa
     assert len(np.unique(whole.train.units_N)) == 8  # of 12 three calibrate and one is tested on
 
 
-def test_of_the_folder_it_was_trained_on_only_test_rows_are_asked(run_folder: Path) -> None:
+def test_of_the_folder_it_was_trained_on_only_test_rows_are_evaluated(run_folder: Path) -> None:
     run, _ = open_run(run_folder)
     data = run.load_data()
     own = replace(run, data="folder:/anywhere")
@@ -179,13 +179,13 @@ def test_of_the_folder_it_was_trained_on_only_test_rows_are_asked(run_folder: Pa
         ("audio:/anywhere", "against: got 'audio:/anywhere', which are sounds, expected images"),
     ],
 )
-def test_a_set_that_cannot_be_is_refused(
+def test_a_set_that_cannot_be_is_rejected(
     against: str, message: str, bundle_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["ood", str(bundle_folder), "--against", against]) == 1
     assert message in capsys.readouterr().err
 
 
-def test_sounds_are_refused_before_any_data_is_loaded(bundle_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sounds_are_rejected_before_any_data_is_loaded(bundle_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Run, "load_data", lambda self: pytest.fail("the data were loaded"))
     assert main(["ood", str(bundle_folder), "--against", "fsdd"]) == 1

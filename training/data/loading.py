@@ -77,21 +77,21 @@ def load_data(
     name, _, argument = spec.partition(":")
     grouped = None if group_by is None else GroupBy.parse(group_by, name)
     if name in ("audio", "fsdd"):
-        _refuse(spec, image_size=image_size)
+        _reject(spec, image_size=image_size)
         for option, value in (("sample_rate_hz", sample_rate_hz), ("num_samples", num_samples)):
             if value is not None and value < 1:
                 raise DataError(f"{option}: got {value}, expected 1 or more")
         if name == "audio":
             return audio.load(argument, sample_rate_hz, num_samples, seed, grouped)
-        _refuse_too_large("num_samples", num_samples, FSDD_BYTES_A_SAMPLE * (num_samples or 0))
+        _reject_too_large("num_samples", num_samples, FSDD_BYTES_A_SAMPLE * (num_samples or 0))
         return fsdd.load(sample_rate_hz, num_samples, seed)
     if image_size is not None and image_size < SMALLEST_IMAGE:
         raise DataError(f"image_size: got {image_size}, expected {SMALLEST_IMAGE} or more")
-    _refuse(spec, sample_rate_hz=sample_rate_hz, num_samples=num_samples)
+    _reject(spec, sample_rate_hz=sample_rate_hz, num_samples=num_samples)
     own = {"folder": folder.load, "wds": shards.load}
     if name in own:
         return own[name](argument, image_size or OWN_IMAGE_SIZE, seed, grouped)
-    _refuse_too_large("image_size", image_size, OWN_VALUES_A_PIXEL[name] * (image_size or 0) ** 2)
+    _reject_too_large("image_size", image_size, OWN_VALUES_A_PIXEL[name] * (image_size or 0) ** 2)
     loaders = {"digits": digits.load, "mnist": mnist.load, "cifar10": cifar10.load, "shapes": shapes.load}
     return loaders[name](image_size, seed)
 
@@ -125,13 +125,13 @@ def every_row(
     return None
 
 
-def _refuse(spec: str, **options: int | None) -> None:
+def _reject(spec: str, **options: int | None) -> None:
     for name, value in options.items():
         if value is not None:
             raise DataError(f"{name}: got {value}, expected none: {spec} has no such option")
 
 
-def _refuse_too_large(name: str, value: int | None, size: int) -> None:
+def _reject_too_large(name: str, value: int | None, size: int) -> None:
     if size > LARGEST_OWN_BYTES:
         raise DataError(
             f"{name}: got {value}, with which the set has {size} bytes, expected at most {LARGEST_OWN_BYTES}"

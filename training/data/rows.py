@@ -124,7 +124,7 @@ class Data:
 
     @property
     def training_rows(self) -> Values:
-        """What the training loop cuts batches from: the training split, or of audio its long rows."""
+        """What the training loop takes batches from: the training split, or of audio its long rows."""
         return self._long_rows(self.train)
 
     @property

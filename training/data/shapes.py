@@ -20,7 +20,6 @@ from training.data.rows import Data, Rows
 from training.data.units import row_digests
 
 FACTORS = {"shape": 3, "scale": 6, "orientation": 40, "position_x": 32, "position_y": 32}
-SHAPES = ("square", "ellipse", "heart")
 NUM_SHAPES = int(np.prod(list(FACTORS.values())))
 IMAGE_SIZE = 32
 NUM_TRAIN = 50_000

@@ -44,7 +44,7 @@ PREFERRED = (".jpg", ".jpeg", ".png", ".webp")
 """Of several images of one key the first of these is taken, else the first that comes."""
 CLASS = ".cls"
 REMOTE = ("http", "https", "gs", "hf")
-"""Schemes that webdataset opens. Not its `pipe:`: a run.json from elsewhere would run commands here."""
+"""Schemes that webdataset reads. Not its `pipe:`: a run.json from elsewhere would run commands here."""
 
 
 def load(pattern: str, image_size: int, seed: int, group_by: GroupBy | None = None) -> Data:
@@ -61,7 +61,7 @@ def matching(pattern: str) -> list[str]:
     """The shards of a pattern: braces are expanded everywhere, wildcards for local files.
 
     Raises:
-        DataError: nothing fits, a local file is missing, or a scheme that is not opened.
+        DataError: nothing fits, a local file is missing, or a scheme that is not read.
     """
     expected = f"a file or {', '.join(REMOTE)} URL, with braces as in train-{{0000..0009}}.tar (wds:PATTERN)"
     try:

@@ -1,6 +1,6 @@
-"""What any method must beat: encoders that were not trained, or hardly.
+"""Baselines that any method must beat: encoders that were not trained, or hardly.
 
-Each is an `Encode` like the method's own, so the same report card measures them.
+Each is an `Encode` like the method's own, so the same evaluation report measures them.
 
 Shape legend: N rows, H height, W width, C channels, D features, P patches of an image, Q pixels of a patch, K centres.
 """

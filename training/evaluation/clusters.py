@@ -1,4 +1,4 @@
-"""Do the classes form clusters of their own? K-means without labels, held against the labels afterwards."""
+"""Do the classes form clusters of their own? K-means without labels, compared with the labels afterwards."""
 
 from __future__ import annotations
 

@@ -20,11 +20,11 @@ PATCH_PARTS: tuple[Part, ...] = ("probes", "labels", "clusters")
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """What goes on the card besides the encoder's own figures.
+    """What goes into the evaluation report besides the encoder's own figures.
 
     Attributes:
-        floors: also measure pixels, principal components, the untrained network and k-means patches.
-        patches: with --floors, k-means patches too: by far the slowest floor.
+        baselines: also measure pixels, principal components, the untrained network and k-means patches.
+        patches: with --baselines, k-means patches too: by far the slowest baseline.
         transfer: another data set to probe with this encoder.
         rows: draw so many training and so many test rows instead of all.
     """
@@ -42,13 +42,13 @@ class ReportOptions:
 def make_report(
     encode: Encode, run: Run, data: Data, options: ReportOptions, latent: Encode | None = None
 ) -> list[Metric]:
-    """The encoder's figures, then those of the floors.
+    """The encoder's figures, then those of the baselines.
 
     Args:
         encode: of the trained model.
         run: the training run, for the untrained network and the shape of its images.
         data: of the run, or another set in its shape.
-        options: what else goes on the card.
+        options: what else goes into the report.
         latent: of the trained model, where it has latents.
     """
     transfer = None if options.transfer is None else in_shape_of(run, options.transfer)
@@ -63,7 +63,7 @@ def make_report(
 
 
 def baselines_of(data: Data, patches: bool = True) -> tuple[str, ...]:
-    """Those of `FLOORS` that the data has: all but the untrained network are about images."""
+    """Those of `BASELINES` that the data has: all but the untrained network are about images."""
     if not isinstance(data.shape, ImageShape):
         return ("random init",)
     return BASELINES if patches and data.shape.image_size > PATCH else BASELINES[:-1]
@@ -72,7 +72,7 @@ def baselines_of(data: Data, patches: bool = True) -> tuple[str, ...]:
 def baseline_report(
     name: str, run: Run, data: Data, config: ReportConfig, transfer: Data | None = None
 ) -> list[Metric]:
-    """The figures of one of `FLOORS`. Those with few dimensions are asked about factors, too, as latents are."""
+    """The figures of one of `BASELINES`. Those with few dimensions are evaluated on factors, too, as latents are."""
     say(f"baseline: {name}")
     train_NHWC = data.train.values
     makers: dict[str, Callable[[], tuple[Encode, Encode | None]]] = {

@@ -1,8 +1,8 @@
 """How far each latent follows one known factor of variation and each factor one latent.
 
 Four published figures, all 0 to 1, all read from codes and factors alone, so they need no model. None of them
-is the truth: MIG and SAP ask for one latent a factor, DCI lets a factor be spread, the beta-VAE metric only asks
-whether a classifier can tell which factor was held fixed. Report them together.
+is the truth: MIG and SAP ask for one latent a factor, DCI lets several latents share a factor, the beta-VAE metric
+only asks whether a classifier can tell which factor was held fixed. Report them together.
 
     figures = disentanglement(codes_NL, factors_NF)    # {"mig": ..., "dci_disentanglement": ..., ...}
 

@@ -32,7 +32,7 @@ def equivariance(
 
 
 def _ridge(x_ND: NDArray[Any], y_ND: NDArray[Any], test_ND: NDArray[Any]) -> NDArray[Any]:
-    """What the map of x to y gives for test rows; x and y are centred."""
+    """What the map of x to y foretells for test rows; x and y are centred."""
     strength = RIDGE * np.square(x_ND).sum() / x_ND.shape[1]
     if x_ND.shape[1] <= len(x_ND):
         # M = (X'X + a I)^-1 X'Y

@@ -1,4 +1,4 @@
-"""Rows unlike the training data, made from the test rows without a download.
+"""Out-of-distribution (OOD) sets: rows unlike the training data, made from the test rows without a download.
 
 Shape legend: N rows, H height, W width, C channels, T samples.
 """
@@ -19,7 +19,7 @@ Rows = NDArray[Any]
 Maker = Callable[[Rows, np.random.Generator], Rows]
 
 CONTROL = "saved_again"
-"""Not strange at all: a score that tells these from the test rows looks at the file format."""
+"""In-distribution rows: a score that tells these from the test rows looks at the file format."""
 JPEG_QUALITY = 95
 
 
@@ -42,7 +42,7 @@ def _constant(x_NHWC: Rows, rng: np.random.Generator) -> Rows:
 
 
 def _blended(x_NHWC: Rows, rng: np.random.Generator) -> Rows:
-    """The mean of two test images: usual texture, unusual content."""
+    """The mean of two test images: typical texture, untypical content."""
     other_NHWC = x_NHWC[rng.permutation(len(x_NHWC))]
     blended_NHWC: Rows = ((x_NHWC.astype(np.uint16) + other_NHWC) // 2).astype(np.uint8)
     return blended_NHWC
@@ -90,7 +90,7 @@ IMAGES: dict[str, Maker] = {
     "blends": _blended,
 }
 QUICK_SETS = ("shapes", "horizontal_flip", "noise", "reversed", "tone")
-"""What every export asks about; the rest is for `python -m export ood`."""
+"""What every export is evaluated on; the rest is for `python -m export ood`."""
 SOUNDS: dict[str, Maker] = {"reversed": _reversed, "noise": _hiss, "tone": _hum}
 
 
@@ -105,7 +105,7 @@ def ood_rows(name: str, test: Rows, seed: int = 0) -> Rows:
 
 
 def known_sets(test: Rows) -> tuple[str, ...]:
-    """Names that `strange_rows` takes for such rows."""
+    """Names that `ood_rows` takes for such rows."""
     return tuple(IMAGES if test.dtype == np.uint8 else SOUNDS)
 
 

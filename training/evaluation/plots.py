@@ -67,18 +67,18 @@ def _unit(image_HWC: NDArray[Any]) -> NDArray[Any]:
     return image_HWC / np.float32(255) if image_HWC.dtype == np.uint8 else np.clip(image_HWC, 0, 1)
 
 
-def plot_scores(in_dist: NDArray[Any], ood: dict[str, NDArray[Any]]) -> Figure:
-    """Histograms of scores, usual against strange; what is far out lies in the last bin."""
+def plot_scores(id_scores: NDArray[Any], ood: dict[str, NDArray[Any]]) -> Figure:
+    """Histograms of the scores of ID rows and of OOD sets; scores that are far out lie in the last bin."""
     figure, axis = plt.subplots(figsize=(8, 3))
-    everything = np.nan_to_num(np.concatenate([in_dist, *ood.values()]))
+    everything = np.nan_to_num(np.concatenate([id_scores, *ood.values()]))
     low = everything.min()
-    high = min(everything.max(), in_dist.max() + 1.5 * (in_dist.max() - low))
+    high = min(everything.max(), id_scores.max() + 1.5 * (id_scores.max() - low))
     bins = np.linspace(low, high if high > low else low + 1, 80).tolist()
-    axis.hist(np.clip(in_dist, low, bins[-1]), bins, color=ACCENT, alpha=0.8, label="test")
+    axis.hist(np.clip(id_scores, low, bins[-1]), bins, color=ACCENT, alpha=0.8, label="ID (test)")
     for color, (name, scores) in zip(_ood_colors(ood), ood.items(), strict=True):
         clipped = np.clip(np.nan_to_num(scores, nan=high), low, bins[-1])
         axis.hist(clipped, bins, histtype="step", linewidth=1.6, color=color, label=name)
-    axis.set(xlabel="score (larger is stranger)", ylabel="rows", yscale="log")
+    axis.set(xlabel="score (larger: further out of distribution)", ylabel="rows", yscale="log")
     axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     plain(axis)
     figure.tight_layout()
@@ -86,14 +86,14 @@ def plot_scores(in_dist: NDArray[Any], ood: dict[str, NDArray[Any]]) -> Figure:
 
 
 def plot_roc(rates: dict[str, tuple[NDArray[Any], NDArray[Any]]]) -> Figure:
-    """One curve for each set: false alarms, on a logarithmic axis, and what is found."""
+    """One curve for each OOD set: the share of it that is flagged, for each share of ID rows (logarithmic)."""
     figure, axis = plt.subplots(figsize=(6.4, 3.6))
     for color, (name, (alarms, found)) in zip(_ood_colors(rates), rates.items(), strict=True):
         axis.plot(alarms, found, color=color, label=name)
     chance = np.geomspace(1e-4, 1, 50)
     axis.plot(chance, chance, color="#b0b8bf", linewidth=1)
     lowest = min(0.1, *(alarms[0] for alarms, _ in rates.values()))  # 1 where all rows are alike
-    axis.set(xscale="log", xlim=(lowest, 1), ylim=(0, 1.02), xlabel="usual rows flagged", ylabel="strange rows flagged")
+    axis.set(xscale="log", xlim=(lowest, 1), ylim=(0, 1.02), xlabel="ID rows flagged", ylabel="OOD rows flagged")
     axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     plain(axis)
     figure.tight_layout()
@@ -112,7 +112,7 @@ def plot_false_alarms(p_values: NDArray[Any]) -> Figure:
     levels = np.arange(201) / 200  # by division, or a p-value of 3/20 would lie above the level 0.15
     axis.plot([0, 1], [0, 1], color="#b0b8bf", linewidth=1)
     axis.plot(levels, [(p_values <= level).mean() for level in levels], color=ACCENT)
-    axis.set(xlabel="alpha asked for", ylabel="share of test rows flagged", xlim=(0, 1), ylim=(0, 1))
+    axis.set(xlabel="alpha", ylabel="share of test rows flagged", xlim=(0, 1), ylim=(0, 1))
     plain(axis)
     return figure
 

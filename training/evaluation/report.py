@@ -1,7 +1,7 @@
-"""The report card of an encoder: every figure by one function, whatever computes the embeddings.
+"""The evaluation report of an encoder: every figure by one function, whatever computes the embeddings.
 
-`report_card` is given `encode`, so that a torch model, an exported graph and a floor are measured alike and differ
-in nothing else. It sees the embeddings of the training and the test split; labels train probes and nothing more.
+`evaluation_report` takes `encode`, so that a torch model, an exported graph and a baseline are measured alike and
+differ in nothing else. It sees the embeddings of the training and the test split; labels train probes and nothing more.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ PARTS: tuple[Part, ...] = get_args(Part)
 EVALUATION = "evaluation.json"
 """File of a run or a bundle that holds its `EvaluationReport`."""
 METHOD = "embedding"
-"""Whose figures they are, if not a floor's."""
+"""Whose figures they are, if not a baseline's."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class Metric:
         name: what was measured.
         value: the figure, or the mean over draws, seeds or factors.
         data: what it was measured on.
-        spread: standard deviation over the draws, seeds or factors, or None where there is but one.
-        features: whose: `embedding`, or the name of a floor.
+        standard_deviation: over the draws, seeds or factors, or None where there is but one.
+        features: whose: `embedding`, or the name of a baseline.
     """
 
     name: str
@@ -91,7 +91,7 @@ class EvaluationReport:
         measured_through: `torch`, or the ONNX graph's file.
         encoder_sha256: of the weights, the same before and after, or of the graph's file.
         seconds: wall-clock of all of it.
-        marks: the figures.
+        metrics: the figures.
     """
 
     measured_through: str
@@ -181,7 +181,7 @@ def _labelled_metrics(splits: _Splits, config: ReportConfig) -> Iterator[Metric]
 
 
 def _group_metrics(splits: _Splits) -> Iterator[Metric]:
-    """The probe asked about groups (speakers) that it was not fitted on. Labels of both splits are used."""
+    """The probe is evaluated on groups (speakers) that it was not fitted on. Labels of both splits are used."""
     data = splits.data
     if data.train.groups_N is None or data.test.groups_N is None:
         return

@@ -1,4 +1,4 @@
-"""The report card as pictures: the labels curve, and bars for robustness and equivariance, floors beside the method."""
+"""Pictures of the evaluation report: the labels curve, bars for robustness and equivariance, baselines beside them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def plot_labels_curve(metrics: Sequence[Metric], data: str, per_class: Sequence[
         axis.errorbar(
             places, heights, standard_deviations, color=color, lw=width, capsize=3, marker="o", ms=4, label=features
         )
-    axis.set(xlabel="labels per class", ylabel="linear probe, % right", xticks=range(len(ticks)))
+    axis.set(xlabel="labels per class", ylabel="accuracy of the linear probe, %", xticks=range(len(ticks)))
     axis.set_xticklabels([names[name] for name in ticks])
     axis.legend(frameon=False, fontsize=9, loc="lower right")
     plain(axis)
@@ -53,7 +53,7 @@ def plot_robustness(metrics: Sequence[Metric], data: str) -> Figure | None:
         return None
     figure, axis = plt.subplots(figsize=(7, 1.2 + 0.32 * len(names) * max(1, 0.6 * len(found))))
     _bars(axis, found, names, scale=100)
-    axis.set(xlabel="linear probe, % right", xlim=(0, 106))
+    axis.set(xlabel="accuracy of the linear probe, %", xlim=(0, 106))
     _legend(axis, found)
     figure.tight_layout()
     return figure
@@ -81,7 +81,7 @@ def plot_equivariance(metrics: Sequence[Metric], data: str) -> Figure | None:
 
 
 def _by_features(metrics: Sequence[Metric], data: str, names: dict[str, str]) -> dict[str, dict[str, Metric]]:
-    """Marks of some names on some data, by whose they are and by name; the method last, to be drawn on top."""
+    """Metrics of some names on some data, by whose they are and by name; the method last, to be drawn on top."""
     found: dict[str, dict[str, Metric]] = {}
     for metric in metrics:
         if metric.data == data and metric.name in names:

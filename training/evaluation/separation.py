@@ -1,6 +1,6 @@
-"""How well scores tell strange rows from usual ones.
+"""How well scores tell out-of-distribution (OOD) rows from in-distribution (ID) rows.
 
-Conventions differ between papers, and the same scores give other figures: both are computed, each named.
+Conventions differ between papers, and the same scores lead to other figures: both are computed, each named.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 @dataclass(frozen=True)
 class Separation:
-    """Figures of one score against one strange set.
+    """Figures of one score on one OOD set.
 
     Attributes:
-        auroc: probability that a strange row scores higher than a usual one, ties counting half; 0.5 is chance.
-        aupr_strange: average precision with strange rows as the positives.
-        aupr_usual: with usual rows as the positives.
-        fpr_at_95_strange: share of usual rows flagged where 95 % of the strange ones are found.
-        fpr_at_95_usual: share of strange rows let through where 95 % of the usual ones are. What OpenOOD calls FPR@95.
+        auroc: probability that an OOD row scores higher than an ID row, ties counting half; 0.5 is chance.
+        aupr_ood: average precision with OOD rows as the positives.
+        aupr_id: with ID rows as the positives.
+        fpr_at_95_ood: share of ID rows flagged where 95 % of the OOD rows are flagged.
+        fpr_at_95_id: share of OOD rows let through where 95 % of the ID rows are. What OpenOOD calls FPR@95.
     """
 
     auroc: float
@@ -33,7 +33,7 @@ class Separation:
 
 
 def separation(id_N: NDArray[Any], ood_M: NDArray[Any]) -> Separation:
-    """Figures of scores, larger is stranger; what is no number is the strangest of all."""
+    """Figures of scores, of which larger ones are further out; what is no number is the furthest out of all."""
     id_N, ood_M = _finite(id_N), _finite(ood_M)
     truth = np.concatenate([np.zeros(len(id_N)), np.ones(len(ood_M))])
     scores = np.concatenate([id_N, ood_M])
@@ -56,9 +56,9 @@ def reached_by(values_N: NDArray[Any], percent: int = 95) -> float:
 
 
 def found_rates(scores: dict[str, NDArray[np.float32]]) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
-    """For each set, all but the first, the shares of usual rows (the first) and of its own at or above a usual score.
+    """For each set, all but the first, the shares of ID rows (the first) and of its own at or above an ID row's score.
 
-    One place for each score that a usual row has, the strangest first: rows of equal scores are flagged together.
+    One place for each score that an ID row has, the highest first: rows of equal scores are flagged together.
     """
     id_N, *sets = (_finite(of_set) for of_set in scores.values())
     levels_K = np.unique(id_N)[::-1]

@@ -1,4 +1,4 @@
-"""The report card as a table: one row a figure, one column for the method and for each floor."""
+"""The evaluation report as a table: one row a figure, one column for the method and for each baseline."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def report_table(metrics: Sequence[Metric]) -> tuple[tuple[str, ...], tuple[tupl
 
 
 def shown(metric: Metric) -> str:
-    """The value, in percent if it is an accuracy, with its spread."""
+    """The value, in percent if it is an accuracy, with its standard deviation."""
     digits, scale = (2, 100) if "accuracy" in metric.name else (3, 1)
     standard_deviation = (
         "" if metric.standard_deviation is None else f" ± {metric.standard_deviation * scale:.{digits}f}"

@@ -56,7 +56,7 @@ Pair = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class BigBiGanConfig:
-    """Knobs of the method.
+    """Hyperparameters of the method.
 
     Attributes:
         latent_dim: L.

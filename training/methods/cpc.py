@@ -41,7 +41,7 @@ CONTEXT_LAYERS = 2
 
 @dataclass(frozen=True)
 class CpcConfig:
-    """Knobs of the method.
+    """Hyperparameters of the method.
 
     Attributes:
         patch_size: P, pixels; default: three strides.
@@ -115,7 +115,7 @@ def info_nce(
         targets_MD: float [..., M, D]. For cosine scores, normalise both; gradients flow into both.
         positives_N: int64 [N] or [..., N], which target each prediction is meant to find.
         temperature: what the scores are divided by.
-        candidates_NM: bool [N, M] or [..., N, M], which targets each prediction is held against: its own image or
+        candidates_NM: bool [N, M] or [..., N, M], which targets each prediction is compared with: its own image or
             sequence, only other ones, or both. None: all. The positive always counts.
 
     Source: van den Oord et al., eq. 4, https://arxiv.org/abs/1807.03748.

@@ -43,7 +43,7 @@ from training.schedule import LoopConfig, warmup_then_cosine
 
 FRAMES_PER_SECOND = 100
 HOPS_PER_FILTER = 2.5
-"""A filter hears 25 ms, as is usual for speech."""
+"""A filter hears 25 ms, as is common for speech."""
 LOWEST_HZ = 60.0
 TINY_POWER = 1e-7
 """Below the rounding of 16 bits: keeps the logarithm of silence finite."""
@@ -51,7 +51,7 @@ TINY_POWER = 1e-7
 
 @dataclass(frozen=True)
 class CpcAudioConfig:
-    """Knobs of the method.
+    """Hyperparameters of the method.
 
     Attributes:
         num_filters: F, pairs of filters of the first layer.

@@ -41,7 +41,7 @@ MOMENTUM = 0.9  # appendix B.9 of the paper
 
 @dataclass(frozen=True)
 class SimClrConfig:
-    """Knobs of the method.
+    """Hyperparameters of the method.
 
     Attributes:
         backbone: `small`, or the name of a timm model.

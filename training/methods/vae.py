@@ -43,7 +43,7 @@ from training.schedule import LoopConfig, warmup_then_cosine
 
 @dataclass(frozen=True)
 class VaeConfig:
-    """Knobs of the method.
+    """Hyperparameters of the method.
 
     Attributes:
         latent_dim: L.

@@ -1,4 +1,4 @@
-"""The training loop: Lightning, with batches cut from memory, checkpoints without pickles, and resume.
+"""The training loop: Lightning, with batches taken from memory, checkpoints without pickles, and resume.
 
 Every epoch draws its order and its noise from (seed, epoch) alone. So a run that was interrupted and
 resumed ends with the same weights as one that was not, and Ctrl-C loses at most one epoch.
@@ -26,8 +26,8 @@ from training.schedule import LoopConfig, Precision
 
 TEST_BATCH_ROWS = 1000
 SECONDS_BETWEEN_LINES = 5.0
-STEPS_BETWEEN_LOOKS = 50
-"""On a GPU, where to look at a number is to wait for it: the next steps could have been sent meanwhile."""
+STEPS_BETWEEN_CHECKS = 50
+"""On a GPU, where to read a number is to wait for it: the next steps could have been sent meanwhile."""
 
 
 class TrainingDiverged(RuntimeError):
@@ -169,7 +169,7 @@ class Diary(Callback):
         loss = outputs["loss"] if isinstance(outputs, dict) else outputs
         finite = torch.isfinite(loss.detach())
         self._finite = finite if self._finite is None else self._finite & finite
-        if looks(loss.device.type, batch_idx) and not self._finite:
+        if is_checked(loss.device.type, batch_idx) and not self._finite:
             raise _diverged(trainer, f"the loss is {float(loss)}" if not finite else "the loss was not finite")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -208,9 +208,9 @@ class Diary(Callback):
         self.seconds = float(state_dict["seconds"])
 
 
-def looks(device_type: str, batch_idx: int) -> bool:
-    """Whether the loss is looked at after this step; at an epoch's end it always is."""
-    return device_type != "cuda" or batch_idx % STEPS_BETWEEN_LOOKS == 0
+def is_checked(device_type: str, batch_idx: int) -> bool:
+    """Whether the loss is checked after this step; at an epoch's end it always is."""
+    return device_type != "cuda" or batch_idx % STEPS_BETWEEN_CHECKS == 0
 
 
 def _diverged(trainer: Trainer, what: str) -> TrainingDiverged:

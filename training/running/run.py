@@ -28,7 +28,7 @@ CHECKPOINT = "last.safetensors"
 
 
 class RunError(ValueError):
-    """The folder is not a run, or not one that fits what was asked."""
+    """The folder is not a run, or not one that fits the request."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Run:
         config = self.read_config()
         try:
             module: LightningModule = method.module(config, self.loop, self.shape)
-        except (RuntimeError, MemoryError, TypeError, OverflowError) as error:  # torch, asked for what nobody can have
+        except (RuntimeError, MemoryError, TypeError, OverflowError) as error:  # torch, of sizes that nobody can have
             raise RunError(f"{self.method}: cannot be built with this config: {str(error).splitlines()[0]}") from error
         return module
 
@@ -113,7 +113,7 @@ class Run:
 
     @property
     def sizes(self) -> dict[str, Any]:
-        """The arguments of `load_data`, besides spec and seed, that give these rows again."""
+        """The arguments of `load_data`, besides spec and seed, that load these rows again."""
         if isinstance(self.shape, ImageShape):
             return {"image_size": self.shape.image_size, "group_by": self.group_by}
         shape = self.shape

@@ -1,4 +1,4 @@
-"""The report card: from a run, from any encoder, with its floors."""
+"""The evaluation report: from a run, from any encoder, with its baselines."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def labels_of(rows: Rows) -> NDArray[np.int64]:
     return rows.labels_N
 
 
-def test_a_perfect_encoder_gets_full_marks_and_a_constant_one_none(data: Data) -> None:
+def test_a_perfect_encoder_gets_the_best_figures_and_a_constant_one_the_worst(data: Data) -> None:
     rows = np.concatenate([data.train.values, data.test.values])
     labels = np.concatenate([labels_of(data.train), labels_of(data.test)])
     known = {image.tobytes(): label for image, label in zip(rows, labels, strict=True)}
@@ -74,7 +74,7 @@ def test_a_perfect_encoder_gets_full_marks_and_a_constant_one_none(data: Data) -
             assert value == 0, name
 
 
-def test_everything_is_on_the_card_and_the_parts_choose(data: Data) -> None:
+def test_everything_is_in_the_report_and_the_parts_choose(data: Data) -> None:
     small = replace(data, train=some_rows(data.train, 300), test=some_rows(data.test, 100))
     metrics = by_name(evaluation_report(pixels, small, replace(FULL, num_draws=2)))
     expected = {"linear_probe_accuracy", "knn_20_accuracy", "clusters_nmi", "clusters_ari", "accuracy_under_corruption"}
@@ -91,7 +91,7 @@ def test_everything_is_on_the_card_and_the_parts_choose(data: Data) -> None:
     assert only == {name: metrics[name] for name in ("clusters_nmi", "clusters_ari")}
 
 
-def test_knobs_do_what_they_say(data: Data) -> None:
+def test_options_do_what_they_say(data: Data) -> None:
     seen: list[int] = []
 
     def counting(rows: Array) -> NDArray[np.float32]:
@@ -183,7 +183,7 @@ def test_the_encoder_is_frozen_and_in_eval_mode(run_folder: Path, data: Data) ->
     assert weights_sha256(model) != before  # the hash would have seen running statistics move
 
 
-def test_a_run_that_measuring_changes_is_refused(
+def test_a_run_that_measuring_changes_is_rejected(
     run_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from training.evaluation import torch_encoders
@@ -207,7 +207,7 @@ def test_the_untrained_network_is_the_one_that_training_began_with(run_folder: P
     assert np.abs(first - torch_encoder(load_model(run_folder, run))(rows)).max() > 0.01
 
 
-def test_the_command_writes_the_card_with_floors_and_transfer(
+def test_the_command_writes_the_report_with_baselines_and_transfer(
     run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["evaluate", str(run_folder), "--baselines", "--no-patches", "--transfer", "shapes", "--rows", "120"]
@@ -250,18 +250,18 @@ def test_other_data_comes_in_the_shape_that_the_encoder_takes(run_folder: Path) 
         in_shape_of(run, "x")
 
 
-def test_floors_of_few_dimensions_are_asked_about_factors(run_folder: Path) -> None:
+def test_baselines_of_few_dimensions_are_evaluated_on_factors(run_folder: Path) -> None:
     run, _ = open_run(run_folder)
     shapes = in_shape_of(run, "shapes")
     few = replace(shapes, train=some_rows(shapes.train, 200), test=some_rows(shapes.test, 200))
     config = replace(QUICK, parts=("disentanglement",))
-    asked = {
+    evaluated = {
         name for name in baselines_of(few) if "mig" in by_name(baseline_report(name, run, few, config), "shapes test")
     }
-    assert asked == {"PCA-16", "random init"}
+    assert evaluated == {"PCA-16", "random init"}
 
 
-def test_sound_has_the_floor_that_is_not_about_images(run_folder: Path) -> None:
+def test_sound_has_the_baseline_that_is_not_about_images(run_folder: Path) -> None:
     from training.data import AudioShape
 
     rows = Rows(np.zeros((20, 80), np.int16), np.arange(20) % 2)
@@ -285,7 +285,7 @@ METRICS = [
 ]
 
 
-def test_the_table_has_the_floors_beside_the_method() -> None:
+def test_the_table_has_the_baselines_beside_the_method() -> None:
     headings, rows = report_table([METRICS[-1], *METRICS])
     assert headings == ("", "on", "embedding", "baseline: pixels")
     assert rows[0] == ("linear probe accuracy", "digits test", "90.00", "60.00")

@@ -345,7 +345,7 @@ def test_any_image_size_is_decoded_at_that_size(image_size: int, channels: int) 
         ({"ema_decay": 1.0}, "ema_decay: got 1.0, expected 0 or greater and below 1"),
     ],
 )
-def test_a_config_that_makes_no_sense_is_refused(config: dict[str, Any], message: str) -> None:
+def test_a_config_that_makes_no_sense_is_rejected(config: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         BigBiGanConfig(**config)
 

@@ -175,7 +175,7 @@ def test_a_step_takes_pixels_as_the_service_does() -> None:
         ({"weight_decay": -1.0}, "weight_decay: got -1.0"),
     ],
 )
-def test_a_config_that_makes_no_sense_is_refused(config: dict[str, Any], message: str) -> None:
+def test_a_config_that_makes_no_sense_is_rejected(config: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SimClrConfig(**config)
 
