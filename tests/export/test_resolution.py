@@ -216,11 +216,11 @@ def test_no_more_rows_than_chance_explains_make_no_plateau() -> None:
     assert Plateaus.fit(np.linspace(0, 1, 400)[:, None], moved[:, None]) is None
 
 
-# --- scores of ordinary rows are what they were ----------------------------------------------------------------------------------
+# --- scores of ordinary rows are what they were -------------------------------------------------------------------------
 
 
 def test_nothing_of_this_is_felt_by_ordinary_rows() -> None:
-    """Scores of recorded bundles stay: against the formulas without smallest deviations, plateaus and lines drawn out."""
+    """Scores of recorded bundles stay: against the formulas without any of this."""
     train, new = tensors_of(3000, 0, dim=64), tensors_of(300, 0, seed=1, dim=64)
     scorer = fitted(train)
     assert scorer.plateaus is None
