@@ -52,7 +52,7 @@ class Options:
     """Runs the whole pipeline: trains, exports, serves, and requests every figure from the server.
 
     Attributes:
-        data: recipe.
+        data: data set, whose VAE recipe is trained.
         serve: leave the server running until Ctrl-C, on ports 50051 and 9464.
     """
 

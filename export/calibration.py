@@ -17,8 +17,8 @@ class Promise:
 
     Attributes:
         alpha: level of a decision if the client names none.
-        delta: how often at most the conditional guarantee may fail, over calibration sets; a tenth in Bates et al.
-        adjustment: how conditional p-values are made: `simes` is tight for small ones, `dkwm` the same everywhere,
+        delta: probability, over calibration sets, that the conditional guarantee fails; a tenth in Bates et al.
+        adjustment: how conditional p-values are computed: `simes` is tight for small ones, `dkwm` the same everywhere,
             `monte_carlo` nearly tight for all; it is simulated when a server loads the bundle.
     """
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +13,7 @@ from export.draft import Draft
 from export.graphs import GraphRunner
 from latentserve import bundle, records
 from latentserve.bundle import Graph
+from training.data.rows import Values
 from training.evaluation.baselines import Encode
 from training.evaluation.comparison import ReportOptions, baseline_report, baselines_of, make_report
 from training.evaluation.other_data import in_shape_of
@@ -70,7 +70,7 @@ def graph_encoder(folder: Path, graph: Graph, tensor: str = "embedding") -> Enco
     """Rows to embeddings, or to another output, through the encoder's graph alone."""
     runner = GraphRunner(folder, [graph])
 
-    def encode(rows: NDArray[Any]) -> NDArray[np.float32]:
+    def encode(rows: Values) -> NDArray[np.float32]:
         return runner.run(rows)[tensor]
 
     return encode

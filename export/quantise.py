@@ -16,15 +16,14 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from latentserve.inputs import INPUT
+from training.data.rows import Values
 
 RANGE_ROWS = 512
 """Rows whose activations set the ranges."""
@@ -32,10 +31,10 @@ BATCH_ROWS = 32
 
 
 class _Rows(CalibrationDataReader):  # type: ignore[misc]
-    def __init__(self, rows: NDArray[Any]) -> None:
-        self._batches: Iterator[NDArray[Any]] = iter(np.split(rows, range(BATCH_ROWS, len(rows), BATCH_ROWS)))
+    def __init__(self, rows: Values) -> None:
+        self._batches: Iterator[Values] = iter(np.split(rows, range(BATCH_ROWS, len(rows), BATCH_ROWS)))
 
-    def get_next(self) -> dict[str, NDArray[Any]] | None:
+    def get_next(self) -> dict[str, Values] | None:
         """The next batch, or None after the last."""
         batch = next(self._batches, None)
         return None if batch is None else {INPUT: batch}
@@ -53,7 +52,7 @@ def _no_advice() -> Iterator[None]:
         root.setLevel(level)
 
 
-def quantise(path: Path, train_rows: NDArray[Any]) -> float:
+def quantise(path: Path, train_rows: Values) -> float:
     """Puts the quantised encoder in the place of the float one; returns its size as a share of what it was.
 
     Args:

@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 from latentserve.records import printable
 
@@ -24,11 +24,17 @@ NAMES_OF_DATA = ("data", "transfer", "against")
 """Options that may name a file or a folder, whose bytes need be no text."""
 
 
+class Dataclass(Protocol):
+    """Options or a method's config: an instance of any dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+
+
 class OptionError(ValueError):
     """An option cannot be what it is. The message names it, what was got and expected."""
 
 
-def check_options(options: Any) -> None:
+def check_options(options: Dataclass) -> None:
     """Checks what every option must be: a finite number of ordinary size, text that can be written, a path.
 
     Args:
@@ -39,7 +45,7 @@ def check_options(options: Any) -> None:
     """
     for field in dataclasses.fields(options):
         value = getattr(options, field.name)
-        if dataclasses.is_dataclass(value):
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
             check_options(value)
             continue
         for one in value if isinstance(value, tuple) else (value,):
@@ -50,7 +56,7 @@ def check_options(options: Any) -> None:
                 raise OptionError(f"{field.name}: got {str(one)!r}, expected {expected}")
 
 
-def _expected(value: Any) -> str | None:
+def _expected(value: object) -> str | None:
     """What a value should have been; None if it is that."""
     if isinstance(value, float) and not math.isfinite(value):
         return "a finite number"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -20,11 +21,11 @@ class LoopConfig:
 
     Attributes:
         epochs: passes over the training split.
-        batch_rows: rows a step.
+        batch_rows: rows of a batch.
         warmup_steps: steps over which the learning rate rises from 0.
-        seed: of the weights, the order, the noise and the splits.
-        precision: of the network's products: see `training.running.precision`.
-        compiled: compile the encoder (torch.compile): pays on a GPU, not on a CPU.
+        seed: seeds the weights, the order, the noise and the splits.
+        precision: what the network's products are computed in; auto takes bfloat16 where the hardware multiplies it.
+        compiled: compile the encoder (torch.compile): faster on a GPU, not on a CPU.
     """
 
     epochs: int = 20
@@ -43,7 +44,7 @@ class LoopConfig:
         check_seed(self.seed)
 
 
-def warmup_then_cosine(optimizer: Optimizer, loop: LoopConfig, num_steps: int) -> dict[str, Any]:
+def warmup_then_cosine(optimizer: Optimizer, loop: LoopConfig, num_steps: int) -> OptimizerLRSchedulerConfig:
     """What `configure_optimizers` returns: the learning rate rises linearly, then falls to 0 along a cosine."""
     warmup = min(loop.warmup_steps, num_steps // 10)
 

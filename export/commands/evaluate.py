@@ -25,11 +25,11 @@ from training.options import check_new_file, check_options, in_words
 
 @dataclass(frozen=True)
 class Options:
-    """Measures a bundle through its encoder's graph.
+    """Evaluates a bundle through its encoder's graph.
 
     Attributes:
-        bundle: folder of it, <repository>/<name>/<version>.
-        data: what to measure it on instead of the data it was trained on.
+        bundle: folder of the bundle, <repository>/<name>/<version>.
+        data: data set to evaluate it on; default: the one it was trained on.
         json: file for the figures; none is written by default.
     """
 

@@ -25,11 +25,11 @@ class Options:
     Attributes:
         run: folder that `python -m training` left behind.
         to: the model repository; the bundle goes to <to>/<name>/<version>.
-        name: of the model; default: <data>-<method>.
+        name: name of the model; default: <data>-<method>, and -int8 or -float16 if it is.
         report: how much of the evaluation report goes into the bundle: `full` takes minutes and has every baseline;
             `none` leaves evaluation.json and report.html out.
-        precision: of the encoder; int8 for CPUs, float16 for GPUs.
-        promise: of the p-values.
+        precision: precision of the encoder; int8 for CPUs, float16 for GPUs.
+        promise: what the p-values are for.
         device: where rows are run to fit and calibrate detectors: `cuda` for a bundle in float16 that a GPU will serve,
             which rounds each product as no CPU does (`python -m benchmarks.gpu` measures whether that moves p-values).
     """

@@ -26,10 +26,10 @@ class Options:
     """Evaluates the scores of a bundle on out-of-distribution (OOD) data.
 
     Attributes:
-        bundle: folder of it, <repository>/<name>/<version>.
+        bundle: folder of the bundle, <repository>/<name>/<version>.
         against: see `AGAINST`.
-        rows: of each set at most; default: 5,000 of the test rows and of public sets, and all of your own rows.
-        seed: draws what is random in the sets.
+        rows: rows of each set, at most; default: 5,000 of the test rows and of public sets, and all of your own rows.
+        seed: seeds what is random in the sets.
         json: file for the figures; none is written by default.
         html: file for the page with histograms and ROC curves; none is written by default.
     """

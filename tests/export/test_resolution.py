@@ -216,7 +216,7 @@ def test_no_more_rows_than_chance_explains_make_no_plateau() -> None:
     assert Plateaus.fit(np.linspace(0, 1, 400)[:, None], moved[:, None]) is None
 
 
-# --- scores of ordinary rows are what they were -------------------------------------------------------------------------
+# --- scores of ordinary rows are what they were -----------------------------------------------------------------------
 
 
 def test_nothing_of_this_is_felt_by_ordinary_rows() -> None:

@@ -26,7 +26,7 @@ class ReportOptions:
         baselines: also measure pixels, principal components, the untrained network and k-means patches.
         patches: with --baselines, k-means patches too: by far the slowest baseline.
         transfer: another data set to probe with this encoder.
-        rows: draw so many training and so many test rows instead of all.
+        rows: number of training rows and of test rows to draw; default: all.
     """
 
     baselines: bool = False

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from training.data import Data, ImageShape, Rows, load_data
 from training.data.loading import every_row
+from training.data.rows import Values
 from training.running.run import Run, RunError
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow turns RGB into grey
@@ -27,7 +26,7 @@ def in_shape_of(run: Run, spec: str) -> Data:
     return Data(data.spec, train, calibration, test)
 
 
-def every_row_in_shape_of(run: Run, spec: str) -> NDArray[Any] | None:
+def every_row_in_shape_of(run: Run, spec: str) -> Values | None:
     """All rows of a user's own data, as the run's encoder takes them; None of other data."""
     shape = run.shape
     if isinstance(shape, ImageShape):

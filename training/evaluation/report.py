@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 
 from training.data import Data, ImageShape, Rows
+from training.data.rows import Values
 from training.evaluation.baselines import Encode
 from training.evaluation.clusters import cluster_agreement
 from training.evaluation.composition import composition_accuracies
@@ -246,10 +247,10 @@ def _metric(name: str, values: Sequence[float] | NDArray[Any], data: Data) -> Me
     return Metric(name, float(np.mean(values)), f"{data.spec} test", standard_deviation)
 
 
-def remembering(encode: Encode, *known: tuple[NDArray[Any], NDArray[np.float32]]) -> Encode:
+def remembering(encode: Encode, *known: tuple[Values, NDArray[np.float32]]) -> Encode:
     """An `encode` that does not compute again what is known for these very arrays."""
 
-    def encode_unless_known(rows: NDArray[Any]) -> NDArray[np.float32]:
+    def encode_unless_known(rows: Values) -> NDArray[np.float32]:
         for array, embeddings in known:
             if rows is array:
                 return embeddings

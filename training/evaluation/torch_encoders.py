@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from training.data import Data
+from training.data.rows import Values
 from training.evaluation.baselines import Encode
 from training.methods.encoding import Encoder, as_encoder
 from training.preprocessing import floats_from_rows
@@ -30,12 +31,12 @@ def torch_encoder(model: Encoder, tensor: Literal["embedding", "latent"] = "embe
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     encoder = model.eval().requires_grad_(False).to(device)
 
-    def parts(rows: NDArray[Any]) -> Iterator[NDArray[np.float32]]:
+    def parts(rows: Values) -> Iterator[NDArray[np.float32]]:
         for start in range(0, len(rows), _ROWS_AT_ONCE):
             part = torch.from_numpy(np.ascontiguousarray(rows[start : start + _ROWS_AT_ONCE])).to(device)
             yield getattr(encoder.encode(floats_from_rows(part)), tensor).cpu().numpy()
 
-    def encode(rows: NDArray[Any]) -> NDArray[np.float32]:
+    def encode(rows: Values) -> NDArray[np.float32]:
         with torch.inference_mode():
             return np.concatenate([*parts(rows)])
 

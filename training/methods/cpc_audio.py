@@ -28,10 +28,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from lightning import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -54,17 +55,17 @@ class CpcAudioConfig:
     """Hyperparameters of the method.
 
     Attributes:
-        num_filters: F, pairs of filters of the first layer.
-        width: C of features and contexts; the embedding has 6 C.
-        context: `conv`, causal dilated convolutions over 0.3 s, or `gru`, all that was heard.
-        num_steps: K, how many frames of 10 ms ahead are predicted.
-        temperature: T.
+        num_filters: pairs of filters of the first layer, F.
+        width: channels of features and contexts, C; the embedding has 6 C.
+        context: `conv`, causal dilated convolutions over 0.3 s, or `gru`, over all that was heard.
+        num_steps: how many frames of 10 ms ahead are predicted, K.
+        temperature: what cosine similarities are divided by, T.
         negatives: other frames of the same `row` (one speaker), or of the whole `batch`.
         crop: share of a training row that is cut away, at random places, so that frames never fall on the same samples.
         dropout: share of the features that the context does not hear in training.
         speed: context and target are each played exp(-speed) to exp(speed) times as fast; 0: as they are.
-        learning_rate: of AdamW, at its highest.
-        weight_decay: of AdamW.
+        learning_rate: highest learning rate of AdamW.
+        weight_decay: weight decay of AdamW.
     """
 
     num_filters: int = 48
@@ -107,7 +108,7 @@ def prediction_loss(
         predictions_KBNC: of unit length.
         targets_BMC: of unit length.
         positives_KBN: int64, the frame of the same row that each prediction is meant to find; M or more: there is none.
-        temperature: T.
+        temperature: what cosine similarities are divided by, T.
         negatives: `row`: the frames of the same row; `batch`: of all rows.
     """
     rows, frames = targets_BMC.shape[:2]
@@ -278,7 +279,7 @@ class CpcAudio(LightningModule):
         figures = {"test_prediction_nats": loss, "test_prediction_accuracy": accuracy}
         self.log_dict(figures, batch_size=len(x_BT))
 
-    def configure_optimizers(self) -> Any:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW with a short warm-up, then a cosine to zero."""
         optimizer = torch.optim.AdamW(
             self.parameters(), lr=self.config.learning_rate, weight_decay=self.config.weight_decay

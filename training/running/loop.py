@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,7 +103,7 @@ def train(module: LightningModule, data: Data, loop: LoopConfig, checkpoint: Pat
     except SystemExit as interrupted:  # Lightning turns Ctrl-C into an exit
         raise KeyboardInterrupt from interrupted
     torch.manual_seed(loop.seed)
-    test: Any = {}
+    test: Mapping[str, float] = {}
     if len(data.test_rows):
         test_batches: Any = torch.split(torch.from_numpy(data.test_rows), TEST_BATCH_ROWS)
         (test,) = trainer.test(module, DataLoader(test_batches, batch_size=None), verbose=False)
@@ -163,10 +163,16 @@ class Diary(Callback):
         self._started = time.monotonic()
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Tensor | Mapping[str, Any] | None,
+        batch: Tensor,
+        batch_idx: int,
     ) -> None:
         """A loss that is no number ends the run."""
-        loss = outputs["loss"] if isinstance(outputs, dict) else outputs
+        loss = outputs["loss"] if isinstance(outputs, Mapping) else outputs
+        assert isinstance(loss, Tensor)  # every method returns its loss
         finite = torch.isfinite(loss.detach())
         self._finite = finite if self._finite is None else self._finite & finite
         if is_checked(loss.device.type, batch_idx) and not self._finite:

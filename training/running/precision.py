@@ -7,7 +7,7 @@ and a step takes many times as long, so a recipe that names it is a recipe for s
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
@@ -19,7 +19,7 @@ CPU_CAPABILITIES = ("amx_bf16", "avx512_bf16", "bf16")
 """Names of `torch.cpu.get_capabilities` that mean products of bfloat16: Intel's two, Arm's."""
 
 
-def multiplies_bfloat16(device_type: str, cpu_capabilities: Mapping[str, Any]) -> bool:
+def multiplies_bfloat16(device_type: str, cpu_capabilities: Mapping[str, object]) -> bool:
     """Whether products of bfloat16 are computed as such, not emulated. Apple's GPUs are not asked: no.
 
     Args:

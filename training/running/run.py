@@ -18,6 +18,7 @@ from latentserve import records
 from training.data import AudioShape, Data, ImageShape, load_data
 from training.methods import METHODS
 from training.methods.encoding import Encoder, as_encoder
+from training.options import Dataclass
 from training.running import checkpoint
 from training.running.loop import Trained
 from training.schedule import LoopConfig
@@ -44,7 +45,7 @@ class Run:
         git_revision: of the code that trains.
         loop: how long and in what steps.
         config: of the method.
-        group_by: rows that no split parts: see `training.data.grouping`. None in runs of before, too.
+        group_by: rows that no split parts: see `training.data.grouping`. Runs that are older than it have none.
     """
 
     method: str
@@ -93,12 +94,11 @@ class Run:
             raise RunError(f"data: {self.data} is {self.shape.modality}, {self.method} takes {method.modality}")
         config = self.read_config()
         try:
-            module: LightningModule = method.module(config, self.loop, self.shape)
+            return method.module(config, self.loop, self.shape)
         except (RuntimeError, MemoryError, TypeError, OverflowError) as error:  # torch, of sizes that nobody can have
             raise RunError(f"{self.method}: cannot be built with this config: {str(error).splitlines()[0]}") from error
-        return module
 
-    def read_config(self) -> Any:
+    def read_config(self) -> Dataclass:
         """Of the method, as its own class.
 
         Raises:
