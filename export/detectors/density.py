@@ -67,7 +67,7 @@ class Density(nn.Module):
     @classmethod
     def fit(cls, train: Arrays) -> Self:
         """Whitening by PCA, then the mixture with the lowest BIC."""
-        shortest = shortest_of(cls, train)
+        shortest = shortest_of(cls.inputs, train)
         x_ND = unit(torch.from_numpy(train["embedding"][:FIT_ROWS]).double(), shortest).numpy()
         pca = PCA(min(LARGEST_L, x_ND.shape[1], len(x_ND) // 4), svd_solver="full", whiten=False)
         with np.errstate(invalid="ignore"):  # shares of a variance that is none: rows that are all alike

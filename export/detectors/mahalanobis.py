@@ -93,7 +93,7 @@ class Distance(nn.Module):
     @classmethod
     def fit(cls, train: Arrays) -> Self:
         """Mean and shrunk covariance of the training rows' features."""
-        shortest = shortest_of(cls, train)
+        shortest = shortest_of(cls.inputs, train)
         x_NF = features_of(cls, train, shortest).astype(np.float64)
         if not cls.own_units:
             return cls(x_NF.mean(axis=0), whitening(x_NF, smallest_deviation(x_NF)), shortest)
@@ -143,7 +143,7 @@ class ClusterMahalanobis(nn.Module):
     @classmethod
     def fit(cls, train: Arrays) -> Self:
         """Clusters, and the covariance of what is left of each row when its cluster's mean is taken away."""
-        shortest = shortest_of(cls, train)
+        shortest = shortest_of(cls.inputs, train)
         x_ND = unit(torch.from_numpy(train["embedding"]).double(), shortest).numpy()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # fewer rows differ than clusters were asked for

@@ -76,7 +76,7 @@ class Neighbours(nn.Module):
     @classmethod
     def fit(cls, train: Arrays) -> Self:
         """Keeps as many training rows as fit, drawn evenly."""
-        x_ND, shortest = features_of(cls, train), shortest_of(cls, train)
+        x_ND, shortest = features_of(cls, train), shortest_of(cls.inputs, train)
         chosen = np.random.default_rng(0).permutation(len(x_ND))[:BANK_ROWS]
         return cls(unit(torch.from_numpy(x_ND[chosen]).double(), shortest).numpy(), shortest)
 

@@ -16,6 +16,7 @@ Shape legend: B rows, M reference rows, K detectors, A plateaus.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any, Self
 
 import numpy as np
@@ -23,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from export.detectors.detector import ROUNDING, nudged
+from export.detectors.detector import ROUNDING, Detector, OnFeatures, nudged
 
 NUDGES = 4
 """One may by chance move a score along its contour."""
@@ -35,14 +36,16 @@ SMALLEST_RESOLUTION = 2.0**-23
 """Of a score's size: float32's own."""
 
 
-def asked(detectors: Any, given: dict[str, Tensor], generator: torch.Generator | None = None) -> Tensor:
+def scores_of(
+    detectors: Iterable[Detector], given: dict[str, Tensor], generator: torch.Generator | None = None
+) -> Tensor:
     """Scores [B, K] of the detectors; with a generator as another machine might have computed them."""
     columns = []
     if generator is not None:
         given = {name: nudged(tensor, generator) for name, tensor in given.items()}
     for detector in detectors:
         inputs = [given[name] for name in detector.inputs]
-        if generator is None or not hasattr(detector, "features"):
+        if generator is None or not isinstance(detector, OnFeatures):
             columns.append(detector(*inputs))
             continue
         features_BF = detector.features(*inputs, shortest=detector.shortest)

@@ -22,7 +22,7 @@ from export.detectors.fusion import STEEPEST, Fusion, knots
 from export.detectors.magnitude import Magnitude
 from export.detectors.mahalanobis import ClusterMahalanobis, Mahalanobis, unit, whitening
 from export.detectors.neighbours import K, Neighbours
-from export.detectors.resolution import Plateaus, asked, plateaus_of
+from export.detectors.resolution import Plateaus, plateaus_of, scores_of
 from export.detectors.statistics import SMALLEST_ERROR, statistics
 from latentserve.conformal import worst_move
 from latentserve.inputs import INPUT
@@ -59,7 +59,7 @@ def elsewhere(scorer: Scorer, tensors: dict[str, NDArray[Any]], seed: int) -> ND
     """Scores as another machine might compute them: tensors and features are rounded otherwise."""
     given = {name: torch.from_numpy(tensors[name]) for name in scorer.inputs}
     with torch.no_grad():
-        scores_BK = asked(scorer.detectors, given, torch.Generator().manual_seed(seed))
+        scores_BK = scores_of(scorer.detectors, given, torch.Generator().manual_seed(seed))
         if scorer.plateaus is not None:
             scores_BK = scorer.plateaus(scores_BK)
         fusion: Any = scorer.fusion

@@ -17,7 +17,6 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -118,7 +117,7 @@ class GroupBy:
             keys[row], before = burst, at
         return _numbered(keys)
 
-    def _tell(self, keys: Sequence[Any], nothing: str, what: str) -> None:
+    def _tell(self, keys: Sequence[object], nothing: str, what: str) -> None:
         num_without = sum(key is None for key in keys)
         if num_without == len(keys):
             raise DataError(f"group_by: got {self.text!r}, {nothing}; expected a rule that says what belongs together")

@@ -14,8 +14,6 @@ Shape legend: N rows, L latents, F factors, K values of a factor, V votes, P pai
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.ensemble import RandomForestClassifier
@@ -28,8 +26,8 @@ NUM_VOTES = 3000
 NUM_TREES = 50
 MIN_LEAF_ROWS = 10  # grown to the last row, trees spend their importance on learning noise by heart
 
-Codes = NDArray[np.floating[Any]]
-Factors = NDArray[np.integer[Any]]
+Codes = NDArray[np.floating]
+Factors = NDArray[np.integer]
 
 
 def disentanglement(codes_NL: Codes, factors_NF: Factors, seed: int = 0) -> dict[str, float]:

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.typing import ColorType
 
 INK, ACCENT, OOD = "#22313f", "#1f77b4", ("#d62728", "#ff7f0e", "#9467bd", "#8c564b")
 
@@ -100,7 +102,7 @@ def plot_roc(rates: dict[str, tuple[NDArray[Any], NDArray[Any]]]) -> Figure:
     return figure
 
 
-def _ood_colors(sets: Collection[str]) -> list[Any]:
+def _ood_colors(sets: Collection[str]) -> list[ColorType]:
     if len(sets) <= len(OOD):
         return list(OOD[: len(sets)])
     return [plt.get_cmap("turbo")(place) for place in np.linspace(0.05, 0.95, len(sets))]
@@ -134,7 +136,7 @@ def plot_map(points_N2: NDArray[Any], labels_N: NDArray[Any] | None) -> Figure:
     return figure
 
 
-def plain(axis: Any) -> None:
+def plain(axis: Axes) -> None:
     """Without a frame."""
     axis.spines[["top", "right"]].set_visible(False)
     axis.tick_params(colors=INK)

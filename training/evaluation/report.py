@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,8 @@ from training.evaluation.corruptions import CORRUPTIONS, corrupted
 from training.evaluation.disentanglement import disentanglement
 from training.evaluation.equivariance import equivariance, invariance
 from training.evaluation.probes import (
+    Features,
+    Labels,
     fit_linear_probe,
     knn_accuracy,
     labels_curve,
@@ -111,7 +113,7 @@ class _Splits:
     test_ND: NDArray[np.float32]
 
     @property
-    def labelled(self) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
+    def labelled(self) -> tuple[Features, Labels, Features, Labels]:
         """Training features and labels, test features and labels."""
         assert self.data.train.labels_N is not None
         assert self.data.test.labels_N is not None
@@ -242,7 +244,7 @@ def some_rows(rows: Rows, num_rows: int) -> Rows:
     return rows if num_rows >= len(rows) else rows.take(np.sort(order[:num_rows]))
 
 
-def _metric(name: str, values: Sequence[float] | NDArray[Any], data: Data) -> Metric:
+def _metric(name: str, values: Sequence[float] | NDArray[np.float64], data: Data) -> Metric:
     standard_deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
     return Metric(name, float(np.mean(values)), f"{data.spec} test", standard_deviation)
 

@@ -6,11 +6,12 @@ Conventions differ between papers, and the same scores lead to other figures: bo
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
+
+Scores = NDArray[np.floating]
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Separation:
     fpr_at_95_id: float
 
 
-def separation(id_N: NDArray[Any], ood_M: NDArray[Any]) -> Separation:
+def separation(id_N: Scores, ood_M: Scores) -> Separation:
     """Figures of scores, of which larger ones are further out; what is no number is the furthest out of all."""
     id_N, ood_M = _finite(id_N), _finite(ood_M)
     truth = np.concatenate([np.zeros(len(id_N)), np.ones(len(ood_M))])
@@ -46,7 +47,7 @@ def separation(id_N: NDArray[Any], ood_M: NDArray[Any]) -> Separation:
     )
 
 
-def reached_by(values_N: NDArray[Any], percent: int = 95) -> float:
+def reached_by(values_N: Scores, percent: int = 95) -> float:
     """The smallest value that at least so many percent of the values do not exceed.
 
     By rank, in whole numbers: a quantile interpolates places in floats, and of 20 rows went on to the 20th for 95 %.
@@ -55,7 +56,7 @@ def reached_by(values_N: NDArray[Any], percent: int = 95) -> float:
     return float(np.sort(values_N)[max(rank, 1) - 1])
 
 
-def found_rates(scores: dict[str, NDArray[np.float32]]) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
+def found_rates(scores: dict[str, NDArray[np.float32]]) -> dict[str, tuple[Scores, Scores]]:
     """For each set, all but the first, the shares of ID rows (the first) and of its own at or above an ID row's score.
 
     One place for each score that an ID row has, the highest first: rows of equal scores are flagged together.
@@ -69,12 +70,12 @@ def found_rates(scores: dict[str, NDArray[np.float32]]) -> dict[str, tuple[NDArr
     return {name: (at_least(id_N), at_least(of_set)) for name, of_set in zip([*scores][1:], sets, strict=True)}
 
 
-def auroc(id_N: NDArray[Any], ood_M: NDArray[Any]) -> float:
+def auroc(id_N: Scores, ood_M: Scores) -> float:
     """See `Separation`."""
     truth = np.concatenate([np.zeros(len(id_N)), np.ones(len(ood_M))])
     return float(roc_auc_score(truth, np.concatenate([_finite(id_N), _finite(ood_M)])))
 
 
-def _finite(scores_N: NDArray[Any]) -> NDArray[np.float64]:
+def _finite(scores_N: Scores) -> NDArray[np.float64]:
     found: NDArray[np.float64] = np.where(np.isfinite(scores_N), scores_N, np.finfo(np.float32).max).astype(np.float64)
     return found
