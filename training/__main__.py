@@ -20,10 +20,10 @@ from training.data import load_data
 from training.data.loading import check_spec
 from training.methods import METHODS
 from training.options import Dataclass, check_options, in_words, is_out_of_memory, nearest, say_any_name
-from training.running.folder import RUNS, Found, check_folder, claimed, find, resumed
 from training.running.loop import TrainingDiverged, train
 from training.running.revision import git_revision
 from training.running.run import CHECKPOINT, RESULT, Run, RunError
+from training.running.run_folder import RUNS, Found, check_folder, claimed, find, resumed
 from training.running.threads import keep_to_quota
 from training.schedule import LoopConfig
 

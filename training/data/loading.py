@@ -68,29 +68,41 @@ def load_data(
     Raises:
         DataError: unknown spec, missing or empty folder, failed download, or an option the data does not have.
     """
-    # Imported here: torchvision alone takes seconds, and digits does not need it.
-    from training.data import audio, cifar10, digits, folder, fsdd, mnist, shapes, shards
-
     check_spec(spec, group_by=group_by)
     if (subset := Subset.parse(spec)) is not None:
         return subset.of(load_data(subset.base, image_size, seed, sample_rate_hz, num_samples, group_by), spec)
-    name, _, argument = spec.partition(":")
+    name, _, place = spec.partition(":")
     grouped = None if group_by is None else GroupBy.parse(group_by, name)
     if name in ("audio", "fsdd"):
         _reject(spec, image_size=image_size)
-        for option, value in (("sample_rate_hz", sample_rate_hz), ("num_samples", num_samples)):
-            if value is not None and value < 1:
-                raise DataError(f"{option}: got {value}, expected 1 or more")
-        if name == "audio":
-            return audio.load(argument, sample_rate_hz, num_samples, seed, grouped)
-        _reject_too_large("num_samples", num_samples, FSDD_BYTES_A_SAMPLE * (num_samples or 0))
-        return fsdd.load(sample_rate_hz, num_samples, seed)
+        return _load_audio(name, place, sample_rate_hz, num_samples, seed, grouped)
     if image_size is not None and image_size < SMALLEST_IMAGE:
         raise DataError(f"image_size: got {image_size}, expected {SMALLEST_IMAGE} or more")
     _reject(spec, sample_rate_hz=sample_rate_hz, num_samples=num_samples)
+    return _load_images(name, place, image_size, seed, grouped)
+
+
+def _load_audio(
+    name: str, place: str, sample_rate_hz: int | None, num_samples: int | None, seed: int, grouped: GroupBy | None
+) -> Data:
+    from training.data import audio, fsdd
+
+    for option, value in (("sample_rate_hz", sample_rate_hz), ("num_samples", num_samples)):
+        if value is not None and value < 1:
+            raise DataError(f"{option}: got {value}, expected 1 or more")
+    if name == "audio":
+        return audio.load(place, sample_rate_hz, num_samples, seed, grouped)
+    _reject_too_large("num_samples", num_samples, FSDD_BYTES_A_SAMPLE * (num_samples or 0))
+    return fsdd.load(sample_rate_hz, num_samples, seed)
+
+
+def _load_images(name: str, place: str, image_size: int | None, seed: int, grouped: GroupBy | None) -> Data:
+    # Imported here: torchvision alone takes seconds, and the check of a spec does not need it.
+    from training.data import cifar10, digits, folder, mnist, shapes, shards
+
     own = {"folder": folder.load, "wds": shards.load}
     if name in own:
-        return own[name](argument, image_size or OWN_IMAGE_SIZE, seed, grouped)
+        return own[name](place, image_size or OWN_IMAGE_SIZE, seed, grouped)
     _reject_too_large("image_size", image_size, OWN_VALUES_A_PIXEL[name] * (image_size or 0) ** 2)
     loaders = {"digits": digits.load, "mnist": mnist.load, "cifar10": cifar10.load, "shapes": shapes.load}
     return loaders[name](image_size, seed)
