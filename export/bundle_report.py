@@ -65,8 +65,8 @@ def _report(data: Data, measured: Measured) -> list[Section]:
     )
     corruption = "The linear probe was fitted on embeddings of clean images and is evaluated on corrupted test images."
     law = (
-        "A change g of the image should change the embedding f lawfully (left) or not at all (right). An embedding that"
-        " is one point gets 0."
+        "A change g of the image should change the embedding f predictably (left) or not at all (right). An embedding"
+        " that is one point gets 0."
     )
     sections = (
         Section("Labels curve", curve, figure=plot_labels_curve(measured.metrics, where)),

@@ -15,6 +15,8 @@ from training.evaluation.page import Section, render_report
 from training.evaluation.plots import plot_roc, plot_scores
 from training.evaluation.separation import found_rates
 
+ABBREVIATIONS = ("auroc", "aupr", "fpr", "ood", "id")
+
 
 def print_examination(found: Examination) -> None:
     """To the terminal: every figure of the deciding detector, then the AUROC of each."""
@@ -38,13 +40,17 @@ def tables(found: Examination) -> list[tuple[tuple[str, ...], tuple[tuple[str, .
     detectors = tuple(dict.fromkeys(row.detector for row in found.rows))
     sets = tuple(dict.fromkeys(row.against for row in found.rows))
     area = {(row.against, row.detector): row.figures.auroc for row in found.rows}
-    auroc, *figures = (name.replace("_", " ") for name in asdict(found.rows[0].figures))
+    auroc, *figures = map(_heading, asdict(found.rows[0].figures))
     first = tuple(_cells(row) for row in found.rows if row.detector == deciding)
     second = tuple((name, *(f"{area[name, detector]:.4f}" for detector in detectors)) for name in sets)
     return [
         (("against", "rows", auroc, "95 %", *figures, f"flagged at {found.alpha:g}", "95 %"), first),
-        (("against", *(f"auroc {detector}" for detector in detectors)), second),
+        (("against", *(f"AUROC {detector}" for detector in detectors)), second),
     ]
+
+
+def _heading(name: str) -> str:
+    return " ".join(word.upper() if word in ABBREVIATIONS else word for word in name.split("_"))
 
 
 def _cells(row: Row) -> tuple[str, ...]:

@@ -36,8 +36,8 @@ def test_the_command_prints_writes_and_leaves_the_bundle_alone(
     assert main(["ood", str(bundle_folder), "--rows", "150", *files]) == 0
     assert {path.name: path.read_bytes() for path in bundle_folder.iterdir()} == before
     printed = capsys.readouterr().out
-    assert "fpr at 95 ood" in printed
-    assert "fpr at 95 id" in printed
+    assert "FPR at 95 OOD" in printed
+    assert "FPR at 95 ID" in printed
     found = records.read(Examination, tmp_path / "ood.json")
     assert list(dict.fromkeys(row.against for row in found.rows)) == [*IMAGES, "saved_again"]
     assert len(found.rows) == (len(IMAGES) + 1) * 11
