@@ -9,7 +9,7 @@ from training.options import say_any_name
 from training.running.threads import keep_to_quota
 
 COMMANDS = {"evaluate": evaluate.main, "ood": ood.main}
-"""By the first argument; without any of them a run is exported."""
+"""Commands by the first argument; any other first argument is a run to export."""
 
 
 def main(arguments: list[str]) -> int:

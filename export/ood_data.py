@@ -26,7 +26,7 @@ from training.running.run import Run
 JPEG_SETS = ("cifar10",)
 """Data sets whose images were JPEG files."""
 MOST_ROWS = 5000
-"""Of sets made of the test rows, and of public ones."""
+"""Most rows of sets that are made of the test rows, and of public ones."""
 OTHERS = "others"
 AGAINST = (
     f"sets made of the test rows: of images {', '.join(IMAGES)}, of sounds {', '.join(SOUNDS)} (default: all of them,"
@@ -61,7 +61,7 @@ class Sample:
 
 
 def check_set(name: str, run: Run) -> None:
-    """What can be said of a set by its name. Raises ValueError if there is none."""
+    """Raises ValueError if the name is that of no set for a model of such a run; nothing is loaded."""
     of_sounds = isinstance(run.shape, AudioShape)
     made = (*(SOUNDS if of_sounds else IMAGES), CONTROL, OTHERS)
     if name == OTHERS and Subset.parse(run.data) is None:
@@ -125,7 +125,7 @@ def id_rows_of(id_rows: Values, data: Data, names: Sequence[str]) -> Iterator[tu
 
 
 def as_files(rows: Values, data: Data, name: str) -> Values:
-    """As files: JPEG where one side of the comparison is; else only the control is saved, which must change nothing."""
+    """Saves and reads the rows: as JPEG where one side of the comparison is; else only the control, as PNG."""
     if rows.dtype == np.uint8 and is_jpeg(data, name):
         return saved_as(rows, "JPEG")
     return saved_as(rows, "PNG") if rows.dtype == np.uint8 and name == CONTROL else rows

@@ -19,7 +19,7 @@ ABBREVIATIONS = ("auroc", "aupr", "fpr", "ood", "id")
 
 
 def print_examination(found: Examination) -> None:
-    """To the terminal: every figure of the deciding detector, then the AUROC of each."""
+    """Prints every figure of the deciding detector, then the AUROC of each detector."""
     console = Console()
     if not console.is_terminal:
         console.width = 200

@@ -135,7 +135,7 @@ def in_words(error: BaseException) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Of a CPU's memory torch says it in words alone."""
+    """Whether memory is exhausted; torch says so of a CPU's in words alone."""
     named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     return named or "can't allocate memory" in str(error)
 

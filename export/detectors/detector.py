@@ -20,7 +20,7 @@ ROUNDING = 2.0**-20
 """How well a float32 tensor is known, of its size: 8 units in its last place. A sum of some hundred terms in another
 order, by another library or on another CPU, comes out that far apart; `check_parity` measures it."""
 SMALLEST_DEVIATION = 128 * ROUNDING
-"""Of the size of numbers, the smallest deviation or length that is divided by: rounding then moves what comes out by
+"""The smallest deviation or length that is divided by, as a share of the numbers: rounding then moves the quotient by
 1/128 at most. What varies less is noise for the most part of its digits."""
 TINY = 1e-8
 Arrays = dict[str, NDArray[Any]]
@@ -85,12 +85,12 @@ class OnFeatures(Protocol):
 
 
 def float32(array: NDArray[Any]) -> NDArray[np.float32]:
-    """What a buffer of a detector is made of."""
+    """Converts an array to what a buffer of a detector is made of."""
     return np.ascontiguousarray(array, dtype=np.float32)
 
 
 def features_of(kind: type[Featured], train: Arrays, shortest: float = TINY) -> NDArray[np.float32]:
-    """What `kind.features` makes of the tensors that `kind.inputs` names, float [N, F].
+    """Computes the features of the tensors that `kind.inputs` names, float [N, F].
 
     Some rows at a time: inputs may be large.
     """

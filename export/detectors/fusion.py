@@ -29,7 +29,7 @@ from export.detectors.detector import ROUNDING, float32
 TAIL = 0.05
 """Share of the reference rows whose excess over the next one sets the tail's scale."""
 STEEPEST = 1 / 64
-"""What the resolution of a score moves -log p by, at most. It is less than what one reference row more or less does
+"""The resolution of a score moves -log p by this at most. It is less than what one reference row more or less does
 where they are few, and in bundles of ordinary data the lines are flatter by themselves."""
 LARGEST_SURPRISE = 60.0
 """-log p: e^60 and its reciprocal are float32 numbers."""

@@ -67,7 +67,7 @@ def smallest_deviation(x_ND: NDArray[Any]) -> NDArray[np.float64]:
 
 
 class Distance(nn.Module):
-    """Of a row's features to the mean of the training rows'; which features a subclass says.
+    """The distance of a row's features to the mean of the training rows'; a subclass says which features.
 
     Attributes:
         own_units: whether features are logarithms, each divided by its standard deviation before shrinking.

@@ -31,10 +31,10 @@ from export.detectors.mahalanobis import unit
 K = 5
 """Small, since banks are: the paper's 50 is of 50,000 rows."""
 CANDIDATES = 2 * K
-"""As many again: products that differ by their last digit may have the wrong order."""
+"""Twice as many: products that differ by their last digit may have the wrong order."""
 BANK_ROWS = 5000
 BANK_DIM = 128
-"""What a bundle may carry, and a CPU compare with each row."""
+"""So many numbers a bundle may carry, and a CPU compare with each row."""
 
 
 class Neighbours(nn.Module):

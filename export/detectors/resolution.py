@@ -33,7 +33,7 @@ REACH = 8
 KNOWN_BETTER = 0.9
 """Share of the reference rows whose scores are known at least so well: single odd rows decide nothing."""
 SMALLEST_RESOLUTION = 2.0**-23
-"""Of a score's size: float32's own."""
+"""As a share of a score: float32's own resolution."""
 
 
 def scores_of(

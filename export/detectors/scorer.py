@@ -32,7 +32,7 @@ FITTED: tuple[type[FittedDetector], ...] = (
 )
 REFERENCE_ROWS = 2000
 REFERENCE_SHARE = 0.2
-"""Of the training rows, at most: the detectors are fitted on the rest."""
+"""Largest share of the training rows; the detectors are fitted on the rest."""
 FEWEST_REFERENCE_UNITS = 2
 """A tail has two rows at least. With fewer units than that to draw, as of a camera that froze, rows are drawn."""
 FIT_ROWS = 20_000
@@ -96,7 +96,7 @@ class Scorer(nn.Module):
         )
 
     def _fused(self, reference: Arrays) -> Self:
-        """With fusion and plateaus, by the scores of reference rows."""
+        """Adds fusion and plateaus, which are fitted on the scores of reference rows."""
         scores_MK, moved_MK = self.scores(reference), self._moved(reference)
         plateaus = Plateaus.fit(scores_MK, moved_MK)
         if plateaus is not None:

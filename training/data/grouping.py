@@ -27,7 +27,7 @@ from training.data.rows import DataError, say
 from training.data.units import FEWEST_UNITS, Units
 
 RULES = {"folder": ("folder", "name", "exif", "near"), "wds": ("name", "near"), "audio": ("folder", "name")}
-"""What can be asked of which data."""
+"""The rules that each kind of data takes."""
 FORMS = {"folder": "folder", "name": "name:REGEX", "exif": "exif:SECONDS", "near": "near or near:BITS"}
 TAKES_ARGUMENT = {"folder": (False,), "name": (True,), "exif": (True,), "near": (False, True)}
 MOST_NEAR_BITS = 16
@@ -95,7 +95,7 @@ class GroupBy:
         return None
 
     def of_names(self, names: Sequence[str]) -> Units | None:
-        """As `of_files`, by the names alone; of the rule `name`."""
+        """The same as `of_files` by the names alone, for the rule `name`."""
         if self.pattern is None:
             return None
         found = [self.pattern.search(name) for name in names]

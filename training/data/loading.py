@@ -1,4 +1,4 @@
-"""A data set by its spec."""
+"""Loads a data set by its spec."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ SMALLEST_IMAGE = 8
 OWN_VALUES_A_PIXEL = {"digits": 1_797, "mnist": 70_000, "cifar10": 3 * 60_000, "shapes": 60_000}
 FSDD_BYTES_A_SAMPLE = 2 * 3_000
 LARGEST_OWN_BYTES = 2**35
-"""Of a set whose rows are asked for at another size: more than most machines have, less than a slip asks for."""
+"""Limit of a set whose rows are to have another size: more than most machines have, less than a slip would take."""
 WITHOUT = ("digits", "mnist", "cifar10", "shapes", "fsdd")
 WITH_A_PLACE = {"folder": "PATH", "wds": "PATTERN", "audio": "PATH"}
 """Names of data sets, and what comes after a colon of those that lie anywhere."""
 
 
 def check_spec(spec: str, also: Iterable[str] = (), group_by: str | None = None) -> None:
-    """What can be said of a spec before anything is loaded. Raises DataError if it is that of no data set.
+    """Raises DataError if a spec is that of no data set; nothing is loaded.
 
     Args:
         spec: of a data set.

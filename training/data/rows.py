@@ -116,7 +116,7 @@ class Data:
 
     @property
     def shape(self) -> ImageShape | AudioShape:
-        """What one row is."""
+        """The shape of one row."""
         if self.sample_rate_hz is not None:
             return AudioShape(self.sample_rate_hz, self.train.values.shape[1])
         _, height, _, channels = self.train.values.shape
@@ -124,12 +124,12 @@ class Data:
 
     @property
     def training_rows(self) -> Values:
-        """What the training loop takes batches from: the training split, or of audio its long rows."""
+        """The rows that batches are taken from: the training split, or for audio its long rows."""
         return self._long_rows(self.train)
 
     @property
     def test_rows(self) -> Values:
-        """As `training_rows`, of the test split; there may be none."""
+        """The same of the test split; there may be none."""
         return self._long_rows(self.test)
 
     def _long_rows(self, split: Rows) -> Values:

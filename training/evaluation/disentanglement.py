@@ -171,7 +171,7 @@ def _mutual_information(a_N: NDArray[np.int64], b_N: NDArray[np.int64]) -> float
 
 
 def _concentration(importances: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Of each row: 1 if all its weight lies in one column, 0 if it is even, or if there is none."""
+    """For each row 1 if all its weight lies in one column, 0 if it is even, or if there is none."""
     num_columns = importances.shape[1]
     if num_columns == 1:
         return np.ones(len(importances))

@@ -1,4 +1,4 @@
-"""Does the embedding change lawfully when the image does?
+"""Does the embedding change predictably when the image does?
 
 For a change g of the image (shift, rotation, ...) a linear map M_g is fitted on pairs (f(x), f(gx)) of training
 rows. Equivariance is how much of f(gx) the map foretells on held-out rows; invariance is how much of f(gx) the
@@ -29,7 +29,7 @@ def equivariance(train_ND: Features, train_moved_ND: Features, test_ND: Features
 
 
 def _ridge(x_ND: Features, y_ND: Features, test_ND: Features) -> Features:
-    """What the map of x to y foretells for test rows; x and y are centred."""
+    """Predicts y of test rows by a ridge regression of y on x; x and y are centred."""
     strength = RIDGE * np.square(x_ND).sum() / x_ND.shape[1]
     if x_ND.shape[1] <= len(x_ND):
         # M = (X'X + a I)^-1 X'Y

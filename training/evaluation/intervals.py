@@ -19,7 +19,7 @@ Interval = tuple[float, float]
 
 
 def auroc_interval(auroc: float, num_id: int, num_ood: int) -> Interval:
-    """Of the area under the ROC curve of so many ID and so many OOD rows, drawn independently of each other.
+    """The interval of the AUROC of so many ID and so many OOD rows, drawn independently of each other.
 
     The values theta with |auroc - theta| <= z sd(theta).
     """
@@ -37,6 +37,6 @@ def auroc_interval(auroc: float, num_id: int, num_ood: int) -> Interval:
 
 
 def share_interval(num_of_them: int, num_rows: int) -> Interval:
-    """Of a share of independent rows, exact."""
+    """The exact interval of a share of independent rows."""
     found = binomtest(num_of_them, num_rows).proportion_ci(CONFIDENCE, method="exact")
     return float(found.low), float(found.high)

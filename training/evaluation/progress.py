@@ -1,4 +1,4 @@
-"""What an evaluation is at, for whoever waits for it."""
+"""Progress of an evaluation, for a user who waits for it."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ PARTS: tuple[Part, ...] = get_args(Part)
 EVALUATION = "evaluation.json"
 """File of a run or a bundle that holds its `EvaluationReport`."""
 METHOD = "embedding"
-"""Whose figures they are, if not a baseline's."""
+"""The `features` of the encoder's own figures; those of a baseline have its name."""
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ def shown(metric: Metric) -> str:
 
 
 def print_report(metrics: Sequence[Metric], title: str) -> None:
-    """To the terminal, or in full width to where there is none."""
+    """Prints the table; in full width where there is no terminal."""
     headings, rows = report_table(metrics)
     table = Table(title=printable(title), title_justify="left")
     for heading in headings:

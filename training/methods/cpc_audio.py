@@ -203,7 +203,7 @@ def played(x_BT: Tensor, speed_B: Tensor, num_samples: int) -> Tensor:
 
 
 def _mean(c_BCN: Tensor, weight_B1N: Tensor) -> Tensor:
-    """Over frames of weight 1, [B, C]; where there are none 0, not NaN."""
+    """The mean over frames of weight 1, [B, C]; where there are none 0, not NaN."""
     return (c_BCN * weight_B1N).sum(dim=2) / weight_B1N.sum(dim=2).clamp_min(1)
 
 

@@ -36,7 +36,7 @@ class TrainingDiverged(RuntimeError):
 
 @dataclass(frozen=True)
 class Trained:
-    """What a finished run tells about itself.
+    """The results of a finished training.
 
     Attributes:
         epochs: trained.
@@ -117,7 +117,7 @@ def train(module: LightningModule, data: Data, loop: LoopConfig, checkpoint: Pat
 
 
 def _compile(module: LightningModule) -> None:
-    """In place: the names of its weights stay.
+    """Compiles the encoder in place: the names of its weights stay.
 
     Raises:
         ValueError: the method has no encoder of its own.
@@ -192,7 +192,7 @@ class Diary(Callback):
             self._say(trainer, figures)
 
     def _say(self, trainer: Trainer, figures: dict[str, float]) -> None:
-        """Where there is no terminal for a progress bar: a line now and then, and for the last epoch."""
+        """Prints a line now and then, and for the last epoch, where there is no terminal for a progress bar."""
         last = trainer.current_epoch + 1 == trainer.max_epochs
         if not last and time.monotonic() - self._said < SECONDS_BETWEEN_LINES:
             return
@@ -205,11 +205,11 @@ class Diary(Callback):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
+        """The state that a checkpoint keeps."""
         return {"history": self.history, "seconds": self.seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """What a resumed run goes on with."""
+        """Restores the state of a run that is resumed."""
         self.history = list(state_dict["history"])
         self.seconds = float(state_dict["seconds"])
 

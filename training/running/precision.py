@@ -45,7 +45,7 @@ def exact_precision(asked: Precision, bfloat16: bool) -> Exact:
 
 
 def warning(asked: Precision, bfloat16: bool) -> str | None:
-    """What to tell who asks for products that will be emulated."""
+    """A warning if products of bfloat16 will be emulated, else None."""
     if asked == "bf16-mixed" and not bfloat16:
         return "precision: got bf16-mixed where bfloat16 is emulated, many times as slow; auto takes float32 here"
     return None

@@ -99,7 +99,7 @@ class Run:
             raise RunError(f"{self.method}: cannot be built with this config: {str(error).splitlines()[0]}") from error
 
     def read_config(self) -> Dataclass:
-        """Of the method, as its own class.
+        """The config of the method, as its own class.
 
         Raises:
             RunError: unknown method, or a config that is not its config.

@@ -72,7 +72,7 @@ def _listed(folders: list[Path]) -> str:
 
 
 def check_folder(folder: Path, resume: bool) -> None:
-    """What can be said of a run's folder before any work.
+    """Checks a run's folder before any work.
 
     Raises:
         RunError: there is a run already, or none to go on with.
