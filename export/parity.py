@@ -26,16 +26,16 @@ from training.methods.encoding import Decoder, Encoder
 from training.preprocessing import floats_from_rows
 
 RELATIVE_TOLERANCE = 1e-4
-"""As a share of the largest absolute value of a tensor: float32 noise of a deep graph is a tenth of it, a bug far above."""
+"""A share of a tensor's largest absolute value: float32 noise of a deep graph is a tenth of it, a bug far above."""
 ROUNDING_ERRORS = 4.0
-"""Times the trained model's own rounding, where that is more: a BatchNorm over a channel that hardly varies makes rounding large in
-torch and ONNX alike. Its own is what running it in float64 changes."""
+"""A multiple of the trained model's own rounding, where that is more: a BatchNorm over a channel that hardly varies
+makes rounding large in torch and ONNX alike. The model's own is what running it in float64 changes."""
 LOWER_TOLERANCE: dict[Precision, float] = {"float16": 0.01, "int8": 0.25}
-"""As a share of the largest absolute value of an encoder's output. One rounding is 1/2048 of a number in 16-bit floats and
-1/256 of a tensor's range in 8-bit integers; a network adds up dozens."""
+"""A share of the largest absolute value of an encoder's output. One rounding is 1/2048 of a number in 16-bit floats
+and 1/256 of a tensor's range in 8-bit integers; a network adds up dozens."""
 MOVED = 2.0
-"""Times what 16-bit rounding moved the scores by here: a GPU rounds each product, which a CPU does not, and its scores are
-compared with those when a bundle is loaded."""
+"""A multiple of what 16-bit rounding moved the scores by here: a GPU rounds each product, which a CPU does not, and its
+scores are compared with those when a bundle is loaded."""
 BATCH_SIZES = (1, 7, 64)
 
 
