@@ -36,7 +36,7 @@ from benchmarks.processes.served import ServedProcess
 from latentserve import records
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results" / "abuse.json"
-MODELS = Path("build") / "line-digits" / "models"
+MODELS = Path("build") / "demo-digits" / "models"
 Transport = Literal["http2", "grpcio"]
 MOST_P99_MS, MOST_MIB = 100.0, 16.0
 FILE_DESCRIPTORS = 64

@@ -28,7 +28,7 @@ from benchmarks.clients.running import IDLE_SECONDS
 from latentserve import records
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results" / "clients.json"
-MODELS = Path("build") / "line-digits" / "models"
+MODELS = Path("build") / "demo-digits" / "models"
 TOOLS = Path("build") / "clients"
 
 Transport = Literal["http2", "grpcio"]

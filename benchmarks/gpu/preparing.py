@@ -13,7 +13,6 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +28,7 @@ from benchmarks.gpu.prepared import (
     rows_of,
 )
 from benchmarks.serving.encoders import write_bundle
-from export.calibration import Promise
+from export.draft import Choices, Training
 from export.exporter import write_bundle as write_trained
 from export.graphs import ExportError
 from latentserve import bundle, records
@@ -38,8 +37,10 @@ from service.config import available_cpus
 from training.__main__ import quiet_lightning
 from training.data import AudioShape, Data, ImageShape, Rows
 from training.methods import METHODS
-from training.running.loop import LoopConfig, train
+from training.methods.encoding import as_encoder
+from training.running.loop import train
 from training.running.run import CHECKPOINT, Run
+from training.schedule import LoopConfig
 
 LOOP = LoopConfig(epochs=2, batch_rows=128, warmup_steps=4)
 
@@ -116,13 +117,13 @@ def _make(small: Small, folder: Path, wanted: dict[Precision, Path]) -> list[str
             trained = train(module, data, LOOP, scratch / CHECKPOINT, run.identity)
         except SystemExit as error:  # what Lightning makes of Ctrl-C
             raise KeyboardInterrupt from error
-        model: Any = module.eval().cpu()
+        model = as_encoder(module.eval().cpu())
         for precision, bundle_folder in wanted.items():
             shutil.rmtree(bundle_folder, ignore_errors=True)
             bundle_folder.mkdir(parents=True)
             name = bundle_folder.parent.name
             try:
-                write_trained(bundle_folder, run, trained, model, data, name, 1, "none", precision, Promise())
+                write_trained(bundle_folder, Training(run, trained, model, data), name, 1, Choices("none", precision))
             except ExportError as error:  # a model that 16 bits do not hold: there is nothing to measure then
                 shutil.rmtree(bundle_folder.parent)
                 problems.append(f"{name}: {error}")

@@ -1,6 +1,6 @@
 """Whether the promises of the scores hold: false alarms, conditional false alarms, false discoveries.
 
-    python -m benchmarks.results.calibration build/line-mnist/models/mnist-vae/1 [more bundles]
+    python -m benchmarks.results.calibration build/demo-mnist/models/mnist-vae/1 [more bundles]
 
 The rows that neither training nor the detectors saw (calibration and test split together) are scored once through the
 exported graphs and split at random 200 times: n rows calibrate, the others are tested. Then the real server is started

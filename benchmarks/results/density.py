@@ -29,8 +29,8 @@ from export.detectors.density import Density
 from export.graphs import EXAMPLE_ROWS, EncoderGraph, GraphRunner, encoder_outputs, export_graph
 from latentserve import records
 from latentserve.inputs import INPUT
-from training.evaluation.command import in_shape_of
 from training.evaluation.ood_sets import known_sets, ood_rows
+from training.evaluation.other_data import in_shape_of
 from training.evaluation.separation import auroc
 from training.running.run import Run, load_model, open_run
 

@@ -23,9 +23,7 @@ import tyro
 
 from benchmarks.results.recipes import RECIPES, Recipe, mean_and_deviation, read_recipe
 from benchmarks.results.reproduce import bundle_of
-from export.commands.ood import Options as Examine
-from export.commands.ood import examine
-from export.ood_report import Row
+from export.examination import Row, examine
 from latentserve import records
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results" / "ood"
@@ -140,7 +138,7 @@ def findings(suite: Suite) -> Iterator[Finding]:
     """Trains what is not trained, exports what is not exported, examines all."""
     for name, recipe in encoders(suite):
         for seed in recipe.seeds:
-            examined, _ = examine(Examine(bundle_of(name, recipe, seed), suite.against, seed=seed))
+            examined, _ = examine(bundle_of(name, recipe, seed), suite.against, seed=seed)
             for against in suite.against:
                 rows = [row for row in examined.rows if row.against == against]
                 yield _finding(recipe.data, seed, rows)

@@ -44,8 +44,7 @@ from benchmarks.results.recipes import (
 )
 from latentserve import bundle, records
 from training.__main__ import parse
-from training.evaluation.command import EVALUATION
-from training.evaluation.report import EvaluationReport
+from training.evaluation.report import EVALUATION, EvaluationReport
 from training.running.revision import git_revision
 from training.running.run import RESULT
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from training.data import AudioShape, Rows
 from training.evaluation.probes import leave_one_group_out_accuracies
-from training.networks.small import floats_from_rows
+from training.preprocessing import floats_from_rows
 from training.running.run import load_model, open_run
 
 NUM_MELS = 40

@@ -34,7 +34,7 @@ from latentserve.tensors import to_tensor
 from latentserve.v1 import embedding_pb2 as pb
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results" / "rolling.json"
-MODELS = Path("build") / "line-digits" / "models"
+MODELS = Path("build") / "demo-digits" / "models"
 HEADERS = ("content-type: application/grpc", "te: trailers", "grpc-timeout: 5S")
 METHOD = "latentserve.v1.EmbeddingService/Embed"
 REPLICAS = 3

@@ -1,6 +1,6 @@
 """What a score costs beside the embedding it is made from: each graph of a bundle alone, on this machine's CPU.
 
-    python -m benchmarks.serving.scoring build/line-mnist/models/mnist-vae/1 [more bundles]
+    python -m benchmarks.serving.scoring build/demo-mnist/models/mnist-vae/1 [more bundles]
     python -m benchmarks.serving.scoring BUNDLE... --record    and writes docs/results/scoring.json
     python -m benchmarks.serving.scoring --table               what is recorded, as Markdown
 

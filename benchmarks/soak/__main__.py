@@ -34,7 +34,7 @@ from latentserve import records
 from latentserve.errors import LatentserveError
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results" / "soak.json"
-MODELS = Path("build") / "line-digits" / "models"
+MODELS = Path("build") / "demo-digits" / "models"
 LOAD = 0.7
 MOST_MB_PER_HOUR = 1.0
 GROWTH_MINUTES = 30.0

@@ -25,9 +25,9 @@ from latentserve.v1 import embedding_pb2 as pb
 from training.__main__ import Options, run_training
 from training.data import AudioShape
 from training.methods.cpc_audio import CpcAudio, CpcAudioConfig
-from training.networks.small import waveform_from_int16
-from training.running.loop import LoopConfig
+from training.preprocessing import waveform_from_int16
 from training.running.run import load_model, open_run
+from training.schedule import LoopConfig
 
 SMALL: dict[str, Any] = {"num_filters": 8, "width": 16, "num_steps": 3}
 NUM_SAMPLES = 4000

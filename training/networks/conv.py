@@ -1,4 +1,4 @@
-"""Small convolutional networks for images of 8 to 64 pixels, sized for a CPU.
+"""A convolutional encoder for images of 8 to 64 pixels, sized for a CPU, and its mirror image, a decoder.
 
 Shape legend: B rows, H height, W width, C channels, D embedding, L latent.
 """
@@ -7,28 +7,9 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 SMALLEST_FEATURE_MAP = 7
-
-
-def image_from_uint8(x_BHWC: Tensor) -> Tensor:
-    """uint8 [B, H, W, C] to float [B, C, H, W], 0 to 1."""
-    return x_BHWC.permute(0, 3, 1, 2).to(torch.float32) / 255
-
-
-def waveform_from_int16(x_BT: Tensor) -> Tensor:
-    """int16 [B, T] to float [B, T], -1 to 1. Silence stays exactly 0."""
-    return x_BT.to(torch.float32) / 32768
-
-
-def floats_from_rows(rows: Tensor) -> Tensor:
-    """What every encoder does first, with rows as data sets hold them and clients send them.
-
-    It is part of the exported graph, so the service never has a version of its own.
-    """
-    return waveform_from_int16(rows) if rows.dtype == torch.int16 else image_from_uint8(rows)
 
 
 def halvings(image_size: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""Whose folder a run's is: claimed when a training begins, found again when it goes on."""
+"""The folder of a run: a training claims it when it begins, and finds it again when it is resumed."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def resumed(arguments: Sequence[str]) -> Found | None:
     if given.run:
         return find(Path(given.run))
     if others and not others[0].startswith("-"):
-        return None  # the folder is the usual one of the method and the data
+        return None  # the folder is the default one of the method and the data
     waiting = unfinished()
     if len(waiting) != 1:
         raise RunError(f"resume: got no --run, expected one of those not finished: {_listed(waiting)}")
@@ -63,7 +63,7 @@ def find(folder: Path) -> Found:
 
 
 def unfinished() -> list[Path]:
-    """Runs in the usual place that have not been trained to their end."""
+    """Runs in the default place that have not been trained to their end."""
     return sorted(path.parent for path in RUNS.glob(f"*/{RUN}") if not (path.parent / RESULT).exists())
 
 
@@ -72,7 +72,7 @@ def _listed(folders: list[Path]) -> str:
 
 
 def check_folder(folder: Path, resume: bool) -> None:
-    """What can be said of a run's folder before any work.
+    """Checks a run's folder before any work.
 
     Raises:
         RunError: there is a run already, or none to go on with.
@@ -89,7 +89,7 @@ def check_folder(folder: Path, resume: bool) -> None:
 
 @contextlib.contextmanager
 def claimed(folder: Path, run: Run, resume: bool) -> Iterator[None]:
-    """Writes run.json, or proves that the folder holds this very run; nobody else trains there meanwhile.
+    """Writes run.json, or checks that the folder holds this very run; nobody else trains there meanwhile.
 
     Raises:
         RunError: another training is at work there, or another run lies there.

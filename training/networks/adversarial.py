@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from training.networks.backbones import build_backbone
-from training.networks.small import ConvDecoder, halvings
+from training.networks.conv import ConvDecoder, halvings
 
 SLOPE = 0.2  # of LeakyReLU below 0: Radford et al., https://arxiv.org/abs/1511.06434
 
