@@ -19,9 +19,11 @@ from pydantic_settings import BaseSettings, CliSettingsSource, PydanticBaseSetti
 from latentserve.cpus import available_cpus as available_cpus
 from service.engine.providers import ENGINE_CACHE, Device, DeviceConfig
 from service.models.decoding import Limits
+from service.models.model import ModelsConfig
 from service.observing.monitor import MonitorConfig
 from service.scheduling.batching import QueueConfig
-from service.scheduling.decoding_queue import TurnsConfig
+from service.scheduling.decoding_queue import DecodingConfig
+from service.transport.addresses import ListenConfig
 from service.transport.http2.limits import Limits as TransportLimits
 from service.transport.tls import TlsFiles
 
@@ -89,7 +91,7 @@ class Config(BaseSettings):
     open_health: bool = Field(True, description="health, and /ready beside the metrics, need no token")
     open_reflection: bool = Field(False, description="reflection needs no token")
     open_metrics: bool = Field(False, description="the page of metrics needs no token; else an administrator's")
-    metrics_tls: bool = Field(False, description="the page of metrics speaks TLS, with the keys of gRPC")
+    metrics_tls: bool = Field(False, description="the page of metrics speaks TLS, with the certificate of gRPC")
     device: Device = Field("auto", description="cuda or tensorrt: that or fail; auto: CUDA if it works, else the CPU")
     cuda_graphs: bool = Field(False, description="on CUDA: record each batch size once and replay it")
     tensorrt_cache: Path = Field(ENGINE_CACHE, description="folder where TensorRT keeps the engines it built")
@@ -194,7 +196,7 @@ class Config(BaseSettings):
 
     @property
     def tls(self) -> TlsFiles | None:
-        """Where keys lie; None: gRPC in the clear."""
+        """Where the certificates are; None: gRPC in plaintext."""
         if self.tls_certificate is None or self.tls_key is None:
             return None
         return TlsFiles(self.tls_certificate, self.tls_key, self.tls_client_ca)
@@ -221,9 +223,21 @@ class Config(BaseSettings):
         return Limits(self.max_request_rows, self.max_item_bytes, self.max_item_pixels, most_pixels)
 
     @property
-    def turns(self) -> TurnsConfig:
+    def models_config(self) -> ModelsConfig:
+        """Where models are found, and what they are served with."""
+        return ModelsConfig(self.models, self.device_config, self.queue, self.limits, self.monitor)
+
+    @property
+    def listen(self) -> ListenConfig:
+        """Where we listen, and who is kept out there."""
+        addresses = self.host, self.port, self.metrics_port, self.transport == "grpcio"
+        guards = self.tls is not None, self.tls_client_ca is not None, self.tokens is not None
+        return ListenConfig(*addresses, *guards, self.open_metrics, self.metrics_tls)
+
+    @property
+    def decoding(self) -> DecodingConfig:
         """What may wait to be decoded."""
-        return TurnsConfig(self.max_decoding_bytes, self.max_decoding_pixels)
+        return DecodingConfig(self.max_decoding_bytes, self.max_decoding_pixels)
 
     @property
     def transport_limits(self) -> TransportLimits:

@@ -22,7 +22,7 @@ from google.protobuf.message import DecodeError
 from latentserve.errors import Code, InvalidInput, LatentserveError, Overloaded, Unauthenticated
 from latentserve.v1 import embedding_pb2 as pb
 from service.api.access.callers import ANYBODY, Caller, rows_of
-from service.api.embedding import Servicer
+from service.api.embedding import EmbeddingServicer
 from service.api.inference import Context
 from service.api.open_inference.servicer import OpenInference
 from service.api.open_inference.stubs import open_inference_grpc_pb2 as open_pb
@@ -243,7 +243,9 @@ Services = dict[str, dict[str, Call | StreamCall]]
 """The calls of each service, by the service's full name, then by their own."""
 
 
-def services(servicer: Servicer, open_inference: OpenInference, metrics: Metrics, most_rows: int = 1024) -> Services:
+def services(
+    servicer: EmbeddingServicer, open_inference: OpenInference, metrics: Metrics, most_rows: int = 1024
+) -> Services:
     """Every call there is, made from the services' descriptors: `GetModel` goes to `servicer.get_model`."""
 
     async def score(message: pb.ScoreStreamRequest, context: Context) -> pb.ScoreStreamResponse:

@@ -25,8 +25,7 @@ from latentserve.errors import BundleError
 from latentserve.inputs import INPUT, TensorSpec
 from service.engine.providers import DeviceConfig, open_sessions
 from service.engine.runners import DeviceRunner, HostRunner, Value, on_host
-from service.scheduling.batching import Piece
-from service.scheduling.queue import Tensors
+from service.scheduling.queue import Piece, Tensors
 
 
 @dataclass

@@ -18,7 +18,7 @@ from latentserve.images import ImageError, decode_image, image_pixels
 from latentserve.inputs import AudioInput, ImageInput, TensorSpec
 from latentserve.tensors import kind_of, view_of
 from latentserve.v1 import embedding_pb2 as pb
-from service.scheduling.decoding_queue import ITEM_WEIGHT, Turns
+from service.scheduling.decoding_queue import ITEM_WEIGHT, DecodingQueue
 
 LOOP_ITEMS, LOOP_BYTES = 8, 2**15
 """Of requests up to this the event loop reads the headers: 20 us each, 10 ms of the most spiteful file of that size.
@@ -74,7 +74,7 @@ class Arriving:
 
 
 class Decoder:
-    """Turns the input messages of one model into rows.
+    """DecodingQueue the input messages of one model into rows.
 
     Args:
         expected: what one row is; its modality says how files are decoded.
@@ -87,11 +87,11 @@ class Decoder:
         limits: of a request.
     """
 
-    def __init__(self, expected: ImageInput | AudioInput, limits: Limits, threads: Executor | Turns) -> None:
+    def __init__(self, expected: ImageInput | AudioInput, limits: Limits, threads: Executor | DecodingQueue) -> None:
         self.spec = expected.spec
         self.limits = limits
         self._expected = expected
-        self._turns = threads if isinstance(threads, Turns) else Turns(threads)
+        self._turns = threads if isinstance(threads, DecodingQueue) else DecodingQueue(threads)
 
     def arriving(self, message: pb.Input, size_bytes: int) -> Arriving:
         """What a request's input, a message of so many bytes, will take.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -15,7 +16,6 @@ from prometheus_client.process_collector import ProcessCollector
 
 import latentserve
 from latentserve.bundle import Manifest
-from service.models.decisions import Verdicts
 from service.observing.monitor import Monitor
 
 SECONDS = (15e-6, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
@@ -248,17 +248,18 @@ class Metrics:
             metric.remove_by_labels({"model": model})
         self._answered = {key: children for key, children in self._answered.items() if key[1] != model}
 
-    def judged(self, model: str, version: str, verdicts: Verdicts) -> None:
-        """Counts the decisions of a call."""
+    def decided(
+        self, model: str, version: str, num_flagged: int, num_not_finite: int, p_values: Sequence[float]
+    ) -> None:
+        """Counts the decisions of a call, whose rows have these marginal p-values: one meaning for every guarantee."""
         if model in self._gone:
             return
-        num_flagged = int(verdicts.flagged.sum())
         self.judged_rows.labels(model, version, "true").inc(num_flagged)
-        self.judged_rows.labels(model, version, "false").inc(len(verdicts.flagged) - num_flagged)
-        self.not_finite_scores.labels(model, version).inc(verdicts.num_not_finite)
-        p_value = self.p_value.labels(model, version)
-        for p in verdicts.marginal_p_values:  # one meaning, whatever guarantee a caller asked for
-            p_value.observe(p)
+        self.judged_rows.labels(model, version, "false").inc(len(p_values) - num_flagged)
+        self.not_finite_scores.labels(model, version).inc(num_not_finite)
+        observed = self.p_value.labels(model, version)
+        for p in p_values:
+            observed.observe(p)
 
 
 def _alarm(monitor: Monitor, kind: str) -> float:

@@ -1,4 +1,4 @@
-"""The door of a queue: room for rows is kept from the moment that a request is known, before anything of it is decoded.
+"""Admission to a queue: room for rows is reserved when a request is known, before anything of it is decoded.
 
 The contract, each point of which has a test in tests/service/scheduling/test_admission.py:
 
@@ -48,7 +48,7 @@ class QueueConfig:
     window_seconds: float = 0.0
 
 
-class Place:
+class Reservation:
     """Room kept for rows that are on their way. A `with` block gives back what was not used.
 
     Attributes:
@@ -58,8 +58,8 @@ class Place:
         kept: whether the room is still held.
     """
 
-    def __init__(self, door: Door, rows: int, size_bytes: int, deadline: float) -> None:
-        self._door = door
+    def __init__(self, admission: Admission, rows: int, size_bytes: int, deadline: float) -> None:
+        self._admission = admission
         self.rows = rows
         self.size_bytes = size_bytes
         self.deadline = deadline
@@ -71,17 +71,17 @@ class Place:
 
     def use(self) -> None:
         """Its rows come to wait this moment. Raises Unavailable if nobody serves the queue any more."""
-        if self._door.closed:
+        if self._admission.closed:
             raise Unavailable("the server stopped before the rows ran")
         self.kept = False
-        self._door.forget(self)  # whoever lets them wait tells of it
+        self._admission.forget(self)  # whoever lets them wait tells of it
 
     def give_back(self) -> None:
         """Gives the room back; once, however often it is called."""
         if self.kept:
             self.kept = False
-            self._door.forget(self)
-            self._door.changed()
+            self._admission.forget(self)
+            self._admission.changed()
 
     def __enter__(self) -> Self:
         return self
@@ -90,11 +90,11 @@ class Place:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self.kept:
-            self._door.lost(self, error)
+            self._admission.lost(self, error)
             self.give_back()
 
 
-class Door:
+class Admission:
     """Of one queue.
 
     Args:
@@ -124,13 +124,13 @@ class Door:
         self._dropped = dropped
         self.changed = changed
         self._clock = clock
-        self._arrivals: dict[Place, float] = {}  # the oldest first
+        self._arrivals: dict[Reservation, float] = {}  # the oldest first
         self.rows = 0
         self.size_bytes = 0
         self.shut = False
         self.closed = False
 
-    def enter(self, bounds: QueueConfig, rows: int, size_bytes: int, deadline: float, priority: int) -> Place:
+    def enter(self, bounds: QueueConfig, rows: int, size_bytes: int, deadline: float, priority: int) -> Reservation:
         """Keeps room.
 
         Raises:
@@ -156,25 +156,25 @@ class Door:
             )
         self.rows += rows
         self.size_bytes += size_bytes
-        place = Place(self, rows, size_bytes, deadline)
-        self._arrivals[place] = self._clock()
-        return place
+        reservation = Reservation(self, rows, size_bytes, deadline)
+        self._arrivals[reservation] = self._clock()
+        return reservation
 
     def first_arrival(self) -> float:
         """When the oldest came of those for whose rows room is kept; infinity if there are none."""
         return next(iter(self._arrivals.values()), math.inf)
 
-    def forget(self, place: Place) -> None:
+    def forget(self, reservation: Reservation) -> None:
         """Its room is free again."""
-        del self._arrivals[place]
-        self.rows -= place.rows
-        self.size_bytes -= place.size_bytes
+        del self._arrivals[reservation]
+        self.rows -= reservation.rows
+        self.size_bytes -= reservation.size_bytes
 
-    def lost(self, place: Place, error: BaseException | None) -> None:
+    def lost(self, reservation: Reservation, error: BaseException | None) -> None:
         """Rows for which room was kept will not come: tells why."""
         reason = reason_of(error)
-        has_expired = reason == "cancelled" and place.deadline <= self._clock()
-        self._dropped("expired" if has_expired else reason, place.rows)
+        has_expired = reason == "cancelled" and reservation.deadline <= self._clock()
+        self._dropped("expired" if has_expired else reason, reservation.rows)
 
 
 LOW_SHARE = 0.5

@@ -1,4 +1,4 @@
-"""Turns at the threads that decode: whose files are decoded when, and whose not at all.
+"""DecodingQueue at the threads that decode: whose files are decoded when, and whose not at all.
 
 The contract, each point of which has a test in tests/service/scheduling/test_decoding_queue.py:
 
@@ -32,7 +32,7 @@ from latentserve.cpus import available_cpus
 from latentserve.errors import DeadlineExceeded, Overloaded, Unavailable
 from service.scheduling.admission import lets_in
 from service.scheduling.pace import Pace
-from service.scheduling.queue import Part, WaitingLine
+from service.scheduling.queue import Part, PriorityQueue
 
 UNIT_ITEMS = 8
 """Files of a unit at most: enough to hide the cost of handing them over."""
@@ -43,7 +43,7 @@ ITEM_WEIGHT = 5_000
 
 
 @dataclass(frozen=True)
-class TurnsConfig:
+class DecodingConfig:
     """What may wait to be decoded or be decoded, of all models together.
 
     Attributes:
@@ -108,7 +108,7 @@ class Files:
         self.work = None
 
 
-class Turns:
+class DecodingQueue:
     """In front of the threads that decode for all models.
 
     Args:
@@ -126,7 +126,7 @@ class Turns:
     def __init__(
         self,
         pool: Executor,
-        config: TurnsConfig = TurnsConfig(),
+        config: DecodingConfig = DecodingConfig(),
         num_cpus: int = 0,
         decoded: Callable[[int, int], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -136,7 +136,7 @@ class Turns:
         self._num_cpus = num_cpus or available_cpus()
         self._decoded = decoded
         self._clock = clock
-        self._line = WaitingLine[Files]()
+        self._waiting = PriorityQueue[Files]()
         self._pace = Pace()
         self._at_work: list[Files] = []  # once for each of their units
         self._weight = 0  # of all that waits or is at work
@@ -188,7 +188,7 @@ class Turns:
         """
         future = asyncio.get_running_loop().create_future()
         files = Files(work, weights, deadline, priority, self._clock(), future, len(weights), counted)
-        self._line.add(files)
+        self._waiting.add(files)
         self._weight += sum(weights)
         self._pick()
         try:
@@ -207,16 +207,16 @@ class Turns:
     def _pick(self) -> None:
         """Begins with the most urgent files that are still wanted, as long as there is a thread for them."""
         while True:
-            for files in self._line.pop_expired(self._clock()):
+            for files in self._waiting.pop_expired(self._clock()):
                 self._expire(files)
-            urgent = self._line.most_urgent()
+            urgent = self._waiting.most_urgent()
             if urgent is None or not self._has_thread(urgent):
                 return
             if self._is_hopeless(urgent):
                 self._expire(urgent)
             else:
-                self._start(self._line.take(_unit(urgent))[0])
-                self._line.let_pass(urgent)
+                self._start(self._waiting.take(_unit(urgent))[0])
+                self._waiting.let_pass(urgent)
 
     def _has_thread(self, files: Files) -> bool:
         left = self._num_cpus - len(self._at_work)
@@ -224,7 +224,7 @@ class Turns:
 
     def _is_hopeless(self, files: Files) -> bool:
         """Whether it could not be done in time even with all threads, while others wait for them."""
-        if files.deadline == math.inf or not self._pace.known or self._line.rows <= files.waiting:
+        if files.deadline == math.inf or not self._pace.known or self._waiting.rows <= files.waiting:
             return False
         return self._clock() + self._seconds(sum(files.weights[files.taken :])) > files.deadline
 
@@ -267,7 +267,7 @@ class Turns:
 
     def _leave(self, files: Files) -> None:
         self._weight -= sum(files.weights[files.taken :])
-        self._line.leave(files)
+        self._waiting.leave(files)
 
 
 def _unit(files: Files) -> int:

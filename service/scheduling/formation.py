@@ -17,7 +17,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from service.scheduling.pace import SLOW, Pace
-from service.scheduling.queue import Job, Slice, WaitingLine, split
+from service.scheduling.queue import Job, PriorityQueue, Slice, split
 
 SHARE = 0.25
 """Of the engine's time. With `KEPT` it leaves half; half as much saved fewer in a hurry than it was worth (ADR 19)."""
@@ -25,7 +25,7 @@ KEPT = 2 / 3
 """Of the rows that whole batches would have run; with a quarter of their places taken by others, that is half."""
 
 
-class Cutter:
+class BatchFormation:
     """Decides on the size of each batch, and learns from those that ran.
 
     Attributes:
@@ -40,7 +40,7 @@ class Cutter:
 
     def smallest(self, whole: int) -> int:
         """Rows of the smallest batch that account 1 can pay for, of at most `whole`."""
-        return self.pace.smallest_worth_cutting(whole, SHARE, self._credit_seconds) if self.pace.known else whole
+        return self.pace.smallest_worth_forming(whole, SHARE, self._credit_seconds) if self.pace.known else whole
 
     def margin(self, waiting: int, num_rows: int) -> float:
         """Seconds that a row must have left to go into a batch of so many, if more of them wait; else it is dropped."""
@@ -61,7 +61,7 @@ class Cutter:
         return min(fitting, whole)
 
     def share(self, parts: Sequence[Slice], num_rows: int, whole: int) -> tuple[list[Slice], list[Slice]]:
-        """What of a whole batch goes into one of `num_rows`, and what goes back into the line."""
+        """What of a whole batch goes into one of `num_rows`, and what goes back into the waiting."""
         in_order, others = split(parts, num_rows)
         self._cut_short = bool(others)
         if not self.pace.known:
@@ -79,15 +79,15 @@ class Cutter:
         self._owed_rows = min(max(owed, -whole), whole) if others or num_rows >= whole else 0.0
         return in_order, others
 
-    def window_end(self, line: WaitingLine[Job], window_seconds: float) -> float:
+    def window_end(self, waiting: PriorityQueue[Job], window_seconds: float) -> float:
         """So long after the first arrival, or when half of the time is gone until the earliest deadline.
 
         Sooner if a batch may take more than the other half.
         """
-        end, first = line.first_arrival() + window_seconds, line.earliest()
+        end, first = waiting.first_arrival() + window_seconds, waiting.earliest()
         if first is None:
             return end
-        run = self.pace.slow_seconds(line.rows) if self.pace.known else 0.0
+        run = self.pace.slow_seconds(waiting.rows) if self.pace.known else 0.0
         return min(end, first.deadline - max(run, (first.deadline - first.arrived) / 2))
 
     def learn(self, num_rows: int, seconds: float, whole: int) -> None:

@@ -26,7 +26,7 @@ class Observer(Protocol):
     def waited(self, seconds: float, rows: int) -> None:
         """Rows left the queue for a batch after so long."""
 
-    def cut(self, why: str) -> None:
+    def formed(self, why: str) -> None:
         """A batch was cut: `full`, `free` (the engine was) or `window` (it had waited)."""
 
     def executed(self, rows: int, dead_rows: int, seconds: float) -> None:

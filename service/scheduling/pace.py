@@ -63,7 +63,7 @@ class Pace:
             within = max(within, self._tried())
         return max(1, within)
 
-    def smallest_worth_cutting(self, whole: int, share: float, credit: float) -> int:
+    def smallest_worth_forming(self, whole: int, share: float, credit: float) -> int:
         """Rows of the smallest batch that wastes no more than that share of its own time, and the credit in seconds.
 
         What a small batch wastes is the overhead that a whole one would have spread over the rows that now wait.

@@ -10,7 +10,7 @@ import asyncio
 import heapq
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
@@ -154,7 +154,26 @@ Slice = Part[Job]
 """In a batch."""
 
 
-class WaitingLine(Generic[W]):
+class Piece(NamedTuple):
+    """Rows of one request inside a batch, and the names of the tensors it wants."""
+
+    rows: NDArray[Any]
+    wants: frozenset[str]
+
+
+Execute = Callable[[Sequence[Piece]], Awaitable[Sequence[Tensors]]]
+"""Runs a batch: one dict of tensors per piece, each with as many rows as the piece. Raises if it cannot."""
+
+
+def checked(pieces: Sequence[Piece], results: Sequence[Tensors]) -> Sequence[Tensors]:
+    """The results. Raises RuntimeError if they are not as many: somebody would wait for ever, or get another's rows."""
+    expected, got = [len(piece.rows) for piece in pieces], [num_rows_of(one) for one in results]
+    if got != expected:
+        raise RuntimeError(f"engine: got {got} rows for its pieces, expected {expected}")
+    return results
+
+
+class PriorityQueue(Generic[W]):
     """Jobs by priority, then deadline, then arrival.
 
     Jobs that leave stay in the heaps as empty places until they reach the top or outnumber the rest.

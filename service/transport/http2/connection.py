@@ -1,7 +1,7 @@
 """One TCP connection of HTTP/2 on asyncio: its life, from the preface to the last frame.
 
-Bytes go through `Cutter` (bytes to frames), `Incoming` (frames to streams) and the application; answers go out through
-`Outgoing`. Here is what is left: when to read, when to close, and why.
+Bytes go through `FrameReader` (bytes to frames), `Incoming` (frames to streams) and the application; answers go out
+through `Outgoing`. Here is what is left: when to read, when to close, and why.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import cast
 from service.transport.http2 import frames as wire
 from service.transport.http2.blocks import Blocks
 from service.transport.http2.budget import Share, Shared
-from service.transport.http2.frame_reader import Cutter
+from service.transport.http2.frame_reader import FrameReader
 from service.transport.http2.guard import Guard
 from service.transport.http2.incoming import Incoming
 from service.transport.http2.outgoing import Outgoing
@@ -54,7 +54,7 @@ class Connection(asyncio.Protocol):
         self._out: Outgoing
         self._incoming: Incoming
         self._blocks: Blocks
-        self._cutter = Cutter(limits.frame_bytes)
+        self._reader = FrameReader(limits.frame_bytes)
         self._patience: Patience
         self.streams = Streams(limits.closed_streams, self._on_close)
         self.reason = "client"
@@ -104,7 +104,7 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """The peer reads again."""
         self._out.stall(False)
-        if self._cutter.more():
+        if self._reader.more():
             self._turn_later()
         self._read_if_due()
 
@@ -112,7 +112,7 @@ class Connection(asyncio.Protocol):
         """Takes what came, as much of it as is its turn."""
         self._heard = True
         if not self._failed:
-            self._cutter.feed(data)
+            self._reader.feed(data)
             if not self._turn_due:
                 self._turn()
 
@@ -120,10 +120,10 @@ class Connection(asyncio.Protocol):
         self._turn_due = False
         work = 0
         try:
-            while not (self._failed or self._out.stalled) and (frame := self._cutter.cut()) is not None:
+            while not (self._failed or self._out.stalled) and (frame := self._reader.next_frame()) is not None:
                 work += self._incoming.take(*frame)
                 if work >= self.limits.turn_work:
-                    if self._cutter.more():
+                    if self._reader.more():
                         self._turn_later()
                     break
         except wire.ProtocolError as error:
@@ -239,12 +239,12 @@ class Connection(asyncio.Protocol):
             return "preface", 0
         if self._blocks.open:
             return "headers", self._blocks.stream_id
-        num_bytes, kind, of_stream = self._cutter.partial()
+        num_bytes, kind, of_stream = self._reader.partial()
         body = kind == wire.DATA and of_stream in self.streams and not self.streams[of_stream].ended
-        return ("frame", self._cutter.num_cut) if num_bytes and not body else ("", 0)
+        return ("frame", self._reader.num_frames) if num_bytes and not body else ("", 0)
 
     def _look_at_bodies(self, now: float) -> None:
-        num_bytes, _, of_stream = self._cutter.partial()
+        num_bytes, _, of_stream = self._reader.partial()
         for stream in [one for one in self.streams.values() if not one.ended]:
             got = stream.got + (num_bytes if stream.id == of_stream else 0)
             if not stream.reading or not stream.moved or got - stream.marked >= self.limits.body_bytes:

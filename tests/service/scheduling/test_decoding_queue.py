@@ -1,4 +1,4 @@
-"""Turns at the threads that decode, point by point (the numbers are those of service/scheduling/decoding_queue.py)."""
+"""The queue before the threads that decode, point by point (numbers are those of service/scheduling/decoding_queue.py)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from latentserve.errors import DeadlineExceeded, LatentserveError, Overloaded, Unavailable
-from service.scheduling.decoding_queue import UNIT_ITEMS, UNIT_WEIGHT, Turns, TurnsConfig
+from service.scheduling.decoding_queue import UNIT_ITEMS, UNIT_WEIGHT, DecodingConfig, DecodingQueue
 from tests.fakes import FOREVER, FakeClock, FakePool
 
 SMALL, LARGE = 1, UNIT_WEIGHT
@@ -22,9 +22,9 @@ SMALL, LARGE = 1, UNIT_WEIGHT
 
 @dataclass
 class Desk:
-    """Turns at threads that are faked. Keeps which files were done, in order, and what was told of them."""
+    """DecodingQueue at threads that are faked. Keeps which files were done, in order, and what was told of them."""
 
-    config: TurnsConfig = field(default_factory=TurnsConfig)
+    config: DecodingConfig = field(default_factory=DecodingConfig)
     num_cpus: int = 1
     clock: FakeClock = field(default_factory=FakeClock)
     pool: FakePool = field(default_factory=FakePool)
@@ -33,7 +33,9 @@ class Desk:
     seconds_per_file: float = 0.0
 
     def __post_init__(self) -> None:
-        self.turns = Turns(self.pool, self.config, self.num_cpus, lambda *told: self.told.append(told), self.clock)
+        self.turns = DecodingQueue(
+            self.pool, self.config, self.num_cpus, lambda *told: self.told.append(told), self.clock
+        )
 
     def take(self, name: str, weights: Sequence[int], broken: int = -1, **urgency: Any) -> Coroutine[Any, Any, None]:
         def work(place: int) -> None:
@@ -65,7 +67,7 @@ class Desk:
 
     def is_empty(self) -> bool:
         turns = self.turns
-        held = turns.size_bytes, turns.pixels, turns._weight, turns._line.rows, len(turns._at_work)
+        held = turns.size_bytes, turns.pixels, turns._weight, turns._waiting.rows, len(turns._at_work)
         return held == (0, 0, 0, 0, 0)
 
 
@@ -276,7 +278,7 @@ def test_3_alone_it_is_tried_for_an_estimate_may_be_wrong() -> None:
 
 def test_4_bytes_and_pixels_are_bounded_with_a_hint_when_to_come_again() -> None:
     async def body() -> None:
-        desk = Desk(TurnsConfig(max_bytes=100, max_pixels=10 * LARGE), num_cpus=2, seconds_per_file=2.0)
+        desk = Desk(DecodingConfig(max_bytes=100, max_pixels=10 * LARGE), num_cpus=2, seconds_per_file=2.0)
         turns = desk.turns
         with turns.room(60, 0, 0), turns.room(0, 6 * LARGE, 0):
             with pytest.raises(Overloaded, match="60 of 100 bytes wait, 41 came$") as refused, turns.room(41, 0, 0):
@@ -303,7 +305,7 @@ def test_4_bytes_and_pixels_are_bounded_with_a_hint_when_to_come_again() -> None
 
 
 def test_4_callers_of_low_priority_shut_nobody_out() -> None:
-    turns = Desk(TurnsConfig(max_bytes=100, max_pixels=100)).turns
+    turns = Desk(DecodingConfig(max_bytes=100, max_pixels=100)).turns
     with turns.room(90, 90, -1):  # it comes in while less than half is taken, and then is in
         with pytest.raises(Overloaded, match="90 of 100 bytes wait, 5 came, of low priority$"), turns.room(5, 0, -1):
             pass
@@ -318,7 +320,7 @@ def test_threads_do_all_of_it_once() -> None:
     async def body() -> None:
         done: list[int] = []
         with ThreadPoolExecutor(3) as pool:
-            turns = Turns(pool, num_cpus=2)
+            turns = DecodingQueue(pool, num_cpus=2)
             await asyncio.gather(*(turns.take(done.append, [LARGE, SMALL] * 20) for _ in range(5)))
         assert sorted(done) == sorted([*range(40)] * 5)
 
