@@ -86,8 +86,12 @@ class Config(BaseSettings):
     transport: Literal["http2", "grpcio"] = Field("http2", description="our own HTTP/2, or grpcio's server")
     tls_certificate: Path | None = Field(None, description="PEM file: our certificate, then its chain; gRPC speaks TLS")
     tls_key: Path | None = Field(None, description="PEM file: the certificate's key, not encrypted")
-    tls_client_ca: Path | None = Field(None, description="PEM file: only clients with a certificate signed by these")
-    tokens: Path | None = Field(None, description="TOML file of bearer tokens: only who shows one of them may call")
+    tls_client_ca: Path | None = Field(
+        None, description="PEM file: only clients whose certificate one of these has signed"
+    )
+    tokens: Path | None = Field(
+        None, description="TOML file of bearer tokens: only clients that show one of them may call"
+    )
     open_health: bool = Field(True, description="health, and /ready beside the metrics, need no token")
     open_reflection: bool = Field(False, description="reflection needs no token")
     open_metrics: bool = Field(False, description="the page of metrics needs no token; else an administrator's")
@@ -125,7 +129,7 @@ class Config(BaseSettings):
     max_decoding_pixels: int = Field(
         2_000_000_000, ge=1, le=MOST_BYTES, description="pixels of images that may wait to be decoded, of all models"
     )
-    monitor_window_rows: int = Field(1000, ge=10, le=1_000_000, description="scored rows the monitor looks back on")
+    monitor_window_rows: int = Field(1000, ge=10, le=1_000_000, description="scored rows that the monitor compares")
     monitor_level: float = Field(0.01, gt=0, le=0.2, description="probability that the monitor alarms in error")
     stuck_batch_seconds: float = Field(
         30.0, gt=0, le=A_DAY, description="a batch that runs longer is stuck: we are not ready until it has ended"

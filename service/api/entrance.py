@@ -16,7 +16,7 @@ def entered(access: Access | None, path: str, authorization: str | None, call: A
         access: the tokens; None: everybody may.
         path: of the call.
         authorization: the header, if there is one.
-        call: what would answer; None for a method that there is not. A refusal is counted as its answer.
+        call: what would answer; None for a method that there is not. A rejection is counted as its answer.
     """
     if access is None:
         return call

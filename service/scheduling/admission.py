@@ -2,12 +2,12 @@
 
 The contract, each point of which has a test in tests/service/scheduling/test_admission.py:
 
- 1. What is kept counts like what waits, against the queue's bounds in rows and bytes. Over them, while draining and
-    past the deadline a request is refused at once, and counted.
- 2. Rows for which room is kept become rows that wait without being asked again.
+ 1. What is reserved counts like what waits, against the queue's bounds in rows and bytes. Over them, while draining
+    and past the deadline a request is rejected at once, and counted.
+ 2. Rows for which room is reserved come to wait without another check.
  3. Room is given back exactly once, whichever way the request goes; if its rows never come to wait, they are counted
     by why.
- 4. Callers of low priority come in only while less than half of the room is taken, so that they shut out nobody.
+ 4. Requests of low priority are admitted only while less than half of the room is taken, so that they shut out nobody.
 
 One event loop, not thread-safe.
 """
@@ -49,13 +49,13 @@ class QueueConfig:
 
 
 class Reservation:
-    """Room kept for rows that are on their way. A `with` block gives back what was not used.
+    """Room reserved for rows that are on their way. A `with` block gives back what was not used.
 
     Attributes:
         rows: for which there is room.
         size_bytes: of them.
-        deadline: of their caller.
-        kept: whether the room is still held.
+        deadline: of their request.
+        kept: whether the room is still reserved.
     """
 
     def __init__(self, admission: Admission, rows: int, size_bytes: int, deadline: float) -> None:
@@ -70,7 +70,7 @@ class Reservation:
         return self.kept and rows <= self.rows and size_bytes <= self.size_bytes
 
     def use(self) -> None:
-        """Its rows come to wait this moment. Raises Unavailable if nobody serves the queue any more."""
+        """Its rows begin to wait now. Raises Unavailable if nobody serves the queue any more."""
         if self._admission.closed:
             raise Unavailable("the server stopped before the rows ran")
         self.kept = False
@@ -95,19 +95,19 @@ class Reservation:
 
 
 class Admission:
-    """Of one queue.
+    """Admits requests to one queue.
 
     Args:
         waiting: what waits behind it.
         retry_after: seconds until so many rows that are held will have run.
-        dropped: is told of rows that do not come in, by reason.
-        changed: is told that room was given back.
+        dropped: called with rows that are not admitted, by reason.
+        changed: called when room was given back.
         clock: seconds, monotonic.
 
     Attributes:
-        rows: for which room is kept.
+        rows: for which room is reserved.
         size_bytes: of them.
-        shut: refuses what comes; for what is kept rows may still come.
+        shut: rejects what comes; rows for which room is reserved may still come.
         closed: nobody serves the queue any more.
     """
 
@@ -131,12 +131,12 @@ class Admission:
         self.closed = False
 
     def enter(self, bounds: QueueConfig, rows: int, size_bytes: int, deadline: float, priority: int) -> Reservation:
-        """Keeps room.
+        """Reserves room.
 
         Raises:
             Unavailable: draining.
             DeadlineExceeded: the deadline has passed.
-            Overloaded: there is no room; says when to come again.
+            Overloaded: there is no room; says when to retry.
         """
         if self.shut:
             self._dropped("draining", rows)
@@ -161,7 +161,7 @@ class Admission:
         return reservation
 
     def first_arrival(self) -> float:
-        """When the oldest came of those for whose rows room is kept; infinity if there are none."""
+        """When the oldest came of the requests that hold reservations; infinity if there are none."""
         return next(iter(self._arrivals.values()), math.inf)
 
     def forget(self, reservation: Reservation) -> None:
@@ -171,18 +171,18 @@ class Admission:
         self.size_bytes -= reservation.size_bytes
 
     def lost(self, reservation: Reservation, error: BaseException | None) -> None:
-        """Rows for which room was kept will not come: tells why."""
+        """Rows for which room was reserved will not come: counts them by why."""
         reason = reason_of(error)
         has_expired = reason == "cancelled" and reservation.deadline <= self._clock()
         self._dropped("expired" if has_expired else reason, reservation.rows)
 
 
 LOW_SHARE = 0.5
-"""Of the room that callers of low priority may find taken and still come in."""
+"""Of the room that may be taken while requests of low priority are still admitted."""
 
 
 def lets_in(priority: int, taken: float) -> bool:
-    """Whether one of this priority comes in, of the room a share being taken."""
+    """Whether a request of this priority is admitted while such a share of the room is taken."""
     return priority >= 0 or taken < LOW_SHARE
 
 

@@ -2,19 +2,19 @@
 
 The contract, each point of which has a test in tests/service/scheduling/test_batching.py:
 
- 1. Rows are counted, not requests. A batch is cut late: when the engine is free, from all that waits, up to
-    `max_batch_rows`. A request larger than that is cut into pieces. With `window_seconds` a batch that is not full
+ 1. Rows are counted, not requests. A batch is formed late: when the engine is free, from all that waits, up to
+    `max_batch_rows`. A request larger than that is split into pieces. With `window_seconds` a batch that is not full
     waits that long after its first arrival, no longer, and no longer than deadlines allow. Nothing polls or sleeps.
  2. Highest priority first; within a priority the earliest deadline first; then the earliest arrival.
  3. What has expired or been cancelled is dropped before it costs a forward pass, and counted. Under overload so is what
-    would expire inside the next batch, and batches are cut so that they fit into the deadlines they serve, as far as
-    that leaves the others at least half of their throughput (`cutting`).
- 4. Neighbours never feel each other. A caller who cancels leaves the others whole. A batch that fails is run again
-    in halves, until what fails is one request alone.
+    would expire inside the next batch, and batches are formed so that they fit into the deadlines they serve, as far as
+    that leaves the others at least half of their throughput (`formation`).
+ 4. Co-batched requests do not affect each other. A client that cancels leaves the others whole. A batch that fails is
+    run again in halves, until what fails is one request alone.
  5. n rows in, n rows out, in order; each future is resolved exactly once, and each row counted once: run or dropped.
- 6. The queue is bounded in rows and in bytes, those that `reserve` keeps room for included (`admission`). Over it both raise
-    Overloaded at once, with a hint when to come again. Expired work raises DeadlineExceeded. While draining they raise
-    Unavailable; what was accepted is still answered.
+ 6. The queue is bounded in rows and in bytes, those that `reserve` keeps room for included (`admission`). Over the
+    bounds both raise Overloaded at once, with a hint when to retry. Expired work raises DeadlineExceeded. While
+    draining they raise Unavailable; what was accepted is still answered.
  7. Queues that share a `slot` (one device) take turns, batch by batch.
 
 Knows asyncio and numpy: no gRPC, no ONNX Runtime, no Prometheus. One event loop, not thread-safe.
@@ -131,7 +131,7 @@ class BatchQueue:
                 await self._fill_window()
                 async with self._slot:
                     batch = self._gather()
-                    # Nothing to run though rows wait: their callers were cancelled this very moment; let them leave.
+                    # Nothing to run though rows wait: their calls were cancelled this very moment; let them leave.
                     await (self._run_batch(batch) if batch else asyncio.sleep(0))
         except Exception:
             self._abandon("failed", InternalError("the queue failed before the rows ran; the server's log says why"))
@@ -141,12 +141,12 @@ class BatchQueue:
             raise
 
     def drain(self) -> None:
-        """Refuses what comes from now on; `run` returns when what has been accepted is answered."""
+        """Rejects what comes from now on; `run` returns when what has been accepted is answered."""
         self._draining = self._admission.shut = True
         self._changed.set()
 
     def close(self) -> None:
-        """Refuses what comes from now on, and what waits: nobody will run it."""
+        """Rejects what comes from now on, and what waits: nobody will run it."""
         self.drain()
         self._admission.closed = True
         self._abandon("draining", Unavailable("the server stopped before the rows ran"))
@@ -194,7 +194,7 @@ class BatchQueue:
                 await asyncio.wait_for(self._changed.wait(), left)
 
     def _gather(self) -> list[Slice]:
-        """Cuts a batch, now and no earlier: the most urgent rows that are still wanted."""
+        """Forms a batch, now and no earlier: the most urgent rows that are still wanted."""
         waiting, formation, whole = self._waiting, self._formation, self.config.max_batch_rows
         self._drop_expired()
         self._drop_expired(formation.margin(waiting.rows, formation.smallest(whole)))
@@ -246,7 +246,7 @@ class BatchQueue:
         self._fail(batch[0].job, error, "failed")
 
     def _still_wanted(self, part: Slice) -> bool:
-        """False, and counted, if the caller left between the cut and now (a batch that is run again)."""
+        """False, and counted, if the client left after the batch was formed (a batch that is run again)."""
         job = part.job
         expired = not job.future.done() and job.deadline <= self._clock()
         if expired:

@@ -1,17 +1,17 @@
-"""DecodingQueue at the threads that decode: whose files are decoded when, and whose not at all.
+"""The queue before the threads that decode: whose files are decoded when, and whose not at all.
 
 The contract, each point of which has a test in tests/service/scheduling/test_decoding_queue.py:
 
  1. As many units are at work as there are CPUs. The next one is picked when one of them is done, no earlier: the most
-    urgent files by the order in which rows run (`waiting`): priority, then deadline, then arrival. Requests that are
+    urgent files by the order in which rows run (`queue`): priority, then deadline, then arrival. Requests that are
     equally urgent take turns, unit by unit: one of a single file does not wait for one of a thousand.
  2. A unit is a few files of one request, and one alone if it is large. What is more urgent than all that are at work
     does not wait for one of them to end: there is one thread more than CPUs for it.
- 3. Files whose caller has cancelled, whose deadline has passed or of whose request another one is broken are not
+ 3. Files whose client has cancelled, whose deadline has passed or of whose request another one is broken are not
     decoded. While others wait, neither are those of a request that could not be decoded in time at the pace learned.
  4. Bytes and pixels that wait or are at work are bounded. Over it `room` raises Overloaded at once, with a hint when
-    to come again. Callers of low priority come in only while less than half is taken.
- 5. Each caller's future is resolved exactly once; what it waited for is given back then.
+    to retry. Requests of low priority are admitted only while less than half is taken.
+ 5. Each request's future is resolved exactly once; what it waited for is given back then.
 
 Knows asyncio and threads: no files, no gRPC, no ONNX Runtime, no Prometheus. One event loop, not thread-safe.
 """
@@ -62,12 +62,12 @@ class Files:
     Attributes:
         work: does one, by its place.
         weights: of each, in pixels.
-        deadline: on the clock of the turns.
+        deadline: on the clock of the queue.
         priority: larger goes first.
         arrived: on that clock.
         future: resolved when the last one is done.
         num_rows: how many there are.
-        counted: whether they are told of when they are done.
+        counted: whether they are reported when they are done.
         taken: how many have gone to work.
         place: among the arrivals.
         num_units: at work now.
@@ -98,7 +98,7 @@ class Files:
         return -self.priority, self.deadline
 
     @property
-    def has_gone(self) -> bool:
+    def is_unwanted(self) -> bool:
         """Whether nobody waits for them any more."""
         future = self.future
         return future.cancelled() or (future.done() and isinstance(future.exception(), DeadlineExceeded))
@@ -109,13 +109,13 @@ class Files:
 
 
 class DecodingQueue:
-    """In front of the threads that decode for all models.
+    """Files of all models wait in it for the threads that decode.
 
     Args:
         pool: the threads, one more than CPUs.
         config: bounds.
         num_cpus: units at work at once, but for one that is more urgent than they are.
-        decoded: is told of files that were done, and of how many of them nobody waited for any more.
+        decoded: called with how many files were done, and of how many of them nobody waited for any more.
         clock: seconds, monotonic; deadlines are on this clock.
 
     Attributes:
@@ -251,7 +251,7 @@ class DecodingQueue:
             if num_done:
                 self._pace.learn(sum(files.weights[start : start + num_done]), seconds)
             if self._decoded is not None and files.counted:
-                self._decoded(num_done, num_done if files.has_gone else 0)
+                self._decoded(num_done, num_done if files.is_unwanted else 0)
         if not files.future.done():
             if error is not None:
                 files.future.set_exception(error)

@@ -1,13 +1,13 @@
-"""How many rows the next batch takes, and whose: small batches for callers in a hurry, paid for by nobody else.
+"""How a batch is formed: of how many rows, and whose. Small batches serve requests in a hurry at nobody else's cost.
 
-A batch answers all its rows at its end, so a caller in a hurry is served by a small one. But a batch costs an overhead
+A batch answers all its rows at its end, so a request in a hurry is served by a small one. But a batch costs an overhead
 however small it is, and rows that do not fit wait. Two accounts bound what that costs the others (ADR 19):
 
- 1. Time. Cutting may waste `SHARE` of the engine's time and no more. A caller who could be saved only by wasting more
-    is not saved, and no batch is cut for him.
- 2. Rows. A cut batch keeps places for those whom a whole batch suits: `KEPT` of what whole batches would give them.
+ 1. Time. Small batches may waste `SHARE` of the engine's time and no more. A request that could be saved only by
+    wasting more is not saved, and no small batch is formed for it.
+ 2. Rows. A small batch keeps places for those whom a whole batch suits: `KEPT` of what whole batches would give them.
 
-Together: beside callers who fill up to a quarter of a batch, all others keep at least half of their throughput,
+Together: beside clients that fill up to a quarter of a batch, all others keep at least half of their throughput,
 whatever deadlines and priorities those ask for, and whatever a batch costs.
 """
 
@@ -26,7 +26,7 @@ KEPT = 2 / 3
 
 
 class BatchFormation:
-    """Decides on the size of each batch, and learns from those that ran.
+    """Decides on the rows of each batch, and learns from those that ran.
 
     Attributes:
         pace: what batches take.
@@ -49,8 +49,8 @@ class BatchFormation:
     def rows(self, urgent: Job | None, now: float, whole: int) -> int:
         """Rows of the next batch, at most `whole`.
 
-        A batch may take half of what the most urgent caller gave in all: then rows that arrive while one batch runs are
-        answered by the next. Where that is too dear, it may take what he has left.
+        A batch may take half of what the most urgent request gave in all: rows that arrive while one batch runs are
+        then answered by the next. Where that is too dear, it may take what is left of it.
         """
         if urgent is None or urgent.deadline == math.inf or not self.pace.known:
             return whole
@@ -61,7 +61,7 @@ class BatchFormation:
         return min(fitting, whole)
 
     def share(self, parts: Sequence[Slice], num_rows: int, whole: int) -> tuple[list[Slice], list[Slice]]:
-        """What of a whole batch goes into one of `num_rows`, and what goes back into the waiting."""
+        """What of a whole batch goes into one of `num_rows`, and what goes back into the queue."""
         in_order, others = split(parts, num_rows)
         self._cut_short = bool(others)
         if not self.pace.known:
@@ -102,7 +102,7 @@ class BatchFormation:
 
 
 def _parted(parts: Iterable[Slice], seconds: float) -> tuple[list[Slice], list[Slice]]:
-    """Those of callers who gave at least so long, whom whole batches answer in time, and those who are in a hurry."""
+    """Those that gave at least so long, which whole batches answer in time, and those in a hurry."""
     patient: list[Slice] = []
     hurried: list[Slice] = []
     for part in parts:

@@ -1,4 +1,4 @@
-"""Whether we could listen where we are told to, asked before any bundle is opened."""
+"""Whether we could listen where we are told to, asked before any bundle is loaded."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class ListenConfig:
 
 
 def check_addresses(config: ListenConfig) -> None:
-    """Binds to both ports and lets go of them. Who takes one in the meantime is met when it is listened on.
+    """Binds to both ports and closes them. Who takes one in the meantime is met when it is listened on.
 
     Raises:
         AddressError: the host is no address of this machine, or a port is taken or not ours to take.

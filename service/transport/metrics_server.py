@@ -186,7 +186,7 @@ class MetricsServer(WSGIServer):
         port: 0 for any free one.
         page: what is answered.
         metrics: hear of connections that were closed before their answer.
-        tls: keys; None: in the clear.
+        tls: certificates; None: plaintext.
 
     Raises:
         OSError: the port is taken.

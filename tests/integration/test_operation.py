@@ -217,17 +217,17 @@ def test_models_come_and_go_while_calls_are_answered(
     ):
         eventually(lambda: asking.versions[1] > 10)
         shutil.copytree(versions / "1", second)  # another version's bytes
-        assert reload("models reloaded: 0 opened, 0 gone, 1 refused")["latentserve_refused_bundles"] == 1
+        assert reload("models reloaded: 0 loaded, 0 unloaded, 1 rejected")["latentserve_refused_bundles"] == 1
         shutil.rmtree(second)
         shutil.copytree(versions / "2", second)
-        assert reload("models reloaded: 1 opened, 0 gone, 0 refused")["latentserve_refused_bundles"] == 0
+        assert reload("models reloaded: 1 loaded, 0 unloaded, 0 rejected")["latentserve_refused_bundles"] == 0
         eventually(lambda: asking.versions[2] > 10)
         assert [model.version for model in client.list_models().models] == [2, 1]
         client.score(digits[:3], version=1)  # while it is there
         client.score(digits[:3], version=2)
         assert process.metrics()[JUDGED] > 0
         first.rename(tmp_path / "put-away")
-        reload("models reloaded: 0 opened, 1 gone, 0 refused")
+        reload("models reloaded: 0 loaded, 1 unloaded, 0 rejected")
         with pytest.raises(ModelNotFound, match="got 1 of 'digits-vae', expected one of \\[2\\]"):
             client.score(digits[:3], version=1)
         asked = asking.versions[2]

@@ -161,7 +161,7 @@ class Access:
 
     Args:
         grants: what each name may do.
-        metrics: hear who was refused, and why.
+        metrics: record who was rejected, and why.
         open_health: whether health needs no token.
         open_reflection: whether reflection needs none.
     """
@@ -177,7 +177,7 @@ class Access:
         self.take(grants)
 
     def take(self, grants: Sequence[Grant]) -> None:
-        """From now on these. Who stays has used up what they had; who goes is refused in open streams, too."""
+        """From now on these. Who stays has used up what they had; who goes is rejected in open streams, too."""
         buckets: dict[str, Bucket] = {}
         callers: dict[bytes, Caller] = {}
         for grant in grants:
@@ -242,7 +242,7 @@ class Access:
 
 
 def rows_of(request: Any, most: int) -> int:
-    """Rows a request says it has, at most so many: more is refused anyway, and an error must not cost for ever."""
+    """Rows a request says it has, at most so many: more is rejected anyway, and an error must not cost for ever."""
     request = getattr(request, "request", request)  # a message of a score stream
     if isinstance(request, open_pb.ModelInferRequest):
         shape = request.inputs[0].shape if request.inputs else ()

@@ -83,7 +83,7 @@ class Http2Server:
         await asyncio.Event().wait()
 
     async def stop(self, grace_seconds: float) -> None:
-        """Refuses new calls, waits for those under way, then cancels what is left."""
+        """Rejects new calls, waits for those under way, then cancels what is left."""
         self._stopping = True
         self._server.close()
         for handler in self._handlers.values():
@@ -127,7 +127,7 @@ class Http2Server:
             asyncio.get_running_loop().call_soon(connection.drain)
 
     def _make_room(self, newest: Connection) -> None:
-        """Lets go of the connection that has been idle longest, or of the newest if none is."""
+        """Closes the connection that has been idle longest, or of the newest if none is."""
         idlest = min(self._connections, key=Connection.last_heard)
         if idlest.last_heard() < math.inf:
             idlest.refuse("too many connections")

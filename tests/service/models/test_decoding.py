@@ -216,7 +216,7 @@ def test_over_the_bounds_of_the_server_nothing_is_decoded(
         full = decoder(pool, turns=bounds)
         with pytest.raises(Overloaded, match="too much is to be decoded"):
             asyncio.run(full.rows(encoded(file)))
-        assert (full._turns.size_bytes, full._turns.pixels) == (0, 0)
+        assert (full._queue.size_bytes, full._queue.pixels) == (0, 0)
     assert counted.calls == 0
 
 

@@ -1,4 +1,4 @@
-"""The queue before the threads that decode, point by point (numbers are those of service/scheduling/decoding_queue.py)."""
+"""The queue before the threads that decode, point by point (numbers as in service/scheduling/decoding_queue.py)."""
 
 from __future__ import annotations
 
