@@ -151,7 +151,6 @@ class Reload:
             for model in found.loaded:
                 self._queues.start(model, self.config.queue)
             self._repository.take(found)
-            self._metrics.refused_bundles.set(len(found.rejected))
             await self._health.say(found.unloaded)
             self.report("models", True)
         loaded, unloaded, rejected = len(found.loaded), len(found.unloaded), len(found.rejected)

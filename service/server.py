@@ -95,7 +95,6 @@ class Server:
             self._workers.engine, scan, config.models_config, self.metrics, self._workers, self.repository
         )
         self.repository.take(found)
-        self.metrics.refused_bundles.set(len(found.rejected))
         for model in self.repository.served():
             self._queues.start(model, config.queue)
         self._watch("event loop's lag", loop_lag.watch(self._on_lag))

@@ -18,7 +18,7 @@ ALLOWED_IMPORTS = {
     "service": {"service", "latentserve"},
     "training": {"training", "latentserve.audio", "latentserve.cpus", "latentserve.images", "latentserve.records"},
     "export": {"export", "training", "latentserve"},
-    "deploy": {"deploy", "service.observing.metrics"},
+    "deploy": {"deploy", "service.observing.metric", "service.observing.metric_table"},
 }
 ALLOWED_ROOMS = {
     "__main__": {"server", "config", "transport", "api", "engine"},

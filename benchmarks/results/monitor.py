@@ -24,7 +24,7 @@ import tyro
 from numpy.typing import NDArray
 
 from latentserve import records
-from service.observing.e_process import Capital, Ranks
+from service.observing.e_process import EProcess, Ranks
 from service.observing.monitor import EmbeddingDrift, Monitor, MonitorConfig
 
 RESULTS = Path("docs/results/monitor.json")
@@ -61,7 +61,7 @@ class Quiet:
 
     Attributes:
         calibration_rows: of each run.
-        alarmed: share of runs whose evidence ever reached 1 / level.
+        alarmed: share of runs whose wealth ever reached 1 / level.
         naive_alarmed: the same without learning from the stream, a fifth of the runs.
         window_outside: share of runs whose window was outside its band at the end.
     """
@@ -201,10 +201,10 @@ def measure_quiet(num_calibration: int, options: Options) -> Quiet:
 
 def naive_alarm(calibration: NDArray[np.float64], scores: NDArray[np.float64]) -> bool:
     """The same bets on p-values as they are answered to callers."""
-    ranks, capital = Ranks(calibration), Capital()
+    ranks, process = Ranks(calibration), EProcess()
     for score in scores[:, 0].tolist():
-        capital.bet(*ranks.interval(ranks.place(ranks.key(score))))
-        if capital.total >= 1 / LEVEL:
+        process.bet(*ranks.interval(ranks.place(ranks.key(score))))
+        if process.wealth >= 1 / LEVEL:
             return True
     return False
 

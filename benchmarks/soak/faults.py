@@ -63,7 +63,7 @@ class Scene:
         """Those served and those refused."""
         with Client(self.server.target, timeout_seconds=PATIENCE_SECONDS) as client:
             answer = client.list_models()
-        return {model.version for model in answer.models}, {one.version for one in answer.refused}
+        return {model.version for model in answer.models}, {one.version for one in answer.rejected}
 
     def hang_up(self) -> None:
         """SIGHUP."""

@@ -131,8 +131,8 @@ class EmbeddingServicer:
             models=[
                 _describe(model) for model in self._repository.served() if context.caller.sees(model.manifest.name)
             ],
-            refused=[
-                pb.RefusedBundle(name=one.name, version=one.version, reason=one.reason)
+            rejected=[
+                pb.RejectedBundle(name=one.name, version=one.version, reason=one.reason)
                 for one in (self._repository.rejected if context.caller.admin else ())
             ],
         )

@@ -61,7 +61,7 @@ class ModelHealth:
         """Tells everybody what has changed. Unloaded models and rejected ones do not serve."""
         well = {model.key: self.well(model) for model in self._repository.served()}
         for (name, version), one in well.items():
-            self._metrics.model_well.labels(name, str(version)).set(one)
+            self._metrics.model_healthy.labels(name, str(version)).set(one)
         self.any_well = any(well.values())
         away = (*(one.name for one in self._repository.rejected), *(model.key[0] for model in unloaded))
         statuses = dict.fromkeys(SERVICES, SERVING if self.any_well else NOT_SERVING)

@@ -118,7 +118,7 @@ def scan(
 
     Args:
         config: the folder, and what models are served with.
-        metrics: record what is loaded.
+        metrics: record what is loaded and rejected.
         workers: of the models.
         repository: what is served.
         leaving: once set, no further bundle is loaded.
@@ -150,6 +150,7 @@ def scan(
         if device := next((one.device for one in rejected if one.device), None):
             raise device
         raise BundleError(f"models: none of {len(folders)} bundles under {config.folder} can be served")
+    metrics.rejected_bundles.set(len(rejected))
     return Scan(loaded, rejected, unloaded)
 
 

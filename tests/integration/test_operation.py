@@ -28,7 +28,7 @@ from tests.waiting import eventually
 HEADERS = ("content-type: application/grpc", "te: trailers")
 PATH = "latentserve.v1.EmbeddingService/Embed"
 MONITORED = 'latentserve_monitor_rows{model="digits-vae",version="1"}'
-JUDGED = 'latentserve_judged_rows_total{flagged="false",model="digits-vae",version="1"}'
+JUDGED = 'latentserve_decided_rows_total{flagged="false",model="digits-vae",version="1"}'
 
 
 def health(channel: grpc.Channel) -> int:
@@ -132,12 +132,12 @@ def test_the_counters_are_the_callers_own_counts(repository: Path, tmp_path: Pat
         }
         metrics = process.metrics()
         assert metrics["latentserve_requests_in_flight"] == 0
-        lane = 'lane="input",model="digits-vae"'
+        queue = 'model="digits-vae",queue="input"'
 
         def dropped(reason: str) -> float:
-            return metrics[f'latentserve_dropped_rows_total{{{lane},reason="{reason}",version="1"}}']
+            return metrics[f'latentserve_dropped_rows_total{{{queue},reason="{reason}",version="1"}}']
 
-        num_run = metrics[f'latentserve_batch_rows_sum{{{lane},version="1"}}']
+        num_run = metrics[f'latentserve_batch_rows_sum{{{queue},version="1"}}']
         assert dropped("full") == 4 * theirs["8"]
         assert dropped("cancelled") == num_cancelled
         assert dropped("failed") == 0
@@ -217,10 +217,10 @@ def test_models_come_and_go_while_calls_are_answered(
     ):
         eventually(lambda: asking.versions[1] > 10)
         shutil.copytree(versions / "1", second)  # another version's bytes
-        assert reload("models reloaded: 0 loaded, 0 unloaded, 1 rejected")["latentserve_refused_bundles"] == 1
+        assert reload("models reloaded: 0 loaded, 0 unloaded, 1 rejected")["latentserve_rejected_bundles"] == 1
         shutil.rmtree(second)
         shutil.copytree(versions / "2", second)
-        assert reload("models reloaded: 1 loaded, 0 unloaded, 0 rejected")["latentserve_refused_bundles"] == 0
+        assert reload("models reloaded: 1 loaded, 0 unloaded, 0 rejected")["latentserve_rejected_bundles"] == 0
         eventually(lambda: asking.versions[2] > 10)
         assert [model.version for model in client.list_models().models] == [2, 1]
         client.score(digits[:3], version=1)  # while it is there

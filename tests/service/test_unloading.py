@@ -79,7 +79,7 @@ def test_a_backlog_of_a_model_that_has_gone_is_answered_though_the_server_stops(
 
     async def run() -> list[int]:
         async with Server(config) as server:
-            waiting = {"model": "digits-vae", "version": "1", "lane": "input"}
+            waiting = {"model": "digits-vae", "version": "1", "queue": "input"}
             await server._workers.slot.acquire()  # the device is busy: everything waits
             asked = [asyncio.create_task(asyncio.to_thread(score, server, digits[:50], 1)) for _ in range(4)]
             value = server.metrics.registry.get_sample_value

@@ -93,7 +93,7 @@ def test_refused_bundles_are_shown_to_administrators_and_models_to_those_who_may
     ):
         context = Context("ListModels", caller=caller)
         answer = asyncio.run(servicer.list_models(pb.ListModelsRequest(), context))
-        assert (len(answer.models), len(answer.refused)) == (models, refused)
+        assert (len(answer.models), len(answer.rejected)) == (models, refused)
         index = asyncio.run(open_inference.repository_index(open_pb.RepositoryIndexRequest(), context))
         assert len(index.models) == models + refused
 

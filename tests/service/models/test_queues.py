@@ -24,7 +24,7 @@ from service.server import Server
 from tests.fakes import FakeEngine, FakeObserver, rows
 
 WANTS = frozenset({"out"})
-LANE = {"model": "m", "version": "1", "lane": "input"}
+LANE = {"model": "m", "version": "1", "queue": "input"}
 NAME = "digits-vae"
 IMAGES = np.zeros((2, 8, 8, 1), np.uint8)
 SECONDS = 30
@@ -132,7 +132,7 @@ async def statuses(server: Server) -> tuple[bool, ...]:
             open_pb.ModelReadyResponse.FromString,
         )
         ready = (await call(open_pb.ModelReadyRequest(name=NAME))).ready
-    page = server.metrics.registry.get_sample_value("latentserve_model_well", {"model": NAME, "version": "1"})
+    page = server.metrics.registry.get_sample_value("latentserve_model_healthy", {"model": NAME, "version": "1"})
     return named, all_of_it, ready, bool(page)
 
 

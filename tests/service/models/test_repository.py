@@ -57,7 +57,7 @@ def test_a_broken_bundle_is_refused_by_name_and_the_good_ones_serve(copied_bundl
     metrics = Metrics()
     repository = load_repository(config(models), metrics, workers)
     assert [(one.name, one.version) for one in repository.rejected] == [("digits-vae", 2), ("other", 1)]
-    assert metrics.registry.get_sample_value("latentserve_refused_bundles") == 2
+    assert metrics.registry.get_sample_value("latentserve_rejected_bundles") == 2
     assert repository.find("", 0).manifest.version == 1  # the newest that can be served
     with pytest.raises(BundleError, match="digits-vae version 2 was rejected: .*expected digits-vae/2"):
         repository.find("digits-vae", 2)
@@ -78,7 +78,7 @@ def test_names_that_are_no_utf8_spoil_no_answer(copied_bundle: Path, workers: Wo
     servicer = EmbeddingServicer(inference, repository, 2**20)
     answer = asyncio.run(servicer.list_models(pb.ListModelsRequest(), Context("ListModels")))
     assert answer.models[0].data == r"folder:/data/caf\xe9"
-    assert (answer.refused[0].name, "gr" + r"\xfcn/1" in answer.refused[0].reason) == (r"gr\xfcn", True)
+    assert (answer.rejected[0].name, "gr" + r"\xfcn/1" in answer.rejected[0].reason) == (r"gr\xfcn", True)
     assert pb.ListModelsResponse.FromString(answer.SerializeToString()) == answer
 
 
@@ -302,7 +302,7 @@ def test_a_folder_whose_name_is_no_text_or_no_number_of_ours(copied_bundle: Path
     (models / "digits-vae" / str(2**63)).mkdir()
     repository = load_repository(config(models), Metrics(), workers)
     assert [(one.name, one.version) for one in repository.rejected] == [("caf\\xe9", 1)]
-    pb.RefusedBundle(name=repository.rejected[0].name, reason=repository.rejected[0].reason)
+    pb.RejectedBundle(name=repository.rejected[0].name, reason=repository.rejected[0].reason)
 
 
 def test_the_queues_of_a_model_hint_by_what_the_threads_have_yet_to_decode(copied_bundle: Path) -> None:
