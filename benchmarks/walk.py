@@ -5,14 +5,16 @@
 A step of the walk is the begin of a function of service/ to which the request is handed on: one of its arguments, or of
 the variables that it closes over, is or holds the request's bytes, its message, its rows, the tensors, the decisions or
 the answer. A step in another file than the step before it is a move; a move to a file that the walk has been in before
-is a return. A coroutine counts when it first runs, not when it goes on; coming back from a function is no step.
+is a return. From one file to one other there is one move, however often a loop makes it. A coroutine counts when it
+first runs, not when it goes on; coming back from a function is no step.
 
 Apart from the walk stand:
 
     what records (`observing/`): it is told of the request and hands nothing on;
     pure functions of one frame or message (`http2/frames.py`, `http2/grpc_framing.py`);
-    functions that never see the request: they find its model, keep room for so many rows, choose a batch's size. Their
-    files are listed, the calls of them are not.
+    functions that never see the request: they find its model, keep room for so many rows, form a batch of the places
+    in a queue that stand for requests. Their files are listed, their steps are not;
+    comprehensions and lambdas, which are read where they stand.
 
 All threads are traced with `sys.setprofile`. The connection is open and has answered other Scores before. Of several
 walks the most frequent is printed: what comes first where two things may happen at once is chance.
@@ -26,6 +28,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import partial
 from pathlib import Path
@@ -45,8 +48,9 @@ from service.server import Server
 ROOT = Path(service.__file__).resolve().parent
 RECORDS = ("observing/",)
 PURE = ("transport/http2/frames.py", "transport/http2/grpc_framing.py")
-NO_DATA = frozenset({"ServedModel", "Context", "Call"})
-"""Dataclasses of ours that are no part of a request."""
+NO_DATA = frozenset({"ServedModel", "Context", "Call", "Job", "Files"})
+"""Dataclasses of ours that are no part of a request, or that only stand for one in a queue."""
+INLINE = ("<listcomp>", "<dictcomp>", "<setcomp>", "<genexpr>", "<lambda>")
 WALKS = 12
 DEEP = 4
 """Levels of containers in which the request is looked for."""
@@ -82,12 +86,12 @@ def holds(value: Any, marks: tuple[bytes, ...], depth: int = DEEP) -> bool:
 
 
 def _parts(value: Any) -> list[Any]:
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, Sequence) and not isinstance(value, str):  # the files of a message, too
         return list(value)
     if isinstance(value, dict):
         return list(value.values())
     if isinstance(value, partial):
-        return [*value.args, *value.keywords.values()]
+        return [value.func, *value.args, *value.keywords.values()]
     if isinstance(value, FunctionType):
         return [cell.cell_contents for cell in value.__closure__ or () if _is_full(cell)]
     known = type(value).__module__.startswith("service.") and type(value).__name__ not in NO_DATA
@@ -123,7 +127,7 @@ class Trace:
         code = frame.f_code
         if event != "call" or not self.is_on or not code.co_filename.startswith(f"{ROOT}/"):
             return
-        if id(frame) in self._seen:  # a coroutine that goes on
+        if code.co_name in INLINE or id(frame) in self._seen:  # or a coroutine that goes on
             return
         self._seen[id(frame)] = frame
         names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount] + code.co_freevars
@@ -174,8 +178,14 @@ async def walks(models: Path) -> list[tuple[Step, ...]]:
 
 
 def moves_of(steps: list[Step]) -> list[Step]:
-    """The steps in another file than the step before."""
-    return [step for i, step in enumerate(steps) if i == 0 or steps[i - 1].file != step.file]
+    """The steps in another file than the step before, but for further rounds of a loop."""
+    moves, made, at = list[Step](), set[tuple[str, str]](), ""
+    for step in steps:
+        if step.file != at and (at, step.file) not in made:
+            made.add((at, step.file))
+            moves.append(step)
+        at = step.file
+    return moves
 
 
 def counts(moves: list[Step]) -> str:

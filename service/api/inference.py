@@ -44,7 +44,7 @@ class Context:
 
 
 class Outcome(NamedTuple):
-    """What a call gets: the tensors, and the decisions on its scores if it asked for any."""
+    """What a call gets: the tensors it asked for, and the decisions on its scores, if it asked for those."""
 
     tensors: Tensors
     decisions: Decisions | None
