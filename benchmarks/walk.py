@@ -2,9 +2,8 @@
 
     python -m benchmarks.walk --models build/line-digits/models
 
-A step of the walk is the begin of a function of service/ to which the request is handed on: one of its arguments, or of
-the variables that it closes over, is or holds the request's bytes, its message, its rows, the tensors, the decisions or
-the answer. A step in another file than the step before it is a move; a move to a file that the walk has been in before
+A step of the walk is the begin of a function of service/ to which the request is handed on: one of its arguments is or
+holds the request's bytes, its message, its rows, the tensors, the decisions or the answer. A step in another file than the step before it is a move; a move to a file that the walk has been in before
 is a return. From one file to one other there is one move, however often a loop makes it. A coroutine counts when it
 first runs, not when it goes on; coming back from a function is no step.
 
@@ -130,7 +129,7 @@ class Trace:
         if code.co_name in INLINE or id(frame) in self._seen:  # or a coroutine that goes on
             return
         self._seen[id(frame)] = frame
-        names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount] + code.co_freevars
+        names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
         given = [value for name, value in frame.f_locals.items() if name in names and name not in ("self", "cls")]
         file = str(Path(code.co_filename).relative_to(ROOT))
         self.steps.append(Step(file, code.co_qualname, any(holds(value, self.marks) for value in given)))

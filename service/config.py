@@ -233,7 +233,7 @@ class Config(BaseSettings):
 
     @property
     def listen(self) -> ListenConfig:
-        """Where we listen, and who is kept out there."""
+        """Where we listen, and what protects it."""
         addresses = self.host, self.port, self.metrics_port, self.transport == "grpcio"
         guards = self.tls is not None, self.tls_client_ca is not None, self.tokens is not None
         return ListenConfig(*addresses, *guards, self.open_metrics, self.metrics_tls)

@@ -1,4 +1,4 @@
-"""The way in, as both transports take it: at a call's headers, before anything of its body is read."""
+"""Both transports ask here whether a call may enter: at its headers, before anything of its body is read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from service.api.calls import Answer, Call, StreamCall
 
 
 def entered(access: Access | None, path: str, authorization: str | None, call: Any) -> Any:
-    """What answers this call, for whoever makes it; or the `Answer` that they are told instead.
+    """What answers this call for its caller; or the `Answer` that rejects it.
 
     Args:
         access: the tokens; None: everybody may.

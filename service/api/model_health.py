@@ -24,7 +24,7 @@ EVERY_SECONDS = 1.0
 
 
 class ModelHealth:
-    """Says of each model by its name, and of all services, whether calls are answered.
+    """Reports whether calls are answered: of each model by its name, and of all services.
 
     A name serves if the version that answers by default is well. The services serve while any model does: what makes
     every model unwell is the device that they share, or that there is only one.
@@ -58,7 +58,7 @@ class ModelHealth:
         return self._queues.well(model, self._stuck_seconds)
 
     async def say(self, unloaded: Sequence[ServedModel] = ()) -> None:
-        """Tells everybody what has changed. Unloaded models and rejected ones do not serve."""
+        """Sets the health that has changed. Unloaded models and rejected ones do not serve."""
         well = {model.key: self.well(model) for model in self._repository.served()}
         for (name, version), one in well.items():
             self._metrics.model_healthy.labels(name, str(version)).set(one)
@@ -76,7 +76,7 @@ class ModelHealth:
                 await self._servicer.set(name, status)
 
     async def watch(self) -> None:
-        """Looks again and again, until it is cancelled."""
+        """Checks every second, until it is cancelled."""
         while True:
             await asyncio.sleep(EVERY_SECONDS)
             await self.say()

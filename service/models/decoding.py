@@ -28,7 +28,7 @@ PATIENT = math.inf, 0
 LOOP_WEIGHT = 100_000
 """What of a tensor's elements the event loop works through, in pixels of a JPEG: 1.2 ms."""
 PIECE_WEIGHT = 60_000
-"""Of `open_tensors.ELEMENTS_OF_A_PIECE`: 0.7 ms."""
+"""Of `open_inference.tensors.ELEMENTS_OF_A_PIECE`: 0.7 ms."""
 FLOATS_OF_A_PIXEL = 16
 """Numbers that are looked through while a pixel of a JPEG is decoded."""
 

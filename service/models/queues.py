@@ -24,7 +24,7 @@ MOST_FAILURES = 5
 PAUSE_SECONDS = 0.1
 """Before the first new beginning; twice as long before each further one."""
 STEADY_SECONDS = 60.0
-"""Who has worked for so long begins to count anew."""
+"""After so long without a failure the count begins anew."""
 
 
 def notice(task: asyncio.Task[Any]) -> asyncio.Task[Any]:

@@ -189,7 +189,7 @@ def _is_version(name: str) -> bool:
 
 
 def _is_folder(path: Path) -> bool:
-    """Also if that cannot be told: loading it will say why."""
+    """Also if that cannot be known: loading it will say why."""
     try:
         return path.is_dir()
     except OSError:

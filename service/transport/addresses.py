@@ -1,4 +1,4 @@
-"""Whether we could listen where we are told to, asked before any bundle is loaded."""
+"""Checks before any bundle is loaded that we can listen where we are told to."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class AddressError(ValueError):
 
 @dataclass(frozen=True)
 class ListenConfig:
-    """Where we listen, and who is kept out there.
+    """Where we listen, and what protects it.
 
     Attributes:
         host: address.
@@ -66,7 +66,7 @@ def check_addresses(config: ListenConfig) -> None:
 
 
 def warn_of_openness(config: ListenConfig) -> None:
-    """Says in the log what whoever reaches us may do, where that is more than this machine."""
+    """Warns in the log of what any client may do, if others than this machine can reach us."""
     if _is_loopback(config.host):
         return
     where = f"it listens on {config.host}, beyond loopback,"

@@ -53,7 +53,7 @@ class Entrance(grpc.aio.ServerInterceptor):
 
 
 class GrpcioServer:
-    """See `server.Transport`."""
+    """See `transports.Transport`."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""TLS: who we are to our clients and, if asked, who they must be.
+"""TLS: our certificate and, if configured, the authorities of our clients' certificates.
 
 Both transports take their certificates from here. `renew` reads the files again for connections made from then on, so
 that a certificate that runs out is replaced while the service goes on.
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 HANDSHAKE_SECONDS = 10.0
 """The connection of a client that says nothing for so long is closed."""
 CHECK_SECONDS = 30.0
-"""How often the files are checked: what keeps certificates up to date replaces them and tells nobody."""
+"""How often the files are checked: whatever renews certificates replaces them without a signal."""
 
 
 class TlsError(ValueError):

@@ -1,4 +1,4 @@
-"""What the file of tokens says: who may do what. Read, checked, and looked at for changes.
+"""The file of tokens: it says who may do what. It is read, verified and watched for changes.
 
 Each entry is a table `[[token]]` with the fields of `Grant`, of which `name` and `sha256` must be there.
 `python -m service tokens` makes them.

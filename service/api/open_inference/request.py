@@ -1,4 +1,4 @@
-"""What a request of the Open Inference Protocol asks for: its parameters, its one tensor, the outputs it names."""
+"""Reads a request of the Open Inference Protocol: its parameters, its one tensor, the outputs that it names."""
 
 from __future__ import annotations
 

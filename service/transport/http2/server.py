@@ -34,7 +34,7 @@ NEARLY = 0.1
 
 
 class Http2Server:
-    """See `server.Transport`."""
+    """See `transports.Transport`."""
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class Http2Server:
         return bound
 
     async def failed(self) -> None:
-        """See `server.Transport`: nothing ends us but `stop`."""
+        """See `transports.Transport`: nothing ends us but `stop`."""
         await asyncio.Event().wait()
 
     async def stop(self, grace_seconds: float) -> None:
