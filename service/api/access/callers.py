@@ -177,7 +177,7 @@ class Access:
         self.take(grants)
 
     def take(self, grants: Sequence[Grant]) -> None:
-        """Puts these in force. Grants that stay keep what they have used up; callers that go are rejected in streams, too."""
+        """Puts these in force. Grants that stay keep what they used up; callers that go are rejected in streams too."""
         buckets: dict[str, Bucket] = {}
         callers: dict[bytes, Caller] = {}
         for grant in grants:

@@ -70,7 +70,7 @@ def test_a_queue_that_dies_is_logged_counted_and_begun_again(caplog: pytest.LogC
     assert "KeyError: 'a bug'" in caplog.text  # with the traceback
 
 
-def test_a_queue_that_keeps_dying_is_not_started_again(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_queue_that_keeps_dying_is_given_up(caplog: pytest.LogCaptureFixture) -> None:
     async def run() -> None:
         queue = BatchQueue(FakeEngine(), QueueConfig(), asyncio.Lock(), FakeObserver())
         running, model = ModelQueues(Metrics()), model_of(queue)
@@ -165,7 +165,7 @@ def test_a_batch_that_is_stuck_makes_the_models_unwell_until_it_ends(config: Con
     asyncio.run(asyncio.wait_for(run(), SECONDS))
 
 
-def test_a_model_whose_queue_is_dead_does_not_serve(config: Config) -> None:
+def test_a_model_whose_queue_is_given_up_does_not_serve(config: Config) -> None:
     async def run() -> None:
         async with Server(config) as server, AsyncClient(f"127.0.0.1:{server.port}") as client:
             breaks(server.repository.models[NAME][1].queues["input"], float("inf"))
