@@ -35,7 +35,7 @@ def resident_bytes() -> int:
     return int(file.read_text().split()[1]) * resource.getpagesize() if file.exists() else 0
 
 
-class Lane:
+class Queue:
     """Keeps what it is given."""
 
     def __init__(self) -> None:
@@ -56,12 +56,12 @@ class Lane:
 
 
 @pytest.fixture
-def lane() -> Lane:
-    return Lane()
+def queue() -> Queue:
+    return Queue()
 
 
 @pytest.fixture
-def servicer(lane: Lane) -> EmbeddingServicer:
+def servicer(queue: Queue) -> EmbeddingServicer:
     outputs = {"embedding": TensorSpec("embedding", "float32", (3,)), "latent": TensorSpec("latent", "float32", (3,))}
     outputs["reconstruction"] = TensorSpec("reconstruction", "float32", (3,))
     outputs["scores"] = TensorSpec("scores", "float32", (1,))
@@ -69,7 +69,7 @@ def servicer(lane: Lane) -> EmbeddingServicer:
         policy=SimpleNamespace(options=lambda *_: None),
         manifest=SimpleNamespace(name="m", version=1, embedding_space="e", outputs=outputs, detectors=()),
         decoder=Decoder(ImageInput(4, 4, 1), Limits(2**24, 2**24, 2**24), cast(ThreadPoolExecutor, None)),
-        queues={"input": lane, "latent": lane},
+        queues={"input": queue, "latent": queue},
         monitor=None,
     )
     repository = cast(Repository, SimpleNamespace(find=lambda *_: model))
@@ -84,29 +84,29 @@ IMAGES = pb.Input(tensor=to_tensor(np.zeros((2, 4, 4, 1), np.uint8)))
     [(None, 0), (pb.PRIORITY_LOW, -1), (pb.PRIORITY_NORMAL, 0), (pb.PRIORITY_HIGH, 1)],
 )
 def test_priority_and_deadline_of_the_call_reach_the_queue(
-    servicer: EmbeddingServicer, lane: Lane, priority: pb.Priority | None, expected: int
+    servicer: EmbeddingServicer, queue: Queue, priority: pb.Priority | None, expected: int
 ) -> None:
     context = Context("Embed", deadline=7.0)
     asyncio.run(servicer.embed(pb.EmbedRequest(input=IMAGES, priority=priority), context))
     latents = to_tensor(np.zeros((1, 3), np.float32))
     asyncio.run(servicer.decode(pb.DecodeRequest(latents=latents, priority=priority), Context("Decode")))
-    assert lane.given == [
+    assert queue.given == [
         (2, frozenset({"embedding"}), 7.0, expected),
         (1, frozenset({"reconstruction"}), math.inf, expected),
     ]
-    assert lane.kept == [(2, 2 * 16, 7.0, expected), (1, 3 * 4, math.inf, expected)]
+    assert queue.kept == [(2, 2 * 16, 7.0, expected), (1, 3 * 4, math.inf, expected)]
 
 
-def test_a_priority_that_does_not_exist_is_named(servicer: EmbeddingServicer, lane: Lane) -> None:
+def test_a_priority_that_does_not_exist_is_named(servicer: EmbeddingServicer, queue: Queue) -> None:
     request = pb.EmbedRequest.FromString(pb.EmbedRequest(input=IMAGES).SerializeToString() + b"\x18\x09")
     with pytest.raises(InvalidInput, match="priority: got 9, expected among PRIORITY_UNSPECIFIED, PRIORITY_LOW"):
         asyncio.run(servicer.embed(request, Context("Embed")))
-    assert lane.given == []
+    assert queue.given == []
 
 
 @pytest.mark.parametrize("call", ["Embed", "Decode", "ModelInfer", "ScoreStream"])
 def test_while_rows_wait_neither_their_message_nor_its_bytes_are_held(
-    servicer: EmbeddingServicer, lane: Lane, call: str
+    servicer: EmbeddingServicer, queue: Queue, call: str
 ) -> None:
     """Only the rows are: of 32 MiB that came, not twice as much may be in memory."""
     size = 32 * 2**20
@@ -140,5 +140,5 @@ def test_while_rows_wait_neither_their_message_nor_its_bytes_are_held(
         return before
 
     before = asyncio.run(answer())
-    assert len(lane.resident) == 1
-    assert lane.resident[0] - before < 1.5 * size
+    assert len(queue.resident) == 1
+    assert queue.resident[0] - before < 1.5 * size

@@ -73,12 +73,12 @@ def test_a_default_level_that_cannot_be_kept_is_called_the_bundles(manifest: bun
 
 
 def test_the_false_discovery_rate_looks_at_all_rows(policy: DecisionPolicy) -> None:
-    strange, usual = np.full((10, 1), 400.0, np.float32), np.linspace(0, 280, 10, dtype=np.float32)[:, None]
-    some = policy.decide(np.concatenate([strange, usual]), ScoreOptions(0.01, decision="false_discovery_rate"))
+    ood, in_dist = np.full((10, 1), 400.0, np.float32), np.linspace(0, 280, 10, dtype=np.float32)[:, None]
+    some = policy.decide(np.concatenate([ood, in_dist]), ScoreOptions(0.01, decision="false_discovery_rate"))
     assert some.flagged.tolist() == [True] * 10 + [False] * 10
-    one = policy.decide(np.concatenate([strange[:1], usual]), ScoreOptions(0.01, decision="false_discovery_rate"))
+    one = policy.decide(np.concatenate([ood[:1], in_dist]), ScoreOptions(0.01, decision="false_discovery_rate"))
     assert not one.flagged.any()  # 1 / 301 > 0.01 / 11
-    assert policy.decide(strange[:1], ScoreOptions(0.01)).flagged.all()
+    assert policy.decide(ood[:1], ScoreOptions(0.01)).flagged.all()
 
 
 def test_every_detector_has_p_values_of_its_own_and_the_first_decides(bundle_folder: Path) -> None:

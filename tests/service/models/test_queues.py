@@ -24,7 +24,7 @@ from service.server import Server
 from tests.fakes import FakeEngine, FakeObserver, rows
 
 WANTS = frozenset({"out"})
-LANE = {"model": "m", "version": "1", "queue": "input"}
+LABELS = {"model": "m", "version": "1", "queue": "input"}
 NAME = "digits-vae"
 IMAGES = np.zeros((2, 8, 8, 1), np.uint8)
 SECONDS = 30
@@ -62,7 +62,7 @@ def test_a_queue_that_dies_is_logged_counted_and_begun_again(caplog: pytest.LogC
                 await queue.submit(rows(1), WANTS)
         assert (await queue.submit(rows(1), WANTS))["out"][0, 0] == 2
         assert running.well(model, 30.0)
-        assert metrics.registry.get_sample_value("latentserve_queue_failures_total", LANE) == 2
+        assert metrics.registry.get_sample_value("latentserve_queue_failures_total", LABELS) == 2
         await running.retire_all()
 
     asyncio.run(asyncio.wait_for(run(), SECONDS))
@@ -139,14 +139,14 @@ async def statuses(server: Server) -> tuple[bool, ...]:
 def test_a_batch_that_is_stuck_makes_the_models_unwell_until_it_ends(config: Config) -> None:
     async def run() -> None:
         async with Server(config) as server, AsyncClient(f"127.0.0.1:{server.port}") as client:
-            lane, gate = server.repository.models[NAME][1].queues["input"], asyncio.Event()
-            execute = lane._execute
+            queue, gate = server.repository.models[NAME][1].queues["input"], asyncio.Event()
+            execute = queue._execute
 
             async def hangs(pieces: Any) -> Any:
                 await gate.wait()
                 return await execute(pieces)
 
-            lane._execute = hangs
+            queue._execute = hangs
             asked = asyncio.create_task(client.embed(IMAGES))
 
             async def unwell() -> bool:

@@ -263,10 +263,10 @@ def test_a_failure_that_nobody_foresaw_refuses_the_bundle_that_had_it(
 def test_what_fails_after_it_was_announced_leaves_no_metric(
     copied_bundle: Path, workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def judge(manifest: object, calibration: object) -> None:
+    def fails(manifest: object, calibration: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("service.models.model.DecisionPolicy", judge)
+    monkeypatch.setattr("service.models.model.DecisionPolicy", fails)
     metrics = Metrics()
     with pytest.raises(BundleError, match="none of 1 bundles"):
         load_repository(config(copied_bundle.parents[1]), metrics, workers)
@@ -307,9 +307,9 @@ def test_a_folder_whose_name_is_no_text_or_no_number_of_ours(copied_bundle: Path
 
 def test_the_queues_of_a_model_hint_by_what_the_threads_have_yet_to_decode(copied_bundle: Path) -> None:
     engine, threads = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
-    turns = DecodingQueue(threads)
-    made = load_repository(config(copied_bundle.parents[1]), Metrics(), Workers(asyncio.Lock(), engine, turns))
+    decoding = DecodingQueue(threads)
+    made = load_repository(config(copied_bundle.parents[1]), Metrics(), Workers(asyncio.Lock(), engine, decoding))
     (model,) = made.served()
-    assert {lane.backlog for lane in model.queues.values()} == {turns.backlog_seconds}
+    assert {queue.backlog for queue in model.queues.values()} == {decoding.backlog_seconds}
     engine.shutdown()
-    turns.shutdown()
+    decoding.shutdown()

@@ -1,4 +1,4 @@
-"""The door of a queue, point by point (the numbers are those of service/scheduling/admission.py)."""
+"""Admission to a queue, point by point (the numbers are those of service/scheduling/admission.py)."""
 
 from __future__ import annotations
 
@@ -354,7 +354,7 @@ async def _interleave(steps: list[Any]) -> None:
     got = await asyncio.gather(*(task for task, _ in asked), return_exceptions=True)
     await asyncio.gather(b.server, return_exceptions=True)
     assert all(isinstance(one, (dict, LatentserveError, asyncio.CancelledError)) for one in got)
-    door = b.queue._admission
-    assert (door.rows, door.size_bytes, b.observer.rows, b.observer.size_bytes) == (0, 0, 0, 0)
+    admission = b.queue._admission
+    assert (admission.rows, admission.size_bytes, b.observer.rows, b.observer.size_bytes) == (0, 0, 0, 0)
     if not {"kill", "more"} & {kind for kind, _, _ in steps}:
         assert b.observer.executed_rows + b.observer.drops.total() == sum(num for _, num in asked)
