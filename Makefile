@@ -27,13 +27,13 @@ $(VENV)/ready: requirements/dev.txt
 	$(BIN)/uv pip install --quiet --no-deps --no-build-isolation --python $(BIN)/python --editable .
 	touch $@
 
-demo: setup  ## the whole line on digits: train, export, serve, ask, report
+demo: setup  ## the whole pipeline on digits: train, export, serve, score, report
 	$(BIN)/python -m demo digits
 
 serve: setup  ## as demo, then leave the server running until Ctrl-C
 	$(BIN)/python -m demo digits --serve
 
-mnist: setup  ## the same line on full MNIST, with probes and floors through the server
+mnist: setup  ## the same pipeline on full MNIST, with probes and baselines through the server
 	$(BIN)/python -m demo mnist
 
 test: setup  ## run the tests, as many files at once as there are cores
