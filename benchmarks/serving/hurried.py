@@ -102,7 +102,7 @@ class Nobody:
     def waited(self, seconds: float, rows: int) -> None:
         """..."""
 
-    def cut(self, why: str) -> None:
+    def formed(self, why: str) -> None:
         """..."""
 
     def executed(self, rows: int, dead_rows: int, seconds: float) -> None:

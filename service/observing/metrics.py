@@ -69,7 +69,7 @@ class Metrics(MetricTable):
             self.deadline_slack.observe(deadline - time.monotonic())
 
     def decoded(self, items: int, dead: int) -> None:
-        """See `decoding_queue.Turns`."""
+        """See `DecodingQueue`."""
         self.decoded_items.labels("true").inc(items - dead)
         self.decoded_items.labels("false").inc(dead)
 
