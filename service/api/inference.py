@@ -82,11 +82,10 @@ class Inference:
     ) -> Outcome:
         """Runs rows that are still in their message, and decides on their scores. The one way through a model.
 
-        The message is not held any longer than its rows take to be read: whoever calls should hold it no longer either.
-
         Args:
             model: see `find`.
-            arrive: says what the rows of the message will take, which are not read if the queue has no room for them.
+            arrive: says what the rows of the message will take. They are read once the queue has room for them; then
+                the message is dropped, so that whoever calls should not hold it either.
             wants: names of tensors.
             priority: of the call.
             context: of the call.
@@ -99,21 +98,17 @@ class Inference:
         """
         require(model, wants)
         arriving = arrive()
-        del arrive
         waiting = model.queues[queue]
         with waiting.reserve(arriving.num_rows, arriving.size_bytes, context.deadline, priority) as reservation:
             started = time.monotonic()
             rows = await arriving.read(context.deadline, priority)
-            del arriving  # the message goes with it: its bytes need not wait beside the rows
+            del arrive, arriving  # the message goes with them: its bytes need not wait beside the rows
             if queue == INPUT:
                 self._metrics.decode_seconds.labels(context.model).observe(time.monotonic() - started)
             self._metrics.request_rows.labels(context.method, context.model).observe(len(rows))
-            monitor = model.monitor
-            if monitor and monitor.drift and SCORES in wants:
-                wants = wants | {EMBEDDING}  # the encoder runs anyway, and on a CPU its rows are shown, not copied
-            tensors = await waiting.submit(rows, frozenset(wants), context.deadline, priority, reservation)
-        if monitor:
-            monitor.observe(tensors.get(SCORES), tensors.get(EMBEDDING))
+            tensors = await waiting.submit(rows, computed(model, wants), context.deadline, priority, reservation)
+        if model.monitor:
+            model.monitor.observe(tensors.get(SCORES), tensors.get(EMBEDDING))
         return Outcome(tensors, None if options is None else self._decide(model, tensors, options))
 
     def _decide(self, model: ServedModel, tensors: Tensors, options: ScoreOptions) -> Decisions:
@@ -127,6 +122,13 @@ class Inference:
             decisions.marginal_p_values.tolist(),
         )
         return decisions
+
+
+def computed(model: ServedModel, wants: set[str]) -> frozenset[str]:
+    """The wanted tensors, and the embeddings beside scores if the monitor watches them."""
+    if model.monitor and model.monitor.drift and SCORES in wants:
+        return frozenset(wants | {EMBEDDING})  # the encoder runs anyway, and on a CPU its rows are shown, not copied
+    return frozenset(wants)
 
 
 def require(model: ServedModel, wants: Iterable[str]) -> None:

@@ -8,11 +8,11 @@ served is not loaded again.
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from threading import Event
 
 from latentserve import bundle
 from latentserve.errors import BundleError, InvalidInput, ModelNotFound
@@ -108,11 +108,7 @@ class Scan:
 
 
 def scan(
-    config: ModelsConfig,
-    metrics: Metrics,
-    workers: Workers,
-    repository: Repository,
-    leaving: threading.Event | None = None,
+    config: ModelsConfig, metrics: Metrics, workers: Workers, repository: Repository, leaving: Event | None = None
 ) -> Scan:
     """Loads every bundle under `config.folder` that is not served, one after another. Slow; takes nothing over.
 
@@ -127,10 +123,7 @@ def scan(
         BundleError: there is no bundle, or none can be served, or the server is leaving.
         DeviceError: the required device is not there for any of them.
     """
-    folders = find_bundles(config.folder)
-    if not folders:
-        raise BundleError(f"models: got no bundle under {config.folder}, expected <name>/<version>/{bundle.MANIFEST}")
-    named = {(folder.parent.name, int(folder.name)): folder for folder in folders}
+    named = {(folder.parent.name, int(folder.name)): folder for folder in find_bundles(config.folder)}
     served = {model.key: model for model in repository.served()}
     loaded: list[ServedModel] = []
     rejected: list[Rejected] = []
@@ -149,7 +142,7 @@ def scan(
     if len(served) - len(unloaded) + len(loaded) == 0:
         if device := next((one.device for one in rejected if one.device), None):
             raise device
-        raise BundleError(f"models: none of {len(folders)} bundles under {config.folder} can be served")
+        raise BundleError(f"models: none of {len(named)} bundles under {config.folder} can be served")
     metrics.rejected_bundles.set(len(rejected))
     return Scan(loaded, rejected, unloaded)
 
@@ -171,10 +164,10 @@ def _load_or_reject(folder: Path, load_it: Callable[[], ServedModel], metrics: M
 
 
 def find_bundles(models: Path) -> list[Path]:
-    """Folders <models>/<name>/<version>, whether what is in them is whole or not."""
+    """Folders <models>/<name>/<version>, whether what is in them is whole or not. BundleError: there are none."""
     if not models.is_dir():
         raise BundleError(f"models: got {models}, expected a folder")
-    return sorted(
+    found = sorted(
         (
             folder
             for folder in models.glob("*/*")
@@ -182,6 +175,9 @@ def find_bundles(models: Path) -> list[Path]:
         ),
         key=lambda folder: (folder.parent.name, int(folder.name)),
     )
+    if not found:
+        raise BundleError(f"models: got no bundle under {models}, expected <name>/<version>/{bundle.MANIFEST}")
+    return found
 
 
 def _is_version(name: str) -> bool:
