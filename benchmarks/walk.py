@@ -3,9 +3,10 @@
     python -m benchmarks.walk --models build/line-digits/models
 
 A step of the walk is the begin of a function of service/ to which the request is handed on: one of its arguments is or
-holds the request's bytes, its message, its rows, the tensors, the decisions or the answer. A step in another file than the step before it is a move; a move to a file that the walk has been in before
-is a return. From one file to one other there is one move, however often a loop makes it. A coroutine counts when it
-first runs, not when it goes on; coming back from a function is no step.
+holds the request's bytes, its message, its rows, the tensors, the decisions or the answer. A step in another file than
+the step before it is a move; a move to a file that the walk has been in before is a return. From one file to one other
+there is one move, however often a loop makes it. A coroutine counts when it first runs, not when it goes on; coming
+back from a function is no step.
 
 Apart from the walk stand:
 
