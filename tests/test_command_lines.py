@@ -193,7 +193,7 @@ def test_a_port_that_is_taken_is_met_before_any_bundle_is_loaded(
     def opened(*_: object) -> None:
         raise AssertionError("opened")
 
-    monkeypatch.setattr("service.server.open_repository", opened)
+    monkeypatch.setattr("service.server.scan", opened)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         number = str(taken.getsockname()[1])
         free = {"port": "0", "metrics_port": "0"} | {name: number}

@@ -33,7 +33,7 @@ from latentserve.devices import CUDA, TENSORRT
 from latentserve.inputs import INPUT
 from service.engine.engine import Engine, bucket_sizes
 from service.engine.providers import why_not
-from service.scheduling.batching import Piece
+from service.scheduling.queue import Piece
 
 BATCHES, REHEARSED_BATCHES = (64, 256, 1, 16, 4), (4, 1)  # the most telling first
 SECONDS, ROUNDS = 0.15, 3

@@ -25,7 +25,7 @@ from latentserve import bundle
 from latentserve.conformal import p_values
 from latentserve.inputs import INPUT
 from service.engine.engine import Engine
-from service.scheduling.batching import Piece
+from service.scheduling.queue import Piece
 
 BATCHES = (1, 3, 8, 64)
 ALPHAS = (0.01, 0.05)

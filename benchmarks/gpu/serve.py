@@ -37,7 +37,7 @@ from latentserve.inputs import INPUT
 from latentserve.tensors import to_tensor
 from latentserve.v1 import embedding_pb2 as pb
 from service.config import available_cpus
-from service.scheduling.batching import Piece
+from service.scheduling.queue import Piece
 
 MEASURED: tuple[tuple[str, Precision], ...] = (("r18", "float32"), ("resnet50", "float16"))
 REHEARSED: tuple[tuple[str, Precision], ...] = (("small", "float32"),)

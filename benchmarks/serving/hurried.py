@@ -17,8 +17,7 @@ import numpy as np
 
 from latentserve.errors import LatentserveError
 from service.scheduling.batching import BatchQueue, QueueConfig
-from service.scheduling.pieces import Piece
-from service.scheduling.queue import Tensors
+from service.scheduling.queue import Piece, Tensors
 
 WANTS = frozenset({"out"})
 WHOLE = 16
@@ -103,7 +102,7 @@ class Nobody:
     def waited(self, seconds: float, rows: int) -> None:
         """..."""
 
-    def cut(self, why: str) -> None:
+    def formed(self, why: str) -> None:
         """..."""
 
     def executed(self, rows: int, dead_rows: int, seconds: float) -> None:

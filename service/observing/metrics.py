@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
@@ -13,7 +14,6 @@ from prometheus_client.process_collector import ProcessCollector
 
 import latentserve
 from latentserve.bundle import Manifest
-from service.models.decisions import Verdicts
 from service.observing.metric_table import MetricTable, declared
 from service.observing.monitor import Monitor
 
@@ -69,7 +69,7 @@ class Metrics(MetricTable):
             self.deadline_slack.observe(deadline - time.monotonic())
 
     def decoded(self, items: int, dead: int) -> None:
-        """See `decoding_queue.Turns`."""
+        """See `DecodingQueue`."""
         self.decoded_items.labels("true").inc(items - dead)
         self.decoded_items.labels("false").inc(dead)
 
@@ -97,17 +97,18 @@ class Metrics(MetricTable):
             metric.remove_by_labels({"model": model})
         self._answered = {key: children for key, children in self._answered.items() if key[1] != model}
 
-    def judged(self, model: str, version: str, verdicts: Verdicts) -> None:
-        """Counts the decisions of a call."""
+    def decided(
+        self, model: str, version: str, num_flagged: int, num_not_finite: int, p_values: Sequence[float]
+    ) -> None:
+        """Counts the decisions of a call, whose rows have these marginal p-values: one meaning for every guarantee."""
         if model in self._unloaded:
             return
-        num_flagged = int(verdicts.flagged.sum())
         self.decided_rows.labels(model, version, "true").inc(num_flagged)
-        self.decided_rows.labels(model, version, "false").inc(len(verdicts.flagged) - num_flagged)
-        self.not_finite_scores.labels(model, version).inc(verdicts.num_not_finite)
-        p_value = self.p_value.labels(model, version)
-        for p in verdicts.marginal_p_values:  # one meaning, whatever guarantee a client asked for
-            p_value.observe(p)
+        self.decided_rows.labels(model, version, "false").inc(len(p_values) - num_flagged)
+        self.not_finite_scores.labels(model, version).inc(num_not_finite)
+        observed = self.p_value.labels(model, version)
+        for p in p_values:
+            observed.observe(p)
 
 
 def _alarm(monitor: Monitor, kind: str) -> float:

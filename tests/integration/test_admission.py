@@ -1,4 +1,4 @@
-"""The door of the real server, for every way in: what does not fit is refused before anything of it is decoded."""
+"""Admission to the real server, for every way in: what does not fit is rejected before anything of it is decoded."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def served(
     repository: Path, file: bytes, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Iterator[ServedProcess]:
     """Takes the bytes of two files at once, and the pixels of three in a request."""
-    log = tmp_path_factory.mktemp("door") / "log"
+    log = tmp_path_factory.mktemp("admission") / "log"
     bounds = ("--max-request-pixels", str(3 * PIXELS), "--max-decoding-bytes", str(len(file) * 5 // 2))
     with ServedProcess(repository, log, (*bounds, "--transport", request.param)) as process:
         yield process

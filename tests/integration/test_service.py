@@ -328,9 +328,9 @@ def test_a_model_without_a_decoder_cannot_reconstruct_and_a_broken_one_is_refuse
         for ask in (client.reconstruct, client.score):
             with pytest.raises(Unsupported, match="plain version 1"):
                 ask(digits[:2])
-        with pytest.raises(Unsupported, match="gives no reconstruction"):
+        with pytest.raises(Unsupported, match="has no output reconstruction"):
             client.decode(np.zeros((1, 8), np.float32))
-        with pytest.raises(Unsupported, match="digits-vae version 1 was refused: .*encoder.onnx: sha256"):
+        with pytest.raises(Unsupported, match="digits-vae version 1 was rejected: .*encoder.onnx: sha256"):
             client.embed(digits[:1], model="digits-vae")
         (rejected,) = client.list_models().rejected
         assert rejected.name == "digits-vae"

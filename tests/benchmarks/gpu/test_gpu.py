@@ -29,7 +29,7 @@ from benchmarks.gpu.prepared import GREY, MODELS, SOUND, fresh_rows, models_of, 
 from benchmarks.gpu.preparing import splits
 from latentserve import bundle
 from latentserve.bundle import Parity
-from service.scheduling.batching import Piece
+from service.scheduling.queue import Piece
 from training.running.checkpoint import CheckpointError
 
 GPU = Machine("a GPU", "cuda")

@@ -21,13 +21,14 @@ from latentserve.bundle import CALIBRATION, EMBEDDING_STATISTICS, MANIFEST, sha2
 from latentserve.conformal import at_most, p_values
 from latentserve.tensors import to_tensor
 from latentserve.v1 import embedding_pb2 as pb
-from service.api.embedding import Servicer
+from service.api.embedding import EmbeddingServicer
 from service.api.inference import Context, Inference
 from service.config import Config, load_config
-from service.models.repository import Workers, open_repository
+from service.models.model import Workers
 from service.observing.metrics import Metrics
 from service.observing.monitor import EmbeddingDrift, Monitor, MonitorConfig, band
 from service.observing.ranks import Ranks
+from tests.service.models.test_repository import load_repository
 
 AUROC_95 = math.sqrt(2) * stats.norm.ppf(0.95)
 """A shift of a normal by so much gives this AUROC."""
@@ -297,7 +298,7 @@ def settings_of(models: Path, *arguments: str) -> Config:
 def test_each_version_has_a_monitor_of_its_own_and_a_restart_begins_afresh(models: Path, workers: Workers) -> None:
     metrics = Metrics()
     config = settings_of(models, "--monitor-window-rows", "20", "--monitor-level", "0.1")
-    repository = open_repository(config, metrics, workers)
+    repository = load_repository(config.models_config, metrics, workers)
     old, new = repository.find("", 1).monitor, repository.find("", 2).monitor
     assert old
     assert new
@@ -318,18 +319,18 @@ def test_each_version_has_a_monitor_of_its_own_and_a_restart_begins_afresh(model
     assert value("embedding_drift", "2") == pytest.approx(1 / (1 / 2 + 1 / 300))
     assert value("alarm", "2", kind="embedding") == 0
     assert value("embedding_drift", "1") is value("alarm", "1", kind="embedding") is None
-    again = open_repository(settings_of(models), Metrics(), workers).find("", 1).monitor
+    again = load_repository(settings_of(models).models_config, Metrics(), workers).find("", 1).monitor
     assert again
     assert (again.num_rows, again.alarm_row, again.log10_wealth) == (0, None, 0)
 
 
 def test_what_is_scored_and_embedded_is_seen(models: Path, workers: Workers, digits: NDArray[np.uint8]) -> None:
     config, metrics = settings_of(models), Metrics()
-    repository = open_repository(config, metrics, workers)
-    servicer = Servicer(Inference(repository, metrics), repository, config)
+    repository = load_repository(config.models_config, metrics, workers)
+    servicer = EmbeddingServicer(Inference(repository, metrics), repository, config.max_request_bytes)
 
     async def ask() -> None:
-        lanes = [lane for model in repository.served() for lane in model.lanes.values()]
+        lanes = [lane for model in repository.served() for lane in model.queues.values()]
         running = [asyncio.create_task(lane.run()) for lane in lanes]
         five, three = (pb.Input(tensor=to_tensor(digits[:num])) for num in (5, 3))
         for version in (1, 2):
