@@ -27,13 +27,13 @@ $(VENV)/ready: requirements/dev.txt
 	$(BIN)/uv pip install --quiet --no-deps --no-build-isolation --python $(BIN)/python --editable .
 	touch $@
 
-demo: setup  ## the whole line on digits: train, export, serve, ask, report
+demo: setup  ## the whole pipeline on digits: train, export, serve, score, report
 	$(BIN)/python -m demo digits
 
 serve: setup  ## as demo, then leave the server running until Ctrl-C
 	$(BIN)/python -m demo digits --serve
 
-mnist: setup  ## the same line on full MNIST, with probes and floors through the server
+mnist: setup  ## the same pipeline on full MNIST, with probes and baselines through the server
 	$(BIN)/python -m demo mnist
 
 test: setup  ## run the tests, as many files at once as there are cores
@@ -45,7 +45,7 @@ ops-test: setup  ## real Prometheus and Envoy on the real service: rules, dashbo
 check: setup  ## ruff, mypy, buf, stubs up to date
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy $(PACKAGES) benchmarks
+	$(BIN)/mypy $(PACKAGES) benchmarks demo
 	deploy/check_stubs.sh $(BIN)/python
 	if command -v npm >/dev/null; then cd protos && $(BUF) lint; else echo "buf: no npm here, the descriptor test stands in"; fi
 

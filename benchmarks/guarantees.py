@@ -19,7 +19,7 @@ from typing import Annotated
 
 import tyro
 
-from benchmarks.mutants.trial import ROOT, NoTests, prepare, tried, usual_seconds
+from benchmarks.mutants.trial import ROOT, NoTests, prepare, seconds_unchanged, tried
 
 PAGE = ROOT / "docs" / "guarantees.md"
 _ROW = re.compile(r"^\| (?P<promise>.+) \| `(?P<test>\S+)` \| `(?P<file>\S+)`: `(?P<before>.+)` -> `(?P<after>.+)` \|$")
@@ -53,7 +53,11 @@ class Guarantee:
 
 @dataclass(frozen=True)
 class Options:
-    """Attributes: see the file's docstring."""
+    """Breaks promises and runs their tests.
+
+    Attributes:
+        word: only promises with this word in their row; default: all.
+    """
 
     word: Annotated[str, tyro.conf.Positional] = ""
 
@@ -80,7 +84,7 @@ def main(options: Options) -> int:
         if options.word not in f"{one.promise} {one.test} {one.file}":
             continue
         try:
-            seconds = usual_seconds((one.test,), folder)
+            seconds = seconds_unchanged((one.test,), folder)
             outcome = tried(one.file, ast.parse(one.broken()), (one.test,), folder, seconds)
         except NoTests as error:
             outcome, unnoticed = str(error), unnoticed + 1  # type: ignore[assignment]

@@ -1,10 +1,10 @@
-"""The whole line on real data: train, export, serve, ask, report.
+"""The whole pipeline on real data: train, export, serve, request, report.
 
     python -m demo digits            `make demo`   about a minute on two cores
     python -m demo mnist             `make mnist`  about ten minutes on two cores
     python -m demo digits --serve    `make serve`  leaves the server running
 
-Every figure is asked from the running server through the client. What is made lies under build/line-<data>.
+Every figure is requested from the running server through the client. The files lie under build/demo-<data>.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from latentserve import records
 from latentserve.client import Client
 from latentserve.v1 import embedding_pb2 as pb
 from training.data import Data
-from training.evaluation.command import baseline_report
+from training.evaluation.comparison import baseline_report
 from training.evaluation.ood_sets import IMAGES, QUICK_SETS, ood_rows
+from training.evaluation.plots import plot_images
 from training.evaluation.probes import knn_accuracy, linear_probe_accuracy
 from training.evaluation.report import FULL
 from training.evaluation.separation import auroc
 from training.running.run import RUN, Run
-from training.running.run_report import plot_images
 
 PORTS = (50051, 9464)
 NUM_LATENCIES = 500
@@ -49,10 +49,10 @@ Rows = dict[str, str]
 
 @dataclass(frozen=True)
 class Options:
-    """Runs the whole line.
+    """Runs the whole pipeline: trains, exports, serves, and requests every figure from the server.
 
     Attributes:
-        data: recipe.
+        data: data set, whose VAE recipe is trained.
         serve: leave the server running until Ctrl-C, on ports 50051 and 9464.
     """
 
@@ -61,8 +61,8 @@ class Options:
 
 
 def main(options: Options) -> int:
-    """Runs the line; returns the exit status."""
-    folder = Path("build") / f"line-{options.data}"
+    """Runs the pipeline; returns the exit status."""
+    folder = Path("build") / f"demo-{options.data}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     run, models = folder / "run", folder / "models"
@@ -71,7 +71,7 @@ def main(options: Options) -> int:
     command("export", str(run), "--to", str(models))
     with ServedProcess(models, folder / "server.log", ports=PORTS if options.serve else (0, 0)) as server:
         with Client(server.target) as client:
-            tables, figures = ask(client, server, records.read(Run, run / RUN), folder)
+            tables, figures = request_all(client, server, records.read(Run, run / RUN), folder)
         show(tables)
         (folder / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
         (report,) = models.glob("*/*/report.html")
@@ -95,8 +95,10 @@ def command(package: str, *arguments: str) -> None:
         sys.exit(status)
 
 
-def ask(client: Client, server: ServedProcess, run: Run, folder: Path) -> tuple[dict[str, Rows], dict[str, float]]:
-    """Asks the server for everything; returns tables to show and figures to keep."""
+def request_all(
+    client: Client, server: ServedProcess, run: Run, folder: Path
+) -> tuple[dict[str, Rows], dict[str, float]]:
+    """Requests everything from the server; returns tables to show and figures to keep."""
     data = run.load_data()
     described = client.get_model().model
     answered = client.analyze(data.test.values, ["embedding", "reconstruction", "score"], alpha=ALPHA)
@@ -128,7 +130,7 @@ def ask(client: Client, server: ServedProcess, run: Run, folder: Path) -> tuple[
         )
     tables["probes (test accuracy)"] = probe_rows(client, run, data, answered.embeddings, figures)
     tables["service"] = {
-        "one image, one caller": f"p50 {p50:.2f} ms  p99 {p99:.2f} ms  ({NUM_LATENCIES} calls)",
+        "one image, one client": f"p50 {p50:.2f} ms  p99 {p99:.2f} ms  ({NUM_LATENCIES} calls)",
         **metric_rows(server.metrics(), figures),
     }
     draw(client, data, ood, folder / "picture.png")
@@ -147,7 +149,7 @@ def model_rows(model: pb.Model, embeddings: NDArray[Any]) -> Rows:
 
 
 def probe_rows(client: Client, run: Run, data: Data, test_embeddings: NDArray[Any], figures: dict[str, float]) -> Rows:
-    """Probes of embeddings fetched through the server, and the floors that a method must beat."""
+    """Probes of embeddings fetched through the server, and the baselines that a method must beat."""
     started = time.monotonic()
     train_embeddings = client.embed(data.train.values)
     rate = len(train_embeddings) / (time.monotonic() - started)
@@ -162,7 +164,7 @@ def probe_rows(client: Client, run: Run, data: Data, test_embeddings: NDArray[An
             metric.value for metric in baseline_report(name, run, data, replace(FULL, parts=("probes",)))
         )
         figures |= {f"{name} linear": baseline_linear, f"{name} knn_20": baseline_knn}
-        rows[f"floor: {name}"] = f"linear {baseline_linear:.2%}  kNN-20 {baseline_knn:.2%}"
+        rows[f"baseline: {name}"] = f"linear {baseline_linear:.2%}  kNN-20 {baseline_knn:.2%}"
     return rows
 
 
@@ -196,14 +198,14 @@ def metric_rows(metrics: dict[str, float], figures: dict[str, float]) -> Rows:
 
 
 def draw(client: Client, data: Data, ood: dict[str, NDArray[Any]], path: Path) -> None:
-    """Inputs, what the model kept of them, and how strange it finds them."""
+    """Draws inputs, their reconstructions and their p-values."""
     sets = {"test": data.test.values[:NUM_PICTURED], **{k: v[:NUM_PICTURED] for k, v in ood.items()}}
     images = np.concatenate([sets[name][: NUM_PICTURED // 2] for name in sets])
     answered = client.analyze(images, ["reconstruction", "score"], alpha=ALPHA)
     assert answered.reconstructions is not None
     assert answered.scores is not None
     captions = [
-        f"p={p:.2g}" + ("\nstrange" if flagged else "")
+        f"p={p:.2g}" + ("\nOOD" if flagged else "")
         for p, flagged in zip(answered.scores.p_values, answered.scores.flagged, strict=True)
     ]
     figure = plot_images([("input", images), ("reconstruction", answered.reconstructions)], captions)

@@ -1,1 +1,1 @@
-"""What runs the service beside others: images, Prometheus, Grafana, Envoy, Kubernetes; and what is generated of it."""
+"""Deployment: images, Prometheus, Grafana, Envoy and Kubernetes, and the files that are generated for them."""

@@ -1,8 +1,8 @@
-"""Grafana's dashboards, as code: three files under deploy/grafana/dashboards.
+"""Writes Grafana's dashboards: three files under deploy/grafana/dashboards.
 
     python -m deploy.dashboards
 
-Each panel says what to read off it. A test compares the files; `make ops-test` runs every query against a Prometheus
+Each panel explains how to read it. A test compares the files; `make ops-test` runs every query against a Prometheus
 that scraped the service under load.
 """
 

@@ -1,6 +1,6 @@
-"""What the dashboards show: every panel with its queries, and how to read it.
+"""The dashboards' panels: queries, and how to read each panel.
 
-`$model` is the dashboards' variable; Grafana puts a fitting `$__rate_interval` in.
+`$model` is the dashboards' variable; Grafana fills in a suitable `$__rate_interval`.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ class Panel:
     """One panel: legend and PromQL of each line.
 
     Attributes:
-        title: with what is counted.
+        title: names what is counted.
         text: how to read it.
         unit: Grafana's name of it.
         lines: PromQL by legend.
         stacked: whether lines add up.
-        lowest: where the axis begins; None for wherever the lines do.
+        lowest: where the axis begins; None to begin where the lines do.
     """
 
     title: str
@@ -47,31 +47,31 @@ def mean(metric: str, by: str) -> str:
 SERVICE = (
     Panel(
         "Calls per second by method and status",
-        "Every call, by what it was answered with. RESOURCE_EXHAUSTED and DEADLINE_EXCEEDED together mean overload.",
+        "Calls by gRPC status. RESOURCE_EXHAUSTED and DEADLINE_EXCEEDED together mean overload.",
         "reqps",
         {"{{method}} {{code}}": f"sum by (method, code) (rate(latentserve_requests_total{{{MODEL}}}{RATE}))"},
     ),
     Panel(
         "Failed and slow calls",
-        "Share of calls that failed by our fault, and that took over 100 ms. Budgets: 0.1 % and 1 %.",
+        "Share of calls that failed by the service's fault, and share that took over 100 ms. Budgets: 0.1 % and 1 %.",
         "percentunit",
         {"failed": "job:latentserve_failed:ratio_rate5m", "over 100 ms": "job:latentserve_slow:ratio_rate5m"},
     ),
     Panel(
         "Latency",
-        "From a call's arrival at the server to its answer.",
+        "Time from a call's arrival at the server to its answer.",
         "s",
         quantiles("latentserve_request_seconds", where=MODEL),
     ),
     Panel(
         "Latency by method, p99",
-        "The slowest percent of each call.",
+        "Each method's slowest percent takes longer than this.",
         "s",
         {"{{method}}": quantiles("latentserve_request_seconds", "method", MODEL)["{{method}} p99"]},
     ),
     Panel(
         "Where a call's time goes",
-        "Means of the parts of a call. Only the queue grows: load. Running grows: the engine.",
+        "Means of the parts of a call. If only the queue grows, the cause is load; if running grows, the engine.",
         "s",
         {
             "decoding": mean("latentserve_decode_seconds", "job"),
@@ -83,26 +83,26 @@ SERVICE = (
     ),
     Panel(
         "Deadline slack",
-        "Time that callers had left when they got their answer. Near 0: they are about to be late.",
+        "Time left to the client's deadline when the answer was ready. Near 0, answers are about to be late.",
         "s",
         {"p1": f"histogram_quantile(0.01, sum by (le) (rate(latentserve_deadline_slack_seconds_bucket{RATE})))"}
         | quantiles("latentserve_deadline_slack_seconds"),
     ),
     Panel(
         "Rows not run",
-        "By reason: full (queue), expired (deadline), cancelled (caller), invalid (files), failed (engine), draining.",
+        "Reasons: full (queue), expired (deadline), cancelled (client), invalid (files), failed (engine), draining.",
         "rps",
         {"{{reason}}": f"sum by (reason) (rate(latentserve_dropped_rows_total{{{MODEL}}}{RATE}))"},
     ),
     Panel(
-        "Rows run for nobody",
-        "Rows whose caller had left, or its deadline passed, while they ran. What had gone before is never run.",
+        "Rows run in vain",
+        "Rows whose client left, or whose deadline passed, while they ran. Rows that were abandoned earlier never run.",
         "rps",
         {"{{model}}": f"sum by (model) (rate(latentserve_dead_work_rows_total{{{MODEL}}}{RATE}))"},
     ),
     Panel(
         "Event-loop lag",
-        "What every call waits for, whatever the queues say. Above 10 ms the interpreter is the bottleneck.",
+        "Every call waits for the event loop, whatever the queues show. Above 10 ms the interpreter is the bottleneck.",
         "s",
         quantiles("latentserve_event_loop_lag_seconds"),
     ),
@@ -111,7 +111,7 @@ SERVICE = (
 MODELS = (
     Panel(
         "Models served",
-        "Name, version, what runs it. A version disappears when its last replica does.",
+        "Name, version and execution provider. A version disappears with its last replica.",
         "short",
         {
             "{{model}}/{{version}} {{method}} {{execution_provider}}": (
@@ -120,36 +120,36 @@ MODELS = (
         },
     ),
     Panel(
-        "Bundles refused, CPU fallbacks",
-        "Both stay 0. The log of the replica says why.",
+        "Bundles rejected, CPU fallbacks",
+        "Both should stay 0. The replica's log gives the reason.",
         "short",
-        {"refused": "sum(latentserve_refused_bundles)", "on the CPU": "sum(latentserve_device_fallback)"},
+        {"rejected": "sum(latentserve_rejected_bundles)", "on the CPU": "sum(latentserve_device_fallback)"},
     ),
     Panel(
         "Rows scored per second by decision",
-        "Flagged: p <= the caller's alpha.",
+        "A row is flagged if its p-value is at most the request's alpha.",
         "rps",
         {
             "{{model}} flagged={{flagged}}": (
-                f"sum by (model, flagged) (rate(latentserve_judged_rows_total{{{MODEL}}}{RATE}))"
+                f"sum by (model, flagged) (rate(latentserve_decided_rows_total{{{MODEL}}}{RATE}))"
             )
         },
         stacked=True,
     ),
     Panel(
         "Share flagged",
-        "Of usual rows at most alpha is flagged, so what stays above it is strange.",
+        "At most a share of alpha of in-distribution rows is flagged: a share that stays above alpha means OOD rows.",
         "percentunit",
         {
             "{{model}}": (
-                f'sum by (model) (rate(latentserve_judged_rows_total{{flagged="true", {MODEL}}}{RATE}))'
-                f" / sum by (model) (rate(latentserve_judged_rows_total{{{MODEL}}}{RATE}))"
+                f'sum by (model) (rate(latentserve_decided_rows_total{{flagged="true", {MODEL}}}{RATE}))'
+                f" / sum by (model) (rate(latentserve_decided_rows_total{{{MODEL}}}{RATE}))"
             )
         },
     ),
     Panel(
         "p-values at or below",
-        "Shares of the rows scored. Calibrated scores of usual rows lie on the numbers in the legend.",
+        "Shares of the rows scored. For in-distribution rows, each share equals the number in its legend.",
         "percentunit",
         {
             f"p <= {level}": (
@@ -161,7 +161,7 @@ MODELS = (
     ),
     Panel(
         "Monitor: share of the window, and its band",
-        "Outside the band the calibration does not fit what is scored now.",
+        "Outside the band, the calibration does not fit the rows that are scored now.",
         "percentunit",
         {
             "{{model}}/{{version}} share": f"max by (model, version) (latentserve_monitor_window_share{{{MODEL}}})",
@@ -170,27 +170,27 @@ MODELS = (
         },
     ),
     Panel(
-        "Monitor: evidence of a shift",
-        "Log10. The alarm is at 2 (level 0.01): raised in error in at most 1 % of the services, however long they run.",
+        "Monitor: wealth of the e-process",
+        "Log10. The alarm is raised at 2 (level 0.01): falsely in at most 1 % of the services, however long they run.",
         "short",
-        {"{{model}}/{{version}}": f"max by (model, version) (latentserve_monitor_evidence_log10{{{MODEL}}})"},
+        {"{{model}}/{{version}}": f"max by (model, version) (latentserve_monitor_e_process_log10{{{MODEL}}})"},
         lowest=None,
     ),
     Panel(
         "Monitor: embedding drift",
-        "1 without a shift; the alarm is at 6.6.",
+        "1 is expected without a shift; the alarm is raised at 6.6.",
         "short",
         {"{{model}}/{{version}}": f"max by (model, version) (latentserve_monitor_embedding_drift{{{MODEL}}})"},
     ),
     Panel(
         "Monitor: alarms",
-        "1 while raised. What to do: docs/operating.md.",
+        "1 while the alarm is raised. docs/operating.md tells what to do.",
         "short",
         {"{{model}}/{{version}} {{kind}}": f"max by (model, version, kind) (latentserve_monitor_alarm{{{MODEL}}})"},
     ),
     Panel(
-        "Scores that were no numbers",
-        "Rows per second. They are flagged with the smallest p-value; the model or its inputs are broken.",
+        "Scores that were not finite",
+        "Rows per second. They get the smallest p-value and are flagged; the model or its inputs are broken.",
         "rps",
         {"{{model}}": f"sum by (model) (rate(latentserve_not_finite_scores_total{{{MODEL}}}{RATE}))"},
     ),
@@ -199,32 +199,32 @@ MODELS = (
 CAPACITY = (
     Panel(
         "Engine busy",
-        "Seconds of running batches a second, by replica. Above 0.7 add replicas: waiting grows as 1 / (1 - busy).",
+        "Share of the time in which a replica runs batches. Above 0.7 add replicas: waiting grows as 1 / (1 - busy).",
         "percentunit",
         {"{{instance}}": f"sum by (instance) (rate(latentserve_execute_seconds_sum{RATE}))"},
     ),
     Panel(
         "Rows run per second",
-        "By replica.",
+        "Sum for each replica.",
         "rps",
         {"{{instance}}": f"sum by (instance) (rate(latentserve_batch_rows_sum{RATE}))"},
     ),
     Panel(
         "Rows of a batch",
-        "Mean. Near the largest batch the engine works as cheaply as it can.",
+        "Mean. Near the largest batch size the engine works most efficiently.",
         "short",
-        {"{{model}} {{lane}}": mean("latentserve_batch_rows", "model, lane")},
+        {"{{model}} {{queue}}": mean("latentserve_batch_rows", "model, queue")},
     ),
     Panel(
-        "Why batches are cut",
-        "Batches per second. `full` all the time: more rows than one engine takes; `free`: the engine waits for rows.",
+        "Why batches are formed",
+        "Batches per second. Always `full`: more rows arrive than one engine runs. `free`: the engine waits for rows.",
         "ops",
-        {"{{cut}}": f"sum by (cut) (rate(latentserve_batches_total{RATE}))"},
+        {"{{formed}}": f"sum by (formed) (rate(latentserve_batches_total{RATE}))"},
         stacked=True,
     ),
     Panel(
         "Padding",
-        "Share of the rows computed for nothing, to fill a known batch size.",
+        "Share of computed rows that only fill a known batch size.",
         "percentunit",
         {
             "{{model}}": (
@@ -236,43 +236,43 @@ CAPACITY = (
     ),
     Panel(
         "Seconds of a batch",
-        "Running one.",
+        "Time to run one batch.",
         "s",
         quantiles("latentserve_execute_seconds"),
     ),
     Panel(
         "Rows waiting",
-        "By replica and queue.",
+        "Rows in each queue of each replica.",
         "short",
-        {"{{instance}} {{model}} {{lane}}": "latentserve_queue_rows"},
+        {"{{instance}} {{model}} {{queue}}": "latentserve_queue_rows"},
     ),
     Panel(
         "Age of the oldest row",
-        "What replicas are scaled on. Above 0.5 s for two minutes it alerts.",
+        "Replicas are scaled on this. An alert is raised above 0.5 s for two minutes.",
         "s",
-        {"{{instance}} {{model}} {{lane}}": "latentserve_queue_oldest_seconds"},
+        {"{{instance}} {{model}} {{queue}}": "latentserve_queue_oldest_seconds"},
     ),
     Panel(
         "Waiting time",
-        "Of rows, until their batch is cut.",
+        "Time that rows wait until their batch is formed.",
         "s",
         quantiles("latentserve_queue_seconds"),
     ),
     Panel(
         "Calls in flight, streams open",
-        "By replica.",
+        "Sum for each replica.",
         "short",
         {"{{instance}} calls": "latentserve_requests_in_flight", "{{instance}} streams": "latentserve_streams_open"},
     ),
     Panel(
         "CPU",
-        "Cores that each replica uses, engine, decoding and event loop together.",
+        "Cores that each replica uses for engine, decoding and event loop together.",
         "short",
         {"{{instance}}": f'rate(process_cpu_seconds_total{{job="latentserve"}}{RATE})'},
     ),
     Panel(
         "Memory",
-        "Resident, of each replica.",
+        "Resident memory of each replica.",
         "bytes",
         {"{{instance}}": 'process_resident_memory_bytes{job="latentserve"}'},
     ),
@@ -280,6 +280,6 @@ CAPACITY = (
 
 DASHBOARDS = {
     "service": ("latentserve: service", SERVICE),
-    "models": ("latentserve: models and strange inputs", MODELS),
+    "models": ("latentserve: models and out-of-distribution inputs", MODELS),
     "capacity": ("latentserve: capacity", CAPACITY),
 }

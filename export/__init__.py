@@ -1,4 +1,4 @@
-"""From a training run to a bundle: graphs, parity, calibration, evaluation, report.
+"""Makes a bundle of a training run: graphs, parity, calibration, evaluation, report.
 
-Run it as `python -m export RUN --to models/`.
+Run it as `python -m export RUN --to models/`. `commands` holds the command lines; start reading at `exporter`.
 """

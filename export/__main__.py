@@ -1,74 +1,24 @@
-"""`python -m export RUN --to models/`: writes a training run as the next version of a bundle.
-
-`python -m export evaluate BUNDLE` measures a bundle that is there already, `python -m export ood BUNDLE` asks it about
-rows unlike its training data.
-"""
+"""`python -m export RUN --to models/`, `python -m export evaluate BUNDLE` and `python -m export ood BUNDLE`."""
 
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated
 
-import tyro
-
-from export.calibration import Promise
-from export.commands import evaluate as report
-from export.commands import ood
-from export.commands.evaluate import ReportSize
-from export.exporter import export_run
-from export.graphs import Device, ExportError
-from latentserve import records
-from latentserve.bundle import Precision
-from training.options import check_options, in_words, say_any_name
+from export.commands import evaluate, export, ood
+from training.options import say_any_name
 from training.running.threads import keep_to_quota
 
-
-@dataclass(frozen=True)
-class Options:
-    """Exports a finished training run; `python -m export evaluate|ood BUNDLE` measures a bundle.
-
-    Attributes:
-        run: folder that `python -m training` left behind.
-        to: the model repository; the bundle goes to <to>/<name>/<version>.
-        name: of the model; default: <data>-<method>.
-        card: how much of the report card goes into the bundle: `full` takes minutes, with every baseline; `none` leaves
-            the report out, too.
-        precision: of the encoder; int8 for CPUs, float16 for GPUs.
-        promise: of the p-values.
-        device: where rows are run to fit and calibrate detectors: `cuda` for a bundle in float16 that a GPU will serve,
-            which rounds each product as no CPU does (`python -m benchmarks.gpu` measures whether that moves p-values).
-    """
-
-    run: Annotated[Path, tyro.conf.Positional]
-    to: Path
-    name: str | None = None
-    report: ReportSize = "quick"
-    precision: Precision = "float32"
-    promise: Annotated[Promise, tyro.conf.arg(name="")] = Promise()  # noqa: RUF009 (frozen)
-    device: Device = "cpu"
+COMMANDS = {"evaluate": evaluate.main, "ood": ood.main}
+"""Commands by the first argument; any other first argument is a run to export."""
 
 
 def main(arguments: list[str]) -> int:
     """Runs the command line; returns the exit status."""
     say_any_name()
     keep_to_quota()
-    if arguments[:1] == ["evaluate"]:
-        return report.main(arguments[1:])
-    if arguments[:1] == ["ood"]:
-        return ood.main(arguments[1:])
-    try:
-        options = tyro.cli(Options, args=arguments, prog="python -m export")
-        check_options(options)
-        folder = export_run(
-            options.run, options.to, options.name, options.report, options.precision, options.promise, options.device
-        )
-    except (ExportError, ValueError, OSError, MemoryError) as error:
-        print(f"error: {in_words(error)}", file=sys.stderr)
-        return 1
-    print(records.printable(str(folder)))
-    return 0
+    if arguments and arguments[0] in COMMANDS:
+        return COMMANDS[arguments[0]](arguments[1:])
+    return export.main(arguments)
 
 
 if __name__ == "__main__":

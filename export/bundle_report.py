@@ -13,21 +13,13 @@ from export.graphs import GraphRunner
 from latentserve.bundle import Manifest
 from latentserve.conformal import at_most
 from training.data import Data, ImageShape
-from training.evaluation.plots import plot_equivariance, plot_labels_curve, plot_robustness
+from training.evaluation.page import Section, render_report
+from training.evaluation.plots import plot_false_alarms, plot_history, plot_images, plot_map, plot_roc, plot_scores
 from training.evaluation.probes import nearest_rows
+from training.evaluation.report_plots import plot_equivariance, plot_labels_curve, plot_robustness
 from training.evaluation.separation import found_rates
 from training.evaluation.table import report_table
 from training.running.loop import Trained
-from training.running.run_report import (
-    Section,
-    plot_false_alarms,
-    plot_history,
-    plot_images,
-    plot_map,
-    plot_roc,
-    plot_scores,
-    render_report,
-)
 
 NUM_IMAGES = 16
 NUM_POINTS = 2000
@@ -52,8 +44,8 @@ def _figures(manifest: Manifest, measured: Measured) -> list[Section]:
     headings, rows = report_table(measured.metrics)
     note = (
         "Everything runs through the exported graph; labels are used for these figures and for nothing else. Accuracies"
-        " in percent, with the standard deviation over draws of labels, seeds or factors. Floors are what a method must"
-        " beat."
+        " in percent, with the standard deviation over draws of labels, seeds or factors. Baselines are what a method"
+        " must beat."
     )
     on_report = {metric.name for metric in measured.metrics}
     others = tuple(
@@ -61,23 +53,24 @@ def _figures(manifest: Manifest, measured: Measured) -> list[Section]:
         for figure in manifest.evaluations
         if figure.name not in on_report
     )
-    report = [Section("Report card", note, headings, rows)] if rows else []
+    report = [Section("Evaluation report", note, headings, rows)] if rows else []
     return [*report, Section("Other figures", "", ("", "on", "figure"), others)] if others else report
 
 
 def _report(data: Data, measured: Measured) -> list[Section]:
     where = f"{data.spec} test"
     curve = (
-        "How many labels a linear probe of the frozen embedding needs; bars: one standard deviation over their draws."
+        "This is the accuracy of a linear probe of the frozen embedding by its number of labels. Bars show one standard"
+        " deviation over draws of the labels."
     )
-    damage = "The linear probe of clean embeddings, asked about damaged test images."
+    corruption = "The linear probe was fitted on embeddings of clean images and is evaluated on corrupted test images."
     law = (
-        "A change g of the image should change the embedding f lawfully (left) or not at all (right). An embedding that"
-        " is one point gets 0."
+        "A change g of the image should change the embedding f predictably (left) or not at all (right). An embedding"
+        " that is one point gets 0."
     )
     sections = (
         Section("Labels curve", curve, figure=plot_labels_curve(measured.metrics, where)),
-        Section("Robustness", damage, figure=plot_robustness(measured.metrics, where)),
+        Section("Robustness", corruption, figure=plot_robustness(measured.metrics, where)),
         Section("Equivariance", law, figure=plot_equivariance(measured.metrics, where)),
     )
     return [section for section in sections if section.figure is not None]
@@ -92,15 +85,15 @@ def _reconstructions(data: Data, measured: Measured) -> Section:
     images = data.test.values[:NUM_IMAGES]
     reconstructions = measured.test["reconstruction"][:NUM_IMAGES]
     rows: list[tuple[str, NDArray[Any]]] = [("input", images), ("reconstruction", reconstructions)]
-    return Section("Reconstructions", "Test rows above, what the model kept of them below.", figure=plot_images(rows))
+    return Section("Reconstructions", "Test rows are above, their reconstructions below.", figure=plot_images(rows))
 
 
 def _traversals(measured: Measured, runner: GraphRunner) -> Section:
     moved = traversals(runner, measured.test["latent"])
     rows: list[tuple[str, NDArray[Any]]] = [(f"{i + 1}.", images) for i, images in enumerate(moved)]
     note = (
-        "The first test row decoded while one latent moves and the others stay; a line for each of the latents that"
-        f" vary most, from -{TRAVERSAL_REACH:g} to {TRAVERSAL_REACH:g} standard deviations."
+        "The first test row is decoded while one latent moves and the others stay. Each line shows one of the latents"
+        f" that vary most, from -{TRAVERSAL_REACH:g} to {TRAVERSAL_REACH:g} standard deviations."
     )
     return Section("Latent traversals", note, figure=plot_images(rows))
 
@@ -114,7 +107,7 @@ def _neighbours(data: Data, measured: Measured) -> Section:
         for query, found in zip(data.test.values[queries], nearest, strict=True)
     ]
     captions = ["query", "", "nearest", *[str(place + 1) for place in range(1, nearest.shape[1])]]
-    note = "A test row on the left, beside it the training rows whose embeddings are nearest to its own by cosine."
+    note = "A test row is on the left; beside it are the training rows whose embeddings are nearest by cosine."
     return Section("Nearest neighbours", note, figure=plot_images(rows, captions))
 
 
@@ -123,7 +116,10 @@ def _map(data: Data, measured: Measured) -> Section:
     labels = None if data.test.labels_N is None else data.test.labels_N[: len(embeddings)]
     perplexity = min(30.0, (len(embeddings) - 1) / 3)  # t-SNE needs fewer neighbours than rows
     points = TSNE(perplexity=perplexity, init="random", random_state=0).fit_transform(embeddings)
-    note = f"t-SNE of {len(points)} test rows; colours are labels the model never saw. Near is alike; far means little."
+    note = (
+        f"t-SNE of {len(points)} test rows; colours are labels that the model never saw. Near means alike; far means"
+        " little."
+    )
     return Section("Map of the embedding", note, figure=plot_map(points, labels))
 
 
@@ -131,17 +127,18 @@ def _scores(manifest: Manifest, measured: Measured) -> list[Section]:
     detector = manifest.detectors[0]
     histogram = Section(
         "Out-of-distribution scores",
-        f"{detector.method}. Usual test rows against sets made without a download.",
+        f"Score: {detector.method}. The test rows are in-distribution (ID); the other sets, made from them without a"
+        " download, are out-of-distribution (OOD).",
         figure=plot_scores(measured.test["scores"][:, 0], measured.ood),
     )
     scores = {"test": measured.test["scores"][:, 0], **measured.ood}
-    note = "The share of strange rows found for each share of usual rows flagged, which has a logarithmic axis."
+    note = "The share of OOD rows flagged for each share of ID rows flagged, which has a logarithmic axis."
     curves = Section("ROC curves", note, figure=plot_roc(found_rates(scores)))
     flagged = at_most(measured.p_values, manifest.default_alpha).mean()
     alarms = Section(
         "False alarms",
-        f"Calibrated on {detector.num_calibration_rows} rows that neither training nor the detector saw. At the"
-        f" default alpha {manifest.default_alpha:g}, {flagged:.2%} of the"
+        f"Scores are calibrated on {detector.num_calibration_rows} rows that neither training nor the detector saw. At"
+        f" the default alpha {manifest.default_alpha:g}, {flagged:.2%} of the"
         f" test rows are flagged; the smallest possible p-value is {detector.smallest_p_value:.2g}.",
         figure=plot_false_alarms(measured.p_values),
     )
@@ -151,7 +148,7 @@ def _scores(manifest: Manifest, measured: Measured) -> list[Section]:
 def _parity(manifest: Manifest) -> Section:
     rows = tuple((one.tensor, f"{one.max_abs_error:.2e} (at most {one.tolerance:.1e})") for one in manifest.parity)
     num = manifest.parity[0].num_rows
-    note = f"Largest difference between ONNX and the trained model on {num} test rows."
+    note = f"This is the largest difference between ONNX and the trained model on {num} test rows."
     return Section("Parity", note, rows=rows)
 
 

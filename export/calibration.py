@@ -1,4 +1,4 @@
-"""What makes p-values of scores: the sorted scores of rows that neither training nor the detectors saw."""
+"""Calibration: p-values are computed from the sorted scores of rows that neither training nor the detectors saw."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class Promise:
     """What a bundle's p-values are for.
 
     Attributes:
-        alpha: level of a decision if the caller names none.
-        delta: how often at most the conditional guarantee may fail, over calibration sets; a tenth in Bates et al.
-        adjustment: how conditional p-values are made: `simes` is tight for small ones, `dkwm` the same everywhere,
-            `monte_carlo` nearly tight for all; it is simulated when a server opens the bundle.
+        alpha: level of a decision if the client names none.
+        delta: probability, over calibration sets, that the conditional guarantee fails; a tenth in Bates et al.
+        adjustment: how conditional p-values are computed: `simes` is tight for small ones, `dkwm` the same everywhere,
+            `monte_carlo` nearly tight for all; it is simulated when a server loads the bundle.
     """
 
     alpha: float = 0.05
@@ -33,7 +33,7 @@ class Promise:
 
 
 def can_score(promise: Promise, num_rows: int) -> bool:
-    """Whether so many calibration rows can give a p-value of alpha."""
+    """Whether a p-value computed from so many calibration rows can be as small as alpha."""
     return num_small_p_values(num_rows, promise.alpha) > 0
 
 

@@ -8,15 +8,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from export.graphs import GraphRunner
+from export.graphs import GraphRunner, Tensors
 from latentserve.bundle import Evaluation
 from latentserve.conformal import at_most, p_values
 from training.data import Data
 from training.evaluation.ood_sets import QUICK_SETS, known_sets, ood_rows
 from training.evaluation.report import METHOD, Metric
 from training.evaluation.separation import auroc
-
-Tensors = dict[str, NDArray[np.float32]]
 
 NUM_TRAVERSED = 6
 TRAVERSAL_STEPS = 9
@@ -29,11 +27,11 @@ class Measured:
 
     Attributes:
         evaluations: one figure each, the encoder's own.
-        marks: the report card, floors included.
-        train: what the graphs gave for the training rows.
-        test: what the graphs gave for the test rows.
+        metrics: the evaluation report, baselines included.
+        train: outputs of the graphs for the training rows.
+        test: outputs of the graphs for the test rows.
         p_values: of the test rows, or empty without a detector.
-        strange: scores of each strange set, by name.
+        ood: scores of each out-of-distribution set, by name.
     """
 
     evaluations: tuple[Evaluation, ...]
@@ -44,7 +42,7 @@ class Measured:
     ood: dict[str, NDArray[np.float32]] = field(default_factory=dict)
 
 
-def evaluate(
+def measure(
     runner: GraphRunner,
     data: Data,
     train: Tensors,
@@ -53,14 +51,14 @@ def evaluate(
     calibration: NDArray[np.float32] | None,
     alpha: float,
 ) -> Measured:
-    """Adds to the report card: reconstruction error where there is a decoder, scores where there are detectors.
+    """Adds to the evaluation report: reconstruction error where there is a decoder, scores where there are detectors.
 
     Args:
         runner: of all graphs.
         data: with its test split.
-        train: what the graphs gave for the training rows.
+        train: outputs of the graphs for the training rows.
         test: and for the test rows.
-        marks: the report card.
+        metrics: the evaluation report.
         calibration: sorted scores of the deciding detector, or None.
         alpha: level at which false alarms are counted.
     """
@@ -71,27 +69,27 @@ def evaluate(
         found.append(Evaluation("reconstruction_mean_squared_error", float(error), where))
     if calibration is None:
         return Measured(tuple(found), tuple(metrics), train, test, np.empty(0))
-    in_dist = test["scores"][:, 0]
-    p = p_values(in_dist, calibration)
+    id_scores = test["scores"][:, 0]
+    p = p_values(id_scores, calibration)
     found.append(Evaluation(f"share_flagged_at_alpha_{alpha:g}", float(at_most(p, alpha).mean()), where))
     sets = [name for name in known_sets(data.test.values) if name in QUICK_SETS]
     ood = {name: runner.run(ood_rows(name, data.test.values))["scores"][:, 0] for name in sets}
     for name, scores in ood.items():
-        found.append(Evaluation(f"auroc_against_{name}", auroc(in_dist, scores), where))
+        found.append(Evaluation(f"auroc_against_{name}", auroc(id_scores, scores), where))
     return Measured(tuple(found), tuple(metrics), train, test, p, ood)
 
 
 def traversals(runner: GraphRunner, latent_NL: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-    """What is decoded when one latent of the first row moves and the others stay, for the latents that vary most.
+    """Decodes the first row while one latent moves and the others stay, for the latents that vary most.
 
     Returns:
         For each such latent its images [steps, H, W, C], from low to high.
     """
-    spread_L = latent_NL.std(axis=0)
+    deviation_L = latent_NL.std(axis=0)
     steps = np.linspace(-TRAVERSAL_REACH, TRAVERSAL_REACH, TRAVERSAL_STEPS, dtype=np.float32)
     decoded = []
-    for latent in np.argsort(-spread_L, kind="stable")[:NUM_TRAVERSED]:
+    for latent in np.argsort(-deviation_L, kind="stable")[:NUM_TRAVERSED]:
         moved = np.repeat(latent_NL[:1], TRAVERSAL_STEPS, axis=0)
-        moved[:, latent] = latent_NL[:, latent].mean() + steps * spread_L[latent]
+        moved[:, latent] = latent_NL[:, latent].mean() + steps * deviation_L[latent]
         decoded.append(runner.decode(moved))
     return decoded

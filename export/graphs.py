@@ -13,7 +13,7 @@ import inspect
 import io
 import logging
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,7 +28,9 @@ from latentserve.bundle import Graph
 from latentserve.cpus import available_cpus, cpu_set
 from latentserve.devices import CPU, CUDA, CUDA_OPTIONS
 from latentserve.inputs import INPUT, TensorSpec
-from training.networks.small import floats_from_rows
+from training.data.rows import Values
+from training.methods.encoding import Decoder, Encoder
+from training.preprocessing import floats_from_rows
 
 OPSET = 20
 EXAMPLE_ROWS = 2
@@ -36,6 +38,8 @@ RUN_ROWS = 500
 
 Device = Literal["cpu", "cuda"]
 PROVIDERS: dict[Device, str] = {"cpu": CPU, "cuda": CUDA}
+Tensors = dict[str, NDArray[np.float32]]
+"""Outputs of graphs, by tensor name."""
 
 
 class ExportError(RuntimeError):
@@ -45,7 +49,7 @@ class ExportError(RuntimeError):
 class EncoderGraph(nn.Module):
     """input -> embedding, and where the model has them latent and latent_scale."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Encoder) -> None:
         super().__init__()
         self.model = model
 
@@ -58,25 +62,24 @@ class EncoderGraph(nn.Module):
 class DecoderGraph(nn.Module):
     """latent -> reconstruction, float [B, H, W, C], 0 to 1."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Decoder) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, z_BL: Tensor) -> Tensor:
         """Channels last, as the input is."""
-        reconstruction_BHWC: Tensor = self.model.decode(z_BL).permute(0, 2, 3, 1)
-        return reconstruction_BHWC.contiguous()
+        return self.model.decode(z_BL).permute(0, 2, 3, 1).contiguous()
 
 
-def encoder_outputs(model: Any, example: Tensor) -> list[str]:
-    """Names of what the model's encoder gives."""
+def encoder_outputs(model: Encoder, example: Tensor) -> list[str]:
+    """Names of the tensors that the model's encoder returns."""
     with torch.no_grad():
         encoding = model.encode(floats_from_rows(example))
     return [name for name, tensor in encoding._asdict().items() if tensor is not None]
 
 
 def export_graph(module: nn.Module, example: dict[str, Tensor], outputs: Sequence[str], path: Path) -> Graph:
-    """Writes one graph to one file and proves that its row axis is free.
+    """Writes one graph to one file and verifies that its row axis is free.
 
     Args:
         module: takes the examples in their order.
@@ -153,8 +156,8 @@ class GraphRunner:
         self.graphs = list(graphs)
         self.sessions = {graph.file: _session(folder / graph.file, device) for graph in self.graphs}
 
-    def run(self, rows: NDArray[Any], batch_rows: int = RUN_ROWS) -> dict[str, NDArray[np.float32]]:
-        """Every tensor that every graph gives, for all rows."""
+    def run(self, rows: Values, batch_rows: int = RUN_ROWS) -> Tensors:
+        """The outputs of every graph, for all rows."""
         parts: dict[str, list[NDArray[np.float32]]] = {}
         for start in range(0, len(rows), batch_rows):
             tensors: dict[str, Any] = {INPUT: rows[start : start + batch_rows]}
@@ -168,7 +171,7 @@ class GraphRunner:
         return {name: np.concatenate(tensors) for name, tensors in parts.items()}
 
     def decode(self, latent_NL: NDArray[np.float32]) -> NDArray[np.float32]:
-        """What the decoder's graph alone gives."""
+        """The output of the decoder's graph alone."""
         (graph,) = (graph for graph in self.graphs if [spec.name for spec in graph.inputs] == ["latent"])
         reconstruction: NDArray[np.float32] = self.sessions[graph.file].run(["reconstruction"], {"latent": latent_NL})[
             0
@@ -201,7 +204,7 @@ def _options() -> ort.SessionOptions:
 
 
 @contextlib.contextmanager
-def _quiet() -> Any:
+def _quiet() -> Iterator[None]:
     """The exporter prints its progress and warns of its own internals."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     logging.getLogger("onnxscript").setLevel(logging.ERROR)

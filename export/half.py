@@ -1,9 +1,9 @@
 """The encoder in 16-bit floats, for GPUs: half the memory, and products at twice the rate or better.
 
 An x86 CPU computes it in 32 bits all the same and gains nothing but the size of the file. Inputs and outputs keep their
-types. As with 8-bit integers detectors are fitted and calibrated on what this graph gives, and how far its embeddings
-are from the trained model's is measured, written into the bundle, and refused if it is too far: 16-bit floats end at
-65,504.
+types. As with 8-bit integers, detectors are fitted and calibrated on the outputs of this graph, and the distance of its
+embeddings from the trained model's is measured and written into the bundle. If it is too large, as 16-bit floats end at
+65,504, no bundle is written.
 
 Source: https://onnxruntime.ai/docs/performance/model-optimizations/float16.html
 """

@@ -1,4 +1,4 @@
-"""Served numbers equal trained numbers: every ONNX output is held against the trained model's.
+"""Served numbers equal trained numbers: every ONNX output is compared with the trained model's.
 
 Of scores people use the p-values. So it is these that must stay, within what they are known to by their calibration
 (`latentserve.conformal.scatter`); then a score may be off by more than other tensors may, and if they move it may not,
@@ -9,46 +9,47 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from export.detectors import Scorer
-from export.graphs import DecoderGraph, ExportError, GraphRunner
+from export.graphs import DecoderGraph, ExportError, GraphRunner, Tensors
 from latentserve.bundle import Parity, Precision
 from latentserve.conformal import Move, worst_move
 from latentserve.inputs import INPUT
-from training.networks.small import floats_from_rows
+from training.data.rows import Values
+from training.methods.encoding import Decoder, Encoder
+from training.preprocessing import floats_from_rows
 
 RELATIVE_TOLERANCE = 1e-4
-"""Of the largest absolute value of a tensor: float32 noise of a deep graph is a tenth of it, a bug far above."""
+"""A share of a tensor's largest absolute value: float32 noise of a deep graph is a tenth of it, a bug far above."""
 ROUNDING_ERRORS = 4.0
-"""Of the trained model's own, where that is more: a BatchNorm over a channel that hardly varies makes rounding large in
-torch and ONNX alike. Its own is what running it in float64 changes."""
+"""A multiple of the trained model's own rounding, where that is more: a BatchNorm over a channel that hardly varies
+makes rounding large in torch and ONNX alike. The model's own is what running it in float64 changes."""
 LOWER_TOLERANCE: dict[Precision, float] = {"float16": 0.01, "int8": 0.25}
-"""Of the largest absolute value of what the encoder gives. One rounding is 1/2048 of a number in 16-bit floats and
-1/256 of a tensor's range in 8-bit integers; a network adds up dozens."""
+"""A share of the largest absolute value of an encoder's output. One rounding is 1/2048 of a number in 16-bit floats
+and 1/256 of a tensor's range in 8-bit integers; a network adds up dozens."""
 MOVED = 2.0
-"""Of how far 16-bit rounding moved the scores here: a GPU rounds each product, which a CPU does not, and its scores are
-held against those when a bundle is loaded."""
+"""A multiple of what 16-bit rounding moved the scores by here: a GPU rounds each product, which a CPU does not, and its
+scores are compared with those when a bundle is loaded."""
 BATCH_SIZES = (1, 7, 64)
 
 
-def trained_tensors(model: Any, scorer: Scorer | None, rows: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
-    """What the trained torch model gives for some rows, by tensor name."""
+def trained_tensors(model: Encoder, scorer: Scorer | None, rows: Values) -> Tensors:
+    """What the trained torch model returns for some rows, by tensor name."""
     return _tensors(model, scorer, rows, torch.float32)
 
 
-def _tensors(
-    model: Any, scorer: Scorer | None, rows: NDArray[Any], dtype: torch.dtype
-) -> dict[str, NDArray[np.float32]]:
+def _tensors(model: Encoder, scorer: Scorer | None, rows: Values, dtype: torch.dtype) -> Tensors:
     x_BHWC = torch.from_numpy(rows)
     with torch.no_grad():
         encoding = model.encode(floats_from_rows(x_BHWC).to(dtype))._asdict()
         tensors = {name: tensor for name, tensor in encoding.items() if tensor is not None}
-        if "latent" in tensors and hasattr(model, "decode"):
+        if "latent" in tensors and isinstance(model, Decoder):
             tensors["reconstruction"] = DecoderGraph(model)(tensors["latent"])
         tensors = {name: tensor.float() for name, tensor in tensors.items()}
         if scorer is not None:
@@ -57,90 +58,131 @@ def _tensors(
     return {name: tensor.numpy() for name, tensor in tensors.items()}
 
 
+@dataclass(frozen=True)
+class Reference:
+    """The trained model that exported graphs are compared with.
+
+    Attributes:
+        model: trained.
+        scorer: the detectors, if there are any. They were fitted on what the graphs return: with an encoder of lower
+            precision their scores are expected of its numbers, not of the model's.
+        rows: to compare on.
+        precision: of the encoder's graph: a lower one is allowed more.
+    """
+
+    model: Encoder
+    scorer: Scorer | None
+    rows: Values
+    precision: Precision
+
+    @cached_property
+    def tensors(self) -> Tensors:
+        """What the graphs should return; without the scores, where these depend on the graph's own numbers."""
+        return trained_tensors(self.model, self.scorer if self.precision == "float32" else None, self.rows)
+
+    def expected_beside(self, got: Tensors) -> Tensors:
+        """What the graphs should return, the scores of their own numbers included."""
+        if self.scorer is None or self.precision == "float32":
+            return self.tensors
+        return self.tensors | {"scores": self.scorer.scores({INPUT: self.rows, **got})}
+
+    def tolerance(self, name: str, expected: NDArray[np.float32], error: float) -> float:
+        """How far one tensor may be off; `error` is how far it is, for what is costly to find out."""
+        lower = LOWER_TOLERANCE.get(self.precision, RELATIVE_TOLERANCE)
+        relative = RELATIVE_TOLERANCE if name == "scores" else lower
+        tolerance = relative * max(1.0, float(np.abs(expected).max()))
+        if tolerance < error < float("inf") and self.precision == "float32":
+            exact = _tensors(copy.deepcopy(self.model).double(), self.scorer, self.rows, torch.float64)
+            tolerance = max(tolerance, ROUNDING_ERRORS * _farthest(exact[name], expected))
+        if name == "scores" and self.scorer is not None and self.precision == "float16":
+            moved = _farthest(self.scorer.scores({INPUT: self.rows, **self.tensors}), expected)
+            tolerance = max(tolerance, MOVED * moved)
+        return tolerance
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What was found over all batch sizes.
+
+    Attributes:
+        expected: tensors, the scores included.
+        errors: the largest of each tensor; infinite if it is not finite.
+        move: the p-value that moved furthest of what it may, if there are any.
+    """
+
+    expected: Tensors
+    errors: dict[str, float]
+    move: Move | None
+
+
 def check_parity(
     runner: GraphRunner,
-    model: Any,
+    model: Encoder,
     scorer: Scorer | None,
-    rows: NDArray[Any],
+    rows: Values,
     precision: Precision = "float32",
     calibration: Mapping[str, NDArray[np.float32]] | None = None,
 ) -> tuple[Parity, ...]:
-    """Compares every tensor at several batch sizes.
+    """Compares every tensor at several batch sizes; returns the largest error of each.
 
     Args:
         runner: of the exported graphs.
-        model: trained.
-        scorer: the detectors; with an encoder of lower precision they are asked about its numbers, not the model's.
+        model: see `Reference`, as for the next three.
+        scorer: the detectors.
         rows: to compare on.
-        precision: of the encoder: a lower one is allowed more.
-        calibration: sorted scores of each detector; None: scores are judged as other tensors are.
-
-    Returns:
-        The largest error of each tensor.
+        precision: of the encoder.
+        calibration: sorted scores of each detector; None: scores are compared as other tensors are.
 
     Raises:
         ExportError: a tensor is further off than its tolerance, or not finite, or a p-value is further off than it is
             known.
     """
-    expected = trained_tensors(model, scorer if precision == "float32" else None, rows)
-    of_the_model = dict(expected)
-    calibration = {name: scores for name, scores in (calibration or {}).items() if not _is_one_value(scores)}
-    found, move = _largest_errors(runner, None if precision == "float32" else scorer, rows, expected, calibration)
-    parity = []
-    for name, array in expected.items():
-        relative = LOWER_TOLERANCE.get(precision, RELATIVE_TOLERANCE) if name != "scores" else RELATIVE_TOLERANCE
-        tolerance = relative * max(1.0, float(np.abs(array).max()))
-        if tolerance < found[name] < float("inf") and precision == "float32":
-            exact = _tensors(copy.deepcopy(model).double(), scorer, rows, torch.float64)
-            tolerance = max(tolerance, ROUNDING_ERRORS * float(np.abs(exact[name] - array).max()))
-        if name == "scores" and scorer is not None and precision == "float16":
-            moved = _farthest(scorer.scores({INPUT: rows, **of_the_model}), array)
-            tolerance = max(tolerance, MOVED * moved)
-        judged = move if name == "scores" and np.isfinite(found[name]) else None
-        if judged is not None and not judged.holds:
+    reference = Reference(model, scorer, rows, precision)
+    known = {name: scores for name, scores in (calibration or {}).items() if not _is_one_value(scores)}
+    found = compared(runner, reference, known)
+    return tuple(_parity(name, found, reference) for name in found.expected)
+
+
+def _parity(name: str, found: Comparison, reference: Reference) -> Parity:
+    """Raises ExportError if the tensor, or the p-values of scores, are too far off."""
+    error = found.errors[name]
+    tolerance = reference.tolerance(name, found.expected[name], error)
+    if name == "scores" and found.move is not None and np.isfinite(error):
+        if not found.move.holds:
             raise ExportError(
-                f"scores: with the exported graph {judged} of the trained model (a score is {found[name]:.3g} off);"
+                f"scores: with the exported graph {found.move} of the trained model (a score is {error:.3g} off);"
                 " no bundle was written"
             )
-        if judged is None and not found[name] <= tolerance < float("inf"):
-            raise ExportError(
-                f"{name}: the exported graph is {found[name]:.3g} off the trained model,"
-                f" expected at most {tolerance:.3g}; no bundle was written"
-            )
         # scores that are further off are so where p-values do not mind: so may those of the golden rows be
-        tolerance = tolerance if judged is None else max(tolerance, found[name])
-        parity.append(Parity(name, found[name], tolerance, len(rows)))
-    return tuple(parity)
+        return Parity(name, error, max(tolerance, error), len(reference.rows))
+    if not error <= tolerance < float("inf"):
+        raise ExportError(
+            f"{name}: the exported graph is {error:.3g} off the trained model,"
+            f" expected at most {tolerance:.3g}; no bundle was written"
+        )
+    return Parity(name, error, tolerance, len(reference.rows))
 
 
-def _largest_errors(
-    runner: GraphRunner,
-    asked: Scorer | None,
-    rows: NDArray[Any],
-    expected: dict[str, NDArray[np.float32]],
-    calibration: Mapping[str, NDArray[np.float32]] | None,
-) -> tuple[dict[str, float], Move | None]:
-    """Of each tensor, over all batch sizes; infinite if one is not finite. And of p-values.
+def compared(runner: GraphRunner, reference: Reference, calibration: Mapping[str, NDArray[np.float32]]) -> Comparison:
+    """Runs the graphs at several batch sizes.
 
     Args:
         runner: of the exported graphs.
-        asked: with an encoder of lower precision, what says which scores to expect of its numbers.
-        rows: to compare on.
-        expected: of the trained model; gets the expected scores.
-        calibration: makes p-values of scores.
+        reference: what they are compared with.
+        calibration: sorted scores that make p-values of scores; empty: scores are compared as other tensors are.
     """
-    found: dict[str, float] = {}
+    expected, errors = reference.tensors, dict[str, float]()
     moves: list[Move] = []
     for batch_rows in BATCH_SIZES:
-        tensors = runner.run(rows, batch_rows)
-        if asked is not None:
-            expected["scores"] = asked.scores({INPUT: rows, **tensors})
+        got = runner.run(reference.rows, batch_rows)
+        expected = reference.expected_beside(got)
         for name, array in expected.items():
-            error = _farthest(tensors[name], array)
-            found[name] = max(found.get(name, 0.0), error) if np.isfinite(error) else float("inf")
+            error = _farthest(got[name], array)
+            errors[name] = max(errors.get(name, 0.0), error) if np.isfinite(error) else float("inf")
         if calibration and "scores" in expected:
-            moves.append(worst_move(tensors["scores"], expected["scores"], calibration))
-    return found, max(moves, key=lambda move: abs(move.got - move.expected) / move.allowed, default=None)
+            moves.append(worst_move(got["scores"], expected["scores"], calibration))
+    furthest = max(moves, key=lambda move: abs(move.got - move.expected) / move.allowed, default=None)
+    return Comparison(expected, errors, furthest)
 
 
 def _is_one_value(scores_N: NDArray[np.float32]) -> bool:

@@ -2,9 +2,9 @@
 
 Weights and activations are quantised where they are read (QDQ); the ranges of activations are those of some training
 rows. Weights keep 7 bits: CPUs without VNNI add pairs of products in 16 bits, which 8 would overflow, so that the same
-bundle gave one embedding on one CPU and another on the next. Detectors are fitted and calibrated on what the quantised
-graph gives, so that p-values stay exact; how far its embeddings are from the trained model's is measured and written
-into the bundle.
+bundle gave one embedding on one CPU and another on the next. Detectors are fitted and calibrated on the outputs of
+the quantised graph, so that p-values stay exact; the distance of its embeddings from the trained model's is measured
+and written into the bundle.
 
 Source: Jacob et al., https://arxiv.org/abs/1712.05877; https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html
 (one scale for each output channel of a weight).
@@ -16,15 +16,14 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from latentserve.inputs import INPUT
+from training.data.rows import Values
 
 RANGE_ROWS = 512
 """Rows whose activations set the ranges."""
@@ -32,10 +31,10 @@ BATCH_ROWS = 32
 
 
 class _Rows(CalibrationDataReader):  # type: ignore[misc]
-    def __init__(self, rows: NDArray[Any]) -> None:
-        self._batches: Iterator[NDArray[Any]] = iter(np.split(rows, range(BATCH_ROWS, len(rows), BATCH_ROWS)))
+    def __init__(self, rows: Values) -> None:
+        self._batches: Iterator[Values] = iter(np.split(rows, range(BATCH_ROWS, len(rows), BATCH_ROWS)))
 
-    def get_next(self) -> dict[str, NDArray[Any]] | None:
+    def get_next(self) -> dict[str, Values] | None:
         """The next batch, or None after the last."""
         batch = next(self._batches, None)
         return None if batch is None else {INPUT: batch}
@@ -53,7 +52,7 @@ def _no_advice() -> Iterator[None]:
         root.setLevel(level)
 
 
-def quantise(path: Path, train_rows: NDArray[Any]) -> float:
+def quantise(path: Path, train_rows: Values) -> float:
     """Puts the quantised encoder in the place of the float one; returns its size as a share of what it was.
 
     Args:

@@ -1,4 +1,4 @@
-"""The next version of a model, which is one export's alone from its beginning to its end."""
+"""The next version of a model: an export claims it at its beginning, and no other export can write to it."""
 
 from __future__ import annotations
 

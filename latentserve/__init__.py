@@ -3,9 +3,9 @@
     from latentserve import Client
 
 * `client`   Client and AsyncClient: numpy arrays, files or bytes in, numpy arrays out
-* `streaming` items without end in, scores out as they come (`Client.score_stream`)
+* `streaming` an endless stream of items in, scores out as they come (`Client.score_stream`)
 * `bundle`   the manifest that export writes and service reads
-* `errors`   the one tree of errors, and the gRPC code of each
+* `errors`   the tree of errors, and the gRPC code of each
 * `audio`    how a WAV or FLAC file becomes the samples a model was trained on
 * `images`   how an encoded image becomes the pixels a model was trained on (needs Pillow)
 * `tensors`  numpy arrays to protobuf tensors and back

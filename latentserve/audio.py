@@ -1,11 +1,11 @@
 """How a WAV or FLAC file becomes the samples a model was trained on.
 
-Training reads audio folders through this file and the service decodes requests through it, so that a clip gives
-the same samples on both sides: int16, one channel, cut around its centre or padded with zeros at its end to the
+Training reads audio folders through this file and the service decodes requests through it, so that a clip becomes
+the same samples on both sides: int16, one channel, cropped around its centre or padded with zeros at its end to the
 model's window. Nothing is ever resampled: a clip of another rate is an error.
 
-libsndfile decodes (`soundfile`; extras `serve` and `train`); why: ADR 15. What it forgives in silence is looked at here
-first: samples that are cut off, and lengths that a writer to a pipe could not fill in.
+libsndfile decodes (`soundfile`; extras `serve` and `train`); why: ADR 15. What it silently accepts is checked here
+first: truncated samples, and lengths that a writer to a pipe could not fill in.
 Source: Microsoft and IBM, Multimedia Programming Interface and Data Specifications 1.0 (1991), RIFF and WAVE; EBU
 Tech 3306 for RF64.
 """
@@ -23,17 +23,17 @@ SUFFIXES = {".wav", ".wave", ".flac"}
 CHANNELS = (1, 2)
 PCM, FLOAT, EXTENSIBLE = 1, 3, 0xFFFE
 ENCODINGS = {PCM: "PCM", 2: "MS ADPCM", FLOAT: "float", 6: "A-law", 7: "mu-law", 17: "IMA ADPCM"}
-"""By format tag. The rest of what libsndfile reads in a WAV (MP3, GSM, G.721) is rare and cannot be cut at a sample."""
+"""By format tag. The rest of what libsndfile reads in a WAV (MP3, GSM, G.721) is rare and has no sample boundaries."""
 BYTE_ORDERS = {b"RIFF": "<", b"RF64": "<", b"RIFX": ">"}
 FLAC = b"fLaC"
 UNKNOWN_BYTES = 0x7FFF_0000
-"""A chunk said to be this long is as long as the file: sox writes 0x7FFFF000 into a pipe, ffmpeg 0xFFFFFFFF."""
+"""A chunk of this stated length is as long as the file: sox writes 0x7FFFF000 into a pipe, ffmpeg 0xFFFFFFFF."""
 NO_LENGTH = 2**62
 """libsndfile's number of samples where a FLAC says none is 2**63 - 1."""
 
 
 class AudioError(ValueError):
-    """The bytes are not audio we take. The message says what was got and expected."""
+    """The bytes are not audio that is supported. The message says what was got and expected."""
 
 
 def decode_audio(data: bytes, sample_rate_hz: int, num_samples: int) -> NDArray[np.int16]:
@@ -100,7 +100,7 @@ def _centre(got: int, num_samples: int) -> int:
 
 
 def _opened(data: bytes) -> soundfile.SoundFile:
-    """By libsndfile, which reads thirty other formats, too: none of them is let through."""
+    """Opens it with libsndfile. The thirty other formats that libsndfile reads are rejected before."""
     if data[:4] != FLAC:
         data = _with_true_length(data)
     try:
@@ -112,7 +112,7 @@ def _opened(data: bytes) -> soundfile.SoundFile:
 
 
 def _with_true_length(data: bytes) -> bytes:
-    """A WAV as it is, if its samples are all there; the length filled in where its writer could not."""
+    """The WAV unchanged if all its samples are there, with the length filled in where its writer could not."""
     if len(data) < 12 or data[:4] not in BYTE_ORDERS or data[8:12] != b"WAVE":
         raise AudioError(f"got {len(data)} bytes beginning {data[:12]!r}, expected a WAV file or a FLAC file")
     order = BYTE_ORDERS[data[:4]]
@@ -138,7 +138,7 @@ def _with_true_length(data: bytes) -> bytes:
 
 
 def _frame_bytes(body: memoryview, size: int, order: str) -> int:
-    """Of the samples of all channels at one time; 1 where they are compressed."""
+    """Bytes of one frame, the samples of all channels at one time; 1 where they are compressed."""
     if len(body) < size:
         raise AudioError(f"truncated: got {len(body)} bytes in chunk 'fmt ', expected {size}")
     if size < 16:
@@ -158,7 +158,7 @@ def _frame_bytes(body: memoryview, size: int, order: str) -> int:
 
 
 def _check_samples(got: int, size: int, frame_bytes: int) -> None:
-    """What libsndfile would shorten without a word. One byte too many is padding that the writer counted."""
+    """Raises AudioError for samples that libsndfile would silently shorten. One byte too many is padding."""
     rest = size % frame_bytes
     if got < size - rest:
         raise AudioError(f"truncated: got {got} bytes in chunk 'data', expected {size}")

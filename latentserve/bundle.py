@@ -1,4 +1,4 @@
-"""The bundle: the one thing that passes from training to serving.
+"""The bundle: the folder that training hands to serving.
 
     <repository>/<model name>/<version, an integer>/
         bundle.json       the manifest, a `Manifest` below
@@ -7,12 +7,12 @@
         scorer.onnx       whatever it names -> scores [B, K]            (where detectors exist)
         calibration.npz   one sorted float32 array of scores per detector (where detectors exist), and maybe
                           embedding_mean, embedding_std: float32 [D] of the calibration rows' embeddings
-        golden.npz        a few real inputs with what the trained model gave for them
-        evaluation.json   the report card: figures with their spread, floors beside them; the service does not read it
-        report.html       what the model is, for people
+        golden.npz        a few real inputs with the trained model's outputs for them
+        evaluation.json   the evaluation report: metrics, standard deviations, baselines; not read by the service
+        report.html       a description of the model for human readers
 
-Graphs are joined by tensor names: an output of one is an input of another if they are called alike,
-and `input` is what the caller sent. Every file except bundle.json stands in `Manifest.files` with its
+Graphs are joined by tensor names: an output of one is the input of another with the same name,
+and `input` is the client's tensor. Every file except bundle.json stands in `Manifest.files` with its
 sha256. No file holds a pickle.
 """
 
@@ -49,14 +49,14 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 def check_name(name: str) -> None:
-    """Raises ValueError unless a model may be called so."""
+    """Raises ValueError unless a model may have this name."""
     if not _NAME.fullmatch(name):
         raise ValueError(f"name: got {name!r}, expected 1 to 100 letters, digits, '.', '_' or '-', no sign in front")
 
 
 @dataclass(frozen=True)
 class Graph:
-    """One ONNX graph: the tensors it reads and the tensors it gives."""
+    """One ONNX graph: the tensors it reads and the tensors it outputs."""
 
     file: str
     inputs: tuple[TensorSpec, ...]
@@ -69,11 +69,11 @@ class Detector:
 
     Attributes:
         name: unique in the bundle; names its array in calibration.npz.
-        method: how the score is computed, for people.
+        method: how the score is computed, for human readers.
         num_calibration_rows: rows that neither training nor the detector saw.
         calibration_sha256: of the sorted calibration scores.
-        delta: how often at most the conditional p-values break their promise, over calibration sets.
-        adjustment: how they are made of the marginal ones: see `latentserve.conformal`.
+        delta: largest probability, over calibration sets, that the conditional guarantee does not hold.
+        adjustment: how conditional p-values follow from marginal ones: see `latentserve.conformal`.
     """
 
     name: str
@@ -90,18 +90,18 @@ class Detector:
 
     @property
     def smallest_p_value(self) -> float:
-        """No item, however strange, gets a smaller one."""
+        """The smallest possible p-value, of the most out-of-distribution item."""
         return 1 / (self.num_calibration_rows + 1)
 
     @property
     def smallest_conditional_p_value(self) -> float:
-        """The same of the conditional p-values."""
+        """The smallest possible conditional p-value."""
         return float(adjustments(self.num_calibration_rows, self.delta, self.adjustment)[0])
 
 
 @dataclass(frozen=True)
 class Parity:
-    """How far an ONNX output is from the trained model's on real rows, at most."""
+    """The largest difference between an ONNX output and the trained model's on real rows."""
 
     tensor: str
     max_abs_error: float
@@ -111,7 +111,7 @@ class Parity:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One figure, measured through the exported graphs when the bundle was made."""
+    """One metric, measured through the exported graphs when the bundle was made."""
 
     name: str
     value: float
@@ -154,7 +154,7 @@ class Manifest:
     """What bundle.json holds.
 
     Attributes:
-        schema_version: of this dataclass; a service refuses what is newer than itself.
+        schema_version: of this dataclass; a service rejects a newer schema than its own.
         name: of the model.
         version: 1 or greater.
         input: what one row is.
@@ -163,9 +163,9 @@ class Manifest:
         provenance: where it came from.
         files: sha256 of every other file in the folder.
         detectors: columns of `scores`, in order; the first decides.
-        default_alpha: level of the decision if the caller names none, or 0 without detectors.
+        default_alpha: level of the decision if a request names none, or 0 without detectors.
         parity: of each output.
-        evaluations: figures measured through the graphs.
+        evaluations: metrics measured through the graphs.
         precision: of the encoder's weights and activations.
     """
 
@@ -196,12 +196,12 @@ class Manifest:
 
     @cached_property
     def outputs(self) -> dict[str, TensorSpec]:
-        """Every tensor that some graph gives, by name."""
+        """Every tensor that a graph outputs, by name."""
         return {spec.name: spec for graph in self.graphs.values() for spec in graph.outputs}
 
 
 def load(folder: Path) -> Manifest:
-    """Reads a bundle's manifest and proves that every file is the one it names.
+    """Reads a bundle's manifest and verifies that every file is the one it names.
 
     Raises:
         BundleError: no manifest, not readable, a newer schema, a file missing or changed, or not in <name>/<version>.
@@ -241,7 +241,7 @@ def _read_manifest(folder: Path) -> Manifest:
 
 
 def load_calibration(folder: Path, manifest: Manifest) -> dict[str, NDArray[np.float32]]:
-    """The sorted calibration scores of every detector, proven against the manifest.
+    """The sorted calibration scores of every detector, verified against the manifest.
 
     Raises:
         BundleError: an array is missing, not sorted and finite, or not the one the manifest names.
@@ -282,7 +282,7 @@ def load_embedding_statistics(folder: Path, manifest: Manifest) -> tuple[NDArray
 
 
 def load_golden(folder: Path, manifest: Manifest) -> dict[str, NDArray[Any]]:
-    """Real rows under `input`, and what the trained model gave for them, by tensor.
+    """Real rows under `input`, and the trained model's outputs for them, by tensor.
 
     Raises:
         BundleError: there are no rows, or an array is not of rows as the manifest says.

@@ -1,7 +1,7 @@
-"""What a file of a bundle must be before anything is made of it: there, unchanged, and whole in itself.
+"""Checks a file of a bundle before it is used: it exists, is unchanged, and needs no other file.
 
 A tensor of an ONNX graph may lie in another file (`TensorProto.data_location`). Such a file is in no manifest: it could
-change under the same `embedding_space`, and its path may lead anywhere. ONNX Runtime reads it without a word.
+change under the same `embedding_space`, and its path may lead anywhere. ONNX Runtime reads it silently.
 
 The file is walked over field by field as the wire format of protobuf says, so that neither `onnx` nor the weights in
 memory are needed. Numbers of fields: https://github.com/onnx/onnx/blob/v1.19.0/onnx/onnx.proto; wire types:
@@ -46,14 +46,14 @@ HAVE_DATA = ("provenance", "evaluations")
 
 
 class NotOnnx(ValueError):
-    """The bytes are no protobuf message."""
+    """The bytes are not a protobuf message."""
 
 
 def check_file(folder: Path, name: str, expected: str) -> None:
-    """Proves that a file is the one whose sha256 is expected.
+    """Verifies that a file has the expected sha256.
 
     Raises:
-        BundleError: it is in another folder, missing, no plain file, not readable, or another one.
+        BundleError: it is in another folder, missing, no plain file, not readable, or has another sha256.
     """
     if Path(name).name != name:
         raise BundleError(f"{folder}: got file name {name!r}, expected one without folders")
@@ -67,7 +67,7 @@ def check_file(folder: Path, name: str, expected: str) -> None:
 
 
 def check_plain(path: Path) -> None:
-    """Raises BundleError unless it is a plain file: whoever reads a pipe or a device waits without end."""
+    """Raises BundleError unless it is a plain file: reading a pipe or a device may never end."""
     try:
         if not path.exists():
             raise BundleError(f"{path}: missing or not readable (No such file or directory)")
@@ -94,7 +94,7 @@ def _without(names: tuple[str, ...], value: Any) -> Any:
 
 
 def check_graph(path: Path) -> None:
-    """Proves that a graph is an ONNX file that holds all of its weights itself.
+    """Verifies that a graph is an ONNX file that contains all of its weights.
 
     Raises:
         BundleError: it is not.
@@ -126,7 +126,7 @@ def embedding_space(encoder_sha256: str) -> str:
 
 
 def load_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """The arrays of an .npz file, pickles refused.
+    """The arrays of an .npz file; pickles are rejected.
 
     Raises:
         BundleError: the file cannot be read or holds a pickle.
@@ -142,7 +142,7 @@ def first_external(path: Path) -> str | None:
     """The name of a tensor whose values lie in another file; None if there is none.
 
     Raises:
-        NotOnnx: the file is empty, cut, or no protobuf message.
+        NotOnnx: the file is empty, truncated, or not a protobuf message.
         OSError: it cannot be read.
     """
     with path.open("rb") as file:

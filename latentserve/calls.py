@@ -1,7 +1,7 @@
-"""What the clients say and hear, without a wire: arrays to requests, responses to arrays.
+"""The clients' calls without a transport: arrays to requests, responses to arrays.
 
-Each function makes a `Call`: the method's name, the requests it takes (large inputs are cut into several:
-`latentserve.items`), and how to join their responses. `Client` and `AsyncClient` only carry calls.
+Each function makes a `Call`: the method's name, the requests it takes (large inputs are split into several:
+`latentserve.items`), and how to join their responses. `Client` and `AsyncClient` only send them.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Call(Generic[R]):
 
     Attributes:
         method: name of it.
-        cut: the caller's items; of a call without any a single part that is nothing.
+        cut: the caller's items, split; a call without items has a single empty part.
         ask: makes the request of a part.
         join: makes the result of the responses.
     """
@@ -76,7 +76,7 @@ class Scores:
 
     Attributes:
         detectors: names of the K detectors.
-        scores: float32 [n, K], larger is stranger.
+        scores: float32 [n, K], larger is more out-of-distribution.
         detector_p_values: float32 [n, K], of every detector.
         p_values: float64 [n], of the deciding detector.
         flagged: bool [n], p_values <= alpha, or what the false discovery rate allows over all n rows.
@@ -95,7 +95,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Analysis:
-    """What `analyze` was asked for; the rest is None.
+    """The outputs requested of `analyze`; the others are None.
 
     Attributes:
         model: the version that answered.
@@ -113,7 +113,7 @@ class Analysis:
 
 
 def with_priority(request: Any, priority: Priority) -> Any:
-    """The request itself, marked; requests that carry no rows have no priority.
+    """Sets the priority of a request and returns it; requests that carry no rows have no priority.
 
     Raises:
         InvalidInput: no such priority.
@@ -147,7 +147,7 @@ def score(
 def score_of(
     given: Cut, alpha: float | None, guarantee: Guarantee, decision: Decision, model: str, version: int
 ) -> Call[Scores]:
-    """As `score`, of items that are cut already."""
+    """As `score`, for items that are already split."""
     asked = _asked(alpha, guarantee, decision)
     ask = partial(_ask, pb.ScoreRequest, model=_selector(model, version), **asked)
     return Call("Score", given, ask, _scores)
@@ -177,7 +177,7 @@ def _ask(kind: Any, part: Part, **fields: Any) -> Any:
 
 
 def _asked(alpha: float | None, guarantee: Guarantee | None, decision: Decision | None) -> dict[str, Any]:
-    """The fields of a request that say what is asked of its scores."""
+    """The score options as fields of a request."""
     if alpha is not None and not isinstance(alpha, (int, float, np.floating)):
         raise InvalidInput.at("alpha", got=repr(alpha), expected="a number")
     if guarantee is not None and guarantee not in GUARANTEES:
@@ -202,13 +202,13 @@ def decode(latents: Any, model: str, version: int) -> Call[NDArray[np.float32]]:
 
 
 def get_model(model: str, version: int) -> Call[pb.GetModelResponse]:
-    """What goes in, what comes out, what it runs on, where it came from."""
+    """A model's inputs, outputs, execution provider and provenance."""
     request = pb.GetModelRequest(model=_selector(model, version))
     return Call("GetModel", _no_rows(), lambda _: request, lambda responses: cast(pb.GetModelResponse, responses[0]))
 
 
 def list_models() -> Call[pb.ListModelsResponse]:
-    """Every model served and every bundle refused."""
+    """Every model served and every bundle rejected."""
     request = pb.ListModelsRequest()
     return Call(
         "ListModels", _no_rows(), lambda _: request, lambda responses: cast(pb.ListModelsResponse, responses[0])

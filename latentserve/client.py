@@ -5,9 +5,9 @@
         scores = client.score(["a.jpg", "b.png"], alpha=0.01)
         embeddings = client.embed(["clip.wav"], model="fsdd-cpc_audio")
 
-Inputs of any length: they are cut into requests, several of which are under way at once. Every error is one of
-`latentserve.errors`; it names the caller's own item, and what was done before it is its `done`. Both clients carry the
-same calls (`latentserve.calls`); only waiting differs.
+Inputs may have any length: they are split into requests, several of which are in flight at once. Every error is one of
+`latentserve.errors`; it names the caller's own item, and its `done` holds the results that came before it. Both clients
+make the same calls (`latentserve.calls`); they differ only in how they wait.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from latentserve.streaming import Item
 from latentserve.v1 import embedding_pb2 as pb
 
 REQUESTS_IN_FLIGHT = 4
-"""Requests of one call under way at once: the server batches one while the next travels."""
+"""Requests of one call in flight at once: the server batches one while the next travels."""
 
 R = TypeVar("R")
 
@@ -42,12 +42,12 @@ class Client:
 
     Args:
         target: gRPC target of the server, for instance `localhost:50051`.
-        timeout_seconds: for each request of a call; the server gives up with you.
-        credentials: for TLS; plain text without.
-        priority: of every call; `low` for bulk jobs, so that others do not wait for them.
-        token: shown with every call; default: LATENTSERVE_TOKEN of the environment. InvalidInput if it would travel in
-            the clear beyond loopback.
-        token_in_clear: send it all the same.
+        timeout_seconds: for each request of a call; the server drops the request then, too.
+        credentials: for TLS; plaintext without.
+        priority: of every call; `low` for bulk jobs, so that other calls do not wait for them.
+        token: sent with every call; default: LATENTSERVE_TOKEN of the environment. InvalidInput if it would be sent as
+            plaintext beyond loopback.
+        token_over_plaintext: send it all the same.
     """
 
     def __init__(
@@ -57,9 +57,9 @@ class Client:
         credentials: grpc.ChannelCredentials | None = None,
         priority: Priority = "normal",
         token: str | None = None,
-        token_in_clear: bool = False,
+        token_over_plaintext: bool = False,
     ) -> None:
-        self._shown = rpc.authorization(token, target, credentials is not None, token_in_clear)
+        self._shown = rpc.authorization(token, target, credentials is not None, token_over_plaintext)
         if credentials is None:
             self._channel = grpc.insecure_channel(target, rpc.OPTIONS)
         else:
@@ -88,7 +88,7 @@ class Client:
         return self._run(calls.embed(items, model, version))
 
     def reconstruct(self, items: Items, model: str = "", version: int = 0) -> NDArray[np.float32]:
-        """What the model kept of each row, float32 [n, height, width, channels], 0 to 1."""
+        """Reconstructions, float32 [n, height, width, channels], 0 to 1."""
         return self._run(calls.reconstruct(items, model, version))
 
     def score(
@@ -121,10 +121,10 @@ class Client:
         timeout_seconds: float | None = None,
         guarantee: Guarantee = "marginal",
     ) -> Iterator[Scores | LatentserveError]:
-        """Score for pipelines: items without end in, for each its scores or its error out, in order.
+        """Score for pipelines: takes an endless stream of items, yields the scores or the error of each, in order.
 
-        One stream for all: a bad item costs nothing but itself. Items are taken a few ahead of the results you take,
-        in a thread of gRPC's.
+        All items share one stream; a bad item affects no other. Items are taken a few ahead of the results that you
+        take, in a thread of gRPC's.
 
         Args:
             items: a file each (path or bytes), one row, or an array of rows: see `streaming.Item`.
@@ -135,10 +135,10 @@ class Client:
             guarantee: as of `score`.
 
         Raises:
-            LatentserveError: the stream itself broke; results that did not come never will.
+            LatentserveError: the stream itself broke; the missing results will not come.
         """
-        question = streaming.Question(alpha, guarantee, model, version, self._priority)
-        return streaming.results(self._methods["ScoreStream"], items, question, timeout_seconds, self._shown)
+        options = streaming.ScoreOptions(alpha, guarantee, model, version, self._priority)
+        return streaming.results(self._methods["ScoreStream"], items, options, timeout_seconds, self._shown)
 
     def analyze(
         self,
@@ -162,7 +162,7 @@ class Client:
         return self._run(calls.get_model(model, version))
 
     def list_models(self) -> pb.ListModelsResponse:
-        """Every model served and every bundle refused."""
+        """Every model served and every bundle rejected."""
         return self._run(calls.list_models())
 
     def _run(self, call: Call[R]) -> R:
@@ -195,9 +195,9 @@ class AsyncClient:
         credentials: grpc.ChannelCredentials | None = None,
         priority: Priority = "normal",
         token: str | None = None,
-        token_in_clear: bool = False,
+        token_over_plaintext: bool = False,
     ) -> None:
-        self._shown = rpc.authorization(token, target, credentials is not None, token_in_clear)
+        self._shown = rpc.authorization(token, target, credentials is not None, token_over_plaintext)
         if credentials is None:
             self._channel = grpc.aio.insecure_channel(target, rpc.OPTIONS)
         else:
@@ -251,8 +251,8 @@ class AsyncClient:
         guarantee: Guarantee = "marginal",
     ) -> AsyncIterator[Scores | LatentserveError]:
         """As `Client.score_stream`, with `async for`; items may be asynchronous too."""
-        question = streaming.Question(alpha, guarantee, model, version, self._priority)
-        return streaming.results_async(self._methods["ScoreStream"], items, question, timeout_seconds, self._shown)
+        options = streaming.ScoreOptions(alpha, guarantee, model, version, self._priority)
+        return streaming.results_async(self._methods["ScoreStream"], items, options, timeout_seconds, self._shown)
 
     async def analyze(
         self,

@@ -1,4 +1,4 @@
-"""Conformal p-values: what turns a raw score into an error rate that holds.
+"""Conformal p-values turn raw scores into decisions with a guaranteed error rate.
 
 *Marginal*: if a new in-distribution row and the n calibration rows are exchangeable, its p-value is at most alpha with
 a probability of at most alpha, whatever the score is. That is an average over calibration sets: with the one at hand
@@ -35,9 +35,9 @@ Adjustment = Literal["simes", "dkwm", "monte_carlo"]
 ROUNDING = 1e-9
 """Numbers that differ by less, relatively, are equal but for rounding. Alpha is kept to a billionth of itself."""
 SIMULATIONS = 4000
-"""Draws of n uniform order statistics. Their own error is paid for: see `_monte_carlo`."""
+"""Draws of n uniform order statistics. Their own error is accounted for: see `_monte_carlo`."""
 SMALLEST_SIMULATED_DELTA = 20 / SIMULATIONS
-"""With few draws beyond the limit, or none, the limit would be a matter of luck."""
+"""With few draws beyond the limit, or none, the limit would be random."""
 
 
 def p_values(
@@ -46,10 +46,11 @@ def p_values(
     """Marginal p-values P = (1 + #{calibration scores >= score}) / (n + 1), float64 [N].
 
     Args:
-        scores_N: larger is stranger. NaN and infinity get the smallest p-value: they must never pass as usual.
+        scores_N: larger is more out-of-distribution. NaN and infinity get the smallest p-value: they must never pass as
+            in-distribution.
         sorted_calibration: [n], ascending, finite.
         rng: breaks ties at random, which makes p-values uniform where many scores are equal. Without it equal scores
-            count as at least as strange: p-values are larger, and the same row gets the same one again.
+            count as larger: p-values are larger, and the same row always gets the same one.
 
     Raises:
         ValueError: no calibration scores.
@@ -76,9 +77,9 @@ def at_most(p_values_N: NDArray[np.float64] | float, level: NDArray[np.float64] 
 
 
 def scatter(p_values_N: NDArray[np.float64] | float, num_calibration_rows: int) -> NDArray[np.float64]:
-    """How far p-values [N] lie, as a rule, from what another calibration set of n rows would give.
+    """How far p-values [N] typically lie from those of another calibration set of n rows.
 
-    A rank, and the standard deviation of the rank, which is binomial. What moves one by less does not matter.
+    One rank plus the standard deviation of the rank, which is binomial. A smaller difference does not matter.
     """
     p_N, num = np.asarray(p_values_N, np.float64), num_calibration_rows
     found: NDArray[np.float64] = (1 + np.sqrt(num * p_N * (1 - p_N))) / (num + 1)
@@ -87,10 +88,10 @@ def scatter(p_values_N: NDArray[np.float64] | float, num_calibration_rows: int) 
 
 @dataclass(frozen=True)
 class Move:
-    """A p-value by two computations of one score.
+    """A p-value from two computations of one score.
 
     Attributes:
-        detector: whose.
+        detector: name of the detector.
         got: by one of them.
         expected: by the other.
         allowed: how far apart they may be: see `scatter`. So a decision changes only where p is as near to its level.
@@ -103,7 +104,7 @@ class Move:
 
     @property
     def holds(self) -> bool:
-        """Whether it does not matter which of the two computed the score."""
+        """Whether the difference is allowed."""
         return abs(self.got - self.expected) <= self.allowed * (1 + ROUNDING)
 
     def __str__(self) -> str:
@@ -111,7 +112,7 @@ class Move:
 
 
 def worst_move(got_NK: NDArray[Any], expected_NK: NDArray[Any], sorted_calibration: Mapping[str, NDArray[Any]]) -> Move:
-    """Of all rows and detectors the move that is largest beside what is allowed.
+    """The move of all rows and detectors that is largest in relation to what is allowed.
 
     Args:
         got_NK: scores of some rows.
@@ -157,7 +158,7 @@ def conditional_p_values(
 
 
 def check_delta(delta: float, adjustment: Adjustment) -> None:
-    """Says before anything is made whether `adjustments` can keep such a promise.
+    """Checks early whether `adjustments` can give such a guarantee.
 
     Raises:
         ValueError: no such adjustment, or a delta that it does not take.
@@ -208,8 +209,8 @@ def _monte_carlo(num: int, delta: float) -> NDArray[np.float64]:
     """b_i is the same quantile of each U_(i), the smallest one that simulation allows: tight for every p.
 
     The quantile is that of a normal z by Wilson and Hilferty's approximation, U_(i) = mean (1 - 1 / (9 i) + z s_i)^3,
-    which need not be exact: the promise comes from the simulation. z is so high that even the upper 99 % confidence
-    limit of its exceedances is at most delta. The seed is fixed, so that a bundle gives the same p-values everywhere.
+    which need not be exact: the guarantee comes from the simulation. z is so high that even the upper 99 % confidence
+    limit of its exceedances is at most delta. The seed is fixed, so that a bundle yields the same p-values everywhere.
     """
     i = np.arange(1, num + 1)
     mean, shift = i / (num + 1), 1 / (9 * i)

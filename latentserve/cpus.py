@@ -1,6 +1,6 @@
-"""How many CPUs this process may use: its CPU set, and what its container's quota leaves of it.
+"""How many CPUs this process may use: its CPU set, limited by its container's quota.
 
-Libraries look at the CPU set at most. With four threads on a quota of one CPU the kernel stops all of them for three
+Libraries read the CPU set at most. With four threads on a quota of one CPU the kernel stops all of them for three
 quarters of the time, in the middle of whatever they do.
 """
 
@@ -19,7 +19,7 @@ def available_cpus(proc: Path = PROC) -> int:
     """At least one; a quota of one and a half CPUs counts as two.
 
     Args:
-        proc: what the kernel tells of this process.
+        proc: the kernel's folder of this process.
     """
     allowed = cpu_set()
     return max(1, min([allowed, *(math.ceil(cpus) for cpus in _quotas(proc))]))

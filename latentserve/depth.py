@@ -1,8 +1,8 @@
 """Samples of more than eight bits as eight, by the range that the file states.
 
 Cameras of 10, 12 or 14 bits write their samples into 16, some stretched over the range and some not: an image of the
-second kind looks as a dark one of the first. Where a file does not tell which it is, it is refused rather than taken
-for nearly black. The range is stated by PNG's sBIT, by TIFF's BitsPerSample, SMinSampleValue and SMaxSampleValue.
+second kind looks like a dark one of the first. A file that does not state its range is rejected rather than taken for
+nearly black. PNG's sBIT and TIFF's BitsPerSample, SMinSampleValue and SMaxSampleValue state the range.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from latentserve.image_files import GREY_AND_ALPHA, ImageError, Png
 
 FULL_BITS = 16
 DARK_BITS = 14
-"""No sensor is known to us between 14 and 16 bits: samples that need 15 fill the range, those below may not."""
+"""No sensor is known between 14 and 16 bits: samples that need 15 fill the range, those below may not."""
 PLANAR_CONFIGURATION, PHOTOMETRIC, BITS_PER_SAMPLE = 284, 262, 258
 SAMPLE_FORMAT, SMIN_SAMPLE_VALUE, SMAX_SAMPLE_VALUE = 339, 340, 341
 UNSIGNED, WHITE_IS_ZERO, SEPARATE = 1, 0, 2
 ADVICE = "state the range (PNG: sBIT, TIFF: SMaxSampleValue) or write 8 bits"
 LOW_BYTES = {"RGB;16B": "RGB;16L", "RGBX;16B": "RGBX;16L", "RGBA;16B": "RGBA;16L"}
 LOW_BYTES |= {low: high for high, low in LOW_BYTES.items()}
-"""Pillow keeps the high byte of colours of 16 bits. Read in the other byte order, the file gives the low ones."""
+"""Pillow keeps the high byte of colours of 16 bits. Read in the other byte order, the file yields the low ones."""
 
 
 def png_samples(open_it: Callable[[], Image.Image], png: Png) -> NDArray[np.uint8]:

@@ -7,14 +7,14 @@
     ├── ModelNotFound        NOT_FOUND            no such model or version
     ├── Unsupported          FAILED_PRECONDITION  this model cannot do that
     ├── BundleError          FAILED_PRECONDITION  the bundle is broken or too new
-    ├── Overloaded           RESOURCE_EXHAUSTED   the queue or the token's rate is full; says when to come again
-    ├── DeadlineExceeded     DEADLINE_EXCEEDED    the caller's deadline passed
-    ├── Cancelled            CANCELLED            the caller went away
+    ├── Overloaded           RESOURCE_EXHAUSTED   shed: the queue or the token's rate is full; says when to retry
+    ├── DeadlineExceeded     DEADLINE_EXCEEDED    the client's deadline passed
+    ├── Cancelled            CANCELLED            the client cancelled the call
     ├── Unavailable          UNAVAILABLE          draining, or not reachable
-    └── InternalError        INTERNAL             our fault; nothing of the inside is told
+    └── InternalError        INTERNAL             a fault of the server; shows nothing of its inside
 
-The service raises these, the transport turns them into codes, the client turns the codes back
-into these: both ends speak of one thing by one name.
+The service raises these, the transport turns them into codes, and the client turns the codes back
+into these: both ends use one name for one error.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class LatentserveError(Exception):
 
     Attributes:
         code: the gRPC status code it becomes.
-        done: where a client's call of many rows was cut short, its result for the first ones; None if there are none.
+        done: if a client's call of many rows ended early, its result for the first rows; None if there are none.
     """
 
     code: Code = Code.INTERNAL
@@ -57,18 +57,18 @@ class InvalidInput(LatentserveError):
 
     @classmethod
     def at(cls, field: str, *, got: object, expected: object) -> InvalidInput:
-        """The usual sentence, so that every such error reads alike."""
+        """An error whose message has the common form."""
         return cls(f"{field}: got {got}, expected {expected}")
 
 
 class Unauthenticated(LatentserveError):
-    """The caller showed no token, or none that is valid. The message does not say which tokens are."""
+    """The client sent no token, or an invalid one. The message does not say which tokens are."""
 
     code = Code.UNAUTHENTICATED
 
 
 class PermissionDenied(LatentserveError):
-    """The caller's token is not for this method or model."""
+    """The client's token does not allow this method or model."""
 
     code = Code.PERMISSION_DENIED
 
@@ -80,22 +80,22 @@ class ModelNotFound(LatentserveError):
 
 
 class Unsupported(LatentserveError):
-    """The model exists but cannot do what was asked, for instance reconstruct without a decoder."""
+    """The model exists but does not support the call, for instance reconstruct without a decoder."""
 
     code = Code.FAILED_PRECONDITION
 
 
 class BundleError(LatentserveError):
-    """A bundle cannot be served: a file is missing or changed, or the schema is not ours."""
+    """A bundle cannot be served: a file is missing or changed, or the schema is unknown."""
 
     code = Code.FAILED_PRECONDITION
 
 
 class Overloaded(LatentserveError):
-    """The queue is full, or the caller's token has asked for more than it may.
+    """The request was shed: the queue is full, or the client's token has exceeded its rate.
 
     Attributes:
-        retry_after_seconds: when to come again, an estimate from the rows that wait.
+        retry_after_seconds: when to retry, an estimate from the rows that wait.
     """
 
     code = Code.RESOURCE_EXHAUSTED
@@ -106,13 +106,13 @@ class Overloaded(LatentserveError):
 
 
 class DeadlineExceeded(LatentserveError):
-    """The caller's deadline passed before the answer was ready."""
+    """The client's deadline passed before the answer was ready."""
 
     code = Code.DEADLINE_EXCEEDED
 
 
 class Cancelled(LatentserveError):
-    """The caller went away."""
+    """The client cancelled the call."""
 
     code = Code.CANCELLED
 
@@ -141,7 +141,7 @@ BY_CODE: dict[Code, type[LatentserveError]] = {
     Code.UNAVAILABLE: Unavailable,
     Code.INTERNAL: InternalError,
 }
-"""What a client raises for a status code."""
+"""The error that a client raises for a status code."""
 
 
 def from_code(number: int, message: str, retry_after_seconds: float = 0.0) -> LatentserveError:

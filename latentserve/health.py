@@ -1,11 +1,11 @@
 """Exits with 0 if a server is serving, for a container's health check.
 
-    python -m latentserve.health localhost:50051                  asks grpc.health.v1, in the clear
-    python -m latentserve.health http://localhost:9464/ready      also where gRPC speaks TLS, or wants a token
-    python -m latentserve.health https://localhost:9464/ready     where that page speaks TLS, too (--metrics-tls)
+    python -m latentserve.health localhost:50051                  queries grpc.health.v1 over plaintext
+    python -m latentserve.health http://localhost:9464/ready      works also if gRPC uses TLS or needs a token
+    python -m latentserve.health https://localhost:9464/ready     works if that page uses TLS, too (--metrics-tls)
     python -m latentserve.health http://localhost:9464/metrics    reads latentserve_ready
 
-Without an argument: localhost:50051.
+The default target is localhost:50051.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def command(arguments: list[str]) -> int:
 
 
 def main(target: str) -> int:
-    """Asks; prints what it hears."""
+    """Queries the target and prints its answer."""
     try:
         answer = ready(target) if target.startswith(("http://", "https://")) else serving(target)
     except OSError as error:
@@ -41,9 +41,12 @@ def main(target: str) -> int:
 
 
 def ready(url: str) -> str:
-    """What the metrics page says. Raises OSError if there is none."""
+    """The answer of the metrics server. Raises OSError if there is none."""
     context = ssl.create_default_context()
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # nothing is told, and the answer is one word
+    context.check_hostname, context.verify_mode = (
+        False,
+        ssl.CERT_NONE,
+    )  # no secret is sent; the answer is one word
     directly = urllib.request.build_opener(
         urllib.request.ProxyHandler({}),  # whatever the environment says
         urllib.request.HTTPSHandler(context=context),
@@ -60,8 +63,8 @@ def ready(url: str) -> str:
 
 
 def serving(target: str) -> str:
-    """What grpc.health.v1 says. Raises ConnectionError if there is no answer."""
-    import grpc  # imported here: half a second that the page of metrics does not take
+    """The answer of grpc.health.v1. Raises ConnectionError if there is no answer."""
+    import grpc  # imported here: the import takes half a second, which the metrics page does not need
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
     with grpc.insecure_channel(target) as channel:

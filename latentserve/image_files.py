@@ -1,10 +1,10 @@
-"""What is looked at in an image file before and beside Pillow, which forgives too much and too little.
+"""Checks of an image file in addition to Pillow's, which accept too much and too little.
 
-PNG: the chunks that make pixels must be there with right checksums, and the rest may be as broken as it likes.
+PNG: the chunks that make pixels must be there with valid checksums; the rest may be broken.
 Source: W3C, Portable Network Graphics (Third Edition), https://www.w3.org/TR/png-3/.
 
-JPEG: libjpeg goes on after damage, fills in grey, and warns; Pillow drops the warnings. `simplejpeg` hears them: it
-decodes to an eighth of the size, which reads every bit of the file. ADR 15 says what cannot be heard.
+JPEG: libjpeg goes on after damage, fills in grey, and warns; Pillow drops the warnings. `simplejpeg` reports them: it
+decodes to an eighth of the size, which reads every bit of the file. ADR 15 says what this cannot detect.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PIXELS = {b"IHDR", b"PLTE", b"IDAT", b"tRNS"}
-"""Chunks without which the pixels would be others."""
+"""Chunks that determine the pixels."""
 HINTS = {b"sBIT", b"eXIf"}
 """Chunks that are read, and left out if they are broken."""
 COLOURS = {0: 1, 2: 3, 3: 1, 4: 1, 6: 3}
@@ -36,12 +36,12 @@ NOT_PIXELS = {*range(0xE0, 0xF0), 0xFE} - {JFIF, ADOBE}
 
 
 class ImageError(ValueError):
-    """The bytes are not an image we take. The message says what was got and expected."""
+    """The bytes are not an image that is supported. The message says what was got and expected."""
 
 
 @dataclass(frozen=True)
 class Png:
-    """What a PNG says beside its pixels.
+    """Properties of a PNG beside its pixels.
 
     Attributes:
         data: a PNG of the same pixels, without the chunks that nobody needs; of 16-bit grey with opacity the high and
@@ -63,7 +63,7 @@ def read_png(data: bytes) -> Png:
     """Looks through a PNG that begins with PNG_SIGNATURE.
 
     Raises:
-        ImageError: a chunk that makes pixels is cut off, has a wrong checksum or is not known.
+        ImageError: a chunk that makes pixels is truncated, has a wrong checksum or is not known.
     """
     kept, at = dict[bytes, bytes](), len(PNG_SIGNATURE)
     pixels = list[bytes]()
@@ -114,7 +114,7 @@ def _png(kept: dict[bytes, bytes], pixels: list[bytes]) -> Png:
 
 @cache
 def _simplejpeg() -> Any:
-    """The library, or None with one warning: it has no wheel for every machine, and what it hears is rare."""
+    """The library, or None with one warning: it has no wheel for every machine, and what it detects is rare."""
     try:
         return importlib.import_module("simplejpeg")
     except ImportError:
@@ -123,7 +123,7 @@ def _simplejpeg() -> Any:
 
 
 def check_jpeg(data: bytes) -> None:
-    """Decodes a JPEG, small, and listens; where `simplejpeg` is not installed Pillow's own errors must do.
+    """Checks a JPEG for warnings by decoding it at a small size; without `simplejpeg` only Pillow's errors are noticed.
 
     Raises:
         ImageError: libjpeg warns of its pixels.
@@ -143,7 +143,7 @@ def check_jpeg(data: bytes) -> None:
 def _without_comments(data: bytes) -> bytes:
     """Without the segments before the first scan that make no pixels, and what lies between segments.
 
-    libjpeg warns of these, too, and they harm nobody.
+    libjpeg warns of these, too, but they do no harm.
     """
     kept, at = [data[:2]], 2
     while (at := data.find(b"\xff", at)) >= 0 and at + 4 <= len(data):

@@ -1,10 +1,10 @@
 """How an encoded image becomes the pixels a model was trained on.
 
 Training reads image folders through this file and the service decodes requests through it, so
-that a photo gives the same pixels on both sides: upright, on black where it is transparent, centre-cropped
+that a photo becomes the same pixels on both sides: upright, on black where it is transparent, centre-cropped
 to the model's aspect ratio, resized with an antialiasing filter. Of several frames or pages the first is taken.
 
-Pillow decodes; what it forgives too easily is looked at in `image_files` and `depth`. Needs Pillow and simplejpeg
+Pillow decodes; `image_files` and `depth` check what it accepts too easily. Needs Pillow and simplejpeg
 (extras `serve` and `train`).
 """
 
@@ -37,7 +37,7 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What sets a photo upright, by its EXIF orientation."""
+"""The transpose that sets a photo upright, by its EXIF orientation."""
 
 
 def decode_image(data: bytes, height: int, width: int, channels: int, max_pixels: int) -> NDArray[np.uint8]:
@@ -63,7 +63,7 @@ def decode_image(data: bytes, height: int, width: int, channels: int, max_pixels
         return _fit(pixels, height, width, channels)
     except ImageError:
         raise
-    except Exception as error:  # whatever a damaged file leads Pillow into, one file must not end a long reading
+    except Exception as error:  # any error of Pillow: one damaged file must not end a long run
         raise ImageError(f"got a corrupt {image.format} of {len(data)} bytes: {error!r}") from error
 
 

@@ -1,7 +1,7 @@
-"""What one row of input is, by modality: part of a bundle's manifest.
+"""The form of one input row, by modality: part of a bundle's manifest.
 
-A row is what the encoder's graph reads. Where clients send files, `latentserve.images` and `latentserve.audio`
-turn them into rows.
+A row is what the encoder's graph reads. `latentserve.images` and `latentserve.audio` turn files of
+clients into rows.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 INPUT = "input"
-"""Name of the tensor that the caller sends."""
+"""Name of the tensor that the client sends."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class ImageInput:
 
     @property
     def spec(self) -> TensorSpec:
-        """The tensor that the caller sends."""
+        """The tensor that the client sends."""
         return TensorSpec(INPUT, "uint8", (self.height, self.width, self.channels))
 
 
@@ -57,5 +57,5 @@ class AudioInput:
 
     @property
     def spec(self) -> TensorSpec:
-        """The tensor that the caller sends."""
+        """The tensor that the client sends."""
         return TensorSpec(INPUT, "int16", (self.num_samples,))

@@ -1,7 +1,7 @@
-"""What callers give, cut into parts that fit a request and know which of the caller's items they are.
+"""Splits the caller's items into parts that fit a request and know which items they hold.
 
 Rows come as one array, or one by one in anything that can be iterated over: files (paths or bytes), arrays and tensors
-of one row, PIL images. Neither torch nor PIL is imported: what has their methods is taken for one of theirs.
+of one row, PIL images. Neither torch nor PIL is imported: their objects are recognized by their methods.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from latentserve.v1 import embedding_pb2 as pb
 Items = NDArray[Any] | Iterable["bytes | str | PathLike[str] | NDArray[Any] | Any"]
 """Rows: an array or a tensor, uint8 [n, height, width, channels] or int16 [n, samples]; or any iterable of files (JPEG,
 PNG, WebP, BMP, TIFF; WAV, FLAC; as paths or bytes), PIL images, and arrays or tensors of one row each. Other numbers
-are cast if each stays what it is."""
+are cast if the cast keeps each number."""
 
 ROWS_PER_REQUEST = 64
 BYTES_PER_REQUEST = 2**21
-"""Larger inputs are cut here: big enough to fill a batch, small enough to keep latency and memory flat."""
+"""Larger inputs are split at these sizes: big enough to fill a batch, small enough to keep latency and memory flat."""
 
 ONE = "a file (path or bytes), a PIL image, or an array or tensor of one row"
 _SERVERS_WORDS = re.compile(r"(input\.encoded\.items|input\.tensor|latents)(?:\[(\d+)\])?")
@@ -42,12 +42,12 @@ class Part:
     """Some of a caller's items, ready to be sent.
 
     Attributes:
-        field: what the caller knows all of them as.
-        first: place of the first of these.
-        num: of these.
+        field: the caller's name of all items.
+        first: index of the first item of this part.
+        num: number of items.
         message: a `pb.Input`, or a `pb.Tensor` of latents.
-        whole: shape of the array that they were cut from; None: each was given by itself.
-        alone: the field is one item, which has no place.
+        whole: shape of the array that they are part of; None if each is an item of its own.
+        alone: whether the field is a single item without an index.
     """
 
     field: str = ""
@@ -58,7 +58,7 @@ class Part:
     alone: bool = False
 
     def told(self, message: str) -> str:
-        """What a server says of a field of its request, said of the caller's items."""
+        """Translates a server's message about a field of its request to the caller's items."""
         found = _SERVERS_WORDS.match(message)
         if found is None:
             return message
@@ -74,18 +74,18 @@ class Part:
         return f"{self.field}{'' if self.alone else several}{text}"
 
     def place(self, number: int) -> str:
-        """What the caller knows one of these as."""
+        """The caller's name of one item."""
         return self.field if self.alone else f"{self.field}[{self.first + number}]"
 
 
 @dataclass(frozen=True)
 class Cut:
-    """All parts of a caller's items, in order, made as they are asked for.
+    """All parts of a caller's items, in order, made on demand.
 
     Attributes:
-        parts: to be taken once.
-        total: how many items there are; None if only taking them tells.
-        reads: taking a part may take a while: files are read, or the caller's own iterable is asked.
+        parts: can be iterated once.
+        total: how many items there are; None if that is known only at the end.
+        reads: taking a part may take a while: it reads files, or asks the caller's own iterable.
     """
 
     parts: Iterator[Part]
@@ -94,10 +94,10 @@ class Cut:
 
 
 def cut(items: Items, field: str = "items") -> Cut:
-    """Cuts what a caller gave.
+    """Splits a caller's items.
 
     Raises:
-        InvalidInput: it is nothing of the kind. What is wrong with one item is raised when its part is taken.
+        InvalidInput: they are no items. An error in one item is raised when its part is made.
     """
     array = as_array(items, field)
     if array is not None and array.dtype.kind not in "OU":
@@ -113,7 +113,7 @@ def cut(items: Items, field: str = "items") -> Cut:
 
 
 def cut_one(item: Any, field: str) -> Cut:
-    """Cuts one item of a stream: a file, one row (1 or 3 axes), or an array of rows (2 or 4)."""
+    """Splits one item of a stream: a file, one row (1 or 3 axes), or an array of rows (2 or 4)."""
     array = as_array(item, field)
     if array is not None and array.ndim % 2 == 0:
         return cut(array, field)
@@ -121,7 +121,7 @@ def cut_one(item: Any, field: str) -> Cut:
 
 
 def cut_rows(rows: NDArray[Any], field: str, latents: bool = False) -> Cut:
-    """Cuts an array of rows. Raises InvalidInput if it has none."""
+    """Splits an array of rows. Raises InvalidInput if it has none."""
     if rows.ndim < 2 or len(rows) == 0:
         what = "no rows" if rows.ndim and not len(rows) else f"shape {list(rows.shape)}"
         raise InvalidInput.at(field, got=what, expected="[n, ...] with n of 1 or more")
@@ -138,7 +138,7 @@ def cut_rows(rows: NDArray[Any], field: str, latents: bool = False) -> Cut:
 
 
 def cut_latents(latents: Any, field: str = "latents") -> Cut:
-    """Cuts latents, rounded to float32. Raises InvalidInput if they are no array of numbers, or too large for that."""
+    """Splits latents, rounded to float32. Raises InvalidInput if they are no array of numbers, or out of its range."""
     array = as_array(latents, field)
     array = np.asarray(latents) if array is None and isinstance(latents, (list, tuple)) else array
     if array is None or array.dtype.kind not in "fiu":
@@ -152,7 +152,7 @@ def cut_latents(latents: Any, field: str = "latents") -> Cut:
 
 
 def as_array(value: Any, place: str) -> NDArray[Any] | None:
-    """The array that a value is or, as a tensor does, gives; None of anything else.
+    """A value as an array if it is an array or a tensor; else None.
 
     Raises:
         InvalidInput: a tensor that numpy has no type for.
@@ -171,7 +171,7 @@ def as_array(value: Any, place: str) -> NDArray[Any] | None:
 
 
 def _one_by_one(items: Iterable[Any], field: str, alone: bool = False) -> Iterator[Part]:
-    """Parts of neighbours of one kind: files with files, rows with rows of their shape."""
+    """Parts of consecutive items of one kind: files with files, rows with rows of their shape."""
     some: list[Any] = []
     kind: Any = None
     number = -1
@@ -224,12 +224,12 @@ def _file_or_row(item: Any, place: str) -> bytes | NDArray[Any]:
 
 
 def _as_rows(array: NDArray[Any], place: str, first: int | None = 0) -> NDArray[Any]:
-    """Images as uint8, sounds as int16, if every number stays what it is.
+    """Images as uint8, sounds as int16, if the cast keeps every number.
 
     Args:
         array: [n, ...]
         place: of the array, or of the one row that it holds.
-        first: whether a row has a number of its own; None: it is the place.
+        first: None if `place` already names the one row.
     """
     if array.dtype in (np.uint8, np.int16) or array.size == 0:
         return array
@@ -254,7 +254,7 @@ def _is_image(value: Any) -> bool:
 
 
 def _png(image: Any, place: str) -> bytes:
-    """The image as a file, so that it is made ready as any other file is; its orientation is kept."""
+    """The image as a file, so that it is decoded like any other file; its orientation is kept."""
     buffer = io.BytesIO()
     try:
         exif = {"exif": exif} if (exif := image.getexif()) else {}

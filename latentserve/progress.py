@@ -1,4 +1,4 @@
-"""A client's call under way: what both clients know of it, however they wait."""
+"""The state of a client's call in flight, the same for both clients."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ R = TypeVar("R")
 
 
 class Progress(Generic[R]):
-    """Which requests are out, and what has come back of them. Answers come in the order of the requests.
+    """The requests in flight and the responses so far. Responses come in the order of the requests.
 
     Args:
-        call: to be made once.
+        call: is made once.
         priority: of its requests.
         timeout_seconds: of each request.
     """
@@ -31,17 +31,17 @@ class Progress(Generic[R]):
         self._out: deque[Part] = deque()
         self._responses: list[Any] = []
         self._num_done = 0
-        self._refused: LatentserveError | None = None
+        self._invalid: LatentserveError | None = None
 
     def requests(self) -> Iterator[Any]:
-        """Made as they are asked for. After an item that cannot be sent none follows, and `result` raises its error."""
+        """Makes requests on demand. An item that cannot be sent ends them, and `result` raises its error."""
         try:
             for part in self._call.cut.parts:
                 request = with_priority(self._call.ask(part), self._priority)
                 self._out.append(part)
                 yield request
         except LatentserveError as error:
-            self._refused = error
+            self._invalid = error
 
     async def requests_async(self) -> AsyncIterator[Any]:
         """As `requests`. Those that mean to read files are made in a thread, so that an event loop need not wait."""
@@ -50,12 +50,12 @@ class Progress(Generic[R]):
             yield request
 
     def answered(self, response: Any) -> None:
-        """The oldest request that was out has its answer."""
+        """Takes the response of the oldest request in flight."""
         self._responses.append(response)
         self._num_done += self._out.popleft().num
 
     def failed(self, error: LatentserveError) -> LatentserveError:
-        """The error of the oldest request that is out, in the caller's words, with what was done before."""
+        """The error of the oldest request in flight, in terms of the caller's items, with the results before it."""
         if isinstance(error, InvalidInput):
             text = self._out[0].told(str(error))
         elif isinstance(error, DeadlineExceeded):
@@ -66,13 +66,13 @@ class Progress(Generic[R]):
         return self._with_done(error)
 
     def result(self) -> R:
-        """When every request has its answer.
+        """The result, once every request has its response.
 
         Raises:
-            LatentserveError: an item could not be sent, or the answers do not fit each other.
+            LatentserveError: an item could not be sent, or the responses do not fit each other.
         """
-        if self._refused is not None:
-            raise self._with_done(self._refused)
+        if self._invalid is not None:
+            raise self._with_done(self._invalid)
         return self._call.join(self._responses)
 
     def _so_far(self) -> str:

@@ -1,10 +1,9 @@
 """Frozen dataclasses to JSON and back, strictly.
 
 A record is a frozen dataclass whose fields are str, int, float, bool, other records, or tuples,
-string-keyed dicts and optionals of those; where several records may stand, their `modality` tells
-which. Reading refuses what it does not know: an unknown key,
-a missing key or a value of another type is an error that says where, what was got and what was
-expected. That is why a typing mistake in a config never trains the wrong model.
+string-keyed dicts and optionals of those; where several kinds of record are possible, their `modality`
+tells which. Reading is strict: an unknown key, a missing key or a value of another type is an error that says where,
+what was got and what was expected. So a typing mistake in a config never trains the wrong model.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ def printable(text: str) -> str:
 
 
 def from_json(kind: type[R], value: Any, place: str = "") -> R:
-    """Builds a `kind` from what `json.loads` gave.
+    """Builds a `kind` from the result of `json.loads`.
 
     Raises:
         RecordError: unknown key, missing key or wrong type, with the place of it.

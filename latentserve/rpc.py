@@ -1,4 +1,4 @@
-"""What both clients know of the wire: the channel's options, a callable for each method, errors of our own tree."""
+"""The clients' use of gRPC: the channel's options, a callable for each method, and the mapping of errors."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from latentserve.v1 import embedding_pb2 as pb
 
 _SERVICE = pb.DESCRIPTOR.services_by_name["EmbeddingService"]
 MODEL_HEADER = "x-latentserve-model"
-"""Names the model of a request where a proxy can read it, which then asks only replicas that serve it."""
+"""Header with the model's name, by which a proxy chooses a replica that serves it."""
 TOKEN = "LATENTSERVE_TOKEN"
-"""Variable of the environment: the bearer token of clients that were given none."""
+"""Environment variable with the bearer token of clients that have no `token` argument."""
 _LOCAL = ("unix:", "unix-abstract:", "vsock:")
 Metadata = tuple[tuple[str, str], ...]
 _SERVICE_CONFIG = {
@@ -55,20 +55,20 @@ def stubs(channel: grpc.Channel | grpc.aio.Channel) -> dict[str, Any]:
     }
 
 
-def authorization(token: str | None, target: str, encrypted: bool, token_in_clear: bool) -> Metadata:
-    """The metadata that shows a token, the environment's if none is given; none for an empty one.
+def authorization(token: str | None, target: str, encrypted: bool, token_over_plaintext: bool) -> Metadata:
+    """The metadata of a token, by default the environment's; empty for an empty token.
 
     Raises:
-        InvalidInput: it is no token, or would travel where others can read it. The message does not hold it.
+        InvalidInput: it is no token, or would be sent where others can read it. The message does not contain it.
     """
     token = os.environ.get(TOKEN, "") if token is None else token
     if not token:
         return ()
     if not (token.isascii() and token.isprintable()) or " " in token:
         raise InvalidInput.at("token", got=f"{len(token)} characters", expected="printable ASCII without spaces")
-    if not (encrypted or token_in_clear or is_local(target)):
-        expected = "credentials for TLS with it, or token_in_clear=True where the network is trusted"
-        raise InvalidInput.at("token", got=f"one for {target!r} in the clear", expected=expected)
+    if not (encrypted or token_over_plaintext or is_local(target)):
+        expected = "credentials for TLS with it, or token_over_plaintext=True where the network is trusted"
+        raise InvalidInput.at("token", got=f"one for {target!r} over plaintext", expected=expected)
     return (("authorization", f"Bearer {token}"),)
 
 
@@ -102,7 +102,7 @@ def _message(descriptor: Any) -> Any:
 
 
 def error_of(error: grpc.RpcError) -> LatentserveError:
-    """The error of our own tree for a gRPC error."""
+    """The error of `latentserve.errors` for a gRPC error."""
     call: Any = error
     code = call.code()
     metadata = dict(call.trailing_metadata() or ())

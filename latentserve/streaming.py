@@ -1,7 +1,7 @@
-"""A stream of scores, from the client's side: items go out as they come, results come back in their order.
+"""A client's stream of scores: items are sent as they come, results return in their order.
 
 At most ITEMS_AHEAD items are ahead of the results that the caller has taken, so the items may have no end. Each item is
-cut into requests as `Client.score` would; what is wrong with one is its result, and the stream goes on.
+split into requests as by `Client.score`; an error in one item is its result, and the stream goes on.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ ITEMS_AHEAD = 32
 
 
 @dataclass(frozen=True)
-class Asked:
-    """One item on its way.
+class Sent:
+    """One item in flight.
 
     Attributes:
-        requests: what is sent for it; none if it could not be.
-        result: makes the result of their responses.
+        requests: of the item; none if it could not be sent.
+        result: makes the result from their responses.
     """
 
     requests: list[pb.ScoreRequest]
@@ -50,8 +50,8 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Question:
-    """What is asked of every item."""
+class ScoreOptions:
+    """The score options of every item."""
 
     alpha: float | None
     guarantee: Guarantee
@@ -59,8 +59,8 @@ class Question:
     version: int
     priority: Priority
 
-    def about(self, item: Item, number: int = 0) -> Asked:
-        """The requests of an item, the number-th of the stream; one that cannot be sent has its error for a result."""
+    def requests_of(self, item: Item, number: int = 0) -> Sent:
+        """The requests of the number-th item of the stream; the result of one that cannot be sent is its error."""
         try:
             given = cut_one(item, f"items[{number}]")
             parts = list(given.parts)
@@ -69,7 +69,7 @@ class Question:
             requests = [calls.with_priority(request, self.priority) for request in call.requests]
         except LatentserveError as error:
             wrong = error
-            return Asked([], lambda _: wrong)
+            return Sent([], lambda _: wrong)
 
         def result(responses: list[pb.ScoreStreamResponse]) -> Result:
             for part, response in zip(parts, responses, strict=True):
@@ -80,16 +80,16 @@ class Question:
             except LatentserveError as error:  # the model changed between two parts of the item
                 return error
 
-        return Asked(requests, result)
+        return Sent(requests, result)
 
 
 class Feed:
-    """Items on their way to a blocking stream: gRPC takes requests in a thread of its own, the caller the results."""
+    """Items in flight of a blocking stream: gRPC takes requests in a thread of its own, the caller takes results."""
 
-    def __init__(self, items: Iterable[Item], question: Question) -> None:
+    def __init__(self, items: Iterable[Item], options: ScoreOptions) -> None:
         self._items = items
-        self._question = question
-        self._asked: queue.SimpleQueue[Asked | Exception | None] = queue.SimpleQueue()
+        self._options = options
+        self._sent: queue.SimpleQueue[Sent | Exception | None] = queue.SimpleQueue()
         self._room = threading.Semaphore(ITEMS_AHEAD)
         self._closed = False
 
@@ -99,42 +99,42 @@ class Feed:
         try:
             items = iter(self._items)
             while self._room.acquire() and not self._closed:
-                asked = self._question.about(next(items), next(place))
-                self._asked.put(asked)
-                for request in asked.requests:
+                sent = self._options.requests_of(next(items), next(place))
+                self._sent.put(sent)
+                for request in sent.requests:
                     yield pb.ScoreStreamRequest(id=next(number), request=request)
         except StopIteration:
-            self._asked.put(None)
-        except Exception as error:  # the caller's own iterable failed: it is told, in its own thread
-            self._asked.put(error)
+            self._sent.put(None)
+        except Exception as error:  # the caller's iterable failed: its error is raised in the caller's thread
+            self._sent.put(error)
 
-    def taken(self) -> Iterator[Asked]:
-        """For the caller: the items that were asked about, in order; each makes room when it is done with."""
-        while (asked := self._asked.get()) is not None:
-            if isinstance(asked, Exception):
-                raise asked
-            yield asked
+    def taken(self) -> Iterator[Sent]:
+        """For the caller: the items that were sent, in order; each makes room when its result was taken."""
+        while (sent := self._sent.get()) is not None:
+            if isinstance(sent, Exception):
+                raise sent
+            yield sent
             self._room.release()
 
     def close(self) -> None:
-        """The stream is over, or nobody wants it any more."""
+        """Ends the stream."""
         self._closed = True
         self._room.release()
-        self._asked.put(None)
+        self._sent.put(None)
 
 
 def results(
-    method: Any, items: Iterable[Item], question: Question, timeout_seconds: float | None, metadata: Metadata = ()
+    method: Any, items: Iterable[Item], options: ScoreOptions, timeout_seconds: float | None, metadata: Metadata = ()
 ) -> Iterator[Result]:
     """Streams items through a blocking channel's method. Raises if the stream breaks, or if `items` does."""
-    feed = Feed(items, question)
+    feed = Feed(items, options)
     call = method(feed.requests(), timeout=timeout_seconds, metadata=metadata)
     if not call.add_callback(feed.close):
         feed.close()
     try:
-        for asked in feed.taken():
-            responses = list(itertools.islice(call, len(asked.requests)))
-            yield _result(asked, responses)
+        for sent in feed.taken():
+            responses = list(itertools.islice(call, len(sent.requests)))
+            yield _result(sent, responses)
         for _ in call:  # its end: raises unless all was well
             pass
     except grpc.RpcError as error:
@@ -147,22 +147,22 @@ def results(
 async def results_async(
     method: Any,
     items: Iterable[Item] | AsyncIterable[Item],
-    question: Question,
+    options: ScoreOptions,
     timeout_seconds: float | None,
     metadata: Metadata = (),
 ) -> AsyncIterator[Result]:
     """As `results`, for asyncio."""
-    line: asyncio.Queue[Asked | Exception | None] = asyncio.Queue()
+    pending: asyncio.Queue[Sent | Exception | None] = asyncio.Queue()
     room = asyncio.Semaphore(ITEMS_AHEAD)
     call = method(timeout=timeout_seconds, metadata=metadata)
-    call.add_done_callback(lambda _: line.put_nowait(None))
-    feeder = asyncio.create_task(_feed(call, items, question, line, room))
+    call.add_done_callback(lambda _: pending.put_nowait(None))
+    feeder = asyncio.create_task(_feed(call, items, options, pending, room))
     try:
-        while (asked := await line.get()) is not None:
-            if isinstance(asked, Exception):
-                raise asked
-            responses = [await call.read() for _ in asked.requests]
-            yield _result(asked, [response for response in responses if response is not grpc.aio.EOF])
+        while (sent := await pending.get()) is not None:
+            if isinstance(sent, Exception):
+                raise sent
+            responses = [await call.read() for _ in sent.requests]
+            yield _result(sent, [response for response in responses if response is not grpc.aio.EOF])
             room.release()
         await call.read()  # its end: raises unless all was well
     except grpc.RpcError as error:
@@ -176,8 +176,8 @@ async def results_async(
 async def _feed(
     call: Any,
     items: Iterable[Item] | AsyncIterable[Item],
-    question: Question,
-    line: asyncio.Queue[Asked | Exception | None],
+    options: ScoreOptions,
+    pending: asyncio.Queue[Sent | Exception | None],
     room: asyncio.Semaphore,
 ) -> None:
     number, place = itertools.count(), itertools.count()
@@ -186,25 +186,25 @@ async def _feed(
             while await room.acquire():
                 item = await anext(taken)
                 if isinstance(item, (str, PathLike)):  # not on the event loop: a file may take its time
-                    asked = await asyncio.to_thread(question.about, item, next(place))
+                    sent = await asyncio.to_thread(options.requests_of, item, next(place))
                 else:
-                    asked = question.about(item, next(place))
-                line.put_nowait(asked)
-                for request in asked.requests:
+                    sent = options.requests_of(item, next(place))
+                pending.put_nowait(sent)
+                for request in sent.requests:
                     if not await _send(call, pb.ScoreStreamRequest(id=next(number), request=request)):
                         return
     except StopAsyncIteration:
         await call.done_writing()
-        line.put_nowait(None)
+        pending.put_nowait(None)
     except Exception as error:  # the caller's own iterable failed
-        line.put_nowait(error)
+        pending.put_nowait(error)
 
 
 async def _send(call: Any, request: pb.ScoreStreamRequest) -> bool:
-    """Returns whether it went out; if not the stream has ended, and whoever reads from it hears why.
+    """Returns whether it was sent; if not the stream has ended, and reading from it raises the reason.
 
-    Goes around `call.write`, which would then replace the server's status by one of its own, and answers that have come
-    would be lost: https://github.com/grpc/grpc/issues/36066.
+    Bypasses `call.write`, which would then replace the server's status by its own and lose answers that have come:
+    https://github.com/grpc/grpc/issues/36066.
     """
     try:
         await call.wait_for_connection()
@@ -223,7 +223,7 @@ async def _async(items: Iterable[Item] | AsyncIterable[Item]) -> AsyncGenerator[
             yield item
 
 
-def _result(asked: Asked, responses: list[pb.ScoreStreamResponse]) -> Result:
-    if len(responses) < len(asked.requests):
+def _result(sent: Sent, responses: list[pb.ScoreStreamResponse]) -> Result:
+    if len(responses) < len(sent.requests):
         raise InternalError("the server ended the stream before it had answered all of it")
-    return asked.result(responses)
+    return sent.result(responses)

@@ -21,7 +21,7 @@ DTYPES: dict[pb.DataType, np.dtype[Any]] = {
     pb.DATA_TYPE_FLOAT32: np.dtype("<f4"),
 }
 MOST_AXES = 8
-"""Of a tensor that comes in; numpy has no more than 64, and no model of ours more than 4."""
+"""Axes of a tensor in a request; numpy has at most 64, and models here have at most 4."""
 _CODES = {dtype: code for code, dtype in DTYPES.items()}
 
 

@@ -1,17 +1,17 @@
 """The gRPC service: bundles in, embeddings, reconstructions and calibrated scores out.
 
-    config      what an operator may set           repository  bundles found, proven, opened
-    door        room for rows, kept before any work turns       whose files are decoded when
-    decoding    requests to rows                    engine      rows to tensors, ONNX Runtime
-    waiting     the line in which rows wait         batching    who runs when, with whom
-    scoring     scores to p-values and decisions    inference   what every protocol asks of models
-    servicer    our calls, without a transport      tls         who we are, who our clients must be
-    open_inference  the Open Inference Protocol's calls (open_request, open_tensors, stubs)
-    transport   what every transport shares         score_stream  many requests over one call, in order
-    transports  those there are                     metrics     everything Prometheus sees
-    grpcio_server  calls on grpcio
-    server      start, serve, drain                 health      a container's health check
-    pace        how long a batch takes, learned     http2       calls on our own HTTP/2, a package with a map
+Each room imports only rooms that stand below it:
+
+    __main__    the command line
+    server      starts, serves, stops
+    reload      what SIGHUP does: settings, models, certificates, tokens
+    config      what an operator may set; builds each room's own settings
+    transport   bytes in and out: our own HTTP/2 (http2/), grpcio, TLS, the page of metrics
+    api         the calls of both protocols, their health, who may make them (access/)
+    models      bundles found, loaded and verified; rows decoded; scores decided on
+    observing   what Prometheus reads, and the monitor of scores
+    engine      rows to tensors, ONNX Runtime
+    scheduling  who runs when, with whom; whose files are decoded when
 
 Imports neither torch nor training nor export. Run it as `python -m service --models models/`.
 """

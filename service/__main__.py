@@ -1,4 +1,7 @@
-"""`python -m service --models models/`: serves every bundle until SIGTERM or Ctrl-C."""
+"""Serves every bundle until SIGTERM or Ctrl-C: `python -m service --models models/`.
+
+`python -m service tokens` makes bearer tokens (`service.api.access.tokens`).
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from service.api.access.grants import TokensError, read_grants
 from service.config import Config, ConfigError, load_config
 from service.engine.providers import DeviceError
 from service.server import Server
-from service.transport.addresses import check_addresses
+from service.transport.addresses import AddressError, check_addresses
 from service.transport.tls import TlsError
 from service.transport.transports import TransportError
 
@@ -34,17 +37,30 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 def main(arguments: list[str]) -> int:
     """Runs the command line; returns the exit status."""
+    if arguments[:1] == ["tokens"]:
+        from service.api.access import tokens
+
+        return tokens.main(arguments[1:])
     try:
         config = load_config(arguments)
         logging.basicConfig(level=config.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
         logging.getLogger("hpack").setLevel(logging.INFO)  # at debug it logs every header, tokens too
         logging.info("config: %s", config)
-        check_addresses(config)
+        check_addresses(config.listen)
         if config.tokens is not None:
-            read_grants(config.tokens)  # before the work of opening bundles
+            read_grants(config.tokens)  # before the work of loading bundles
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(serve(config, arguments))
-    except (ConfigError, BundleError, DeviceError, TlsError, TokensError, TransportError, OSError) as error:
+    except (
+        ConfigError,
+        AddressError,
+        BundleError,
+        DeviceError,
+        TlsError,
+        TokensError,
+        TransportError,
+        OSError,
+    ) as error:
         print(f"error: {_in_words(error)}", file=sys.stderr)
         return 1
     return 0

@@ -19,9 +19,11 @@ from pydantic_settings import BaseSettings, CliSettingsSource, PydanticBaseSetti
 from latentserve.cpus import available_cpus as available_cpus
 from service.engine.providers import ENGINE_CACHE, Device, DeviceConfig
 from service.models.decoding import Limits
+from service.models.model import ModelsConfig
 from service.observing.monitor import MonitorConfig
 from service.scheduling.batching import QueueConfig
-from service.scheduling.decoding_queue import TurnsConfig
+from service.scheduling.decoding_queue import DecodingConfig
+from service.transport.addresses import ListenConfig
 from service.transport.http2.limits import Limits as TransportLimits
 from service.transport.tls import TlsFiles
 
@@ -64,7 +66,7 @@ class _SettingsFile(PydanticBaseSettingsSource):
 
 
 class Config(BaseSettings):
-    """Serves every bundle of a model repository over gRPC."""
+    """Serves every bundle of a model repository over gRPC; `python -m service tokens` makes bearer tokens."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
@@ -81,23 +83,25 @@ class Config(BaseSettings):
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 in a container")
     port: int = Field(50051, ge=0, le=65535, description="gRPC port; 0 for any free one")
     metrics_port: int = Field(9464, ge=0, le=65535, description="Prometheus port; 0 for any free one")
-    transport: Literal["http2", "grpcio"] = Field("http2", description="our own HTTP/2, or grpcio's server")
+    transport: Literal["http2", "grpcio"] = Field("http2", description="http2: our own HTTP/2; grpcio: grpcio's server")
     tls_certificate: Path | None = Field(None, description="PEM file: our certificate, then its chain; gRPC speaks TLS")
     tls_key: Path | None = Field(None, description="PEM file: the certificate's key, not encrypted")
-    tls_client_ca: Path | None = Field(None, description="PEM file: only clients with a certificate signed by these")
-    tokens: Path | None = Field(None, description="TOML file of bearer tokens: only who shows one of them may call")
+    tls_client_ca: Path | None = Field(
+        None, description="PEM file: only clients with certificates that these have signed"
+    )
+    tokens: Path | None = Field(None, description="TOML file of bearer tokens: only clients with one of them may call")
     open_health: bool = Field(True, description="health, and /ready beside the metrics, need no token")
     open_reflection: bool = Field(False, description="reflection needs no token")
     open_metrics: bool = Field(False, description="the page of metrics needs no token; else an administrator's")
-    metrics_tls: bool = Field(False, description="the page of metrics speaks TLS, with the keys of gRPC")
-    device: Device = Field("auto", description="cuda or tensorrt: that or fail; auto: CUDA if it works, else the CPU")
+    metrics_tls: bool = Field(False, description="the page of metrics speaks TLS, with the certificate of gRPC")
+    device: Device = Field("auto", description="auto: CUDA if it works, else the CPU; no other falls back")
     cuda_graphs: bool = Field(False, description="on CUDA: record each batch size once and replay it")
     tensorrt_cache: Path = Field(ENGINE_CACHE, description="folder where TensorRT keeps the engines it built")
     intra_op_threads: int = Field(
         0, ge=0, le=1024, description="threads of one operator on the CPU; 0: the CPUs we may use"
     )
     max_batch_rows: int = Field(64, ge=1, le=4096, description="rows of a batch")
-    batch_window_seconds: float = Field(0.0, ge=0, le=1, description="how long a batch waits after its first arrival")
+    batch_window_seconds: float = Field(0.0, ge=0, le=1, description="how long a batch waits for more rows")
     max_queue_rows: int = Field(4096, ge=1, le=MOST, description="rows that may wait for one model")
     max_queue_bytes: int = Field(256 * 2**20, ge=1, le=MOST_BYTES, description="bytes that may wait for one model")
     max_request_rows: int = Field(1024, ge=1, le=MOST, description="rows of one request")
@@ -105,11 +109,11 @@ class Config(BaseSettings):
     max_receive_bytes: int = Field(
         0, ge=0, le=MOST_BYTES, description="bytes of requests held at once; 0: 512 MiB or four requests, the larger"
     )
-    max_connections: int = Field(4096, ge=1, le=1_000_000, description="connections at once")
+    max_connections: int = Field(4096, ge=1, le=1_000_000, description="connections open at once")
     keepalive_seconds: float = Field(
-        60.0, gt=0, le=A_DAY, description="a connection that says nothing for so long is asked whether it is there"
+        60.0, gt=0, le=A_DAY, description="a connection that sends nothing for so long is pinged"
     )
-    compress_answers: bool = Field(False, description="in gzip, for clients that take it")
+    compress_answers: bool = Field(False, description="gzip answers for clients that accept it")
     max_item_bytes: int = Field(16 * 2**20, ge=1, le=MOST, description="bytes of one encoded item")
     max_item_pixels: int = Field(
         50_000_000, ge=1, le=MOST, description="pixels of one image, checked before it is decoded"
@@ -123,13 +127,13 @@ class Config(BaseSettings):
     max_decoding_pixels: int = Field(
         2_000_000_000, ge=1, le=MOST_BYTES, description="pixels of images that may wait to be decoded, of all models"
     )
-    monitor_window_rows: int = Field(1000, ge=10, le=1_000_000, description="scored rows the monitor looks back on")
-    monitor_level: float = Field(0.01, gt=0, le=0.2, description="probability that the monitor alarms in error")
+    monitor_window_rows: int = Field(1000, ge=10, le=1_000_000, description="scored rows that the monitor compares")
+    monitor_level: float = Field(0.01, gt=0, le=0.2, description="probability of a false alarm of the monitor")
     stuck_batch_seconds: float = Field(
-        30.0, gt=0, le=A_DAY, description="a batch that runs longer is stuck: we are not ready until it has ended"
+        30.0, gt=0, le=A_DAY, description="a batch that runs longer is stuck: the server is not ready until it ends"
     )
     lame_duck_seconds: float = Field(
-        0.0, ge=0, le=A_DAY, description="how long new calls are still taken after SIGTERM, health being NOT_SERVING"
+        0.0, ge=0, le=A_DAY, description="how long new calls are accepted after SIGTERM, while health is NOT_SERVING"
     )
     drain_seconds: float = Field(20.0, ge=0, le=A_DAY, description="how long accepted calls may take after that")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe line to log")
@@ -194,7 +198,7 @@ class Config(BaseSettings):
 
     @property
     def tls(self) -> TlsFiles | None:
-        """Where keys lie; None: gRPC in the clear."""
+        """Where the certificates are; None: gRPC in plaintext."""
         if self.tls_certificate is None or self.tls_key is None:
             return None
         return TlsFiles(self.tls_certificate, self.tls_key, self.tls_client_ca)
@@ -221,9 +225,21 @@ class Config(BaseSettings):
         return Limits(self.max_request_rows, self.max_item_bytes, self.max_item_pixels, most_pixels)
 
     @property
-    def turns(self) -> TurnsConfig:
+    def models_config(self) -> ModelsConfig:
+        """Where models are found, and what they are served with."""
+        return ModelsConfig(self.models, self.device_config, self.queue, self.limits, self.monitor)
+
+    @property
+    def listen(self) -> ListenConfig:
+        """Where we listen, and what protects it."""
+        addresses = self.host, self.port, self.metrics_port, self.transport == "grpcio"
+        guards = self.tls is not None, self.tls_client_ca is not None, self.tokens is not None
+        return ListenConfig(*addresses, *guards, self.open_metrics, self.metrics_tls)
+
+    @property
+    def decoding(self) -> DecodingConfig:
         """What may wait to be decoded."""
-        return TurnsConfig(self.max_decoding_bytes, self.max_decoding_pixels)
+        return DecodingConfig(self.max_decoding_bytes, self.max_decoding_pixels)
 
     @property
     def transport_limits(self) -> TransportLimits:

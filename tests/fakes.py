@@ -16,8 +16,7 @@ import numpy as np
 from latentserve.errors import ModelNotFound, Overloaded
 from latentserve.v1 import embedding_pb2 as pb
 from service.api.inference import Context
-from service.scheduling.batching import Piece
-from service.scheduling.queue import Tensors
+from service.scheduling.queue import Piece, Tensors
 
 POISON = 255
 """A row of this value makes the fake engine fail."""
@@ -116,7 +115,7 @@ class FakeObserver:
     def waited(self, seconds: float, rows: int) -> None:
         self.waits.append(seconds)
 
-    def cut(self, why: str) -> None:
+    def formed(self, why: str) -> None:
         self.cuts.append(why)
 
     def executed(self, rows: int, dead_rows: int, seconds: float) -> None:

@@ -14,8 +14,9 @@ import pytest
 import export.__main__ as exporting
 import training.__main__ as training
 from export.commands import evaluate as report
+from export.commands import export as export_command
 from export.commands import ood
-from export.ood_sets import OTHERS
+from export.ood_data import OTHERS
 from service.__main__ import main as serve
 from service.config import Config
 from training.evaluation import command as evaluate
@@ -69,7 +70,7 @@ def options(kind: Any) -> Iterator[tuple[str, Any]]:
     for field in dataclasses.fields(kind):
         hint = hints[field.name]
         if dataclasses.is_dataclass(hint):
-            nested = "" if field.name in ("loop", "card", "promise") else f"{field.name}."
+            nested = "" if field.name in ("loop", "report", "promise") else f"{field.name}."
             yield from ((nested + name, one) for name, one in options(hint))
         else:
             yield field.name, hint
@@ -101,8 +102,8 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("work began")
 
     for place in (
-        *("training.__main__.train", "training.evaluation.command.make_card", "export.exporter.write_bundle"),
-        *("export.commands.evaluate.make_card", "export.commands.ood.GraphRunner", "service.__main__.serve"),
+        *("training.__main__.train", "training.evaluation.command.make_report", "export.exporter.write_bundle"),
+        *("export.onnx_evaluation.make_report", "export.examination.GraphRunner", "service.__main__.serve"),
     ):
         monkeypatch.setattr(place, began)
 
@@ -153,7 +154,7 @@ def test_evaluating_a_run(run_folder: Path, capsys: pytest.CaptureFixture[str]) 
 
 @pytest.mark.usefixtures("no_work")
 def test_exporting(run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name, value in walk(exporting.Options):
+    for name, value in walk(export_command.Options):
         if name == "run":
             said(exporting.main, [value, "--to", "models"], capsys)
         else:
@@ -186,13 +187,13 @@ def test_serving(repository: Path, capsys: pytest.CaptureFixture[str], monkeypat
 
 
 @pytest.mark.parametrize("name", ["port", "metrics_port"])
-def test_a_port_that_is_taken_is_met_before_any_bundle_is_opened(
+def test_a_port_that_is_taken_is_met_before_any_bundle_is_loaded(
     name: str, repository: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def opened(*_: object) -> None:
         raise AssertionError("opened")
 
-    monkeypatch.setattr("service.server.open_repository", opened)
+    monkeypatch.setattr("service.server.scan", opened)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         number = str(taken.getsockname()[1])
         free = {"port": "0", "metrics_port": "0"} | {name: number}

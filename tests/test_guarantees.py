@@ -37,7 +37,7 @@ def test_deadlines_do_not_know_the_wall_clock() -> None:
 
     Tokens end on a date, which is the wall clock's.
     """
-    paths = {*(ROOT / "service").rglob("*.py")} - {ROOT / "service" / "access.py"}
+    paths = {*(ROOT / "service").rglob("*.py")} - {ROOT / "service" / "api" / "access" / "callers.py"}
     for path in sorted(paths):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Attribute):

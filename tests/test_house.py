@@ -18,8 +18,21 @@ ALLOWED_IMPORTS = {
     "service": {"service", "latentserve"},
     "training": {"training", "latentserve.audio", "latentserve.cpus", "latentserve.images", "latentserve.records"},
     "export": {"export", "training", "latentserve"},
-    "deploy": {"deploy", "service.observing.metrics"},
+    "deploy": {"deploy", "service.observing.metric", "service.observing.metric_table"},
 }
+ALLOWED_ROOMS = {
+    "__main__": {"server", "config", "transport", "api", "engine"},
+    "server": {"reload", "config", "transport", "api", "models", "observing", "scheduling"},
+    "reload": {"config", "transport", "api", "models", "observing", "engine"},
+    "config": {"transport", "models", "observing", "engine", "scheduling"},
+    "transport": {"api", "observing"},
+    "api": {"models", "observing", "scheduling"},
+    "models": {"observing", "engine", "scheduling"},
+    "observing": {"scheduling"},
+    "engine": {"scheduling"},
+    "scheduling": set[str](),
+}
+"""The rooms of service/ from the top down, and which of them each may import."""
 FORBIDDEN_LIBRARIES = {
     "latentserve": {"torch", "onnxruntime", "onnx", "prometheus_client"},
     "service": {"torch", "onnx", "lightning", "sklearn", "matplotlib"},
@@ -57,14 +70,41 @@ def test_packages_import_only_along_the_arrows(package: str) -> None:
             assert not within(name, FORBIDDEN_LIBRARIES[package]), f"{path.relative_to(ROOT)} imports {name}"
 
 
+def room_of(path: Path) -> str:
+    """The room of service/ in which a file stands: its own if it stands at the top."""
+    return path.relative_to(ROOT / "service").parts[0].removesuffix(".py")
+
+
+def test_service_has_these_rooms_and_no_others() -> None:
+    found = {room_of(path) for path in sources("service")}
+    assert found - {"__init__"} == set(ALLOWED_ROOMS)
+    assert len(ALLOWED_ROOMS) == 10
+
+
+def test_every_arrow_between_rooms_points_down() -> None:
+    above: set[str] = set()
+    for room, below in ALLOWED_ROOMS.items():
+        above.add(room)
+        assert not below & above, f"{room} may import {below & above}, which stand above it"
+
+
+@pytest.mark.parametrize("room", ALLOWED_ROOMS)
+def test_rooms_of_the_service_import_only_what_stands_below_them(room: str) -> None:
+    for path in (path for path in sources("service") if room_of(path) == room):
+        for name in (name for name in imports(path) if name.startswith("service.")):
+            allowed = ALLOWED_ROOMS[room] | {room}
+            assert name.split(".")[1] in allowed, f"{path.relative_to(ROOT)} imports {name}"
+
+
 def test_the_scheduler_knows_neither_grpc_nor_onnxruntime_nor_prometheus() -> None:
-    named = {name.split(".")[0] for name in imports(ROOT / "service" / "batching.py")}
+    named = {name.split(".")[0] for path in sources("service/scheduling") for name in imports(path)}
     assert named <= set(sys.stdlib_module_names) | {"numpy", "latentserve", "service"}
 
 
-def test_servicers_know_no_transport() -> None:
-    for file in ("servicer.py", "open_inference.py", "inference.py", "access.py", "grants.py"):
-        assert not {name for name in imports(ROOT / "service" / file) if name.split(".")[0] == "grpc"}, file
+def test_calls_know_no_transport() -> None:
+    for path in sources("service/api"):
+        found = {name for name in imports(path) if name.split(".")[0] in ("grpc", "ssl", "socket")}
+        assert not found, f"{path.relative_to(ROOT)} imports {found}"
 
 
 def test_the_server_loads_no_torch() -> None:

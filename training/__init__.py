@@ -1,4 +1,6 @@
 """Self-supervised encoders: one file per method in `methods`, everything they share beside it.
 
+`data` loads rows, `networks` are what methods are built of, `running` trains and keeps runs, `evaluation` measures.
+
 Knows neither ONNX nor gRPC. Run it as `python -m training METHOD --data SPEC`.
 """

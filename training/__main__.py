@@ -19,30 +19,31 @@ from latentserve import records
 from training.data import load_data
 from training.data.loading import check_spec
 from training.methods import METHODS
-from training.options import check_options, in_words, is_out_of_memory, nearest, say_any_name
-from training.running.folder import RUNS, Found, check_folder, claimed, find, resumed
-from training.running.loop import LoopConfig, TrainingDiverged, train
+from training.options import Dataclass, check_options, in_words, is_out_of_memory, nearest, say_any_name
+from training.running.loop import TrainingDiverged, train
 from training.running.revision import git_revision
 from training.running.run import CHECKPOINT, RESULT, Run, RunError
+from training.running.run_folder import RUNS, Found, check_folder, claimed, find, resumed
 from training.running.threads import keep_to_quota
+from training.schedule import LoopConfig
 
 SMOKE_ROWS = 512
 
 
 @dataclass(frozen=True)
 class Options:
-    """What to train on, and where the run goes.
+    """Says what to train on, and where the run goes.
 
     Attributes:
         data: digits, mnist, cifar10, shapes, folder:PATH, wds:PATTERN (WebDataset shards), fsdd or audio:PATH.
         image_size: height and width; default: the data set's own (folder, wds: 64).
-        sample_rate_hz: of audio:PATH, take only clips of this rate; default: the one rate that all have.
-        num_samples: of a row of audio; longer clips are cut, shorter ones padded; default: one second.
+        sample_rate_hz: take only clips of this rate from audio:PATH; default: the one rate that all have.
+        num_samples: samples of a row of audio; longer clips are cut, shorter ones padded; default: one second.
         group_by: rows that belong together and must not be parted between training and calibration: folder,
-            name:REGEX (what its groups match in the file's name), exif:SECONDS (bursts) or near (nearly equal images);
-            of folder:PATH; wds takes name and near, audio folder and name. Equal rows never are.
+            name:REGEX (what its groups match in the file's name), exif:SECONDS (bursts) or near (nearly equal images).
+            folder:PATH takes all of them, wds name and near, audio folder and name. Equal rows are never parted.
         run: folder of the run; default: runs/<method>-<data>-seed<seed>, and -smoke.
-        resume: go on with a run that was interrupted; what is not said again is as it was.
+        resume: go on with a run that was interrupted; options that are not given again are as they were.
         smoke: two epochs on 512 rows, to see that everything works.
     """
 
@@ -107,8 +108,8 @@ def _train(arguments: list[str], found: Found | None) -> Path:
     return run_training(found.run.method, config, options)
 
 
-def parse(name: str, arguments: list[str], found: Found | None = None) -> tuple[Options, Any]:
-    """What is asked for; what is not said is as in the run that is gone on with, if there is one."""
+def parse(name: str, arguments: list[str], found: Found | None = None) -> tuple[Options, Dataclass]:
+    """The options and the method's config. Where a run is resumed, an option that is not given is as in that run."""
     if found is None:
         options, config = Options(), METHODS[name].config()
     else:
@@ -127,7 +128,7 @@ def _folder(name: str, options: Options, seed: int) -> Path:
     return options.run or RUNS / f"{name}-{plain}-seed{seed}{'-smoke' if options.smoke else ''}"
 
 
-def run_training(name: str, config: Any, options: Options) -> Path:
+def run_training(name: str, config: Dataclass, options: Options) -> Path:
     """Trains and writes the run's folder, which it returns.
 
     Raises:
@@ -170,7 +171,7 @@ def run_training(name: str, config: Any, options: Options) -> Path:
 
 
 def quiet_lightning() -> None:
-    """Lightning gives advice that does not fit batches cut from memory."""
+    """Silences Lightning's advice, which does not fit batches taken from memory."""
     warnings.filterwarnings("ignore", module="lightning")
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -37,7 +37,7 @@ class ViewConfig:
         shear: largest sideways shift of the edge against the centre, in half images.
         elastic: standard deviation of the bending's knots, in half images.
         flip: mirror half of the views left to right.
-        jitter: strength of the colour jitter, RGB only; 0.5 is usual for CIFAR-10.
+        jitter: strength of the colour jitter, RGB only; 0.5 is common for CIFAR-10.
         grey_probability: share of the views that lose their colour, RGB only.
     """
 

@@ -1,7 +1,7 @@
 """Options of the command lines, checked before any work is spent on them.
 
-What a record checks by itself stands in its `__post_init__`; here is what is the same for all, and what needs a look at
-the disk.
+What a record checks by itself stands in its `__post_init__`; here is what is the same for all, and what needs access
+to the disk.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 from latentserve.records import printable
 
@@ -24,12 +24,18 @@ NAMES_OF_DATA = ("data", "transfer", "against")
 """Options that may name a file or a folder, whose bytes need be no text."""
 
 
+class Dataclass(Protocol):
+    """Options or a method's config: an instance of any dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+
+
 class OptionError(ValueError):
     """An option cannot be what it is. The message names it, what was got and expected."""
 
 
-def check_options(options: Any) -> None:
-    """Proves what every option of a command must be: a finite number of usual size, text that can be written, a path.
+def check_options(options: Dataclass) -> None:
+    """Checks what every option must be: a finite number of ordinary size, text that can be written, a path.
 
     Args:
         options: a dataclass of options and of dataclasses of options.
@@ -39,7 +45,7 @@ def check_options(options: Any) -> None:
     """
     for field in dataclasses.fields(options):
         value = getattr(options, field.name)
-        if dataclasses.is_dataclass(value):
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
             check_options(value)
             continue
         for one in value if isinstance(value, tuple) else (value,):
@@ -50,7 +56,7 @@ def check_options(options: Any) -> None:
                 raise OptionError(f"{field.name}: got {str(one)!r}, expected {expected}")
 
 
-def _expected(value: Any) -> str | None:
+def _expected(value: object) -> str | None:
     """What a value should have been; None if it is that."""
     if isinstance(value, float) and not math.isfinite(value):
         return "a finite number"
@@ -129,7 +135,7 @@ def in_words(error: BaseException) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Of a CPU's memory torch says it in words alone."""
+    """Whether memory is exhausted; torch says so of a CPU's in words alone."""
     named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     return named or "can't allocate memory" in str(error)
 

@@ -1,1 +1,1 @@
-"""What one peer can do to the others: attacks on the running server. Run it as `python -m benchmarks.abuse`."""
+"""Attacks of one peer on the server, and what an honest client notices: `python -m benchmarks.abuse`."""

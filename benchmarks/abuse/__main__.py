@@ -1,4 +1,4 @@
-"""What one peer can do to the others: attacks on the running server, each with an honest caller beside it.
+"""What one peer can do to the others: attacks on the running server, each with an honest client beside it.
 
     python -m benchmarks.abuse                               every attack on both transports: half an hour
     python -m benchmarks.abuse ping windows --transport http2
@@ -6,9 +6,9 @@
     python -m benchmarks.abuse --record                      writes docs/results/abuse.json, row by row
     python -m benchmarks.abuse --table                       what is recorded, as Markdown
 
-Each attack meets a server of its own (bundle of `make demo`). Aims: the honest caller's p99 is at most 100 ms, none of
-its calls fails, the server's memory is back within 16 MiB of before once the attacker has gone, and it stops when told.
-`nothing` is the control: what this machine does to an honest caller without any attack.
+Each attack meets a server of its own (bundle of `make demo`). Targets: the honest client's p99 is at most 100 ms, none
+of its calls fails, the server's memory is back within 16 MiB of before once the attacker is gone, and it stops when
+told. `nothing` is the control: what this machine does to an honest client without any attack.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from typing import Literal, Self
 import tyro
 
 from benchmarks.abuse.attacks import FLOODS, Attack, Effort, Held
-from benchmarks.abuse.honest import HonestCaller
+from benchmarks.abuse.honest import HonestClient
 from benchmarks.abuse.peer import Peer
 from benchmarks.abuse.slow_peers import SLOW
 from benchmarks.processes.served import ServedProcess
 from latentserve import records
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results" / "abuse.json"
-MODELS = Path("build") / "line-digits" / "models"
+MODELS = Path("build") / "demo-digits" / "models"
 Transport = Literal["http2", "grpcio"]
 MOST_P99_MS, MOST_MIB = 100.0, 16.0
 FILE_DESCRIPTORS = 64
@@ -50,10 +50,10 @@ class Options:
     """Attacks a server.
 
     Attributes:
-        names: of attacks; default: all.
-        transport: http2 or grpcio; default: both.
+        names: attacks to run; default: all.
+        transport: transport of the server, http2 or grpcio; default: both.
         models: model repository; `make demo` makes the default one.
-        quick: a second or two of each.
+        quick: run each attack for a second or two.
         record: write docs/results/abuse.json.
         table: print what is recorded, attack nothing.
     """
@@ -74,7 +74,7 @@ class Effect:
         attack: its name.
         transport: of the server.
         did: what the attacker got done.
-        calls: of the honest caller.
+        calls: of the honest client.
         failed: of them.
         p50_ms: of them.
         p99_ms: of them.
@@ -100,7 +100,7 @@ class Effect:
 
     @property
     def misses(self) -> list[str]:
-        """Aims that were missed."""
+        """Targets that were missed."""
         return [
             name
             for name, missed in (
@@ -219,7 +219,7 @@ def measured(name: str, transport: Transport, models: Path, effort: Effort) -> E
         server = ServedProcess(models, Path(folder) / "log", ("--transport", transport)).__enter__()
         try:
             with Memory(server.pid) as memory:
-                with HonestCaller(server.target) as caller:
+                with HonestClient(server.target) as client:
                     time.sleep(1)
                     before = memory.now_mib()
                     if name == "file_descriptors":
@@ -229,7 +229,7 @@ def measured(name: str, transport: Transport, models: Path, effort: Effort) -> E
                 after = memory.now_mib()
         finally:
             stop_seconds = _stopped(server)
-        seen = caller.seen
+        seen = client.seen
         failed = sum(seen.failed.values())
         quantiles = seen.p50_ms, seen.p99_ms, seen.max_ms
         memories = round(before, 1), round(memory.peak_mib, 1), round(after, 1)

@@ -1,4 +1,4 @@
-"""An honest caller: one row at a time, a pause between two, until its standard input is closed.
+"""An honest client: one row at a time, a pause between two, until its standard input is closed.
 
 python -m benchmarks.abuse.honest HOST:PORT
 
@@ -29,7 +29,7 @@ TIMEOUT_SECONDS = 20.0
 
 @dataclass(frozen=True)
 class Seen:
-    """By the caller.
+    """By the client.
 
     Attributes:
         calls: it made.
@@ -69,12 +69,12 @@ def call(target: str, stop: threading.Event) -> Seen:
 def due(taken: list[float]) -> list[float]:
     """Seconds of each call, and of those that would have been made while one was waited for.
 
-    A caller who waits makes no calls, so a stall of 20 s would be one call among hundreds. As HdrHistogram corrects it.
+    A client who waits makes no calls, so a stall of 20 s would be one call among hundreds. As HdrHistogram corrects it.
     """
     return [one - late * PAUSE_SECONDS for one in taken for late in range(max(1, int(one / PAUSE_SECONDS)))]
 
 
-class HonestCaller:
+class HonestClient:
     """One in a process of its own, so that it does not wait for its attacker's interpreter. Stopped, it has `seen`."""
 
     def __init__(self, target: str) -> None:
@@ -90,7 +90,7 @@ class HonestCaller:
         assert self._process.stdout is not None
         if self._process.stdout.readline() != "calling\n":
             self._process.wait()
-            raise RuntimeError("the honest caller was not answered")
+            raise RuntimeError("the honest client was not answered")
         return self
 
     def __exit__(

@@ -36,10 +36,10 @@ class Echo:
     """Answers with what it was asked."""
 
     def unread(self, code: str) -> None:
-        """See `transport.Call`."""
+        """See `calls.Call`."""
 
     async def answer(self, body: bytes, deadline: float, trace_id: str = "") -> Answer:
-        """See `transport.Call`."""
+        """See `calls.Call`."""
         await asyncio.sleep(0)
         return Answer(body)
 

@@ -21,14 +21,14 @@ from typing import Literal
 
 import tyro
 
-from benchmarks.clients.matrix import CHECKS, Caller, Matrix, Row
+from benchmarks.clients.matrix import CHECKS, Client, Matrix, Row
 from benchmarks.clients.programs import install, programs
 from benchmarks.clients.proxies import proxies
 from benchmarks.clients.running import IDLE_SECONDS
 from latentserve import records
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results" / "clients.json"
-MODELS = Path("build") / "line-digits" / "models"
+MODELS = Path("build") / "demo-digits" / "models"
 TOOLS = Path("build") / "clients"
 
 Transport = Literal["http2", "grpcio"]
@@ -36,23 +36,23 @@ Transport = Literal["http2", "grpcio"]
 
 @dataclass(frozen=True)
 class Options:
-    """Asks a server through clients of other makes, and through proxies.
+    """Calls a server with clients of other makes, and through proxies.
 
     Attributes:
         models: model repository with one model of images; `make demo` makes the default one.
-        transports: of the service.
-        callers: only those of these names.
-        checks: only these.
-        idle_seconds: how long a connection has nothing but pings; a client sends one in ten seconds.
-        tools: folder of npm's packages and of the C++ client.
-        install: bring npm's packages there first.
+        transports: transports of the service.
+        clients: names of the clients to run; default: all.
+        checks: names of the checks to run.
+        idle_seconds: time during which a connection carries only pings; a client sends one every ten seconds.
+        tools: folder for npm's packages and of the C++ client.
+        install: first install npm's packages there.
         record: write docs/results/clients.json.
         table: print what is recorded instead.
     """
 
     models: Path = MODELS
     transports: tuple[Transport, ...] = ("http2", "grpcio")
-    callers: tuple[str, ...] = ()
+    clients: tuple[str, ...] = ()
     checks: tuple[str, ...] = CHECKS
     idle_seconds: int = IDLE_SECONDS
     tools: Path = TOOLS
@@ -72,18 +72,18 @@ class Recorded:
     transports: dict[str, tuple[Row, ...]]
 
 
-def callers(tools: Path, names: tuple[str, ...] = ()) -> list[Caller]:
+def clients(tools: Path, names: tuple[str, ...] = ()) -> list[Client]:
     """Clients, then the first of them through each proxy; those of some names.
 
     Raises:
         ValueError: a name is nobody's.
     """
-    clients = programs(tools)
-    every = [*(Caller(client) for client in clients), *(Caller(clients[0], proxy) for proxy in proxies())]
-    known = [caller.name for caller in every]
+    made = programs(tools)
+    every = [*(Client(program) for program in made), *(Client(made[0], proxy) for proxy in proxies())]
+    known = [client.name for client in every]
     if unknown := sorted(set(names) - set(known)):
-        raise ValueError(f"callers: got {unknown[0]!r}, expected some of {', '.join(known)}")
-    return [caller for caller in every if not names or caller.name in names]
+        raise ValueError(f"clients: got {unknown[0]!r}, expected some of {', '.join(known)}")
+    return [client for client in every if not names or client.name in names]
 
 
 def main(options: Options) -> int:
@@ -95,7 +95,7 @@ def main(options: Options) -> int:
         raise SystemExit(f"models: got {options.models}, expected a model repository; `make demo` makes one")
     if options.install:
         install(options.tools)
-    asking = callers(options.tools, options.callers)
+    asking = clients(options.tools, options.clients)
     found: dict[str, tuple[Row, ...]] = {}
     for transport in options.transports:
         with tempfile.TemporaryDirectory() as scratch:
@@ -116,7 +116,7 @@ def show(recorded: Recorded) -> None:
         print(f"\n| {transport} | version |", " | ".join(names), "|")
         print("| --- | --- |", " | ".join("---" for _ in names), "|")
         for row in rows:
-            print(f"| {row.caller} | {row.version} |", " | ".join(cell.outcome for cell in row.cells.values()), "|")
+            print(f"| {row.client} | {row.version} |", " | ".join(cell.outcome for cell in row.cells.values()), "|")
         print(*(["", *lines] if (lines := list(reasons(rows))) else []), sep="\n")
 
 
@@ -125,7 +125,7 @@ def reasons(rows: Iterable[Row]) -> Iterable[str]:
     for row in rows:
         for name, cell in row.cells.items():
             if cell.outcome != "ok":
-                yield f"- {row.caller}, {name}: {cell.outcome}: {cell.why}"
+                yield f"- {row.client}, {name}: {cell.outcome}: {cell.why}"
 
 
 if __name__ == "__main__":

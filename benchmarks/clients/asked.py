@@ -81,7 +81,7 @@ class Work:
 
     @property
     def ca(self) -> bytes | None:
-        """Who signed the server's certificate; None: gRPC in the clear."""
+        """Who signed the server's certificate; None: plaintext gRPC."""
         file = self.folder / "ca.pem"
         return file.read_bytes() if file.exists() else None
 

@@ -106,7 +106,7 @@ int main(int, char** arguments) {
     options.SetInt(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
     options.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
   }
-  const std::string ca = work.Read("ca.pem");  // empty: in the clear
+  const std::string ca = work.Read("ca.pem");  // empty: plaintext
   auto credentials = ca.empty() ? grpc::InsecureChannelCredentials() : grpc::SslCredentials({ca, "", ""});
   auto stub = v1::EmbeddingService::NewStub(grpc::CreateCustomChannel(work.target, credentials, options));
   const std::string small = work.Read("small.bin"), request = work.Read("request.bin");

@@ -1,4 +1,4 @@
-"""Every caller (a client, or a client behind a proxy) at every check, on one transport of the service."""
+"""Every client, alone or behind a proxy, at every check, on one transport of the service."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import trustme
 
-from benchmarks.clients.judging import Cell
+from benchmarks.clients.outcomes import Cell
 from benchmarks.clients.programs import Program
 from benchmarks.clients.proxies import Proxy
 from benchmarks.clients.questions import Questions, questions
@@ -29,7 +29,7 @@ class ProxyError(Exception):
 
 
 @dataclass(frozen=True)
-class Caller:
+class Client:
     """A client, maybe behind a proxy.
 
     Attributes:
@@ -53,7 +53,7 @@ class Caller:
     def cannot(self, check: str) -> str:
         """Why it does not do that check; empty if it does."""
         if self.proxy is not None and check == "tls":
-            return "proxies are asked in the clear"
+            return "proxies are called in plaintext"
         lacks = self.program.lacks or (self.proxy.lacks if self.proxy else "")
         return lacks or self.program.cannot.get(check, "")
 
@@ -74,15 +74,15 @@ class Caller:
 
 @dataclass(frozen=True)
 class Row:
-    """What one caller got.
+    """What one client got.
 
     Attributes:
-        caller: its name.
+        client: its name.
         version: of the client's library, or of the proxy.
         cells: by check.
     """
 
-    caller: str
+    client: str
     version: str
     cells: dict[str, Cell]
 
@@ -93,7 +93,7 @@ class Matrix:
     Args:
         models: model repository with one model of images.
         transport: of the service.
-        callers: rows.
+        clients: rows.
         names: of checks: columns.
         idle_seconds: of `keep-alive`.
         scratch: an empty folder.
@@ -103,21 +103,21 @@ class Matrix:
         self,
         models: Path,
         transport: str,
-        callers: Sequence[Caller],
+        clients: Sequence[Client],
         names: Sequence[str],
         idle_seconds: int,
         scratch: Path,
     ) -> None:
         self._models, self._arguments = models, (*ARGUMENTS, "--transport", transport)
-        self._callers, self._names = callers, names
+        self._clients, self._names = clients, names
         self._idle_seconds, self._scratch = idle_seconds, scratch
         self._cells: dict[tuple[str, str], Cell] = {}
 
     def rows(self) -> list[Row]:
         """Asks everything."""
-        for caller in self._callers:
-            if not caller.program.lacks:
-                caller.program.build()
+        for client in self._clients:
+            if not client.program.lacks:
+                client.program.build()
         with self._server("clear") as server:
             found = questions(server.target)
             self._plain(server, found)
@@ -125,71 +125,71 @@ class Matrix:
         self._tls(found)
         self._drain(found)
         return [
-            Row(caller.name, caller.version, {name: self._cells[caller.name, name] for name in self._names})
-            for caller in self._callers
+            Row(client.name, client.version, {name: self._cells[client.name, name] for name in self._names})
+            for client in self._clients
         ]
 
     def _plain(self, server: ServedProcess, found: Questions) -> None:
-        """One caller after another, each over connections of its own."""
-        for caller in self._callers:
+        """One client after another, each over connections of its own."""
+        for client in self._clients:
             for name, check in checks(found).items():
-                self._fill(caller, name, partial(self._one, server, found, check))
+                self._fill(client, name, partial(self._one, server, found, check))
 
-    def _one(self, server: ServedProcess, found: Questions, check: Check, caller: Caller, folder: Path) -> Cell:
-        with caller.at(server, folder / "proxy") as target:
-            return run(caller.program, target, check, found, folder / "client")
+    def _one(self, server: ServedProcess, found: Questions, check: Check, client: Client, folder: Path) -> Cell:
+        with client.at(server, folder / "proxy") as target:
+            return run(client.program, target, check, found, folder / "client")
 
     def _idle(self, server: ServedProcess, found: Questions) -> None:
-        """All callers at once: they do nothing most of the time."""
+        """All clients at once: they do nothing most of the time."""
 
-        def idle(caller: Caller, folder: Path) -> Cell:
-            with caller.at(server, folder / "proxy") as target:
-                return run_idle(caller.program, target, self._idle_seconds, found, folder / "client")
+        def idle(client: Client, folder: Path) -> Cell:
+            with client.at(server, folder / "proxy") as target:
+                return run_idle(client.program, target, self._idle_seconds, found, folder / "client")
 
-        with ThreadPoolExecutor(len(self._callers)) as pool:
-            list(pool.map(lambda caller: self._fill(caller, "keep-alive", idle), self._callers))
+        with ThreadPoolExecutor(len(self._clients)) as pool:
+            list(pool.map(lambda client: self._fill(client, "keep-alive", idle), self._clients))
 
     def _tls(self, found: Questions) -> None:
         if "tls" not in self._names:
             return
-        authority, folder = trustme.CA(), self._scratch / "keys"
+        authority, folder = trustme.CA(), self._scratch / "certificates"
         folder.mkdir()
         issued = authority.issue_cert("127.0.0.1", "localhost")
         issued.cert_chain_pems[0].write_to_path(str(folder / "certificate.pem"))
         issued.private_key_pem.write_to_path(str(folder / "key.pem"))
-        keys = ("--tls-certificate", str(folder / "certificate.pem"), "--tls-key", str(folder / "key.pem"))
+        certificates = ("--tls-certificate", str(folder / "certificate.pem"), "--tls-key", str(folder / "key.pem"))
         check = checks(found)["unary"]
 
-        def secure(caller: Caller, folder: Path) -> Cell:
+        def secure(client: Client, folder: Path) -> Cell:
             ca = authority.cert_pem.bytes()
-            return run(caller.program, server.target, check, found, folder / "client", ca)
+            return run(client.program, server.target, check, found, folder / "client", ca)
 
-        with self._server("tls", *keys) as server:
-            for caller in self._callers:
-                self._fill(caller, "tls", secure)
+        with self._server("tls", *certificates) as server:
+            for client in self._clients:
+                self._fill(client, "tls", secure)
 
     def _drain(self, found: Questions) -> None:
-        """A server for each caller, which it sees end."""
+        """A server for each client, which it sees end."""
 
-        def drained(caller: Caller, folder: Path) -> Cell:
-            with self._server(folder.name) as server, caller.at(server, folder / "proxy") as target:
-                return run_drain(caller.program, target, server, found, folder / "client")
+        def drained(client: Client, folder: Path) -> Cell:
+            with self._server(folder.name) as server, client.at(server, folder / "proxy") as target:
+                return run_drain(client.program, target, server, found, folder / "client")
 
-        for caller in self._callers:
-            self._fill(caller, "drain", drained)
+        for client in self._clients:
+            self._fill(client, "drain", drained)
 
     def _server(self, name: str, *more: str) -> ServedProcess:
         return ServedProcess(self._models, self._scratch / f"{name}.log", (*self._arguments, *more))
 
-    def _fill(self, caller: Caller, name: str, ask: Callable[[Caller, Path], Cell]) -> None:
+    def _fill(self, client: Client, name: str, ask: Callable[[Client, Path], Cell]) -> None:
         """Asks, unless it was not wished for or cannot be."""
         if name not in self._names:
             return
-        why = caller.cannot(name)
-        folder = self._scratch / f"{caller.name}-{name}".replace(" ", "-")  # nginx takes no spaces
+        why = client.cannot(name)
+        folder = self._scratch / f"{client.name}-{name}".replace(" ", "-")  # nginx takes no spaces
         try:
-            cell = Cell("not run", why) if why else ask(caller, folder)
+            cell = Cell("not run", why) if why else ask(client, folder)
         except ProxyError as error:
             cell = Cell("not run", str(error))
-        self._cells[caller.name, name] = cell
-        print(f"{caller.name}, {name}: {cell.outcome} {cell.why}".rstrip(), file=sys.stderr, flush=True)
+        self._cells[client.name, name] = cell
+        print(f"{client.name}, {name}: {cell.outcome} {cell.why}".rstrip(), file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""Runs a client program for one check and judges what it heard."""
+"""Runs a client program for one check and checks what it heard."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks.clients.asked import PING_SECONDS
 from benchmarks.clients.connections import local_ports
-from benchmarks.clients.judging import Cell, Heard, judged, judged_stream
+from benchmarks.clients.outcomes import Cell, Heard, cell_of, cell_of_stream
 from benchmarks.clients.programs import Program
 from benchmarks.clients.questions import Asked, Expected, Questions, write
 from benchmarks.processes.served import ServedProcess
@@ -62,10 +62,10 @@ def checks(found: Questions) -> dict[str, Check]:
 
 
 def run(program: Program, target: str, check: Check, found: Questions, folder: Path, ca: bytes | None = None) -> Cell:
-    """Runs and judges one check."""
+    """Runs one check; its cell of the table."""
     process = Running(program, target, check, found, folder, ca)
     heard = process.finished()
-    cell = judged_stream(heard, found) if check.verb == "stream" else judged(heard, check.expected)
+    cell = cell_of_stream(heard, found) if check.verb == "stream" else cell_of(heard, check.expected)
     return process.explained(cell)
 
 
@@ -77,7 +77,7 @@ def run_idle(program: Program, target: str, seconds: int, found: Questions, fold
     while process.process.poll() is None:
         ports |= local_ports(process.process.pid, int(target.rpartition(":")[2]))
         time.sleep(0.1)
-    cell = process.explained(judged(process.finished(), check.expected))
+    cell = process.explained(cell_of(process.finished(), check.expected))
     if cell.outcome == "ok" and len(ports) != 1:
         return Cell("refused", f"the idle connection was closed: {len(ports)} were used")
     return cell
@@ -98,7 +98,7 @@ def run_drain(program: Program, target: str, server: ServedProcess, found: Quest
     except subprocess.TimeoutExpired:  # and killed it
         return process.explained(Cell("wrong", "the server did not end"))
     took = f"the server ended {time.monotonic() - start:.1f} s after SIGTERM"
-    cell = process.explained(judged(process.finished(), check.expected))
+    cell = process.explained(cell_of(process.finished(), check.expected))
     if cell.outcome == "ok" and status != 0:
         return Cell("wrong", f"the server ended with status {status}")
     return cell if cell.outcome == "ok" else Cell(cell.outcome, f"{cell.why} ({took})")

@@ -1,1 +1,1 @@
-"""Decoding measured: its cost and memory, files of other makers, damaged files."""
+"""Decoding of images and sounds: cost and memory, test files of other projects, damaged files."""

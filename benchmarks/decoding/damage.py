@@ -26,11 +26,11 @@ class Heard:
 
     Attributes:
         spoilt: number of them, as Pillow alone decodes them, or does not.
-        refused: of them.
+        rejected: of them.
     """
 
     spoilt: int
-    refused: int
+    rejected: int
 
 
 def _cut(file: bytes, start: int, size: int, put: bytes) -> bytes:
@@ -64,15 +64,15 @@ def heard(files: Sequence[bytes], seed: int = 0) -> dict[str, Heard]:
     rng = np.random.default_rng(seed)
     found = {}
     for name, damage in DAMAGES.items():
-        spoilt = refused = 0
+        spoilt = rejected = 0
         for file in files:
             scan = file.rindex(b"\xff\xda")
             at = int(rng.integers(scan + (len(file) - scan) // 4, len(file) - (len(file) - scan) // 4))
             damaged = damage(file, at, rng)
             if _is_spoilt(file, damaged):
                 spoilt += 1
-                refused += not _is_taken(damaged)
-        found[name] = Heard(spoilt, refused)
+                rejected += not _is_taken(damaged)
+        found[name] = Heard(spoilt, rejected)
     return found
 
 

@@ -47,7 +47,7 @@ def _torchvision(data: bytes) -> NDArray[np.float64]:
 
     is_png = data.startswith(PNG_SIGNATURE)
     has_opacity = (is_png and (data[25] >= 4 or b"tRNS" in data)) or data[8:12] == b"WEBP"  # 25: the colour type
-    mode = ImageReadMode.RGB_ALPHA if has_opacity else ImageReadMode.RGB  # asked of others it gives wrong colours
+    mode = ImageReadMode.RGB_ALPHA if has_opacity else ImageReadMode.RGB  # for others it returns wrong colours
     pixels_CHW = decode_image(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode, apply_exif_orientation=True)
     return _on_black(pixels_CHW.permute(1, 2, 0).numpy())
 
@@ -65,7 +65,7 @@ def _tifffile(data: bytes) -> NDArray[np.float64]:
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         page: Any = file.pages[0]
         if page.photometric not in (1, 2) or page.tags.get("Orientation", None) not in (None, 1):
-            raise ValueError("tifffile gives samples as they lie in the file")
+            raise ValueError("tifffile returns samples as they lie in the file")
         return _on_black(page.asarray())
 
 

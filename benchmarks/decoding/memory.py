@@ -42,7 +42,7 @@ class Options:
     """Decodes one large image of each kind.
 
     Attributes:
-        pixels: of the image; default: `max_item_pixels` of the service.
+        pixels: size of the image in pixels; default: `max_item_pixels` of the service.
         record: write docs/results/decoding_memory.json.
         table: print what is recorded, decode nothing.
     """

@@ -1,4 +1,4 @@
-"""Files that nobody here made: which are taken, which are refused and why, and does another decoder see the same?
+"""Files that nobody here made: which are taken, which are rejected and why, and does another decoder see the same?
 
     python -m benchmarks.decoding.odd_files pillow=path/to/Tests/images libpng=path/to/libpng --record
 
@@ -50,7 +50,7 @@ class Options:
     """Decodes every file of some folders and compares.
 
     Attributes:
-        folders: NAME=PATH, each a package's test files.
+        folders: folders of test files, each as NAME=PATH.
         record: write docs/results/odd_files.json.
     """
 
@@ -82,7 +82,7 @@ class Package:
         files: images and sounds in it.
         taken: of them.
         agreed: of those taken, equal to at least one other decoder.
-        refused: number of files by reason.
+        rejected: number of files by reason.
         decoders: what the others say of the files that were taken.
         damaged: what becomes of the JPEGs among them, up to DAMAGED_FILES, by kind of damage.
     """
@@ -91,7 +91,7 @@ class Package:
     files: int
     taken: int
     agreed: int
-    refused: dict[str, int]
+    rejected: dict[str, int]
     decoders: dict[str, Compared]
     damaged: dict[str, Heard]
 
@@ -119,7 +119,7 @@ def examined(name: str, folder: Path) -> Package:
     """Every image and sound under a folder, at any depth."""
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGES | SOUNDS and path.is_file())
     decoders: dict[str, Compared] = {}
-    refused: Counter[str] = Counter()
+    rejected: Counter[str] = Counter()
     taken = agreed = 0
     jpegs: list[bytes] = []
     for file in files:
@@ -129,8 +129,8 @@ def examined(name: str, folder: Path) -> Package:
         try:
             differences = _differences(data, is_sound)
         except (ImageError, AudioError) as error:
-            refused[_reason(str(error))] += 1
-            print(f"{name}/{shown}: refused: {error}")
+            rejected[_reason(str(error))] += 1
+            print(f"{name}/{shown}: rejected: {error}")
             continue
         taken += 1
         jpegs += [data] if data.startswith(b"\xff\xd8") else []
@@ -142,7 +142,9 @@ def examined(name: str, folder: Path) -> Package:
             f"{decoder} {'does not read it' if gap is None else f'{gap:.3g}'}" for decoder, gap in differences.items()
         ]
         print(f"{name}/{shown}: taken: {', '.join(said)}")
-    return Package(name, len(files), taken, agreed, dict(refused.most_common()), decoders, heard(jpegs[:DAMAGED_FILES]))
+    return Package(
+        name, len(files), taken, agreed, dict(rejected.most_common()), decoders, heard(jpegs[:DAMAGED_FILES])
+    )
 
 
 def _count(decoders: dict[str, Compared], decoder: str, file: str, gap: float | None, limit: float) -> None:
@@ -181,7 +183,7 @@ def _at_size_of(pixels: NDArray[Any], data: bytes) -> NDArray[np.uint8]:
 
 
 def _reason(error: str) -> str:
-    """The kind of a refusal: without its numbers and bytes."""
+    """The kind of a rejection: without its numbers and bytes."""
     return re.sub(r"\d+(\.\d+)?", "N", re.sub(r"b'.*?', |b\".*?\", ", "..., ", error))
 
 
@@ -198,10 +200,10 @@ def _print(package: Package) -> None:
         table.add_row(
             f"other than {name}", "\n".join(f"{file}: {gap:g}" for file, gap in compared.differ.items()) or "0"
         )
-    for reason, count in package.refused.items():
-        table.add_row(f"refused: {reason}", str(count))
+    for reason, count in package.rejected.items():
+        table.add_row(f"rejected: {reason}", str(count))
     for kind, found in package.damaged.items() if any(found.spoilt for found in package.damaged.values()) else ():
-        table.add_row(f"JPEGs spoilt by {kind}, refused", f"{found.refused} of {found.spoilt}")
+        table.add_row(f"JPEGs spoilt by {kind}, rejected", f"{found.rejected} of {found.spoilt}")
     console = Console()
     if not console.is_terminal:
         console.width = 140
@@ -209,4 +211,4 @@ def _print(package: Package) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(tyro.cli(Options)))
+    sys.exit(main(tyro.cli(Options, prog="python -m benchmarks.decoding.odd_files")))

@@ -1,4 +1,4 @@
-"""Everything that is to be known of a GPU, in one command.
+"""Measures a GPU, all stages in one command.
 
     python -m benchmarks.gpu                      `make gpu`: all stages, about 12 minutes, into docs/results/gpu
     python -m benchmarks.gpu --stages facts,parity --minutes 2 --out FOLDER
@@ -32,7 +32,7 @@ from benchmarks.gpu.cells import Record, one_line, read_record, write_record
 from benchmarks.gpu.machine import Machine, NoGpu, this_machine
 from benchmarks.gpu.stage import CANNOT_WRITE, INTERRUPTED, WEIGHTS
 from benchmarks.gpu.table import markdown, terminal
-from benchmarks.serving.session import child_pids
+from benchmarks.processes.session import child_pids
 from training.running.revision import git_revision
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results" / "gpu"
@@ -51,12 +51,12 @@ class Options:
     """Measures a GPU, stage after stage.
 
     Attributes:
-        stages: some of them, separated by commas; default: all.
-        minutes: of all stages together.
+        stages: names of stages, separated by commas; default: all.
+        minutes: time for all stages together.
         out: folder for the figures; default: docs/results/gpu, in the rehearsal build/gpu/rehearsal.
-        bundles: folder of what was prepared; default: .gpu/bundles if it is there, else build/gpu/bundles.
-        again: measure what is measured already.
-        rehearse: on the CPU with small sizes, to see that everything runs.
+        bundles: folder of the prepared bundles; default: .gpu/bundles if it is there, else build/gpu/bundles.
+        again: measure again what is already measured.
+        rehearse: run on the CPU with small sizes, to see that everything runs.
         prepare: make the bundles in this folder, and no more.
         table: print what is recorded, measure nothing.
     """
@@ -72,7 +72,7 @@ class Options:
 
 
 def main(options: Options) -> int:
-    """Returns 0 if no stage failed and all that was asked of the figures holds; 2 where nothing can be measured."""
+    """Returns 0 if no stage failed and all requirements on the figures hold; 2 where nothing can be measured."""
     try:
         stages = chosen(options.stages)
         if options.minutes is not None and not options.minutes > 0:

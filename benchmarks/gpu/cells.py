@@ -29,7 +29,7 @@ class Record:
         why: the status, in one line.
         seconds: wall-clock, of all runs that added to it.
         cells: figures by cell; of one that failed, `error`.
-        checks: what was asked of the figures: see `benchmarks.gpu.check.Check`.
+        checks: requirements on the figures: see `benchmarks.gpu.check.Check`.
     """
 
     stage: str

@@ -1,4 +1,4 @@
-"""What is asked of the figures of a stage."""
+"""Requirements on the figures of a stage."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Check:
-    """Something that was asked of the figures.
+    """A requirement on a figure, and whether it holds.
 
     Attributes:
         name: of the figure.
         got: what it is; None: not measured.
-        expected: what was asked, for people.
+        expected: the requirement, for people.
         holds: whether it is so.
     """
 

@@ -33,7 +33,7 @@ from latentserve.devices import CUDA, TENSORRT
 from latentserve.inputs import INPUT
 from service.engine.engine import Engine, bucket_sizes
 from service.engine.providers import why_not
-from service.scheduling.batching import Piece
+from service.scheduling.queue import Piece
 
 BATCHES, REHEARSED_BATCHES = (64, 256, 1, 16, 4), (4, 1)  # the most telling first
 SECONDS, ROUNDS = 0.15, 3
@@ -69,7 +69,7 @@ def run(machine: Machine, folder: Path, cells: Cells) -> list[Check]:
 
 
 class Opened:
-    """One encoder's sessions, opened when they are first asked for."""
+    """One encoder's sessions, loaded when they are first asked for."""
 
     def __init__(self, machine: Machine, folder: Path, name: str, precision: Precision, max_rows: int) -> None:
         self._machine, self._name, self._max_rows = machine, name, max_rows
@@ -171,7 +171,7 @@ def rate(step: Step, rows: int) -> float:
 
 
 def memory(machine: Machine, folder: Path, name: str, precision: Precision) -> Figures:
-    """MiB that an engine takes after all batch sizes, from small to large and from large to small, and when it is gone.
+    """MiB of an engine after all batch sizes, from small to large and from large to small, and after it is unloaded.
 
     Whatever the order, the arena may grow no further once the largest has been run: `again` is after all sizes anew.
     """

@@ -1,9 +1,9 @@
 """Stage `parity`: are numbers on the device those of the CPU, whatever shares the batch, and do p-values move?
 
 For every prepared bundle (`prepared`): golden rows and batches of several sizes against the CPU, in shares of what the
-bundle's own parity allows; embeddings with other batch-mates and in batches of another size; with TF32, which we switch
-off; and the p-values of 2,000 in-distribution rows on both. Where these differ by more than 1/sqrt(n), calibration rows
-have to be scored on the device that serves: `python -m export RUN --device cuda`.
+bundle's own parity allows; embeddings with other co-batched rows and in batches of another size; with TF32, which we
+switch off; and the p-values of 2,000 in-distribution rows on both. Where these differ by more than 1/sqrt(n),
+calibration rows have to be scored on the device that serves: `python -m export RUN --device cuda`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from latentserve import bundle
 from latentserve.conformal import p_values
 from latentserve.inputs import INPUT
 from service.engine.engine import Engine
-from service.scheduling.batching import Piece
+from service.scheduling.queue import Piece
 
 BATCHES = (1, 3, 8, 64)
 ALPHAS = (0.01, 0.05)
@@ -57,25 +57,25 @@ def of_bundle(machine: Machine, small: Small, folder: Path) -> Figures:
             machine.engine(folder, BATCHES[-1], cuda_options=(("use_tf32", "1"),)), golden
         ),
         **batch_shares(device, cpu, rows),
-        **mates(device, rows),
+        **co_batched(device, rows),
         **moved_p_values(device, cpu, folder, rows),
     }
 
 
 def checks_of(name: str, figures: Figures | None) -> list[Check]:
-    """What is asked of a bundle."""
+    """Requirements on a bundle."""
     if figures is None:
         return [Check(f"{name}: measured", None, "measured", False)]
     shares = [figures["golden_share_of_tolerance"], *(figures[f"share_at_batch_{size}"] for size in BATCHES)]
     return [
         Check.at_most(f"{name}: off the CPU and the golden rows, of what is allowed", float(np.max(shares)), 1.0),
-        Check.at_most(f"{name}: same size, other batch-mates", figures["mates_same_size"], 0.0),
+        Check.at_most(f"{name}: same size, other co-batched rows", figures["co_batched_same_size"], 0.0),
         Check.at_most(f"{name}: Kolmogorov distance of p-values", figures["kolmogorov"], figures["kolmogorov_allowed"]),
     ]
 
 
 def tensors_of(engine: Engine, rows: NDArray[Any], batch_rows: int) -> Tensors:
-    """Everything that the bundle's graphs give for some rows, in batches of a size."""
+    """Everything that the bundle's graphs output for some rows, in batches of a size."""
     wants = frozenset(engine.manifest.outputs)
     parts = [
         engine.run(INPUT, [Piece(rows[start : start + batch_rows], wants)])[0]
@@ -109,7 +109,7 @@ def batch_shares(device: Engine, cpu: Engine, rows: NDArray[Any]) -> Figures:
     }
 
 
-def mates(device: Engine, rows: NDArray[Any]) -> Figures:
+def co_batched(device: Engine, rows: NDArray[Any]) -> Figures:
     """How far one row's embedding moves with what shares its batch; 0 is bit for bit."""
 
     def embedding(of_rows: NDArray[Any], place: int) -> NDArray[np.float32]:
@@ -127,8 +127,8 @@ def mates(device: Engine, rows: NDArray[Any]) -> Figures:
             same.append(np.abs(embedding(mixed, place) - first).max())
         other.append(np.abs(first - alone).max())
     return {
-        "mates_same_size": float(np.max(same)),
-        "mates_other_size": float(np.max(other)),
+        "co_batched_same_size": float(np.max(same)),
+        "co_batched_other_size": float(np.max(other)),
         "largest_embedding": float(np.abs(alone).max()),
     }
 

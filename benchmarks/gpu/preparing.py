@@ -13,7 +13,6 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +28,7 @@ from benchmarks.gpu.prepared import (
     rows_of,
 )
 from benchmarks.serving.encoders import write_bundle
-from export.calibration import Promise
+from export.draft import Choices, Training
 from export.exporter import write_bundle as write_trained
 from export.graphs import ExportError
 from latentserve import bundle, records
@@ -38,8 +37,10 @@ from service.config import available_cpus
 from training.__main__ import quiet_lightning
 from training.data import AudioShape, Data, ImageShape, Rows
 from training.methods import METHODS
-from training.running.loop import LoopConfig, train
+from training.methods.encoding import as_encoder
+from training.running.loop import train
 from training.running.run import CHECKPOINT, Run
+from training.schedule import LoopConfig
 
 LOOP = LoopConfig(epochs=2, batch_rows=128, warmup_steps=4)
 
@@ -82,7 +83,7 @@ def prepare(folder: Path, models: Iterable[Small] = MODELS) -> list[Path]:
     """
     found: list[Path] = []
     for small in models:
-        # In 32 bits last: where that one is whole, so is the other, unless it was refused.
+        # In 32 bits last: where that one is whole, so is the other, unless it was rejected.
         wanted = {
             precision: folder / "methods" / f"{small.method}-{precision}" / "1" for precision in reversed(PRECISIONS)
         }
@@ -91,13 +92,13 @@ def prepare(folder: Path, models: Iterable[Small] = MODELS) -> list[Path]:
             continue
         started = time.monotonic()
         for problem in _make(small, folder, wanted):
-            print(f"refused {problem}", file=sys.stderr, flush=True)
+            print(f"rejected {problem}", file=sys.stderr, flush=True)
         print(f"prepared {small.method} in {time.monotonic() - started:.1f} s", file=sys.stderr, flush=True)
     return [one for one in found if (one / bundle.MANIFEST).exists()]
 
 
 def _make(small: Small, folder: Path, wanted: dict[Precision, Path]) -> list[str]:
-    """Trains one small model and writes its bundles; what was refused, a line each."""
+    """Trains one small model and writes its bundles; what was rejected, a line each."""
     quiet_lightning()
     torch.set_num_threads(1)  # sums of several threads end in other bits
     data, method = splits(small.shape), METHODS[small.method]
@@ -116,13 +117,13 @@ def _make(small: Small, folder: Path, wanted: dict[Precision, Path]) -> list[str
             trained = train(module, data, LOOP, scratch / CHECKPOINT, run.identity)
         except SystemExit as error:  # what Lightning makes of Ctrl-C
             raise KeyboardInterrupt from error
-        model: Any = module.eval().cpu()
+        model = as_encoder(module.eval().cpu())
         for precision, bundle_folder in wanted.items():
             shutil.rmtree(bundle_folder, ignore_errors=True)
             bundle_folder.mkdir(parents=True)
             name = bundle_folder.parent.name
             try:
-                write_trained(bundle_folder, run, trained, model, data, name, 1, "none", precision, Promise())
+                write_trained(bundle_folder, Training(run, trained, model, data), name, 1, Choices("none", precision))
             except ExportError as error:  # a model that 16 bits do not hold: there is nothing to measure then
                 shutil.rmtree(bundle_folder.parent)
                 problems.append(f"{name}: {error}")

@@ -50,8 +50,8 @@ def costs(machine: Machine, folder: Path, small: Small) -> Figures:
             rates = {}
             for call, request in requests(small, fresh_rows(small.shape, rows)).items():
                 url = f"http://{process.target}/latentserve.v1.EmbeddingService/{call}"
-                callers = min(sizes.most_callers, 64)
-                tally = closed_loop(url, request, HEADERS, callers, sizes.seconds, min(sizes.processes, callers))
+                clients = min(sizes.most_clients, 64)
+                tally = closed_loop(url, request, HEADERS, clients, sizes.seconds, min(sizes.processes, clients))
                 if set(tally.codes) != {"0"}:
                     raise RuntimeError(f"{call}: answers by status: {tally.codes}, expected 0 alone")
                 rates[call] = tally.answered_per_second * rows
@@ -61,7 +61,7 @@ def costs(machine: Machine, folder: Path, small: Small) -> Figures:
 
 
 def requests(small: Small, rows: Any) -> dict[str, bytes]:
-    """The same rows, asked about in three ways."""
+    """The same rows, scored in three ways."""
     given = pb.Input(tensor=to_tensor(rows))
     outputs = [pb.OUTPUT_EMBEDDING, pb.OUTPUT_SCORE]
     if small.method in ("vae", "bigbigan"):
@@ -87,7 +87,7 @@ def _alone(folder: Path, model: Path) -> Path:
 
 
 def reload(machine: Machine, folder: Path, small: Small) -> Figures:
-    """Version 2 is put beside version 1 and SIGHUP sent, while callers score without a pause."""
+    """Version 2 is put beside version 1 and SIGHUP sent, while clients score without a pause."""
     repository = _alone(folder, folder / "methods" / f"{small.method}-float32")
     (model,) = repository.iterdir()
     request = requests(small, fresh_rows(small.shape, 8))["Score"]

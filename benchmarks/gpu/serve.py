@@ -1,9 +1,9 @@
 """Stage `serve`: the real server under real load, beside what its engine could do at most.
 
-Callers are raised fourfold until the rate stops rising; then latencies at half of the best rate, in an open loop. Raw
+Clients are raised fourfold until the rate stops rising; then latencies at half of the best rate, in an open loop. Raw
 rows of 1, 8, 32 and 64 images a request, and files (JPEG) apart. CPU is what the kernel charged to the server's
 process; what the event loop waited and what decoding took are the server's own metrics. An overload at three times the
-capacity tells what is answered in time, and rows run for callers who had gone.
+capacity tells what is answered in time, and rows run for clients that had left.
 """
 
 from __future__ import annotations
@@ -26,32 +26,32 @@ from benchmarks.gpu.engine import rate
 from benchmarks.gpu.machine import Machine
 from benchmarks.gpu.prepared import encoder_bundle
 from benchmarks.processes.served import ServedProcess
+from benchmarks.processes.session import cpu_seconds
 from benchmarks.serving.closedloop import closed_loop
 from benchmarks.serving.encoder_inputs import images
 from benchmarks.serving.openloop import open_loop
 from benchmarks.serving.overload import MOST_DEAD, RIGHT_CODES, name_of
-from benchmarks.serving.session import cpu_seconds
 from benchmarks.serving.tally import Tally
 from latentserve.bundle import Precision
 from latentserve.inputs import INPUT
 from latentserve.tensors import to_tensor
 from latentserve.v1 import embedding_pb2 as pb
 from service.config import available_cpus
-from service.scheduling.batching import Piece
+from service.scheduling.queue import Piece
 
 MEASURED: tuple[tuple[str, Precision], ...] = (("r18", "float32"), ("resnet50", "float16"))
 REHEARSED: tuple[tuple[str, Precision], ...] = (("small", "float32"),)
 RAW, REHEARSED_RAW = (64, 1, 8, 32), (64, 1)  # what is held against a target first
 FILES, REHEARSED_FILES = (1, 32), (8,)
 MAX_BATCH_ROWS = 256
-MOST_CALLERS = 512
+MOST_CLIENTS = 512
 MOST_ROWS = 2048
-"""Of all callers together: half of what the server's queue holds, which would refuse more."""
+"""Of all clients together: half of what the server's queue holds, which would reject more."""
 TIMES_AS_MANY, STILL_RISES = 4, 1.05
 DEADLINE_MS = 200
 OVERLOAD = 3.0
 EXACT = "statuses that overload does not explain"
-"""What a rehearsal is judged by: the rest depends on the machine."""
+"""What a rehearsal checks: the rest depends on the machine."""
 LEAST_OF_ENGINE = {"raw 64": 0.9, "raw 1": 0.6}
 HEADERS = ("content-type: application/grpc", "te: trailers")
 
@@ -62,15 +62,15 @@ class Sizes:
 
     Attributes:
         seconds: of one load.
-        first_callers: to begin with.
-        most_callers: at most.
-        processes: that the callers share.
+        first_clients: to begin with.
+        most_clients: at most.
+        processes: that the clients share.
         overload_seconds: of the overload.
     """
 
     seconds: float
-    first_callers: int
-    most_callers: int
+    first_clients: int
+    most_clients: int
     processes: int
     overload_seconds: float
 
@@ -78,7 +78,7 @@ class Sizes:
 def sizes_of(machine: Machine) -> Sizes:
     """On a GPU machine, where cores are to spare, or in the rehearsal."""
     spare = max(1, min(8, available_cpus() // 2))
-    return machine.choose(Sizes(1.5, 4, MOST_CALLERS, spare, 8.0), Sizes(0.3, 2, 4, 1, 1.0))
+    return machine.choose(Sizes(1.5, 4, MOST_CLIENTS, spare, 8.0), Sizes(0.3, 2, 4, 1, 1.0))
 
 
 def run(machine: Machine, folder: Path, cells: Cells) -> list[Check]:
@@ -89,7 +89,7 @@ def run(machine: Machine, folder: Path, cells: Cells) -> list[Check]:
         for name, precision in machine.choose(MEASURED, REHEARSED):
             made = encoder_bundle(folder, name, precision)
             ceiling = cells.measure(f"{name} {precision} ceiling", partial(engine_ceiling, machine, made))
-            # A server is started if it is asked something.
+            # A server is started with its first request.
             loads[f"{name} {precision}"] = cache(partial(_load, stack, machine, made, ceiling))
         for ways in machine.choose((RAW[:2], RAW[2:], FILES), (REHEARSED_RAW, REHEARSED_FILES)):
             for label, load in loads.items():
@@ -172,10 +172,10 @@ class Load:
         self._single_rate = 0.0
 
     def figures(self, body: bytes, rows: int) -> Figures:
-        """The best rate and its number of callers, latencies at half of it, and what it costs."""
-        best, callers, tried = self._best(body, rows)
+        """The best rate and its number of clients, latencies at half of it, and what it costs."""
+        best, clients, tried = self._best(body, rows)
         before, cpu = self._server.metrics(), cpu_seconds(self._server.pid)
-        tally = self._closed(body, callers)
+        tally = self._closed(body, clients)
         after, used = self._server.metrics(), cpu_seconds(self._server.pid) - cpu
         best = max(best, tally.answered_per_second)
         if rows == 1:
@@ -188,7 +188,7 @@ class Load:
         return {
             "images_per_second": best * rows,
             "of_engine": best * rows / self._ceiling if self._ceiling else None,
-            "callers": callers,
+            "clients": clients,
             "tried": tried,
             "p50_ms_at_half": half.p50_ms,
             "p99_ms_at_half": half.p99_ms,
@@ -200,22 +200,22 @@ class Load:
         }
 
     def _best(self, body: bytes, rows: int) -> tuple[float, int, dict[str, float]]:
-        """More callers, and more, until the rate stops rising."""
-        most = min(self._sizes.most_callers, MOST_ROWS // rows)
-        callers, best, best_callers = self._sizes.first_callers, 0.0, self._sizes.first_callers
+        """More clients, and more, until the rate stops rising."""
+        most = min(self._sizes.most_clients, MOST_ROWS // rows)
+        clients, best, best_clients = self._sizes.first_clients, 0.0, self._sizes.first_clients
         tried: dict[str, float] = {}
-        while callers not in map(int, tried):
-            rate = self._closed(body, callers).answered_per_second
-            tried[str(callers)] = round(rate, 1)
+        while clients not in map(int, tried):
+            rate = self._closed(body, clients).answered_per_second
+            tried[str(clients)] = round(rate, 1)
             if rate <= best * STILL_RISES:
                 break
-            best, best_callers = rate, callers
-            callers = min(most, callers * TIMES_AS_MANY)
-        return best, best_callers, tried
+            best, best_clients = rate, clients
+            clients = min(most, clients * TIMES_AS_MANY)
+        return best, best_clients, tried
 
-    def _closed(self, body: bytes, callers: int) -> Tally:
-        processes = min(self._sizes.processes, callers)
-        return closed_loop(self._url, body, HEADERS, callers, self._sizes.seconds, processes)
+    def _closed(self, body: bytes, clients: int) -> Tally:
+        processes = min(self._sizes.processes, clients)
+        return closed_loop(self._url, body, HEADERS, clients, self._sizes.seconds, processes)
 
     def overload(self, body: bytes) -> Figures:
         """Three times what single images came to, each with a deadline."""

@@ -33,13 +33,13 @@ class Options:
     """Runs one stage.
 
     Attributes:
-        name: of the stage.
-        seconds: of its time box.
+        name: name of the stage.
+        seconds: length of its time box.
         out: folder for the JSON.
-        bundles: folder of what was prepared.
-        rehearse: on the CPU, with small sizes.
-        again: measure what is measured already.
-        revision: of the code, which the record names.
+        bundles: folder of the prepared bundles.
+        rehearse: run on the CPU, with small sizes.
+        again: measure again what is already measured.
+        revision: revision of the code, for the record.
     """
 
     name: Annotated[str, tyro.conf.Positional]
@@ -125,7 +125,7 @@ def _begun(path: Path, machine: Machine, options: Options) -> Record:
 
 def _why(failed: list[str], red: list[str], left: list[str]) -> str:
     parts = [f"failed: {', '.join(failed)}"] if failed else []
-    parts += [f"below what was asked: {', '.join(red)}"] if red else []
+    parts += [f"below requirement: {', '.join(red)}"] if red else []
     parts += [f"no time left for {len(left)} cells, {left[0]} the first"] if left else []
     return "; ".join(parts)
 

@@ -60,8 +60,8 @@ def _parity(cells: dict[str, Any]) -> Iterator[str]:
     shares = [cell["golden_share_of_tolerance"] for cell in cells.values()]
     yield f"{len(cells)} bundles, at most {np.max(shares):.2g} of what is allowed off"
     yield f"p-values: Kolmogorov at most {np.max([cell['kolmogorov'] for cell in cells.values()]):.3g}"
-    same = np.max([cell["mates_same_size"] for cell in cells.values()])
-    yield "other batch-mates: bit for bit" if same == 0 else f"other batch-mates: {same:.2g} off at most"
+    same = np.max([cell["co_batched_same_size"] for cell in cells.values()])
+    yield "other co-batched rows: bit for bit" if same == 0 else f"other co-batched rows: {same:.2g} off at most"
 
 
 def _engine(cells: dict[str, Any]) -> Iterator[str]:

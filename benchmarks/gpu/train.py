@@ -30,7 +30,7 @@ from training.__main__ import parse
 from training.data import Data, load_data
 from training.evaluation.probes import knn_accuracy, linear_probe_accuracy
 from training.methods import METHODS
-from training.networks.small import image_from_uint8
+from training.preprocessing import image_from_uint8
 from training.running.loop import Batches
 from training.running.precision import bfloat16_here
 from training.running.run import RESULT, load_model, open_run
@@ -202,7 +202,7 @@ def _to_train(job: Job, folder: Path, epochs: int) -> tuple[Path, int]:
 
 
 class Probes:
-    """Probes of what the exported graph gives, run on the device. Nearest neighbours first: they take seconds."""
+    """Probes of what the exported graph outputs, run on the device. Nearest neighbours first: they take seconds."""
 
     def __init__(self, machine: Machine, run_folder: Path, data: Data, folder: Path) -> None:
         self._machine, self._run_folder, self._data, self._folder = machine, run_folder, data, folder

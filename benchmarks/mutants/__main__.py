@@ -23,7 +23,7 @@ from typing import Annotated, Any
 import tyro
 
 from benchmarks.mutants.changes import Mutant, mutants
-from benchmarks.mutants.trial import ROOT, prepare, tried, usual_seconds
+from benchmarks.mutants.trial import ROOT, prepare, seconds_unchanged, tried
 
 RECORD = ROOT / "docs" / "results" / "mutants.json"
 MOST = 150
@@ -50,11 +50,15 @@ TESTS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Options:
-    """Attributes: see the file's docstring."""
+    """Tries the mutants of a file.
+
+    Attributes:
+        file: file to mutate; default: none, print the record.
+        anew: also try mutants that were killed before.
+    """
 
     file: Annotated[str | None, tyro.conf.Positional] = None
     anew: bool = False
-    """Try those that were killed before, too."""
 
 
 def drawn(all_of_them: list[Mutant]) -> list[Mutant]:
@@ -70,7 +74,7 @@ def examine(file: str, before: dict[str, Any], anew: bool) -> dict[str, Any]:
     every = mutants((ROOT / file).read_text())
     folder = Path(tempfile.gettempdir()) / f"mutants-{os.getuid()}"
     prepare(folder)
-    seconds = usual_seconds(TESTS[file], folder)
+    seconds = seconds_unchanged(TESTS[file], folder)
     known = {one["key"]: one for one in before.get("mutants", [])}
     record: dict[str, Any] = {"sha256": digest(file), "tests": " ".join(TESTS[file]), "of": len(every), "mutants": []}
     for place, mutant in enumerate(drawn(every), 1):
@@ -90,8 +94,8 @@ def examine(file: str, before: dict[str, Any], anew: bool) -> dict[str, Any]:
 
 
 def digest(file: str) -> str:
-    """sha256 of a file of ours; `gone` if it is."""
-    return hashlib.sha256((ROOT / file).read_bytes()).hexdigest() if (ROOT / file).exists() else "gone"
+    """sha256 of a file of ours; `removed` if it is."""
+    return hashlib.sha256((ROOT / file).read_bytes()).hexdigest() if (ROOT / file).exists() else "removed"
 
 
 def read() -> dict[str, Any]:
@@ -136,4 +140,4 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    main(tyro.cli(Options, prog="python -m benchmarks.mutants"))

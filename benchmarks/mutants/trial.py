@@ -103,7 +103,7 @@ def _make(folder: Path) -> int:
     return 0
 
 
-def usual_seconds(tests: Sequence[str], folder: Path) -> float:
+def seconds_unchanged(tests: Sequence[str], folder: Path) -> float:
     """How long the tests take with the module as it is.
 
     Raises:
@@ -116,7 +116,7 @@ def usual_seconds(tests: Sequence[str], folder: Path) -> float:
 
 
 def tried(file: str, tree: ast.Module, tests: Sequence[str], folder: Path, seconds: float) -> Outcome:
-    """Whether the tests go red, `seconds` being what they usually take."""
+    """Whether the tests go red, `seconds` being what they take without a mutant."""
 
     def attempt() -> int:
         sys.meta_path.insert(0, Mutated(file, tree))

@@ -1,1 +1,1 @@
-"""Other programs as child processes: the server, Envoy, Prometheus, anybody's."""
+"""Child processes for benchmarks and tests: the server, Envoy, Prometheus. Imports no other benchmark."""

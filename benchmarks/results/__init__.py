@@ -1,1 +1,1 @@
-"""Figures about encoders and scores: recipes reproduced, detection, calibration, the monitor."""
+"""Figures of encoders and scores: recipes reproduced, OOD detection, density, calibration, copies, monitor."""

@@ -1,16 +1,16 @@
 """Whether the promises of the scores hold: false alarms, conditional false alarms, false discoveries.
 
-    python -m benchmarks.results.calibration build/line-mnist/models/mnist-vae/1 [more bundles]
+    python -m benchmarks.results.calibration build/demo-mnist/models/mnist-vae/1 [more bundles]
 
 The rows that neither training nor the detectors saw (calibration and test split together) are scored once through the
-exported graphs and dealt out anew 200 times: n rows to calibrate, the others to be judged. Then the real server is
-started over each bundle and asked, with the calibration in the bundle.
+exported graphs and split at random 200 times: n rows calibrate, the others are tested. Then the real server is started
+over each bundle and scores the test rows, with the calibration in the bundle.
 
 A rate counted over m rows with one calibration set of n is not binomial: the set itself is a draw, and flagged rows are
-beta-binomial. Both 99 % bands are shown; the narrower binomial one is that of the mean over all deals, where the
+beta-binomial. Both 99 % bands are shown; the narrower binomial one is that of the mean over all splits, where the
 calibration sets average out.
 
-Shape legend: N rows, n calibration rows, m judged rows.
+Shape legend: N rows, n calibration rows, m tested rows.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from training.running.run import Run
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results" / "calibration.json"
 ALPHAS = (0.01, 0.05, 0.1)
 CALIBRATION_ROWS = (1000, 5000)
-SPLITS = 200
+NUM_SPLITS = 200
 BAND = 0.99
 BATCH, CONTAMINATION, OOD = 1000, 0.1, "noise"
 
@@ -53,7 +53,7 @@ class Options:
     """Checks the promises of some bundles.
 
     Attributes:
-        bundles: folders.
+        bundles: folders of bundles.
         record: write docs/results/calibration.json.
     """
 
@@ -62,20 +62,20 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Promise:
+class CheckedPromise:
     """One promise and what was counted.
 
     Attributes:
         bundle: name, version and precision.
-        what: of `dealt false alarms`, `dealt conditional`, `dealt false discoveries`, `served marginal`,
-            `served conditional`.
+        what: `dealt false alarms`, `dealt conditional` or `dealt false discoveries`, over random splits; `served
+            marginal` or `served conditional`, of the running server.
         num_calibration_rows: n.
         alpha: level.
-        rate: share flagged (of dealt sets the mean), of discoveries the share of false ones.
+        rate: share flagged (the mean over random splits); of discoveries the share of false ones.
         low: of the band that the rate must lie in.
         high: of it.
-        inside: share of deals whose own rate lies in the 99 % beta-binomial band, or 1 and 0 of a single one.
-        broken: share of deals whose rate is above alpha; promised to be at most delta by the conditional guarantee.
+        inside: share of splits whose own rate lies in the 99 % beta-binomial band, or 1 and 0 of a single one.
+        broken: share of splits whose rate is above alpha; promised to be at most delta by the conditional guarantee.
         kept: whether the promise was kept.
     """
 
@@ -93,11 +93,11 @@ class Promise:
 
 def main(options: Options) -> int:
     """Prints what was promised and what was counted; returns 1 if a promise was broken."""
-    promises: list[Promise] = []
+    promises: list[CheckedPromise] = []
     for folder in options.bundles:
         manifest = bundle.load(folder.resolve())
         data = records.from_json(Run, manifest.provenance.config).load_data()
-        promises += split(folder.resolve(), manifest, data)
+        promises += on_random_splits(folder.resolve(), manifest, data)
         promises += served(folder.resolve(), manifest, data)
     show(promises)
     if options.record:
@@ -113,8 +113,8 @@ def label(manifest: Manifest) -> str:
     return f"{manifest.name}/{manifest.version} {manifest.precision}"
 
 
-def split(folder: Path, manifest: Manifest, data: Data) -> Iterator[Promise]:
-    """The promises over deals of the rows that nobody saw."""
+def on_random_splits(folder: Path, manifest: Manifest, data: Data) -> Iterator[CheckedPromise]:
+    """The promises over random splits of the rows that neither training nor the detectors saw."""
     runner = GraphRunner(folder, manifest.graphs.values())
     unseen = np.concatenate([data.calibration.values, data.test.values])
     scores_N = runner.run(unseen)["scores"][:, 0]
@@ -132,27 +132,30 @@ def split(folder: Path, manifest: Manifest, data: Data) -> Iterator[Promise]:
             yield _false_discoveries(name, scores_N, ood_N, num, alpha)
 
 
-def splits(scores_N: NDArray[Any], num: int) -> Iterator[tuple[NDArray[Any], NDArray[Any], np.random.Generator]]:
-    """Sorted calibration scores, the other scores in random order, and a generator; the same deals every time."""
-    for seed in range(SPLITS):
+def random_splits(scores_N: NDArray[Any], num: int) -> Iterator[tuple[NDArray[Any], NDArray[Any], np.random.Generator]]:
+    """Sorted calibration scores, the other scores in random order, and a generator; the same splits every time."""
+    for seed in range(NUM_SPLITS):
         rng = np.random.default_rng([seed, num])
         order = rng.permutation(len(scores_N))
         yield np.sort(scores_N[order[:num]]), scores_N[order[num:]], rng
 
 
-def _false_alarms(name: str, scores_N: NDArray[Any], num: int, alpha: float) -> Promise:
+def _false_alarms(name: str, scores_N: NDArray[Any], num: int, alpha: float) -> CheckedPromise:
     rates = np.array(
-        [at_most(p_values(judged, calibration), alpha).mean() for calibration, judged, _ in splits(scores_N, num)]
+        [
+            at_most(p_values(tested, calibration), alpha).mean()
+            for calibration, tested, _ in random_splits(scores_N, num)
+        ]
     )
-    num_judged = len(scores_N) - num
+    num_tested = len(scores_N) - num
     k = num_small_p_values(num, alpha)
-    low, high = stats.betabinom(num_judged, k, num + 1 - k).interval(BAND)
-    inside = float(((low / num_judged <= rates) & (rates <= high / num_judged)).mean())
-    # Any row of a deal is flagged with a probability of k / (n + 1): the band of one count over all rows is generous.
+    low, high = stats.betabinom(num_tested, k, num + 1 - k).interval(BAND)
+    inside = float(((low / num_tested <= rates) & (rates <= high / num_tested)).mean())
+    # Any row of a split is flagged with a probability of k / (n + 1): the band of one count over all rows is generous.
     band = stats.binom(len(scores_N), k / (num + 1)).interval(BAND)
     least, most = (float(edge) / len(scores_N) for edge in band)
-    kept = least <= rates.mean() <= most and inside >= stats.binom(SPLITS, BAND).ppf(0.001) / SPLITS
-    return Promise(
+    kept = least <= rates.mean() <= most and inside >= stats.binom(NUM_SPLITS, BAND).ppf(0.001) / NUM_SPLITS
+    return CheckedPromise(
         name,
         "dealt false alarms",
         num,
@@ -173,35 +176,37 @@ def _conditional(
     alpha: float,
     delta: float,
     conditional: Callable[[NDArray[np.float64]], NDArray[np.float64]],
-) -> Promise:
+) -> CheckedPromise:
     rates = np.array(
         [
-            at_most(conditional(p_values(judged, calibration)), alpha).mean()
-            for calibration, judged, _ in splits(scores_N, num)
+            at_most(conditional(p_values(tested, calibration)), alpha).mean()
+            for calibration, tested, _ in random_splits(scores_N, num)
         ]
     )
     broken = float((rates > alpha).mean())
-    return Promise(
+    return CheckedPromise(
         name, "dealt conditional", num, alpha, float(rates.mean()), 0.0, alpha, 1 - broken, broken, broken <= delta
     )
 
 
-def _false_discoveries(name: str, scores_N: NDArray[Any], ood_N: NDArray[Any], num: int, alpha: float) -> Promise:
-    """Benjamini and Hochberg's procedure on batches of which a tenth is strange."""
+def _false_discoveries(
+    name: str, scores_N: NDArray[Any], ood_N: NDArray[Any], num: int, alpha: float
+) -> CheckedPromise:
+    """Benjamini and Hochberg's procedure on batches of which a tenth of the rows is out-of-distribution."""
     num_ood = int(CONTAMINATION * BATCH)
     shares = []
-    for calibration, judged, rng in splits(scores_N, num):
-        batch = np.concatenate([judged[: BATCH - num_ood], rng.choice(ood_N, num_ood, replace=False)])
+    for calibration, tested, rng in random_splits(scores_N, num):
+        batch = np.concatenate([tested[: BATCH - num_ood], rng.choice(ood_N, num_ood, replace=False)])
         flagged = rejected(p_values(batch, calibration), alpha)
         shares.append(flagged[: BATCH - num_ood].sum() / max(1, flagged.sum()))
-    rate, error = float(np.mean(shares)), float(np.std(shares) / np.sqrt(SPLITS))
+    rate, error = float(np.mean(shares)), float(np.std(shares) / np.sqrt(NUM_SPLITS))
     broken = float((np.array(shares) > alpha).mean())
-    return Promise(
+    return CheckedPromise(
         name, "dealt false discoveries", num, alpha, rate, 0.0, alpha, 1 - broken, broken, rate - 2.58 * error <= alpha
     )
 
 
-def served(folder: Path, manifest: Manifest, data: Data) -> Iterator[Promise]:
+def served(folder: Path, manifest: Manifest, data: Data) -> Iterator[CheckedPromise]:
     """The promises of the running server, with the calibration in the bundle, on the test rows."""
     num, num_test = manifest.detectors[0].num_calibration_rows, len(data.test)
     with tempfile.TemporaryDirectory() as scratch:
@@ -215,25 +220,33 @@ def served(folder: Path, manifest: Manifest, data: Data) -> Iterator[Promise]:
                 low, high = (float(edge) / num_test for edge in edges)
                 rate = float(client.score(data.test.values, alpha).flagged.mean())
                 inside = low <= rate <= high
-                yield Promise(
+                yield CheckedPromise(
                     label(manifest), "served marginal", num, alpha, rate, low, high, inside, rate > alpha, bool(inside)
                 )
                 if not at_most(manifest.detectors[0].smallest_conditional_p_value, alpha):
                     continue  # the server refuses it
                 rate = float(client.score(data.test.values, alpha, guarantee="conditional").flagged.mean())
                 kept = rate <= alpha
-                yield Promise(label(manifest), "served conditional", num, alpha, rate, 0.0, alpha, kept, not kept, kept)
+                yield CheckedPromise(
+                    label(manifest), "served conditional", num, alpha, rate, 0.0, alpha, kept, not kept, kept
+                )
 
 
-def show(promises: list[Promise]) -> None:
-    """To the terminal."""
-    table = Table(title=f"{SPLITS} deals; band {BAND:.0%}", title_justify="left")
-    for heading in ("bundle", "what", "n", "alpha", "rate", "band", "deals inside", "deals above alpha", "kept"):
+def show(promises: list[CheckedPromise]) -> None:
+    """Prints a table."""
+    table = Table(title=f"{NUM_SPLITS} random splits; band {BAND:.0%}", title_justify="left")
+    for heading in ("bundle", "what", "n", "alpha", "rate", "band", "splits inside", "splits above alpha", "kept"):
         table.add_column(heading, justify="left" if heading in ("bundle", "what") else "right")
     for one in promises:
         band = f"{one.low:.2%} to {one.high:.2%}"
         cells = (f"{one.rate:.2%}", band, f"{one.inside:.1%}", f"{one.broken:.1%}", "yes" if one.kept else "NO")
-        table.add_row(one.bundle, one.what, str(one.num_calibration_rows), f"{one.alpha:g}", *cells)
+        table.add_row(
+            one.bundle,
+            one.what.replace("dealt", "splits:").replace("served", "server:"),
+            str(one.num_calibration_rows),
+            f"{one.alpha:g}",
+            *cells,
+        )
     console = Console()
     if not console.is_terminal:
         console.width = 150

@@ -125,7 +125,7 @@ class Options:
     """Counts false alarms where pictures have copies.
 
     Attributes:
-        draws: of pictures, for each case.
+        draws: number of random draws of pictures for each case.
         record: write docs/results/copies.json.
     """
 
@@ -160,11 +160,11 @@ def measure(case: Case, draws: int) -> Iterator[Counted]:
     for alpha in ALPHAS:
         rates = [float(at_most(p, alpha).mean()) for p in p_of_draws]
         broken = [float(at_most(p, alpha).mean()) for p in parted]
-        yield judged(case.name, alpha, num, rates, float(np.mean(broken)) if broken else None)
+        yield counted_of(case.name, alpha, num, rates, float(np.mean(broken)) if broken else None)
 
 
-def judged(name: str, alpha: float, num: int, rates: list[float], parted: float | None) -> Counted:
-    """The rates of draws beside their band."""
+def counted_of(name: str, alpha: float, num: int, rates: list[float], parted: float | None) -> Counted:
+    """The rates of the draws, and whether they lie within their band."""
     k, draws = num_small_p_values(num, alpha), len(rates)
     count = stats.betabinom(NEW_PICTURES, k, num + 1 - k)
     means = count.rvs((20_000, draws), random_state=0).mean(axis=1) / NEW_PICTURES

@@ -3,9 +3,9 @@
     python -m benchmarks.results.density runs/simclr-mnist runs/vae-mnist --against horizontal_flip rotated_90 shapes
 
 For each run, its encoder and the same network untrained are exported; `Density` (a Gaussian mixture) is fitted on what
-the graphs give for the training rows and asked about the test rows and about strange ones. The claim, from Winkens et
-al., https://arxiv.org/abs/2007.05566, and lectures since: after contrastive training the density tells strange rows
-apart, before it, or on an autoencoder, much less. Labels are not used. `--table` prints what is recorded.
+the graphs output for the training rows, and scores the test rows and out-of-distribution ones. The claim, from Winkens
+et al., https://arxiv.org/abs/2007.05566, and lectures since: after contrastive training the density separates
+out-of-distribution rows, before it, or on an autoencoder, much less. Labels are not used. `--table` prints the record.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.results.recipes import mean_and_spread
+from benchmarks.results.recipes import mean_and_deviation
 from export.detectors.density import Density
 from export.graphs import EXAMPLE_ROWS, EncoderGraph, GraphRunner, encoder_outputs, export_graph
 from latentserve import records
 from latentserve.inputs import INPUT
-from training.evaluation.command import in_shape_of
 from training.evaluation.ood_sets import known_sets, ood_rows
+from training.evaluation.other_data import in_shape_of
 from training.evaluation.separation import auroc
 from training.running.run import Run, load_model, open_run
 
@@ -44,7 +44,7 @@ class Options:
 
     Attributes:
         runs: folders that `python -m training` left behind.
-        against: strange sets and data specs.
+        against: out-of-distribution sets and data specs.
         record: write docs/results/density.json.
         table: print what is recorded, over seeds, as Markdown; run nothing.
     """
@@ -63,7 +63,7 @@ class Row:
         embedding: its method, or its method untrained.
         data: it was trained on.
         seed: of the run.
-        auroc: of the density, by strange set.
+        auroc: of the density, by out-of-distribution set.
     """
 
     embedding: str
@@ -101,14 +101,14 @@ def main(options: Options) -> int:
 
 
 def over_seeds(figures: Figures) -> list[str]:
-    """Mean and spread of each embedding's AUROC."""
+    """Mean and standard deviation of each embedding's AUROC."""
     sets = list(figures.rows[0].auroc)
     lines = [f"| density on | seeds | {' | '.join(sets)} |", f"| --- | --- |{' --- |' * len(sets)}"]
     for kind in dict.fromkeys((row.embedding, row.data) for row in figures.rows):
         rows = [row for row in figures.rows if (row.embedding, row.data) == kind]
         cells = []
         for name in sets:
-            mean, standard_deviation = mean_and_spread(tuple(row.auroc[name] for row in rows))
+            mean, standard_deviation = mean_and_deviation(tuple(row.auroc[name] for row in rows))
             cells.append(f"{mean:.3f} +- {standard_deviation:.3f}" if len(rows) > 1 else f"{mean:.3f}")
         lines.append(f"| {', '.join(kind)} | {len(rows)} | {' | '.join(cells)} |")
     return lines
@@ -121,7 +121,7 @@ def measured(folder: Path, against: tuple[str, ...]) -> Iterator[Row]:
     torch.manual_seed(run.loop.seed)
     models: dict[str, Any] = {run.method: load_model(folder, run), f"{run.method}, untrained": run.build().eval()}
     test = data.test.values[:TEST_ROWS]
-    sets = {name: _ood(name, run, test) for name in against}
+    sets = {name: _ood_rows(name, run, test) for name in against}
     for name, model in models.items():
         with tempfile.TemporaryDirectory() as scratch:
             example = torch.from_numpy(test[:EXAMPLE_ROWS])
@@ -129,12 +129,12 @@ def measured(folder: Path, against: tuple[str, ...]) -> Iterator[Row]:
             graph = export_graph(EncoderGraph(model), {INPUT: example}, names, Path(scratch) / "encoder.onnx")
             runner = GraphRunner(Path(scratch), [graph])
             density = Density.fit({"embedding": runner.run(data.train.values[:TRAIN_ROWS])["embedding"]})
-            in_dist = _scores(density, runner, test)
-            found = {ood: auroc(in_dist, _scores(density, runner, rows)) for ood, rows in sets.items()}
+            id_scores_N = _scores(density, runner, test)
+            found = {ood: auroc(id_scores_N, _scores(density, runner, rows)) for ood, rows in sets.items()}
         yield Row(name, run.data, run.loop.seed, found)
 
 
-def _ood(name: str, run: Run, test: NDArray[Any]) -> NDArray[Any]:
+def _ood_rows(name: str, run: Run, test: NDArray[Any]) -> NDArray[Any]:
     if name in known_sets(test):
         return ood_rows(name, test)
     return in_shape_of(run, name).test.values[:TEST_ROWS]

@@ -2,8 +2,8 @@
 
     python -m benchmarks.results.monitor        about three minutes of one core
 
-Scores of usual rows are normal, those of strange rows shifted to the AUROC that is named. Each run draws a calibration
-set and a stream of its own. "Naive" are the same bets on ranks among the calibration rows alone. Writes
+In-distribution scores are normal, out-of-distribution scores are shifted to the AUROC that is named. Each run draws a
+calibration set and a stream of its own. "Naive" are the same bets on ranks among the calibration rows alone. Writes
 docs/results/monitor.json.
 """
 
@@ -24,8 +24,9 @@ import tyro
 from numpy.typing import NDArray
 
 from latentserve import records
-from service.observing.e_process import Capital, Ranks
+from service.observing.e_process import EProcess
 from service.observing.monitor import EmbeddingDrift, Monitor, MonitorConfig
+from service.observing.ranks import Ranks
 
 RESULTS = Path("docs/results/monitor.json")
 LEVEL, ALPHA = 0.01, 0.05
@@ -38,8 +39,8 @@ class Options:
     """Simulates the monitor.
 
     Attributes:
-        runs: of each case.
-        rows: of a stream without a shift.
+        runs: number of simulated runs of each case.
+        rows: length of a stream without a shift.
     """
 
     runs: int = 1000
@@ -61,7 +62,7 @@ class Quiet:
 
     Attributes:
         calibration_rows: of each run.
-        alarmed: share of runs whose evidence ever reached 1 / level.
+        alarmed: share of runs whose wealth ever reached 1 / level.
         naive_alarmed: the same without learning from the stream, a fifth of the runs.
         window_outside: share of runs whose window was outside its band at the end.
     """
@@ -77,7 +78,7 @@ class Shift:
     """Streams with a shift, after rows without one.
 
     Attributes:
-        share: of strange rows.
+        share: of out-of-distribution rows.
         auroc: of their scores.
         calibration_rows: of each run.
         clean_rows: before the shift.
@@ -201,16 +202,16 @@ def measure_quiet(num_calibration: int, options: Options) -> Quiet:
 
 def naive_alarm(calibration: NDArray[np.float64], scores: NDArray[np.float64]) -> bool:
     """The same bets on p-values as they are answered to callers."""
-    ranks, capital = Ranks(calibration), Capital()
+    ranks, process = Ranks(calibration), EProcess()
     for score in scores[:, 0].tolist():
-        capital.bet(*ranks.interval(ranks.place(ranks.key(score))))
-        if capital.total >= 1 / LEVEL:
+        process.bet(*ranks.interval(ranks.place(ranks.key(score))))
+        if process.wealth >= 1 / LEVEL:
             return True
     return False
 
 
 def measure_shift(shift: Shift, runs: int) -> Shift:
-    """Strange rows among usual ones from some row on."""
+    """Out-of-distribution rows among in-distribution ones, from some row on."""
     delays, outside = [], 0
     for seed in range(runs):
         rng = np.random.default_rng([shift.calibration_rows, seed, 1])

@@ -1,4 +1,4 @@
-"""Strange rows told from usual ones, over seeds and classes, through the exported graphs.
+"""Out-of-distribution detection over seeds and classes, through the exported graphs.
 
     python -m benchmarks.results.ood one_class_mnist           trains what is missing, examines, prints
     python -m benchmarks.results.ood one_class_mnist --record  and writes docs/results/ood/one_class_mnist.json
@@ -6,8 +6,8 @@
 
 Encoders are those of a recipe (`benchmarks.results.reproduce`), trained on `data` where that differs from the recipe's;
 every bundle is examined as `python -m export ood` does it. The figure is the AUROC of the detector that decides in that
-bundle, which was settled on training rows alone; the best of the others is beside it, as what a choice on strange rows
-would have gained.
+bundle, which was settled on training rows alone; the best of the others is beside it, as what a choice on
+out-of-distribution rows would have gained.
 """
 
 from __future__ import annotations
@@ -21,11 +21,9 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from benchmarks.results.recipes import RECIPES, Recipe, mean_and_spread, read_recipe
+from benchmarks.results.recipes import RECIPES, Recipe, mean_and_deviation, read_recipe
 from benchmarks.results.reproduce import bundle_of
-from export.commands.ood import Options as Examine
-from export.commands.ood import examine
-from export.ood_report import Row
+from export.examination import Row, examine
 from latentserve import records
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results" / "ood"
@@ -34,7 +32,7 @@ CONTROL_LIMITS = (0.47, 0.53)
 
 @dataclass(frozen=True)
 class Suite:
-    """Which encoders are asked about which rows.
+    """Which encoders are evaluated on which sets.
 
     Attributes:
         recipe: of the encoders.
@@ -42,7 +40,7 @@ class Suite:
         data: specs to train on, one encoder each; none for the recipe's own runs.
         epochs: of encoders that are not the recipe's own.
         seeds: of them.
-        aims: AUROC by set, at least.
+        targets: AUROC by set, at least.
     """
 
     recipe: str
@@ -83,7 +81,7 @@ class Finding:
         auroc: of it.
         best_other: AUROC of the best of the others.
         share_flagged: of the set, at the bundle's alpha.
-        usual_flagged: of the test rows.
+        id_flagged: share of the in-distribution test rows that is flagged.
     """
 
     data: str
@@ -98,7 +96,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Recorded:
-    """What a suite gave."""
+    """The findings of a suite."""
 
     suite: str
     findings: tuple[Finding, ...]
@@ -106,11 +104,11 @@ class Recorded:
 
 @dataclass(frozen=True)
 class Options:
-    """Examines encoders by rows unlike their training data.
+    """Measures how well encoders detect out-of-distribution rows.
 
     Attributes:
-        suite: mnist, one_class_mnist, speakers_fsdd or cifar10.
-        record: write what was found.
+        suite: name of the suite: mnist, one_class_mnist, speakers_fsdd or cifar10.
+        record: write docs/results/ood/<suite>.json.
         table: print what is recorded, run nothing.
     """
 
@@ -140,7 +138,7 @@ def findings(suite: Suite) -> Iterator[Finding]:
     """Trains what is not trained, exports what is not exported, examines all."""
     for name, recipe in encoders(suite):
         for seed in recipe.seeds:
-            examined, _ = examine(Examine(bundle_of(name, recipe, seed), suite.against, seed=seed))
+            examined, _ = examine(bundle_of(name, recipe, seed), suite.against, seed=seed)
             for against in suite.against:
                 rows = [row for row in examined.rows if row.against == against]
                 yield _finding(recipe.data, seed, rows)
@@ -180,16 +178,16 @@ def lines(found: Recorded) -> list[str]:
     """A table with a row for each set: over seeds, and over the mean of a seed's encoders where there are several."""
     targets = dict(SUITES[found.suite].targets)
     rows = [
-        "| suite | against | AUROC | spread | best other detector | flagged | of usual rows | aimed at |",
+        "| suite | against | AUROC | standard deviation | best other detector | flagged | ID rows flagged | target |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for against in dict.fromkeys(one.against for one in found.findings):
         of_set = [one for one in found.findings if one.against == against]
         seeds = sorted({one.seed for one in of_set})
         means = tuple(float(np.mean([one.auroc for one in of_set if one.seed == seed])) for seed in seeds)
-        mean, standard_deviation = mean_and_spread(means)
-        best, flagged, in_dist = (
-            np.mean([getattr(one, name) for one in of_set]) for name in ("best_other", "share_flagged", "usual_flagged")
+        mean, standard_deviation = mean_and_deviation(means)
+        best, flagged, id_flagged = (
+            np.mean([getattr(one, name) for one in of_set]) for name in ("best_other", "share_flagged", "id_flagged")
         )
         target = f"{targets[against]:g}{'' if mean >= targets[against] else ', missed'}" if against in targets else ""
         several = f"{standard_deviation:.4f}" if len(seeds) > 1 else "one seed"
@@ -200,7 +198,7 @@ def lines(found: Recorded) -> list[str]:
             several,
             f"{best:.4f}",
             f"{flagged:.1%}",
-            f"{in_dist:.1%}",
+            f"{id_flagged:.1%}",
             target,
         )
         rows.append(f"| {' | '.join(cells)} |")

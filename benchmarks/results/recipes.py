@@ -1,7 +1,7 @@
-"""What a recipe is, what was recorded of it, and how both are told: its head, the table, the picture.
+"""Recipes and their records: reading them, the head of a recipe, the tables, the rows of the picture.
 
 A recipe is training/recipes/<method>_<data>.toml (a variant's name ends in one more word): the method, the data, the
-arguments, the seeds, what is aimed at. What was recorded lies in docs/results/recipes/<name>.json; the head of the
+arguments, the seeds, the targets. What was recorded lies in docs/results/recipes/<name>.json; the head of the
 recipe says the same in words.
 """
 
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from benchmarks.serving.plot import Probed
+from benchmarks.results.recipe_plot import Probed
 from latentserve import records
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,7 +29,7 @@ SLACK = 0.002
 """What a figure may be off beside the band of the runs: three seeds that happen to agree say little of the fourth."""
 SMALL_SLACK = 0.02  # of the mean, for figures that are no shares (nats)
 ONE_RUN_SLACK = 0.01
-"""For what one run gave: its spread is not known."""
+"""For the figures of one run: their standard deviation is not known."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class Recipe:
         data: its --data.
         arguments: the rest of its command line, without seed and run.
         seeds: of the recorded runs.
-        targets: figures by name with what is aimed at, at least (at most for nats); 0 only to have the figure beside.
-        minutes: aimed at, at most, for the training of one seed; None: none.
+        targets: by figure, at least (at most for nats); 0: the figure has no target and is only recorded.
+        minutes: target for the training of one seed, at most; None: no target.
     """
 
     method: str
@@ -55,7 +55,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """What one run gave under other conditions than the record's: another number of threads, another CPU.
+    """The figures of one run under other conditions than the record's: another number of threads, another CPU.
 
     Attributes:
         seed: of the run.
@@ -72,7 +72,7 @@ class Elsewhere:
 
 @dataclass(frozen=True)
 class Recorded:
-    """What the seeds gave.
+    """The figures of all seeds.
 
     Attributes:
         method: as in the recipe that was run, like the next three.
@@ -81,7 +81,7 @@ class Recorded:
         seeds: see there.
         figures: by name, one value a seed.
         measured: by name, on what, and how if not through ONNX.
-        untrained: by name, the same of the network as its training began, where a floor has the figure.
+        untrained: by name, the same of the untrained network, where the baselines have the figure.
         seconds: of training, one value a seed.
         device: they ran on.
         git_revision: of the code.
@@ -116,8 +116,8 @@ def read_recipe(path: Path) -> Recipe:
     return records.from_json(Recipe, tomllib.loads(path.read_text()))
 
 
-def mean_and_spread(values: tuple[float, ...]) -> tuple[float, float]:
-    """Mean and standard deviation over seeds; a spread of 0 for one seed."""
+def mean_and_deviation(values: tuple[float, ...]) -> tuple[float, float]:
+    """Mean and standard deviation over seeds; 0 for one seed."""
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 
@@ -129,7 +129,7 @@ def band(values: tuple[float, ...]) -> tuple[float, float]:
             it is as far away as another seed's. So seeds and CPUs are one population, and the few of them that there
             are widen the band by Student's t.
     """
-    mean, standard_deviation = mean_and_spread(values)
+    mean, standard_deviation = mean_and_deviation(values)
     if len(values) == 1:
         slack = ONE_RUN_SLACK if mean <= 1 else SMALL_SLACK * mean
         return mean, slack
@@ -142,7 +142,7 @@ def head(name: str, recipe: Recipe, recorded: Recorded) -> str:
     """The comment a recipe opens with: result, time, hardware, command."""
     lines = []
     for figure, target in recipe.targets.items():
-        mean, standard_deviation = mean_and_spread(recorded.figures[figure])
+        mean, standard_deviation = mean_and_deviation(recorded.figures[figure])
         held = f" (target {against_target(figure, mean, target)})" if target else ""
         lines.append(f"# {figure}: {mean:.4f} +- {standard_deviation:.4f}{held}, {recorded.measured[figure]}")
     seeds = f"{len(recorded.seeds)} seeds" if len(recorded.seeds) > 1 else "one seed"
@@ -154,16 +154,16 @@ def head(name: str, recipe: Recipe, recorded: Recorded) -> str:
 
 
 def minutes_of(recipe: Recipe, recorded: Recorded) -> str:
-    """How long a seed took, and whether the longest kept to the aim."""
+    """How long a seed took, and whether the longest met the target."""
     mean, longest = np.mean(recorded.seconds) / 60, max(recorded.seconds) / 60
     if recipe.minutes is None:
         return f"{mean:.1f} min a run"
     missed = "" if longest <= recipe.minutes else ", missed"
-    return f"{mean:.1f} min a run, {longest:.1f} at most (aimed at {recipe.minutes:g}{missed})"
+    return f"{mean:.1f} min a run, {longest:.1f} at most (target {recipe.minutes:g}{missed})"
 
 
 def against_target(figure: str, mean: float, target: float) -> str:
-    """The aim, and whether it was missed."""
+    """The target, and whether it was missed."""
     met = mean <= target if is_cost(figure) else mean >= target
     return f"{target:g}{'' if met else ', missed'}"
 
@@ -204,7 +204,7 @@ def table() -> str:
     ]
     for name, recipe, recorded in recorded_recipes():
         for figure, target in recipe.targets.items():
-            mean, standard_deviation = mean_and_spread(recorded.figures[figure])
+            mean, standard_deviation = mean_and_deviation(recorded.figures[figure])
             cells = (
                 name,
                 figure,
@@ -220,7 +220,7 @@ def table() -> str:
 
 
 def table_of_repeats() -> str:
-    """What other threads and other CPUs gave beside what was recorded, as Markdown."""
+    """The figures of other threads and other CPUs beside the recorded ones, as Markdown."""
     rows = [
         "| recipe | figure | recorded (seeds) | on | elsewhere (seed) | on | allowed |",
         "| --- | --- | --- | --- | --- | --- | --- |",

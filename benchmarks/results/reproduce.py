@@ -1,9 +1,9 @@
 """Recipes: trainings whose figures anybody can have again with one command.
 
-    python -m benchmarks.results.reproduce simclr_mnist             `make reproduce RECIPE=...`: one seed, checked
-    python -m benchmarks.results.reproduce simclr_mnist --record  all seeds, and the recipe's figures written anew
-    python -m benchmarks.results.reproduce simclr_mnist --add BUNDLE...    and what it gave elsewhere
-    python -m benchmarks.results.reproduce --table                the figures of all recipes, and their picture
+    python -m benchmarks.results.reproduce simclr_mnist                 `make reproduce RECIPE=...`: one seed, checked
+    python -m benchmarks.results.reproduce simclr_mnist --record        all seeds, and the recipe's figures written anew
+    python -m benchmarks.results.reproduce simclr_mnist --add BUNDLE... adds figures of runs elsewhere
+    python -m benchmarks.results.reproduce --table                      the figures of all recipes, and their picture
 
 Threads and instruction sets add in another order, so a run is the same bit for bit only with as many threads on a CPU
 of the same instruction set. It is run with the record's number of threads unless told otherwise; how far a figure may
@@ -26,6 +26,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from benchmarks.results.recipe_plot import plot_recipes
 from benchmarks.results.recipes import (
     RECIPES,
     RECORDS,
@@ -41,11 +42,9 @@ from benchmarks.results.recipes import (
     table_of_repeats,
     with_head,
 )
-from benchmarks.serving.plot import plot_recipes
 from latentserve import bundle, records
 from training.__main__ import parse
-from training.evaluation.command import EVALUATION
-from training.evaluation.report import EvaluationReport
+from training.evaluation.report import EVALUATION, EvaluationReport
 from training.running.revision import git_revision
 from training.running.run import RESULT
 
@@ -60,10 +59,10 @@ class Options:
 
     Attributes:
         recipe: file name under training/recipes, without .toml.
-        seed: the one to rerun; default: the recipe's first.
-        record: run every seed and write what they gave.
-        add: bundles of this recipe that were trained elsewhere: their figures are written into its record.
-        threads: of the training; 0: as many as the record's runs had.
+        seed: seed to rerun; default: the recipe's first.
+        record: run every seed and write the figures.
+        add: bundles of this recipe that were trained elsewhere; their figures are written into its record.
+        threads: number of threads for training; 0: as many as the recorded runs had.
         table: print what is recorded and draw docs/pictures/recipes.svg, run nothing.
     """
 
@@ -104,7 +103,7 @@ def main(options: Options) -> int:
 
 
 def _record(path: Path, recipe: Recipe, threads: int) -> int:
-    """Runs all seeds and writes what they gave. What was added of other CPUs was of the old runs, and goes."""
+    """Runs all seeds and writes their figures. Drops what was added of other CPUs: it is of the old runs."""
     if git_revision().endswith(DIRTY):
         print(
             "error: --record: the checkout was changed; commit first, so that its revision says what ran",
@@ -120,7 +119,7 @@ def _record(path: Path, recipe: Recipe, threads: int) -> int:
 
 
 def _add(name: str, recipe: Recipe, recorded: Recorded, folders: tuple[Path, ...]) -> int:
-    """Writes into a record what bundles gave that were trained elsewhere, and judges them by what was known before."""
+    """Checks bundles that were trained elsewhere against a record, then writes their figures into it."""
     status, added = 0, list(recorded.elsewhere)
     for folder in folders:
         run = elsewhere(recipe, bundle.load(folder))
@@ -133,7 +132,7 @@ def _add(name: str, recipe: Recipe, recorded: Recorded, folders: tuple[Path, ...
 
 
 def elsewhere(recipe: Recipe, manifest: bundle.Manifest) -> Elsewhere:
-    """What a bundle gave.
+    """The figures of a bundle that was trained elsewhere.
 
     Raises:
         ValueError: it is of another recipe, or of code that was not committed.
@@ -211,7 +210,7 @@ def figures_of(recipe: Recipe, manifest: bundle.Manifest) -> dict[str, bundle.Ev
 
 
 def record(recipe: Recipe, folders: list[Path]) -> Recorded:
-    """What all seeds gave, from their bundles.
+    """The record of all seeds, from their bundles.
 
     Raises:
         ValueError: they were trained by different code, or by code that was not committed.
@@ -239,7 +238,7 @@ def record(recipe: Recipe, folders: list[Path]) -> Recorded:
 
 
 def untrained_figures(recipe: Recipe, reports: list[EvaluationReport]) -> dict[str, tuple[float, ...]]:
-    """The recipe's figures that the cards have of the untrained network."""
+    """The recipe's figures that the evaluation reports have of the untrained network."""
     baselines = [
         {metric.name: metric.value for metric in report.metrics if metric.features == "random init"}
         for report in reports

@@ -37,11 +37,11 @@ CONDITIONS: dict[str, dict[str, str]] = {
 
 @dataclass(frozen=True)
 class Options:
-    """Compares trainings.
+    """Compares training runs.
 
     Attributes:
         recipe: file name under training/recipes, without .toml.
-        epochs: to train.
+        epochs: number of epochs to train.
     """
 
     recipe: Annotated[str, tyro.conf.Positional] = "cpc_audio_fsdd"

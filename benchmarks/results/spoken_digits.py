@@ -1,10 +1,10 @@
-"""How much of the digit an audio encoder tells of a speaker whose labels the probe never saw, beside its floors.
+"""How much of the digit an audio encoder tells of a speaker whose labels the probe never saw, beside its baselines.
 
     python -m training cpc_audio --data fsdd --run runs/fsdd
     python -m benchmarks.results.spoken_digits runs/fsdd
 
-One linear probe on standardised features for each speaker: fitted on all clips of the others, asked about all of
-theirs; the figure is the mean over speakers. The encoder saw the training clips of all speakers, no labels.
+One linear probe on standardised features for each speaker: fitted on all clips of the others, evaluated on
+all of theirs; the figure is the mean over speakers. The encoder saw the training clips of all speakers, no labels.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from training.data import AudioShape, Rows
 from training.evaluation.probes import leave_one_group_out_accuracies
-from training.networks.small import floats_from_rows
+from training.preprocessing import floats_from_rows
 from training.running.run import load_model, open_run
 
 NUM_MELS = 40
@@ -41,7 +41,7 @@ class Options:
 
 
 def main(options: Options) -> int:
-    """Prints one line for the encoder and one for each floor; returns the exit status."""
+    """Prints one line for the encoder and one for each baseline; returns the exit status."""
     run, trained = open_run(options.run)
     assert isinstance(run.shape, AudioShape)
     data = run.load_data()
@@ -54,9 +54,9 @@ def main(options: Options) -> int:
         f"{run.method}, {trained.epochs} epochs in {trained.seconds:.0f} s": embed(
             load_model(options.run, run), clips.values
         ),
-        "floor: the same network untrained": embed(untrained, clips.values),
-        "floor: log-mel": log_mel_statistics(clips.values, run.shape.sample_rate_hz),
-        "floor: MFCC": log_mel_statistics(clips.values, run.shape.sample_rate_hz, NUM_CEPSTRA),
+        "baseline: the same network untrained": embed(untrained, clips.values),
+        "baseline: log-mel": log_mel_statistics(clips.values, run.shape.sample_rate_hz),
+        "baseline: MFCC": log_mel_statistics(clips.values, run.shape.sample_rate_hz, NUM_CEPSTRA),
     }
     for name, features_ND in features.items():
         accuracy = leave_one_group_out_accuracies(features_ND, clips.labels_N, clips.groups_N).mean()

@@ -1,1 +1,1 @@
-"""Speed of serving, as ratios in one run. Run it as `python -m benchmarks.serving`."""
+"""Speed and memory of serving: beside peers (`python -m benchmarks.serving`), overload, restarts, deadlines."""

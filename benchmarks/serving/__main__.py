@@ -28,6 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.processes.served import ServedProcess
+from benchmarks.processes.session import cpu_seconds, session_pids
 from benchmarks.serving.encoder_inputs import CHANNELS, IMAGE_SIZE
 from benchmarks.serving.encoders import write_bundle
 from benchmarks.serving.load import Load, closed_loop, require_h2load
@@ -37,13 +38,12 @@ from benchmarks.serving.peers.mlserver import mlserver
 from benchmarks.serving.peers.peer import Peer, start
 from benchmarks.serving.peers.triton import grpc_message, triton
 from benchmarks.serving.plot import plot_serving
-from benchmarks.serving.session import cpu_seconds, session_pids
 from latentserve.v1 import embedding_pb2 as pb
 from service.config import available_cpus
 
 FOLDER = Path("build/bench")
 DIMS = {"small": 128, "r18": 512}
-SCENARIOS = {"1 image x 32 callers": (1, 32), "8 images x 8 callers": (8, 8)}
+SCENARIOS = {"1 image x 32 clients": (1, 32), "8 images x 8 clients": (8, 8)}
 OFFERED_SHARE = 0.5
 OPEN_LOOP = "open loop, 1 image"
 OPEN_LOOP_SECONDS = 8.0
@@ -57,7 +57,7 @@ class Options:
     """Measures serving beside peers.
 
     Attributes:
-        rounds: interleaved; medians are shown.
+        rounds: number of interleaved rounds; medians are shown.
         peers: measure the other servers too.
         transports: measure both of our transports.
     """
@@ -124,10 +124,10 @@ def measure_encoder(name: str, options: Options) -> dict[str, dict[str, Figures]
 def one_round(targets: list[Target], graph: Path, runs: dict[str, dict[str, list[Figures]]]) -> None:
     """Each scenario once on each server, server after server."""
     ceiling = raw_ceiling(graph)
-    for scenario, (rows, callers) in SCENARIOS.items():
+    for scenario, (rows, clients) in SCENARIOS.items():
         runs.setdefault("ONNX Runtime alone", {}).setdefault(scenario, []).append(ceiling)
         for target in targets:
-            figures = timed(target, rows, lambda peer, num, r=rows, c=callers: closed(peer, r, c, num), callers)
+            figures = timed(target, rows, lambda peer, num, r=rows, c=clients: closed(peer, r, c, num), clients)
             runs.setdefault(target.peer.name, {}).setdefault(scenario, []).append(figures)
     first, _ = SCENARIOS
     slowest = sorted(runs[target.peer.name][first][-1]["images_per_second"] for target in targets)
@@ -153,15 +153,15 @@ def is_strong(target: Target) -> bool:
     return target.peer.name.startswith(("latentserve (http2)", "Triton"))
 
 
-def closed(peer: Peer, rows: int, callers: int, num_requests: int) -> Load:
+def closed(peer: Peer, rows: int, clients: int, num_requests: int) -> Load:
     """A closed loop on a peer."""
-    return closed_loop(peer.url, peer.body[rows], peer.headers, callers, num_requests, peer.http1)
+    return closed_loop(peer.url, peer.body[rows], peer.headers, clients, num_requests, peer.http1)
 
 
-def timed(target: Target, rows: int, load: Any, callers: int) -> Figures:
+def timed(target: Target, rows: int, load: Any, clients: int) -> Figures:
     """Runs a load for about SECONDS_PER_MEASUREMENT and adds the server's CPU."""
-    probe = load(target.peer, callers * 10)
-    num_requests = max(callers * 10, int(probe.requests_per_second * SECONDS_PER_MEASUREMENT))
+    probe = load(target.peer, clients * 10)
+    num_requests = max(clients * 10, int(probe.requests_per_second * SECONDS_PER_MEASUREMENT))
     before = cpu_seconds(target.session)
     measured = load(target.peer, num_requests)
     cpu = cpu_seconds(target.session) - before

@@ -1,8 +1,8 @@
-"""What callers in a hurry cost the others: simulated, on a clock of its own, with engines of every kind.
+"""What clients with short deadlines cost the others: simulated, on a clock of its own, with engines of every kind.
 
     python -m benchmarks.serving.hurried        a few seconds; prints a table
 
-Patient callers fill every batch; beside them four ask for one row each, again and again, with little time. An engine
+Patient clients fill every batch; beside them four send one row each, again and again, with short deadlines. An engine
 takes `overhead + per_row * rows`; times are in those of a whole batch.
 """
 
@@ -17,14 +17,13 @@ import numpy as np
 
 from latentserve.errors import LatentserveError
 from service.scheduling.batching import BatchQueue, QueueConfig
-from service.scheduling.pieces import Piece
-from service.scheduling.queue import Tensors
+from service.scheduling.queue import Piece, Tensors
 
 WANTS = frozenset({"out"})
 WHOLE = 16
 """Rows of a whole batch."""
 PATIENT = 3 * WHOLE
-"""Callers with all the time in the world: always more than a batch holds."""
+"""Clients with all the time in the world: always more than a batch holds."""
 STEPS = 4
 """In which the clock goes on while a batch runs."""
 OVERHEADS = (0.0, 0.2, 0.5, 0.9, 1.0)
@@ -34,16 +33,16 @@ GIVEN = (0.3, 0.6, 1.0, 1.3, 1.9, 3.0)
 
 @dataclass(frozen=True)
 class Hurried:
-    """A caller who asks again and again, whatever became of the last time.
+    """A client who asks again and again, whatever became of the last time.
 
     Attributes:
-        gives: time for an answer, in times that a whole batch takes.
+        timeout: time for an answer, in times that a whole batch takes.
         num_rows: of each request.
         priority: of each request.
         pause: between an answer and the next request, in the same times.
     """
 
-    gives: float
+    timeout: float
     num_rows: int = 1
     priority: int = 0
     pause: float = 0.0
@@ -51,7 +50,7 @@ class Hurried:
 
 @dataclass
 class Served:
-    """Rows that each kind of caller had answered in time, and those that the hurried asked for."""
+    """Rows that each kind of client had answered in time, and those that the hurried requested."""
 
     patient: int = 0
     hurried: int = 0
@@ -79,7 +78,7 @@ class Engine:
         return self._overhead + self._per_row * num_rows
 
     async def __call__(self, pieces: Sequence[Piece]) -> Sequence[Tensors]:
-        """Runs a batch; callers come while it does."""
+        """Runs a batch; clients come while it does."""
         seconds = self.seconds(sum(len(piece.rows) for piece in pieces))
         for _ in range(STEPS):
             await _others()
@@ -92,7 +91,7 @@ class Nobody:
     """An observer who does not listen."""
 
     def queued(self, rows: int, size_bytes: int) -> None:
-        """See `observer.Observer`, as of the others."""
+        """See `service.scheduling.observer.Observer`; the others, too."""
 
     def ran(self, rows: int) -> None:
         """..."""
@@ -103,7 +102,7 @@ class Nobody:
     def waited(self, seconds: float, rows: int) -> None:
         """..."""
 
-    def cut(self, why: str) -> None:
+    def formed(self, why: str) -> None:
         """..."""
 
     def executed(self, rows: int, dead_rows: int, seconds: float) -> None:
@@ -123,42 +122,42 @@ async def simulate(overhead: float, per_row: float, hurried: Sequence[Hurried], 
             await queue.submit(np.zeros((1, 1), np.uint8), WANTS)
             served.patient += 1
 
-    callers = [asyncio.create_task(patient()) for _ in range(PATIENT)]
-    callers += [asyncio.create_task(_hurry(one, queue, clock, whole, served)) for one in hurried]
+    clients = [asyncio.create_task(patient()) for _ in range(PATIENT)]
+    clients += [asyncio.create_task(_hurry(one, queue, clock, whole, served)) for one in hurried]
     while clock.now < batches * whole:
         await asyncio.sleep(0)
     queue.drain()
-    for caller in callers:
-        caller.cancel()
-    await asyncio.gather(*callers, return_exceptions=True)
+    for client in clients:
+        client.cancel()
+    await asyncio.gather(*clients, return_exceptions=True)
     await server
     return served
 
 
-async def _hurry(caller: Hurried, queue: BatchQueue, clock: Clock, whole: float, served: Served) -> None:
-    rows = np.zeros((caller.num_rows, 1), np.uint8)
+async def _hurry(client: Hurried, queue: BatchQueue, clock: Clock, whole: float, served: Served) -> None:
+    rows = np.zeros((client.num_rows, 1), np.uint8)
     while True:
-        deadline = clock.now + caller.gives * whole
-        served.asked += caller.num_rows
+        deadline = clock.now + client.timeout * whole
+        served.asked += client.num_rows
         try:
-            await queue.submit(rows, WANTS, deadline, caller.priority)
-            served.hurried += caller.num_rows if clock.now <= deadline else 0
+            await queue.submit(rows, WANTS, deadline, client.priority)
+            served.hurried += client.num_rows if clock.now <= deadline else 0
         except LatentserveError:
             await asyncio.sleep(0)
-        until = clock.now + caller.pause * whole
+        until = clock.now + client.pause * whole
         while clock.now < until:
             await asyncio.sleep(0)
 
 
 async def _others() -> None:
-    """Lets callers whose answers have come ask again."""
+    """Lets clients whose answers have come ask again."""
     await asyncio.sleep(0)
     await asyncio.sleep(0)
 
 
 def main(batches: int = 200) -> int:
     """Prints what the patient keep, and what of the hurried is answered, both in per cent."""
-    print(f"four callers in a hurry beside {PATIENT} patient ones, {WHOLE} rows a batch, {batches} batches' time")
+    print(f"four clients in a hurry beside {PATIENT} patient ones, {WHOLE} rows a batch, {batches} batches' time")
     print("patient rows kept / hurried rows answered in time, %; rows: overhead of a whole batch; columns: time given")
     print("      " + "".join(f"{given:>12g}" for given in GIVEN))
     least = 1.0

@@ -33,9 +33,9 @@ class Load:
     num_failed: int
 
 
-def closed_loop(url: str, body: bytes, headers: tuple[str, ...], callers: int, num_requests: int, http1: bool) -> Load:
-    """So many callers, each of whom sends the next request when the last is answered."""
-    arguments = ["-c", str(callers), "-m", "1", "-n", str(num_requests)]
+def closed_loop(url: str, body: bytes, headers: tuple[str, ...], clients: int, num_requests: int, http1: bool) -> Load:
+    """So many clients, each of whom sends the next request when the last is answered."""
+    arguments = ["-c", str(clients), "-m", "1", "-n", str(num_requests)]
     return _run(url, body, headers, arguments, http1)
 
 
@@ -58,7 +58,7 @@ def _run(url: str, body: bytes, headers: tuple[str, ...], arguments: list[str], 
     rate = re.search(r"finished in [^,]+, ([\d.]+) req/s", done.stdout)
     failed = re.search(r"(\d+) failed, (\d+) errored, (\d+) timeout", done.stdout)
     if rate is None or failed is None or not len(rows):
-        raise RuntimeError(f"h2load gave no figures:\n{done.stdout}\n{done.stderr}")
+        raise RuntimeError(f"h2load printed no figures:\n{done.stdout}\n{done.stderr}")
     num_bad = int((rows[:, 1] != 200).sum())
     milliseconds = rows[:, 2] / 1e3
     p50, p99 = np.percentile(milliseconds, [50, 99])

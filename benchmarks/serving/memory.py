@@ -53,9 +53,9 @@ class Options:
     """Floods a server.
 
     Attributes:
-        models: repository; the first bundle of images is asked.
-        senders: that send at once.
-        seconds: of each flood.
+        models: model repository; the first bundle of images is used.
+        senders: number of connections that send at once.
+        seconds: length of each flood.
         record: write docs/results/serving_memory.json.
     """
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.serving.caller import Caller, callers_of, turn
+from benchmarks.serving.load_client import LoadClient, clients_of, turn
 from benchmarks.serving.tally import GRACE_SECONDS, Tally, part_of, read_job, run_jobs
 
 CONNECTIONS = 8
@@ -31,28 +31,28 @@ def open_loop(
     return run_jobs("benchmarks.serving.openloop", jobs, body, seconds)
 
 
-def run(callers: list[Caller], rate: float, seconds: float, seed: int = 0) -> dict[str, Any]:
-    """Drives the callers along a Poisson schedule, then waits for the last answers."""
+def run(clients: list[LoadClient], rate: float, seconds: float, seed: int = 0) -> dict[str, Any]:
+    """Drives the clients along a Poisson schedule, then waits for the last answers."""
     gaps = np.random.default_rng(seed).exponential(1 / rate, max(1, int(rate * seconds)))
     started = time.monotonic() + 0.1
     schedule = deque((started + np.cumsum(gaps)).tolist())
     sent, end = len(schedule), schedule[-1] + GRACE_SECONDS
     number = 0
-    while schedule or any(caller.busy for caller in callers):
+    while schedule or any(client.busy for client in clients):
         now = time.monotonic()
         if now > end:
             break
         while schedule and schedule[0] <= now:
-            callers[number % len(callers)].ask(schedule.popleft())
+            clients[number % len(clients)].ask(schedule.popleft())
             number += 1
-        turn(callers, (schedule[0] if schedule else end) - time.monotonic())
-    return part_of(callers, sent, float(gaps.sum()), started)
+        turn(clients, (schedule[0] if schedule else end) - time.monotonic())
+    return part_of(clients, sent, float(gaps.sum()), started)
 
 
 def main() -> int:
-    """Reads a job from stdin, prints what its callers saw."""
+    """Reads a job from stdin, prints what its clients saw."""
     job, body = read_job()
-    print(json.dumps(run(callers_of(job, CONNECTIONS, body), job["rate"], job["seconds"], job["seed"])))
+    print(json.dumps(run(clients_of(job, CONNECTIONS, body), job["rate"], job["seconds"], job["seed"])))
     return 0
 
 

@@ -3,8 +3,8 @@
     python -m benchmarks.serving.overload        about a minute on two cores
 
 First the capacity: a closed loop. Then an open loop at three times that rate. Goodput is what was answered with OK, and
-the server answers OK only before the caller's deadline. The other calls must have been refused or given up with the
-right code, as the callers saw it and as the server counted it; hardly a row may have been run whose caller had gone
+the server answers OK only before the client's deadline. The other calls must have been rejected or shed with the right
+code, as the clients saw it and as the server counted it; hardly a row may have been run whose client had left
 when it was done, and memory must stay where it was.
 """
 
@@ -31,8 +31,7 @@ from latentserve.v1 import embedding_pb2 as pb
 FOLDER = Path("build/bench")
 DEAD = "latentserve_dead_work_rows_total"
 MOST_DEAD = 0.05
-"""Of the rows run: `service.scheduling.pace.SLOW` gives up in time what a slow batch would answer too late, 1 % are
-left."""
+"""Of the rows run. `service.scheduling.pace.SLOW` sheds in time what a slow batch would answer too late; 1 % stays."""
 RIGHT_CODES = {"OK", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"}
 HEADERS = ("content-type: application/grpc", "te: trailers")
 
@@ -42,16 +41,16 @@ class Options:
     """Overloads a server with ResNet-18 behind it.
 
     Attributes:
-        factor: offered rate, in capacities.
-        deadline_ms: of each call.
-        seconds: of the open loop.
-        callers: of the closed loop that measures the capacity.
+        factor: offered rate, as a multiple of the capacity.
+        deadline_ms: deadline of each call.
+        seconds: length of the open loop.
+        clients: number of clients in the closed loop that measures the capacity.
     """
 
     factor: float = 3.0
     deadline_ms: int = 200
     seconds: float = 30.0
-    callers: int = 32
+    clients: int = 32
 
 
 def main(options: Options) -> int:
@@ -64,7 +63,7 @@ def main(options: Options) -> int:
     body = grpc_message(pb.EmbedRequest(input=pb.Input(tensor=to_tensor(image))).SerializeToString())
     with ServedProcess(bundles, FOLDER / "overload.log") as server:
         url = f"http://{server.target}/latentserve.v1.EmbeddingService/Embed"
-        capacity = closed_loop(url, body, HEADERS, options.callers, 3000, False).requests_per_second
+        capacity = closed_loop(url, body, HEADERS, options.clients, 3000, False).requests_per_second
         before = server.metrics()
         deadline = (*HEADERS, f"grpc-timeout: {options.deadline_ms}m")
         rate = options.factor * capacity

@@ -1,9 +1,9 @@
-"""Replicas restarted, and one killed, under load: what callers behind Envoy see of it.
+"""Replicas restarted, and one killed, under load: what clients behind Envoy see of it.
 
     python -m benchmarks.serving.rolling                  on the bundle of `make demo`; needs h2load
     python -m benchmarks.serving.rolling --record         and writes docs/results/rolling.json
 
-Three replicas, Envoy with deploy/envoy/envoy.yml, an open loop at half the rate that a closed loop reaches. Aims: a
+Three replicas, Envoy with deploy/envoy/envoy.yml, an open loop at half the rate that a closed loop reaches. Targets: a
 rolling restart of all three fails no call; `kill -9` of one fails under 0.1 % of the calls, none later than 3 s after.
 """
 
@@ -34,7 +34,7 @@ from latentserve.tensors import to_tensor
 from latentserve.v1 import embedding_pb2 as pb
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results" / "rolling.json"
-MODELS = Path("build") / "line-digits" / "models"
+MODELS = Path("build") / "demo-digits" / "models"
 HEADERS = ("content-type: application/grpc", "te: trailers", "grpc-timeout: 5S")
 METHOD = "latentserve.v1.EmbeddingService/Embed"
 REPLICAS = 3
@@ -49,7 +49,7 @@ class Options:
 
     Attributes:
         models: model repository; `make demo` makes the default one.
-        rate: requests a second; default: half of what a closed loop reaches.
+        rate: requests per second; default: half of what a closed loop reaches.
         record: write docs/results/rolling.json.
     """
 
@@ -60,11 +60,11 @@ class Options:
 
 @dataclass(frozen=True)
 class Figures:
-    """What callers saw.
+    """What clients saw.
 
     Attributes:
         replicas: behind Envoy.
-        capacity_per_second: requests that a closed loop of 32 callers reached; 0 if it was not asked.
+        capacity_per_second: requests that a closed loop of 32 clients reached; 0 if it was not measured.
         rate: requests a second that were sent.
         restart: of all replicas, one after another.
         kill: of one replica.
@@ -123,7 +123,7 @@ class Fleet:
 
 
 def main(options: Options) -> int:
-    """Prints what callers saw; returns 1 if an aim is missed."""
+    """Prints what clients saw; returns 1 if a target is missed."""
     if not options.models.is_dir():
         raise SystemExit(f"models: got {options.models}, expected a model repository; `make demo` makes one")
     with tempfile.TemporaryDirectory() as scratch, Fleet(options.models, Path(scratch)) as fleet:
@@ -182,7 +182,7 @@ def one_image(models: Path) -> bytes:
 
 
 def missed(figures: Figures) -> list[str]:
-    """Aims that do not hold."""
+    """Targets that are missed."""
     found = []
     if set(figures.restart.codes) != {"0"}:
         found.append(f"the restart failed calls: {figures.restart.codes}")

@@ -1,11 +1,11 @@
 """What a score costs beside the embedding it is made from: each graph of a bundle alone, on this machine's CPU.
 
-    python -m benchmarks.serving.scoring build/line-mnist/models/mnist-vae/1 [more bundles]
+    python -m benchmarks.serving.scoring build/demo-mnist/models/mnist-vae/1 [more bundles]
     python -m benchmarks.serving.scoring BUNDLE... --record    and writes docs/results/scoring.json
     python -m benchmarks.serving.scoring --table               what is recorded, as Markdown
 
 `Embed` runs the encoder alone; `Score` runs the encoder, the decoder where the bundle has one, and the scorer. Graphs
-take turns, round after round, so that a neighbour on the machine slows all of them; the figure is the median round.
+take turns, round after round, so that other work on the machine slows all of them; the figure is the median round.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Options:
     """Times the graphs of some bundles.
 
     Attributes:
-        bundles: folders.
+        bundles: folders of bundles.
         record: write docs/results/scoring.json.
         table: print what is recorded, run nothing.
     """
@@ -146,4 +146,4 @@ def table(found: Recorded) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(tyro.cli(Options)))
+    sys.exit(main(tyro.cli(Options, prog="python -m benchmarks.serving.scoring")))

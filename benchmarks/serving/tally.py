@@ -1,4 +1,4 @@
-"""What callers saw, put together from the processes that they ran in."""
+"""What clients saw, put together from the processes that they ran in."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.serving.caller import Caller
+from benchmarks.serving.load_client import LoadClient
 
 GRACE_SECONDS = 2.0
 """How long answers may come after the last request has left."""
@@ -22,7 +22,7 @@ GRACE_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Tally:
-    """What the callers saw.
+    """What the clients saw.
 
     Attributes:
         seconds: that requests were sent for.
@@ -85,18 +85,18 @@ def run_jobs(module: str, jobs: list[dict[str, Any]], body: bytes, seconds: floa
     return _together(parts)
 
 
-def part_of(callers: list[Caller], sent: int, seconds: float, started: float) -> dict[str, Any]:
+def part_of(clients: list[LoadClient], sent: int, seconds: float, started: float) -> dict[str, Any]:
     """What one process tells: JSON."""
-    codes = sum((caller.seen.codes for caller in callers), Counter[str]())
+    codes = sum((client.seen.codes for client in clients), Counter[str]())
     if sent > codes.total():
         codes["unanswered"] = sent - codes.total()
-    failed_at = [moment - started for caller in callers for moment in caller.seen.failed_at]
+    failed_at = [moment - started for client in clients for moment in client.seen.failed_at]
     return {
         "seconds": seconds,
         "sent": sent,
         "codes": dict(codes),
-        "latencies": _text([one for caller in callers for one in caller.seen.latencies]),
-        "late": _text([one for caller in callers for one in caller.seen.late]),
+        "latencies": _text([one for client in clients for one in client.seen.latencies]),
+        "late": _text([one for client in clients for one in client.seen.late]),
         "last_failure": max(failed_at, default=None),
     }
 

@@ -1,1 +1,1 @@
-"""A server under load and faults for a long time: see `python -m benchmarks.soak --help`."""
+"""The server under load and faults for half an hour, each answer checked: `python -m benchmarks.soak`."""

@@ -5,9 +5,10 @@
     python -m benchmarks.soak --record              and writes docs/results/soak.json
 
 Every request has an answer that is known beforehand, bit for bit: whatever is done to the server, an answer is right,
-or its failure is explained by what was done. Aims: 0 wrong answers, 0 unexplained failures, and in half an hour memory
-that grows by less than 1 MB an hour. While other work takes more than a quarter of the machine's cores, an overload is
-that work's; how long that was stands in the figures, and memory is judged where it was at most a tenth of the time.
+or its failure is explained by what was done. Targets: 0 wrong answers, 0 unexplained failures, and in half an hour
+memory that grows by less than 1 MB an hour. While other work takes more than a quarter of the machine's cores, an
+overload is that work's; how long that was stands in the figures, and memory growth is checked where it was at most a
+tenth of the time.
 """
 
 from __future__ import annotations
@@ -33,15 +34,15 @@ from latentserve import records
 from latentserve.errors import LatentserveError
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results" / "soak.json"
-MODELS = Path("build") / "line-digits" / "models"
+MODELS = Path("build") / "demo-digits" / "models"
 LOAD = 0.7
 MOST_MB_PER_HOUR = 1.0
-JUDGED_MINUTES = 30.0
-"""From how long on growth is judged: a shorter run tells nothing of an hour."""
+GROWTH_MINUTES = 30.0
+"""Growth is checked in runs of at least this length: a shorter run tells nothing of an hour."""
 WARM_UP = 0.2
 """Of the time, before memory is looked at: arenas and caches fill up. Longer than a round of all faults."""
 MOST_DISTURBED = 0.1
-"""Of the time, for growth to be judged: a server that falls behind keeps what waits."""
+"""Of the time, at most, for growth to be checked: a server that falls behind keeps what waits."""
 LATE_SECONDS = 3.0
 """After the last fault."""
 
@@ -51,10 +52,10 @@ class Options:
     """Asks a server for a long time while things go wrong.
 
     Attributes:
-        models: model repository; its first bundle is asked. `make demo` makes the default one.
-        minutes: how long.
+        models: model repository; its first bundle is served. `make demo` makes the default one.
+        minutes: length of the run.
         every: seconds from one fault to the next.
-        rate: requests a second; default: 70 % of what a closed loop reaches.
+        rate: requests per second; default: 70 % of what a closed loop reaches.
         record: write docs/results/soak.json.
     """
 
@@ -71,16 +72,16 @@ class Figures:
 
     Attributes:
         minutes: of load.
-        capacity_per_second: requests that a closed loop reached; 0 if it was not asked.
+        capacity_per_second: requests that a closed loop reached; 0 if it was not measured.
         rate: requests a second that were sent.
         sent: requests of the load.
-        right: right answers, by question; those of slow callers included.
+        right: right answers, by question; those of slow clients included.
         wrong: wrong ones.
         explained: failures that had to be expected, by why.
         unexplained: failures that had not.
         faults: how often each was done.
         memory: of the server.
-        dead_work_rows: rows that were run for callers who had gone before.
+        dead_work_rows: rows that were run for clients that had left before.
         minutes_disturbed: in which other work took more than a quarter of the machine's cores.
     """
 
@@ -99,7 +100,7 @@ class Figures:
 
 
 def main(options: Options) -> int:
-    """Prints what came of it; returns 1 if an aim is missed."""
+    """Prints what came of it; returns 1 if a target is missed."""
     found = sorted(options.models.glob("*/*/bundle.json"))
     if not found:
         raise SystemExit(f"models: got {options.models}, expected a model repository; `make demo` makes one")
@@ -154,7 +155,7 @@ def soaked(options: Options, model: Path, folder: Path) -> Figures:
 
 
 def capacity_of(scene: Scene, seconds: float) -> float:
-    """Requests a second that callers reach who ask again when they are answered."""
+    """Requests a second that clients reach who ask again when they are answered."""
     ledger = Ledger()
     load = Load(scene.server.target, scene.asked, math.inf, ledger)
     started = time.monotonic()
@@ -202,14 +203,14 @@ def table(figures: Figures) -> str:
 
 
 def missed(figures: Figures) -> list[str]:
-    """Aims that do not hold."""
+    """Targets that are missed."""
     found = []
     if figures.wrong:
         found.append(f"missed: {sum(figures.wrong.values())} wrong answers")
     if figures.unexplained:
         found.append(f"missed: {sum(figures.unexplained.values())} failures that nothing explains")
     quiet = figures.minutes_disturbed <= MOST_DISTURBED * figures.minutes
-    if quiet and figures.minutes >= JUDGED_MINUTES and figures.memory.mb_per_hour > MOST_MB_PER_HOUR:
+    if quiet and figures.minutes >= GROWTH_MINUTES and figures.memory.mb_per_hour > MOST_MB_PER_HOUR:
         found.append(f"missed: memory grows by {figures.memory.mb_per_hour:.2f} MB an hour")
     return found
 

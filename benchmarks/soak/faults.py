@@ -17,7 +17,7 @@ from pathlib import Path
 import grpc
 
 from benchmarks.processes.served import ServedProcess
-from benchmarks.serving.caller import turn
+from benchmarks.serving.load_client import turn
 from benchmarks.soak.ledger import Asker, Excuse, Ledger, Question
 from latentserve import bundle
 from latentserve.client import Client
@@ -60,10 +60,10 @@ class Scene:
     there: list[int] = field(default_factory=list)
 
     def versions(self) -> tuple[set[int], set[int]]:
-        """Those served and those refused."""
+        """Those served and those rejected."""
         with Client(self.server.target, timeout_seconds=PATIENCE_SECONDS) as client:
             answer = client.list_models()
-        return {model.version for model in answer.models}, {one.version for one in answer.refused}
+        return {model.version for model in answer.models}, {one.version for one in answer.rejected}
 
     def hang_up(self) -> None:
         """SIGHUP."""
@@ -104,7 +104,7 @@ def broken_settings(scene: Scene) -> None:
     """SIGHUP with a file that is no TOML: nothing changes, and a metric says so."""
     scene.settings.write_text("batch_window_seconds = ")
     scene.hang_up()
-    scene.until("refused", lambda: scene.server.metrics()["latentserve_config_last_reload_successful"] == 0.0)
+    scene.until("rejected", lambda: scene.server.metrics()["latentserve_config_last_reload_successful"] == 0.0)
     scene.settings.write_text(f"batch_window_seconds = {scene.window}\n")
 
 
@@ -120,13 +120,13 @@ def good_version(scene: Scene) -> None:
 
 
 def broken_version(scene: Scene) -> None:
-    """A new version with a damaged graph: refused by name, the others serve."""
+    """A new version with a damaged graph: rejected by name, the others serve."""
     made = scene.copied()
     graph = next(made.glob("encoder*.onnx"))
     graph.write_bytes(graph.read_bytes()[:-100])
     scene.put(made)
     scene.hang_up()
-    scene.until(f"version {scene.number} refused", lambda: scene.number in scene.versions()[1])
+    scene.until(f"version {scene.number} rejected", lambda: scene.number in scene.versions()[1])
     shutil.rmtree(scene.model / str(scene.number))
     scene.hang_up()
     scene.until("forgotten", lambda: not scene.versions()[1])
@@ -139,18 +139,18 @@ def removed_version(scene: Scene) -> None:
     version = scene.there.pop(0)
     shutil.rmtree(scene.model / str(version))
     scene.hang_up()
-    scene.until(f"version {version} gone", lambda: version not in scene.versions()[0])
+    scene.until(f"version {version} unloaded", lambda: version not in scene.versions()[0])
     with Client(scene.server.target, timeout_seconds=PATIENCE_SECONDS) as client:
         try:
             client.get_model(version=version)
         except ModelNotFound:
             return
         except LatentserveError as error:
-            raise Unexpected(f"version {version} that has gone: {type(error).__name__}") from error
-    raise Unexpected(f"version {version} that has gone was found")
+            raise Unexpected(f"version {version}, which is unloaded: {type(error).__name__}") from error
+    raise Unexpected(f"version {version}, which is unloaded, was found")
 
 
-def cancelled_callers(scene: Scene) -> None:
+def cancelled_clients(scene: Scene) -> None:
     """Calls that are cancelled at once or soon after."""
     message = scene.asked[1].message[5:]
     with grpc.insecure_channel(scene.server.target) as channel:
@@ -162,7 +162,7 @@ def cancelled_callers(scene: Scene) -> None:
             call.cancel()
 
 
-def hung_up_callers(scene: Scene) -> None:
+def hung_up_clients(scene: Scene) -> None:
     """Connections that end with calls under way: one politely, one by a reset."""
     for politely in (True, False):
         asker = Asker(scene.server.target, scene.asked[1], Ledger())
@@ -174,7 +174,7 @@ def hung_up_callers(scene: Scene) -> None:
 
 
 def slow_reader(scene: Scene) -> None:
-    """A caller who lets his answers lie for a while."""
+    """A client who lets his answers lie for a while."""
     asker = Asker(scene.server.target, scene.asked[1], scene.ledger)
     asker.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     for _ in range(SLOW_CALLS):
@@ -184,7 +184,7 @@ def slow_reader(scene: Scene) -> None:
 
 
 def slow_sender(scene: Scene) -> None:
-    """A caller whose request takes a while to come."""
+    """A client whose request takes a while to come."""
     asker = SlowAsker(scene.server.target, scene.asked[1], scene.ledger)
     asker.ask(time.monotonic())
     _finish(asker)
@@ -218,8 +218,8 @@ FAULTS: dict[str, Callable[[Scene], None]] = {
     "settings read again": reloaded_settings,
     "a good version": good_version,
     "a broken version": broken_version,
-    "callers who cancel": cancelled_callers,
-    "callers who hang up": hung_up_callers,
+    "clients who cancel": cancelled_clients,
+    "clients who hang up": hung_up_clients,
     "a slow reader": slow_reader,
     "a slow sender": slow_sender,
     "stopped for a second": stopped,

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.serving.caller import Caller
+from benchmarks.serving.load_client import LoadClient
 from service.transport.http2 import frames as wire
 
 OK = "0"
@@ -100,7 +100,7 @@ class Ledger:
         return ""
 
 
-class Asker(Caller):
+class Asker(LoadClient):
     """A connection that asks one question again and again, and looks at the answers.
 
     Args:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks.serving.caller import turn
+from benchmarks.serving.load_client import turn
 from benchmarks.soak.ledger import Asker, Ledger, Question, framed
 from latentserve import bundle
 from latentserve.tensors import from_tensor, to_tensor
@@ -32,7 +32,7 @@ def questions(target: str, folder: Path) -> list[Question]:
     """What is asked of version 1, and of the newest: answered once in quiet, and compared with the bundle.
 
     Raises:
-        RuntimeError: an answer is not what the trained model gave.
+        RuntimeError: an answer is not what the trained model outputs.
     """
     golden = bundle.load_arrays(folder / bundle.GOLDEN)
     rows = np.ascontiguousarray(golden["input"])
@@ -71,7 +71,7 @@ def _files(rows: NDArray[np.uint8]) -> pb.EncodedItems:
 
 
 def _check(name: str, response: Any, golden: dict[str, NDArray[Any]]) -> None:
-    """Against what the trained model gave, which is in the bundle."""
+    """Against what the trained model outputs, which is in the bundle."""
     if isinstance(response, pb.ScoreResponse):
         got, expected = from_tensor(response.out_of_distribution.scores, "scores"), golden["scores"]
     else:

@@ -10,18 +10,18 @@ from benchmarks.soak.ledger import Excuse
 
 LOOK_SECONDS = 5.0
 MOST_SHARE = 0.25
-"""Of all cores that others may take. At 70 % load that leaves the server and its callers what they need."""
+"""Of all cores that others may take. At 70 % load that leaves the server and its clients what they need."""
 OVERLOADED = frozenset({"4", "8"})
 """DEADLINE_EXCEEDED and RESOURCE_EXHAUSTED: what an overloaded server answers, and nothing else."""
 RECOVERS_SECONDS = 10.0
-"""What waited meanwhile is answered, or refused, that much later."""
+"""What waited meanwhile is answered, or shed, that much later."""
 
 
 class Others:
     """What processes other than ours take of the machine's cores.
 
     Args:
-        ours: process ids of the server and its callers.
+        ours: process ids of the server and its clients.
 
     Attributes:
         excuses: spans in which others took more than their share.

@@ -1,1 +1,1 @@
-"""What `python -m export` does: export, evaluate, ood."""
+"""The commands of `python -m export`: export, evaluate, ood. What they call lies beside this folder."""

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.networks.small import image_from_uint8, waveform_from_int16
+from training.preprocessing import image_from_uint8, waveform_from_int16
 
 LARGEST_SIDE = 16
 FRAME_SAMPLES = 256  # 32 ms at 8 kHz
-NUM_BANDS = 20  # asked for: the lowest are one frequency wide
+NUM_BANDS = 20  # at most: the lowest are one frequency wide, and equal ones are merged
 QUIET = 1e-4
 """Power that counts as none: that of a sine 76 dB below full scale at its frequency. Noise of 16 bits is far below."""
 
@@ -63,8 +63,8 @@ def bands_of(rows_BT: Tensor) -> Tensor:
     """Log power of each band: its mean over frames, then its standard deviation."""
     log_BNK = log_bands(rows_BT)
     mean_BK = log_BNK.mean(dim=1)
-    spread_BK = (log_BNK - mean_BK[:, None]).square().mean(dim=1).sqrt()
-    return torch.cat([mean_BK, spread_BK], dim=1).float()
+    deviation_BK = (log_BNK - mean_BK[:, None]).square().mean(dim=1).sqrt()
+    return torch.cat([mean_BK, deviation_BK], dim=1).float()
 
 
 def log_bands(rows_BT: Tensor) -> Tensor:

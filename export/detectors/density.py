@@ -1,8 +1,8 @@
 """The density of the embedding, log p(z), by a Gaussian mixture.
 
-An encoder trained to tell items apart spreads usual rows over few directions; a density fitted afterwards says how
-usual a row's place is. The number of components is the one with the lowest BIC on the training rows: no strange row
-is asked.
+An encoder trained to tell items apart puts in-distribution rows in few directions; a density fitted afterwards says
+how typical a row's place is. The number of components is the one with the lowest BIC on the training rows; no
+out-of-distribution row is used.
 
 Source: the two steps, a contrastive embedding and then a density, are those of Winkens et al., Contrastive training for
 improved out-of-distribution detection, https://arxiv.org/abs/2007.05566.
@@ -24,7 +24,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 from torch import Tensor, nn
 
-from export.detectors.detector import SMALLEST_SPREAD, TINY, Arrays, float32, shortest_of
+from export.detectors.detector import SMALLEST_DEVIATION, TINY, Arrays, float32, shortest_of
 from export.detectors.mahalanobis import unit
 
 NUM_COMPONENTS = (1, 2, 5, 10, 20)
@@ -67,12 +67,12 @@ class Density(nn.Module):
     @classmethod
     def fit(cls, train: Arrays) -> Self:
         """Whitening by PCA, then the mixture with the lowest BIC."""
-        shortest = shortest_of(cls, train)
+        shortest = shortest_of(cls.inputs, train)
         x_ND = unit(torch.from_numpy(train["embedding"][:FIT_ROWS]).double(), shortest).numpy()
         pca = PCA(min(LARGEST_L, x_ND.shape[1], len(x_ND) // 4), svd_solver="full", whiten=False)
         with np.errstate(invalid="ignore"):  # shares of a variance that is none: rows that are all alike
             pca.fit(x_ND)
-        smallest = SMALLEST_SPREAD**2 * np.square(x_ND).mean() + TINY**2  # variance; see `detector`
+        smallest = SMALLEST_DEVIATION**2 * np.square(x_ND).mean() + TINY**2  # variance; see `detector`
         variance_L = np.maximum(pca.explained_variance_, smallest)
         kept = pca.explained_variance_ > 1e-6 * pca.explained_variance_[0]  # a dead dimension has none to divide by
         kept[0] = True  # one there must be, and where all rows are alike any will do

@@ -8,7 +8,7 @@ Shape legend: B rows, N training rows, F features.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import numpy as np
 import torch
@@ -19,12 +19,12 @@ ROWS_AT_ONCE = 500
 ROUNDING = 2.0**-20
 """How well a float32 tensor is known, of its size: 8 units in its last place. A sum of some hundred terms in another
 order, by another library or on another CPU, comes out that far apart; `check_parity` measures it."""
-SMALLEST_SPREAD = 128 * ROUNDING
-"""Of the size of numbers, the smallest deviation or length that is divided by: rounding then moves what comes out by
-1/128 at most. What spreads less is noise for the most part of its digits."""
+SMALLEST_DEVIATION = 128 * ROUNDING
+"""The smallest deviation or length that is divided by, as a share of the numbers: rounding then moves the quotient by
+1/128 at most. What varies less is noise for the most part of its digits."""
 TINY = 1e-8
 Arrays = dict[str, NDArray[Any]]
-"""What was sent and what the exported graphs gave for it, by tensor name."""
+"""Inputs, and the outputs of the exported graphs for them, by tensor name."""
 
 
 class Detector(Protocol):
@@ -34,8 +34,6 @@ class Detector(Protocol):
         name: of the column.
         method: how the score is computed, for people.
         inputs: names of the tensors that `forward` takes, in its order.
-
-    One whose `forward` is `of` its `features` says by these where rounding comes in that its inputs do not have.
     """
 
     name: ClassVar[str]
@@ -43,17 +41,56 @@ class Detector(Protocol):
     inputs: ClassVar[tuple[str, ...]]
 
     def __call__(self, *tensors: Tensor) -> Tensor:
-        """Scores, float [B]; larger is stranger."""
+        """Scores, float [B]; a larger score means further out of distribution."""
+        ...
+
+
+class FittedDetector(Detector, Protocol):
+    """A detector that is fitted on training rows."""
+
+    @classmethod
+    def fit(cls, train: Arrays) -> Self:
+        """Fits it on the tensors of training rows that `inputs` names."""
+        ...
+
+
+class Featured(Protocol):
+    """A class of detectors that compare features of their inputs."""
+
+    inputs: ClassVar[tuple[str, ...]]
+
+    @staticmethod
+    def features(*tensors: Tensor, shortest: float) -> Tensor:
+        """Float [B, F] of what `inputs` names."""
+        ...
+
+
+@runtime_checkable
+class OnFeatures(Protocol):
+    """A detector whose `forward` is `of` its `features`: these have rounding that its inputs do not have.
+
+    Attributes:
+        shortest: length below which an embedding has no direction.
+    """
+
+    shortest: float
+
+    def features(self, *tensors: Tensor, shortest: float) -> Tensor:
+        """See `Featured`."""
+        ...
+
+    def of(self, x_BF: Tensor, /) -> Tensor:
+        """Scores [B] of features."""
         ...
 
 
 def float32(array: NDArray[Any]) -> NDArray[np.float32]:
-    """What a buffer of a detector is made of."""
+    """Converts an array to what a buffer of a detector is made of."""
     return np.ascontiguousarray(array, dtype=np.float32)
 
 
-def features_of(kind: Any, train: Arrays, shortest: float = TINY) -> NDArray[np.float32]:
-    """What `kind.features` makes of the tensors that `kind.inputs` names, float [N, F].
+def features_of(kind: type[Featured], train: Arrays, shortest: float = TINY) -> NDArray[np.float32]:
+    """Computes the features of the tensors that `kind.inputs` names, float [N, F].
 
     Some rows at a time: inputs may be large.
     """
@@ -64,12 +101,12 @@ def features_of(kind: Any, train: Arrays, shortest: float = TINY) -> NDArray[np.
     return features_NF
 
 
-def shortest_of(kind: Any, train: Arrays) -> float:
-    """The length below which an embedding's direction is rounding; of what is sent nothing is."""
-    if kind.inputs != ("embedding",):
+def shortest_of(inputs: tuple[str, ...], train: Arrays) -> float:
+    """The length below which an embedding's direction is rounding; for other inputs hardly any is."""
+    if inputs != ("embedding",):
         return TINY
     squares_N = np.square(train["embedding"].astype(np.float64)).sum(axis=1)
-    return max(TINY, SMALLEST_SPREAD * float(np.sqrt(squares_N.mean())))
+    return max(TINY, SMALLEST_DEVIATION * float(np.sqrt(squares_N.mean())))
 
 
 def nudged(x: Tensor, generator: torch.Generator, by_row: bool = False) -> Tensor:

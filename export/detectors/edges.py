@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from export.detectors.coarse import FRAME_SAMPLES, log_bands
-from training.networks.small import image_from_uint8
+from training.preprocessing import image_from_uint8
 
 DIRECTIONS = 8
 LARGEST_SIDE = 32

@@ -5,8 +5,8 @@
 Neither has to be a p-value itself: the column is calibrated like any other, which makes its p-values exact whatever
 the dependence of the detectors. Of the reference rows some sixty are kept, close to each other where p is small;
 between two of these p goes on as a line, so that a rounding difference stays one. Where reference rows are nearer to
-each other than scores are known, as those of copies are, the line is drawn out towards what is more usual until it is
-as flat as it must be. A score beyond all goes on as an exponential tail would, so that strange rows keep their order.
+each other than scores are known, as those of copies are, the line is drawn out towards lower scores until it is as
+flat as it must be. A score beyond all goes on as an exponential tail would, so that OOD rows keep their order.
 
 Sources: Liu and Xie, Cauchy combination test, J. American Statistical Association 115 (2020) 393; exponential tails of
 excesses: Pickands, Annals of Statistics 3 (1975) 119.
@@ -29,8 +29,8 @@ from export.detectors.detector import ROUNDING, float32
 TAIL = 0.05
 """Share of the reference rows whose excess over the next one sets the tail's scale."""
 STEEPEST = 1 / 64
-"""What the resolution of a score moves -log p by, at most. It is less than what one reference row more or less does
-where they are few, and in bundles of usual data the lines are flatter by themselves."""
+"""The resolution of a score moves -log p by this at most. It is less than what one reference row more or less does
+where they are few, and in bundles of ordinary data the lines are flatter by themselves."""
 LARGEST_SURPRISE = 60.0
 """-log p: e^60 and its reciprocal are float32 numbers."""
 KNOT_RATIO = 1.1
@@ -75,7 +75,7 @@ class Fusion(nn.Module):
         ranks = knots(self.num_rows)
         if resolution_K is None:
             resolution_K = ROUNDING * np.maximum(1, np.abs(descending_MK).max(axis=0))
-        # where knots are equal there is a step; a millionth of the spread is as steep as float32 can follow
+        # where knots are equal there is a step; a millionth of the deviation is as steep as float32 can follow
         width_K = np.maximum(resolution_K / STEEPEST, 1e-6 * descending_MK.std(axis=0) + 1e-12)
         knot_QK, gap_QK = spread_out(descending_MK[[rank - 1 for rank in ranks]], ranks, self.num_rows, width_K)
         tail = descending_MK[: max(2, round(TAIL * self.num_rows))]
@@ -84,7 +84,7 @@ class Fusion(nn.Module):
             "gap_QK": gap_QK,
             "rows_Q1": np.diff(ranks, append=self.num_rows + 1)[:, None],  # from this knot on, before the next one
             "largest_K": descending_MK[0],
-            # equal scores have no tail: then whatever lies above, and not by rounding, is as strange as can be
+            # equal scores have no tail: then whatever lies above, and not by rounding, is as far out as can be
             "scale_K": np.maximum((tail - tail[-1]).mean(axis=0) + 1e-12, width_K),
         }
         for name, array in buffers.items():
@@ -136,7 +136,7 @@ def spread_out(
 
 
 def knots(num_rows: int) -> list[int]:
-    """Ranks from the strangest row on, each by KNOT_RATIO larger than the one before: to these p is exact."""
+    """Ranks from the highest score on, each by KNOT_RATIO larger than the one before: to these p is exact."""
     ranks = [1]
     while ranks[-1] < num_rows:
         ranks.append(min(num_rows, max(ranks[-1] + 1, int(ranks[-1] * KNOT_RATIO))))

@@ -2,7 +2,7 @@
 
 An encoder trained to call two crops of a photograph the same thing gives noise, digits and drawings embeddings close to
 the middle of its training rows. They look like no training row all the same, and it takes little to see that: nearest
-pixels are a floor that trained encoders often miss. What a broken camera or microphone does shows here first.
+pixels are a baseline that trained encoders often miss. What a broken camera or microphone does shows here first.
 
 Shape legend: B rows, F features.
 """
@@ -34,7 +34,7 @@ class InputMahalanobis(Distance):
 
     @staticmethod
     def features(*tensors: Tensor, shortest: float = TINY) -> Tensor:  # noqa: ARG004 (of embeddings)
-        """Pixels and edges, each part of unit length; the roots of edges, whose spread grows with their size."""
+        """Pixels and edges, each part of unit length; the roots of edges, whose deviation grows with their size."""
         (rows,) = tensors
         if rows.dtype == torch.int16:
             return coarse(rows)

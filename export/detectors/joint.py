@@ -1,4 +1,4 @@
-"""BigBiGAN's own judgement: does its discriminator take (x, E(x)) for a pair of the data?
+"""BigBiGAN's own score: does its discriminator take (x, E(x)) for a pair of the data?
 
 Source: Zenati et al., Adversarially learned anomaly detection, https://arxiv.org/abs/1812.02288 (scores of the joint
 discriminator of a bidirectional GAN).
@@ -13,7 +13,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from latentserve.inputs import INPUT
-from training.networks.small import image_from_uint8
+from training.preprocessing import image_from_uint8
 
 
 class JointDiscriminator(nn.Module):

@@ -3,8 +3,8 @@
     s(x) = log [ |z|_2, |z|_1 / |z|_2 ]
 
 The score is the Mahalanobis distance of s(x) to the training rows. It has two sides: an embedding that is weaker than
-usual, as of noise, is as strange as one that is stronger. Distances of directions have one side, and a row that lies
-closer to the middle than usual rows do passes them all.
+those of training rows, as of noise, scores as high as one that is stronger. Distances of directions have one side, and
+a row that lies closer to the middle than in-distribution rows do passes them all.
 
 Sources: Tack et al., CSI, https://arxiv.org/abs/2007.08176 (the norm after contrastive training); Hurley and Rickard,
 Comparing measures of sparsity, https://arxiv.org/abs/0811.4706; Nalisnick et al., https://arxiv.org/abs/1906.02994

@@ -1,12 +1,12 @@
 """Mahalanobis distances: of any features to those of the training rows, and of the embedding to their clusters.
 
 Embeddings are scaled to unit length first: the length of an embedding says how much there is in an image, and its
-spread would drown the rest (Mueller and Hein, Mahalanobis++, https://arxiv.org/abs/2505.18032).
+variation would drown the rest (Mueller and Hein, Mahalanobis++, https://arxiv.org/abs/2505.18032).
 
 Sources: Lee et al., https://arxiv.org/abs/1807.03888 (the distance as a score); Sehwag et al., SSD,
 https://arxiv.org/abs/2103.12051 (k-means clusters in place of labels); Ledoit and Wolf, J. Multivariate Analysis 88
 (2004) 365 (shrinkage). Left out: the relative distance of Ren et al., https://arxiv.org/abs/2106.09022, which takes the
-distance to all rows away again: with clusters in place of labels it called far rows usual (docs/adr/0009).
+distance to all rows away again: with clusters in place of labels it gave far rows low scores (docs/adr/0009).
 
 Shape legend: B rows, N training rows, D embedding, F features, K clusters.
 """
@@ -24,7 +24,7 @@ from sklearn.covariance import LedoitWolf
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor, nn
 
-from export.detectors.detector import SMALLEST_SPREAD, TINY, Arrays, features_of, float32, shortest_of
+from export.detectors.detector import SMALLEST_DEVIATION, TINY, Arrays, features_of, float32, shortest_of
 
 NUM_CLUSTERS = 10  # Sehwag et al. find 1 to 10 alike; more needs more rows than small sets have
 SMALLEST_SCALE = 1e-6
@@ -61,13 +61,13 @@ def whitening(x_ND: NDArray[Any], smallest_D: NDArray[Any]) -> NDArray[np.float6
     return whiten_DD
 
 
-def smallest_spread(x_ND: NDArray[Any]) -> NDArray[np.float64]:
+def smallest_deviation(x_ND: NDArray[Any]) -> NDArray[np.float64]:
     """The smallest deviation [D] of dimensions that have one unit."""
-    return np.full(x_ND.shape[1], SMALLEST_SPREAD * np.sqrt(np.square(x_ND).mean()) + TINY)
+    return np.full(x_ND.shape[1], SMALLEST_DEVIATION * np.sqrt(np.square(x_ND).mean()) + TINY)
 
 
 class Distance(nn.Module):
-    """Of a row's features to the mean of the training rows'; which features a subclass says.
+    """The distance of a row's features to the mean of the training rows'; a subclass says which features.
 
     Attributes:
         own_units: whether features are logarithms, each divided by its standard deviation before shrinking.
@@ -93,12 +93,12 @@ class Distance(nn.Module):
     @classmethod
     def fit(cls, train: Arrays) -> Self:
         """Mean and shrunk covariance of the training rows' features."""
-        shortest = shortest_of(cls, train)
+        shortest = shortest_of(cls.inputs, train)
         x_NF = features_of(cls, train, shortest).astype(np.float64)
         if not cls.own_units:
-            return cls(x_NF.mean(axis=0), whitening(x_NF, smallest_spread(x_NF)), shortest)
+            return cls(x_NF.mean(axis=0), whitening(x_NF, smallest_deviation(x_NF)), shortest)
         # what rounding does to a number it adds to its logarithm, however small that is
-        smallest_F = SMALLEST_SPREAD * np.maximum(1, np.sqrt(np.square(x_NF).mean(axis=0)))
+        smallest_F = SMALLEST_DEVIATION * np.maximum(1, np.sqrt(np.square(x_NF).mean(axis=0)))
         scale_F = np.maximum(x_NF.std(axis=0) + SMALLEST_SCALE, smallest_F)
         return cls(x_NF.mean(axis=0), whitening(x_NF / scale_F, smallest_F / scale_F) / scale_F[:, None], shortest)
 
@@ -143,13 +143,13 @@ class ClusterMahalanobis(nn.Module):
     @classmethod
     def fit(cls, train: Arrays) -> Self:
         """Clusters, and the covariance of what is left of each row when its cluster's mean is taken away."""
-        shortest = shortest_of(cls, train)
+        shortest = shortest_of(cls.inputs, train)
         x_ND = unit(torch.from_numpy(train["embedding"]).double(), shortest).numpy()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # fewer rows differ than clusters were asked for
             clusters = KMeans(min(NUM_CLUSTERS, len(x_ND) // 20 + 1), n_init=3, random_state=0).fit(x_ND)
         within_ND = x_ND - clusters.cluster_centers_[clusters.labels_]
-        return cls(clusters.cluster_centers_, whitening(within_ND, smallest_spread(x_ND)), shortest)
+        return cls(clusters.cluster_centers_, whitening(within_ND, smallest_deviation(x_ND)), shortest)
 
     @staticmethod
     def features(embedding_BD: Tensor, shortest: float) -> Tensor:

@@ -31,10 +31,10 @@ from export.detectors.mahalanobis import unit
 K = 5
 """Small, since banks are: the paper's 50 is of 50,000 rows."""
 CANDIDATES = 2 * K
-"""As many again: products that differ by their last digit may have the wrong order."""
+"""Twice as many: products that differ by their last digit may have the wrong order."""
 BANK_ROWS = 5000
 BANK_DIM = 128
-"""What a bundle may carry, and a CPU compare with each row."""
+"""So many numbers a bundle may carry, and a CPU compare with each row."""
 
 
 class Neighbours(nn.Module):
@@ -76,7 +76,7 @@ class Neighbours(nn.Module):
     @classmethod
     def fit(cls, train: Arrays) -> Self:
         """Keeps as many training rows as fit, drawn evenly."""
-        x_ND, shortest = features_of(cls, train), shortest_of(cls, train)
+        x_ND, shortest = features_of(cls, train), shortest_of(cls.inputs, train)
         chosen = np.random.default_rng(0).permutation(len(x_ND))[:BANK_ROWS]
         return cls(unit(torch.from_numpy(x_ND[chosen]).double(), shortest).numpy(), shortest)
 

@@ -2,13 +2,13 @@
 
 An encoder gives a copy of a picture the same embedding but for rounding, and a frozen camera gives nothing else. Half
 of all p-values may then hang on the last digit of one score: on another CPU it is above its copies' scores, not equal
-to them. So detectors are asked about reference rows a second time, their tensors moved by as much as rounding may move
+to them. So detectors score the reference rows a second time, their tensors moved by as much as rounding may move
 them, and where more rows than chance explains have one score but for that, the score is made flat:
 
     s' = s - clip(s - centre, -reach, reach)
 
 To the last bit these rows then have one score on every machine, and s' has no step: it moves by no more than s does.
-Of usual data no two rows are that near, and their scores stay what they were (docs/adr/0016).
+In ordinary data no two rows are that near, and their scores stay what they were (docs/adr/0016).
 
 Shape legend: B rows, M reference rows, K detectors, A plateaus.
 """
@@ -16,6 +16,7 @@ Shape legend: B rows, M reference rows, K detectors, A plateaus.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any, Self
 
 import numpy as np
@@ -23,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from export.detectors.detector import ROUNDING, nudged
+from export.detectors.detector import ROUNDING, Detector, OnFeatures, nudged
 
 NUDGES = 4
 """One may by chance move a score along its contour."""
@@ -32,17 +33,19 @@ REACH = 8
 KNOWN_BETTER = 0.9
 """Share of the reference rows whose scores are known at least so well: single odd rows decide nothing."""
 SMALLEST_RESOLUTION = 2.0**-23
-"""Of a score's size: float32's own."""
+"""As a share of a score: float32's own resolution."""
 
 
-def asked(detectors: Any, given: dict[str, Tensor], generator: torch.Generator | None = None) -> Tensor:
+def scores_of(
+    detectors: Iterable[Detector], given: dict[str, Tensor], generator: torch.Generator | None = None
+) -> Tensor:
     """Scores [B, K] of the detectors; with a generator as another machine might have computed them."""
     columns = []
     if generator is not None:
         given = {name: nudged(tensor, generator) for name, tensor in given.items()}
     for detector in detectors:
         inputs = [given[name] for name in detector.inputs]
-        if generator is None or not hasattr(detector, "features"):
+        if generator is None or not isinstance(detector, OnFeatures):
             columns.append(detector(*inputs))
             continue
         features_BF = detector.features(*inputs, shortest=detector.shortest)

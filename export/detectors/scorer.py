@@ -6,7 +6,7 @@ Shape legend: B rows, K columns.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Self, cast
 
 import numpy as np
 import torch
@@ -14,25 +14,25 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from export.detectors.density import Density
-from export.detectors.detector import Arrays, Detector
+from export.detectors.detector import Arrays, Detector, FittedDetector
 from export.detectors.fusion import Fusion
 from export.detectors.inputs import EdgeNeighbours, InputMahalanobis, InputNeighbours
 from export.detectors.joint import JointDiscriminator
 from export.detectors.magnitude import Magnitude
 from export.detectors.mahalanobis import ClusterMahalanobis, Mahalanobis
 from export.detectors.neighbours import Neighbours
-from export.detectors.resolution import NUDGES, SMALLEST_RESOLUTION, Plateaus, asked, resolution
+from export.detectors.resolution import NUDGES, SMALLEST_RESOLUTION, Plateaus, resolution, scores_of
 from export.detectors.statistics import StatisticsMahalanobis
 from latentserve.inputs import INPUT
 from training.data.units import Units, count, drawn, equal_rows
 
-FITTED: tuple[Any, ...] = (
+FITTED: tuple[type[FittedDetector], ...] = (
     *(StatisticsMahalanobis, Mahalanobis, ClusterMahalanobis, Neighbours, Density, Magnitude),
     *(InputMahalanobis, InputNeighbours, EdgeNeighbours),
 )
 REFERENCE_ROWS = 2000
 REFERENCE_SHARE = 0.2
-"""Of the training rows, at most: the detectors are fitted on the rest."""
+"""Largest share of the training rows; the detectors are fitted on the rest."""
 FEWEST_REFERENCE_UNITS = 2
 """A tail has two rows at least. With fewer units than that to draw, as of a camera that froze, rows are drawn."""
 FIT_ROWS = 20_000
@@ -56,21 +56,26 @@ class Scorer(nn.Module):
         fused_plateaus: Plateaus | None = None,
     ) -> None:
         super().__init__()
-        self.detectors: Any = nn.ModuleList(detectors)  # type: ignore[arg-type]
+        self.detectors = nn.ModuleList(cast(Sequence[nn.Module], detectors))
         self.fusion = fusion
         self.plateaus, self.fused_plateaus = plateaus, fused_plateaus
         self.inputs = tuple(dict.fromkeys(name for detector in detectors for name in detector.inputs))
-        fused: Any = fusion or nn.Module
-        self.names = (*getattr(fused, "names", ()), *(detector.name for detector in detectors))
-        self.methods = (*getattr(fused, "methods", ()), *(detector.method for detector in detectors))
+        names, methods = ((), ()) if fusion is None else (fusion.names, fusion.methods)
+        self.names: tuple[str, ...] = (*names, *(detector.name for detector in detectors))
+        self.methods: tuple[str, ...] = (*methods, *(detector.method for detector in detectors))
+
+    @property
+    def members(self) -> Sequence[Detector]:
+        """The detectors, as what they are besides modules."""
+        return cast(Sequence[Detector], self.detectors)
 
     @classmethod
-    def fit(cls, model: Any, train: Arrays, units_N: Units | None = None) -> Self:
+    def fit(cls, model: object, train: Arrays, units_N: Units | None = None) -> Self:
         """Every detector that the model's tensors allow, fitted on training rows; the fusion on others of them.
 
         Args:
             model: trained; its discriminator becomes a detector if it has one.
-            train: what was sent and what the exported graphs gave for it.
+            train: inputs, and the outputs of the exported graphs for them.
             units_N: of the rows. Of a unit that reference rows are of none is fitted on; default: equal rows are one.
         """
         num_rows = len(train["embedding"])
@@ -82,16 +87,16 @@ class Scorer(nn.Module):
         reference, rest = drawn(units_N, np.random.default_rng(0).permutation(num_rows), num_reference)
         fitted = rest[:FIT_ROWS]
         rows: Arrays = {name: array[fitted] for name, array in train.items()}
-        detectors: list[Any] = [kind.fit(rows) for kind in FITTED if train.keys() >= set(kind.inputs)]
-        if hasattr(model, "discriminator"):
-            detectors.append(JointDiscriminator(model.discriminator))
+        detectors: list[Detector] = [kind.fit(rows) for kind in FITTED if train.keys() >= set(kind.inputs)]
+        if isinstance(discriminator := getattr(model, "discriminator", None), nn.Module):
+            detectors.append(JointDiscriminator(discriminator))
         single = cls(detectors, None).eval()
         return (
             single if len(detectors) == 1 else single._fused({name: array[reference] for name, array in train.items()})
         )
 
     def _fused(self, reference: Arrays) -> Self:
-        """With fusion and plateaus, by the scores of reference rows."""
+        """Adds fusion and plateaus, which are fitted on the scores of reference rows."""
         scores_MK, moved_MK = self.scores(reference), self._moved(reference)
         plateaus = Plateaus.fit(scores_MK, moved_MK)
         if plateaus is not None:
@@ -100,11 +105,11 @@ class Scorer(nn.Module):
         fused_M2 = fusion(torch.from_numpy(scores_MK)).numpy()
         # equal scores of detectors have equal logarithms and tangents but for the library that computes them
         on_fused = Plateaus.fit(fused_M2, SMALLEST_RESOLUTION * np.maximum(1, np.abs(fused_M2)))
-        return type(self)(list(self.detectors), fusion, plateaus, on_fused).eval()
+        return type(self)(list(self.members), fusion, plateaus, on_fused).eval()
 
     def forward(self, *tensors: Tensor) -> Tensor:
         """Scores [B, K]."""
-        scores_BK = asked(self.detectors, dict(zip(self.inputs, tensors, strict=True)))
+        scores_BK = scores_of(self.members, dict(zip(self.inputs, tensors, strict=True)))
         if self.plateaus is not None:
             scores_BK = self.plateaus(scores_BK)
         if self.fusion is None:
@@ -130,8 +135,8 @@ class Scorer(nn.Module):
         with torch.no_grad():
             for batch in zip(*(torch.split(one, batch_rows) for one in given), strict=True):
                 named = dict(zip(self.inputs, batch, strict=True))
-                scores_BK = asked(self.detectors, named)
-                tries = [asked(self.detectors, named, generator) - scores_BK for _ in range(NUDGES)]
+                scores_BK = scores_of(self.members, named)
+                tries = [scores_of(self.members, named, generator) - scores_BK for _ in range(NUDGES)]
                 parts.append(torch.stack(tries).abs().amax(dim=0))
         moved_NK: NDArray[np.float32] = torch.cat(parts).numpy()
         return moved_NK

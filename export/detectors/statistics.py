@@ -1,7 +1,7 @@
-"""What a model that reconstructs makes of a row: four statistics, and whether their combination is usual.
+"""What a model that reconstructs makes of a row: four statistics, and whether their combination is typical.
 
-The raw ELBO is a bad score: smooth strange images often get a better one than the training images. What works is to
-ask whether the *combination* of a few statistics is usual. For a model that reconstructs they are
+The raw ELBO is a bad score: smooth out-of-distribution images often get a better one than the training images. What
+works is to ask whether the *combination* of a few statistics is typical. For a model that reconstructs they are
 
     s(x) = log [ reconstruction error, |mu|, |sigma|, KL(q(z|x) || N(0, I)) ]
 
@@ -21,7 +21,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from export.detectors.detector import SMALLEST_SPREAD, TINY
+from export.detectors.detector import SMALLEST_DEVIATION, TINY
 from export.detectors.mahalanobis import Distance
 from latentserve.inputs import INPUT
 
@@ -34,7 +34,7 @@ def statistics(x_BHWC: Tensor, reconstruction_BHWC: Tensor, mu_BL: Tensor, sigma
     error_BHWC = (x_BHWC.to(torch.float32) / 255 - reconstruction_BHWC).square()
     kl_BL = 0.5 * (mu_BL.square() + sigma_BL.square() - 2 * sigma_BL.clamp_min(TINY).log() - 1)
     # a sum of L numbers that are differences of numbers of size 1: of a posterior that is the prior it is rounding
-    smallest_kl = SMALLEST_SPREAD * mu_BL.shape[1]
+    smallest_kl = SMALLEST_DEVIATION * mu_BL.shape[1]
     values = [
         error_BHWC.flatten(1).mean(dim=1),
         mu_BL.square().sum(dim=1).sqrt(),

@@ -284,14 +284,14 @@ class ListModelsRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class ListModelsResponse(_message.Message):
-    __slots__ = ("models", "refused")
+    __slots__ = ("models", "rejected")
     MODELS_FIELD_NUMBER: _ClassVar[int]
-    REFUSED_FIELD_NUMBER: _ClassVar[int]
+    REJECTED_FIELD_NUMBER: _ClassVar[int]
     models: _containers.RepeatedCompositeFieldContainer[Model]
-    refused: _containers.RepeatedCompositeFieldContainer[RefusedBundle]
-    def __init__(self, models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ..., refused: _Optional[_Iterable[_Union[RefusedBundle, _Mapping]]] = ...) -> None: ...
+    rejected: _containers.RepeatedCompositeFieldContainer[RejectedBundle]
+    def __init__(self, models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ..., rejected: _Optional[_Iterable[_Union[RejectedBundle, _Mapping]]] = ...) -> None: ...
 
-class RefusedBundle(_message.Message):
+class RejectedBundle(_message.Message):
     __slots__ = ("name", "version", "reason")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]

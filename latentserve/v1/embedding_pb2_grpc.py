@@ -91,7 +91,7 @@ class EmbeddingServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Reconstruct(self, request, context):
-        """Returns what the model kept of each row: decode(encode(row)).
+        """Returns the reconstruction of each row: decode(encode(row)).
         FAILED_PRECONDITION if the model has no decoder.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -108,8 +108,8 @@ class EmbeddingServiceServicer(object):
 
     def ScoreStream(self, request_iterator, context):
         """Score for pipelines: any number of requests over one call, answered in their order. A request that
-        fails is answered with its own status and hurts no other. The server reads ahead by only so
-        many requests; a client that does not read its answers is not read from either.
+        fails is answered with its own status and affects no other. The server reads a limited number of
+        requests ahead; it stops reading from a client that does not read its answers.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -131,14 +131,14 @@ class EmbeddingServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetModel(self, request, context):
-        """Describes one model: what goes in, what comes out, what it runs on, where it came from.
+        """Describes one model: inputs, outputs, execution provider and provenance.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListModels(self, request, context):
-        """Lists every model this server serves, and every bundle it refused with the reason.
+        """Lists every model this server serves, and every bundle it rejected, with the reason.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

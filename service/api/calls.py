@@ -1,7 +1,7 @@
 """What every transport shares: bytes in, bytes out, and a status. Knows protobuf and the servicer, no network.
 
 A transport finds the call by its name, hands over the request's bytes (of a `StreamCall`: an iterator of them) and the
-caller's deadline, and sends what it gets back. If the caller goes away it cancels the task that waits here.
+client's deadline, and sends what it gets back. If the client goes away it cancels the task that waits here.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from google.protobuf.message import DecodeError
 from latentserve.errors import Code, InvalidInput, LatentserveError, Overloaded, Unauthenticated
 from latentserve.v1 import embedding_pb2 as pb
 from service.api.access.callers import ANYBODY, Caller, rows_of
-from service.api.embedding import Servicer
+from service.api.embedding import EmbeddingServicer
 from service.api.inference import Context
 from service.api.open_inference.servicer import OpenInference
 from service.api.open_inference.stubs import open_inference_grpc_pb2 as open_pb
@@ -35,8 +35,8 @@ SERVICE = pb.DESCRIPTOR.services_by_name["EmbeddingService"]
 OPEN_SERVICE = open_pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 OK = 0
 LONGEST_MESSAGE = 600
-"""Characters of a status's message, each of up to 12 bytes in a header. It may quote what the caller sent, and clients
-refuse long headers: grpcio takes 8 KB, and calls a longer one RESOURCE_EXHAUSTED."""
+"""Characters of a status's message, each of up to 12 bytes in a header. It may quote what the client sent, and clients
+reject long headers: grpcio takes 8 KB, and calls a longer one RESOURCE_EXHAUSTED."""
 PROBES = frozenset({"ServerLive", "ServerReady", "ModelReady"})
 RETRY_AFTER = "retry-after-ms"
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?P<trace_id>[0-9a-f]{32})-[0-9a-f]{16}-(?P<flags>[0-9a-f]{2})")
@@ -70,9 +70,9 @@ class Call:
         name: of the method, in metrics too.
         request: class of its message.
         method: answers it.
-        metrics: hear of it.
+        metrics: record it.
         counted: whether it is one of the answers that objectives are about; probes are not.
-        most_rows: of a request; a larger one is refused whatever it is.
+        most_rows: of a request; a larger one is rejected whatever it is.
         caller: whose calls these are.
     """
 
@@ -94,7 +94,7 @@ class Call:
         Args:
             body: serialized request.
             deadline: on `time.monotonic`.
-            trace_id: of the caller's trace, if it has one.
+            trace_id: of the client's trace, if it has one.
         """
         try:
             answering = self.respond(self.decoded(body, deadline), deadline, trace_id, len(body))
@@ -219,7 +219,7 @@ class StreamCall:
 
     def _begin(self, body: bytes, deadline: float) -> Coroutine[Any, Any, bytes]:
         try:
-            self._call.caller.check()  # a token that has gone ends the stream
+            self._call.caller.check()  # a token that was taken away ends the stream
             return self._one(self._call.decoded(body, deadline), deadline, len(body))
         except (InvalidInput, Unauthenticated) as error:
             raise Ended(error.code, str(error)) from error
@@ -239,31 +239,30 @@ class StreamCall:
         return encoded
 
 
-Services = dict[str, dict[str, Call | StreamCall]]
+Calls = dict[str, Call | StreamCall]
+Services = dict[str, Calls]
 """The calls of each service, by the service's full name, then by their own."""
 
 
-def services(servicer: Servicer, open_inference: OpenInference, metrics: Metrics, most_rows: int = 1024) -> Services:
-    """Every call there is, made from the services' descriptors: `GetModel` goes to `servicer.get_model`."""
+def services(ours: EmbeddingServicer, theirs: OpenInference, metrics: Metrics, most_rows: int = 1024) -> Services:
+    """Every call of both protocols, made from their descriptors: `GetModel` goes to `ours.get_model`."""
 
     async def score(message: pb.ScoreStreamRequest, context: Context) -> pb.ScoreStreamResponse:
-        message_id, answering = message.id, servicer.score(message.request, context)
+        message_id, answering = message.id, ours.score(message.request, context)
         del message
         return pb.ScoreStreamResponse(id=message_id, response=await answering)
 
     scores = Call("ScoreStream", pb.ScoreStreamRequest, score, metrics, most_rows=most_rows)
     return {
         SERVICE.full_name: {
-            **_unary(SERVICE, pb, servicer, metrics, most_rows),
+            **_unary(SERVICE, pb, ours, metrics, most_rows),
             "ScoreStream": StreamCall(scores, pb.ScoreStreamResponse),
         },
-        OPEN_SERVICE.full_name: _unary(OPEN_SERVICE, open_pb, open_inference, metrics, most_rows),
+        OPEN_SERVICE.full_name: _unary(OPEN_SERVICE, open_pb, theirs, metrics, most_rows),
     }
 
 
-def _unary(
-    service: Any, messages: Any, servicer: Any, metrics: Metrics, most_rows: int
-) -> dict[str, Call | StreamCall]:
+def _unary(service: Any, messages: Any, servicer: Any, metrics: Metrics, most_rows: int) -> Calls:
     return {
         method.name: Call(
             method.name,

@@ -13,12 +13,11 @@ from latentserve.inputs import AudioInput, ImageInput, TensorSpec
 from latentserve.records import printable
 from latentserve.tensors import data_type, to_tensor
 from latentserve.v1 import embedding_pb2 as pb
-from service.api.inference import EMBEDDING, RECONSTRUCTION, SCORES, Context, Inference
-from service.config import Config
-from service.models.decisions import Decision, Guarantee, Question, Verdicts
+from service.api.inference import EMBEDDING, RECONSTRUCTION, SCORES, Context, Inference, Outcome
+from service.models.decisions import DecisionRule, Decisions, Guarantee, ScoreOptions
 from service.models.decoding import Arriving
-from service.models.repository import LATENT, Repository, ServedModel
-from service.scheduling.queue import Tensors
+from service.models.model import LATENT, ServedModel
+from service.models.repository import Repository
 
 TENSOR_OF_OUTPUT = {
     pb.OUTPUT_EMBEDDING: EMBEDDING,
@@ -37,7 +36,7 @@ GUARANTEES: dict[int, Guarantee] = {
     pb.GUARANTEE_MARGINAL: "marginal",
     pb.GUARANTEE_CONDITIONAL: "conditional",
 }
-DECISIONS: dict[int, Decision] = {
+DECISIONS: dict[int, DecisionRule] = {
     pb.DECISION_UNSPECIFIED: "per_row",
     pb.DECISION_PER_ROW: "per_row",
     pb.DECISION_FALSE_DISCOVERY_RATE: "false_discovery_rate",
@@ -47,50 +46,53 @@ MODALITIES = {"image": pb.MODALITY_IMAGE, "audio": pb.MODALITY_AUDIO}
 T = TypeVar("T")
 
 
-class Servicer:
-    """One method for each call of `latentserve.v1.EmbeddingService`, named in snake case."""
+class EmbeddingServicer:
+    """One method for each call of `latentserve.v1.EmbeddingService`, named in snake case.
 
-    def __init__(self, inference: Inference, repository: Repository, config: Config) -> None:
+    Args:
+        inference: finds models and runs them.
+        repository: the models.
+        max_request_bytes: of a request.
+    """
+
+    def __init__(self, inference: Inference, repository: Repository, max_request_bytes: int) -> None:
         self._inference = inference
         self._repository = repository
-        self._config = config
+        self._max_request_bytes = max_request_bytes
 
     async def embed(self, request: pb.EmbedRequest, context: Context) -> pb.EmbedResponse:
         """See the proto."""
         model = self._find(request.model, context)
         running = self._run(model, request, {EMBEDDING}, context)
-        del request  # as `Inference.ask` says
-        tensors = await running
+        del request  # as `Inference.run` says
+        tensors, _ = await running
         return pb.EmbedResponse(model=_version(model), embeddings=to_tensor(tensors[EMBEDDING]))
 
     async def reconstruct(self, request: pb.ReconstructRequest, context: Context) -> pb.ReconstructResponse:
         """See the proto."""
         model = self._find(request.model, context)
         running = self._run(model, request, {RECONSTRUCTION}, context)
-        del request  # as `Inference.ask` says
-        tensors = await running
+        del request
+        tensors, _ = await running
         return pb.ReconstructResponse(model=_version(model), reconstructions=to_tensor(tensors[RECONSTRUCTION]))
 
     async def score(self, request: pb.ScoreRequest, context: Context) -> pb.ScoreResponse:
         """See the proto."""
         model = self._find(request.model, context)
-        question = _question(model, request)
-        running = self._run(model, request, {SCORES}, context)
-        del request  # as `Inference.ask` says
-        tensors = await running
-        verdicts = self._inference.judge(model, tensors, question)
-        return pb.ScoreResponse(
-            model=_version(model), out_of_distribution=_out_of_distribution(model, verdicts, question)
-        )
+        running = self._run(model, request, {SCORES}, context, _options(model, request))
+        del request
+        _, decisions = await running
+        assert decisions is not None
+        return pb.ScoreResponse(model=_version(model), out_of_distribution=_out_of_distribution(model, decisions))
 
     async def analyze(self, request: pb.AnalyzeRequest, context: Context) -> pb.AnalyzeResponse:
         """See the proto."""
         model = self._find(request.model, context)
         wants = _wanted(request)
-        question = _question(model, request) if SCORES in wants else None
-        running = self._run(model, request, wants, context)
+        options = _options(model, request) if SCORES in wants else None
+        running = self._run(model, request, wants, context, options)
         del request
-        tensors = await running
+        tensors, decisions = await running
         response = pb.AnalyzeResponse(model=_version(model))
         if EMBEDDING in wants:
             response.embeddings.CopyFrom(to_tensor(tensors[EMBEDDING]))
@@ -98,9 +100,8 @@ class Servicer:
             response.latents.CopyFrom(to_tensor(tensors[LATENT]))
         if RECONSTRUCTION in wants:
             response.reconstructions.CopyFrom(to_tensor(tensors[RECONSTRUCTION]))
-        if question is not None:
-            verdicts = self._inference.judge(model, tensors, question)
-            response.out_of_distribution.CopyFrom(_out_of_distribution(model, verdicts, question))
+        if decisions is not None:
+            response.out_of_distribution.CopyFrom(_out_of_distribution(model, decisions))
         return response
 
     async def decode(self, request: pb.DecodeRequest, context: Context) -> pb.DecodeResponse:
@@ -108,20 +109,21 @@ class Servicer:
         model = self._find(request.model, context)
         running = self._run_latents(model, request, context)
         del request
-        tensors = await running
+        tensors, _ = await running
         return pb.DecodeResponse(model=_version(model), reconstructions=to_tensor(tensors[RECONSTRUCTION]))
 
     async def get_model(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
         """See the proto."""
-        config = self._config
+        model = self._find(request.model, context)
+        ours = model.decoder.limits
         limits = pb.Limits(
-            max_rows_per_request=config.max_request_rows,
-            max_bytes_per_request=config.max_request_bytes,
-            max_bytes_per_item=config.max_item_bytes,
-            max_pixels_per_item=config.max_item_pixels,
-            max_pixels_per_request=config.limits.max_request_pixels,
+            max_rows_per_request=ours.max_request_rows,
+            max_bytes_per_request=self._max_request_bytes,
+            max_bytes_per_item=ours.max_item_bytes,
+            max_pixels_per_item=ours.max_item_pixels,
+            max_pixels_per_request=ours.max_request_pixels,
         )
-        return pb.GetModelResponse(model=_describe(self._find(request.model, context)), limits=limits)
+        return pb.GetModelResponse(model=_describe(model), limits=limits)
 
     async def list_models(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
         """See the proto."""
@@ -129,27 +131,29 @@ class Servicer:
             models=[
                 _describe(model) for model in self._repository.served() if context.caller.sees(model.manifest.name)
             ],
-            refused=[
-                pb.RefusedBundle(name=refused.name, version=refused.version, reason=refused.reason)
-                for refused in (self._repository.refused if context.caller.admin else ())
+            rejected=[
+                pb.RejectedBundle(name=one.name, version=one.version, reason=one.reason)
+                for one in (self._repository.rejected if context.caller.admin else ())
             ],
         )
 
     def _find(self, selector: pb.ModelSelector, context: Context) -> ServedModel:
         return self._inference.find(selector.name, selector.version, context)
 
-    def _run(self, model: ServedModel, request: Any, wants: set[str], context: Context) -> Coroutine[Any, Any, Tensors]:
+    def _run(
+        self, model: ServedModel, request: Any, wants: set[str], context: Context, options: ScoreOptions | None = None
+    ) -> Coroutine[Any, Any, Outcome]:
         arrive = partial(model.decoder.arriving, request.input, context.size_bytes)
-        return self._inference.ask(model, arrive, wants, _priority(request, context), context)
+        return self._inference.run(model, arrive, wants, _priority(request, context), context, options=options)
 
     def _run_latents(
         self, model: ServedModel, request: pb.DecodeRequest, context: Context
-    ) -> Coroutine[Any, Any, Tensors]:
+    ) -> Coroutine[Any, Any, Outcome]:
         def arrive() -> Arriving:
             return model.decoder.arriving_tensor(request.latents, model.manifest.outputs[LATENT], "latents")
 
         priority = _priority(request, context)
-        return self._inference.ask(model, arrive, {RECONSTRUCTION}, priority, context, LATENT)
+        return self._inference.run(model, arrive, {RECONSTRUCTION}, priority, context, LATENT)
 
 
 def _priority(request: Any, context: Context) -> int:
@@ -171,8 +175,8 @@ def _wanted(request: pb.AnalyzeRequest) -> set[str]:
     return wants
 
 
-def _question(model: ServedModel, request: pb.ScoreRequest | pb.AnalyzeRequest) -> Question:
-    return model.judge.question(
+def _options(model: ServedModel, request: pb.ScoreRequest | pb.AnalyzeRequest) -> ScoreOptions:
+    return model.policy.options(
         request.alpha if request.HasField("alpha") else None,
         _named(GUARANTEES, request.guarantee, "guarantee", pb.Guarantee),
         _named(DECISIONS, request.decision, "decision", pb.Decision),
@@ -192,18 +196,18 @@ def _version(model: ServedModel) -> pb.ModelVersion:
     return pb.ModelVersion(name=manifest.name, version=manifest.version, embedding_space=manifest.embedding_space)
 
 
-def _out_of_distribution(model: ServedModel, verdicts: Verdicts, question: Question) -> pb.OutOfDistribution:
-    detectors = [detector.name for detector in model.manifest.detectors]
+def _out_of_distribution(model: ServedModel, decisions: Decisions) -> pb.OutOfDistribution:
+    detectors, options = [detector.name for detector in model.manifest.detectors], decisions.options
     return pb.OutOfDistribution(
         detectors=detectors,
-        scores=to_tensor(verdicts.scores),
-        p_values=verdicts.p_values.tolist(),
-        flagged=verdicts.flagged.tolist(),
-        alpha=question.alpha,
+        scores=to_tensor(decisions.scores),
+        p_values=decisions.p_values.tolist(),
+        flagged=decisions.flagged.tolist(),
+        alpha=options.alpha,
         deciding_detector=detectors[0],
-        detector_p_values=to_tensor(verdicts.detector_p_values.astype(np.float32)),
-        guarantee=f"GUARANTEE_{question.guarantee.upper()}",
-        decision=f"DECISION_{question.decision.upper()}",
+        detector_p_values=to_tensor(decisions.detector_p_values.astype(np.float32)),
+        guarantee=f"GUARANTEE_{options.guarantee.upper()}",
+        decision=f"DECISION_{options.decision.upper()}",
     )
 
 

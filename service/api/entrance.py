@@ -1,4 +1,4 @@
-"""The way in, as both transports take it: at a call's headers, before anything of its body is read."""
+"""Both transports ask here whether a call may enter: at its headers, before anything of its body is read."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from service.api.calls import Answer, Call, StreamCall
 
 
 def entered(access: Access | None, path: str, authorization: str | None, call: Any) -> Any:
-    """What answers this call, for whoever makes it; or the `Answer` that they are told instead.
+    """What answers this call for its caller; or the `Answer` that rejects it.
 
     Args:
         access: the tokens; None: everybody may.
         path: of the call.
         authorization: the header, if there is one.
-        call: what would answer; None for a method that there is not. A refusal is counted as its answer.
+        call: what would answer; None for a method that there is not. A rejection is counted as its answer.
     """
     if access is None:
         return call

@@ -1,25 +1,23 @@
-"""What every protocol asks of the models: find one, run rows through it, judge what it gave.
+"""What every protocol asks of the models: to find one, to run rows through it and to decide on their scores.
 
-Servicers turn their messages into these calls and the results into messages again; they hold nothing else.
+Servicers turn their messages into these two calls and the outcome into messages again; they hold nothing else.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, NamedTuple
-
-from numpy.typing import NDArray
+from typing import NamedTuple
 
 from latentserve.errors import Unsupported
 from latentserve.inputs import INPUT
 from service.api.access.callers import ANYBODY, Caller
-from service.models.decisions import Question, Verdicts
+from service.models.decisions import Decisions, ScoreOptions
 from service.models.decoding import Arriving
-from service.models.repository import Repository, ServedModel
+from service.models.model import ServedModel
+from service.models.repository import Repository
 from service.observing.metrics import Metrics
 from service.scheduling.queue import Tensors
 
@@ -32,7 +30,7 @@ class Context:
 
     Attributes:
         method: name of the call.
-        deadline: the caller's, on `time.monotonic`.
+        deadline: the client's, on `time.monotonic`.
         model: name of the model that answers, once it is known; for metrics.
         size_bytes: of the request.
         caller: whose call it is.
@@ -45,23 +43,19 @@ class Context:
     caller: Caller = ANYBODY
 
 
-class Need(NamedTuple):
-    """What rows will take in one of a model's queues, as far as it is known before they are read."""
+class Outcome(NamedTuple):
+    """What a call gets: the tensors it asked for, and the decisions on its scores, if it asked for those."""
 
-    num_rows: int = 1
-    size_bytes: int = 0
-    lane: str = INPUT
-
-
-A_ROW = Need()
+    tensors: Tensors
+    decisions: Decisions | None
 
 
 class Inference:
-    """Models at work, for servicers.
+    """The models, for servicers.
 
     Args:
         repository: where they are.
-        metrics: hear of what is done.
+        metrics: record what is done.
     """
 
     def __init__(self, repository: Repository, metrics: Metrics) -> None:
@@ -76,70 +70,76 @@ class Inference:
         context.model = model.manifest.name
         return model
 
-    def ask(
+    async def run(
         self,
         model: ServedModel,
         arrive: Callable[[], Arriving],
         wants: set[str],
         priority: int,
         context: Context,
-        lane: str = INPUT,
-    ) -> Coroutine[Any, Any, Tensors]:
-        """The wanted tensors for rows that are still in their message, to be awaited.
+        queue: str = INPUT,
+        options: ScoreOptions | None = None,
+    ) -> Outcome:
+        """Runs rows that are still in their message, and decides on their scores. The one way through a model.
 
-        The message is let go as soon as its rows are read: whoever calls should hold it no longer either.
+        Args:
+            model: see `find`.
+            arrive: says what the rows of the message will take. They are read once the queue has room for them; then
+                the message is dropped, so that whoever calls should not hold it either.
+            wants: names of tensors.
+            priority: of the call.
+            context: of the call.
+            queue: where the rows wait.
+            options: what to decide on; None: nothing.
 
         Raises:
-            Unsupported: the model cannot give a tensor.
-            InvalidInput: what is known of the rows is wrong.
+            Unsupported: the model does not output a tensor.
+            InvalidInput: the rows are not what the model takes.
         """
         require(model, wants)
         arriving = arrive()
-        read = partial(arriving.read, context.deadline, priority)
-        return self.run(model, read, wants, priority, context, Need(arriving.num_rows, arriving.size_bytes, lane))
-
-    async def run(
-        self,
-        model: ServedModel,
-        read: Callable[[], Awaitable[NDArray[Any]]],
-        wants: set[str],
-        priority: int,
-        context: Context,
-        need: Need = A_ROW,
-    ) -> Tensors:
-        """The wanted tensors for rows, which are not read if the queue has no room for them."""
-        queue = model.lanes[need.lane]
-        with queue.reserve(need.num_rows, need.size_bytes, context.deadline, priority) as place:
+        waiting = model.queues[queue]
+        with waiting.reserve(arriving.num_rows, arriving.size_bytes, context.deadline, priority) as reservation:
             started = time.monotonic()
-            rows = await read()
-            del read  # the message goes with it: its bytes need not wait beside the rows
-            if need.lane == INPUT:
+            rows = await arriving.read(context.deadline, priority)
+            del arrive, arriving  # the message goes with them: its bytes need not wait beside the rows
+            if queue == INPUT:
                 self._metrics.decode_seconds.labels(context.model).observe(time.monotonic() - started)
             self._metrics.request_rows.labels(context.method, context.model).observe(len(rows))
-            monitor = model.monitor
-            if monitor and monitor.drift and SCORES in wants:
-                wants = wants | {EMBEDDING}  # the encoder runs anyway, and on a CPU its rows are shown, not copied
-            tensors = await queue.submit(rows, frozenset(wants), context.deadline, priority, place)
-        if monitor:
-            monitor.observe(tensors.get(SCORES), tensors.get(EMBEDDING))
-        return tensors
+            tensors = await waiting.submit(rows, computed(model, wants), context.deadline, priority, reservation)
+        if model.monitor:
+            model.monitor.observe(tensors.get(SCORES), tensors.get(EMBEDDING))
+        return Outcome(tensors, None if options is None else self._decide(model, tensors, options))
 
-    def judge(self, model: ServedModel, tensors: Tensors, question: Question) -> Verdicts:
-        """What the scores among the tensors mean."""
-        verdicts = model.judge.judge(tensors[SCORES], question)
-        self._metrics.judged(model.manifest.name, str(model.manifest.version), verdicts)
-        return verdicts
+    def _decide(self, model: ServedModel, tensors: Tensors, options: ScoreOptions) -> Decisions:
+        decisions = model.policy.decide(tensors[SCORES], options)
+        flagged, manifest = decisions.flagged, model.manifest
+        self._metrics.decided(
+            manifest.name,
+            str(manifest.version),
+            int(flagged.sum()),
+            decisions.num_not_finite,
+            decisions.marginal_p_values.tolist(),
+        )
+        return decisions
+
+
+def computed(model: ServedModel, wants: set[str]) -> frozenset[str]:
+    """The wanted tensors, and the embeddings beside scores if the monitor watches them."""
+    if model.monitor and model.monitor.drift and SCORES in wants:
+        return frozenset(wants | {EMBEDDING})  # the encoder runs anyway, and on a CPU its rows are shown, not copied
+    return frozenset(wants)
 
 
 def require(model: ServedModel, wants: Iterable[str]) -> None:
-    """A model that cannot give a tensor says so before any row is read.
+    """Checks that a model outputs these tensors, before any row is read.
 
     Raises:
-        Unsupported: it cannot.
+        Unsupported: it does not.
     """
     missing = sorted(set(wants) - model.manifest.outputs.keys())
     if missing:
         raise Unsupported(
-            f"model {model.manifest.name} version {model.manifest.version} gives no {missing[0]};"
-            f" it gives {', '.join(sorted(model.manifest.outputs))}"
+            f"model {model.manifest.name} version {model.manifest.version} has no output {missing[0]};"
+            f" it outputs {', '.join(sorted(model.manifest.outputs))}"
         )

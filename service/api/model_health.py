@@ -10,8 +10,9 @@ from typing import Any
 from grpc_health.v1 import health_pb2
 
 from service.api.calls import OPEN_SERVICE, SERVICE
-from service.models.queues import RunningModels
-from service.models.repository import Repository, ServedModel
+from service.models.model import ServedModel
+from service.models.queues import ModelQueues
+from service.models.repository import Repository
 from service.observing.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -23,7 +24,7 @@ EVERY_SECONDS = 1.0
 
 
 class ModelHealth:
-    """Says of each model by its name, and of all services, whether calls are answered.
+    """Reports whether calls are answered: of each model by its name, and of all services.
 
     A name serves if the version that answers by default is well. The services serve while any model does: what makes
     every model unwell is the device that they share, or that there is only one.
@@ -31,8 +32,8 @@ class ModelHealth:
     Args:
         servicer: of grpc.health.v1.
         repository: the models.
-        running: what works for them.
-        metrics: are told, too.
+        queues: of the models.
+        metrics: record it, too.
         stuck_seconds: a batch that runs longer is stuck.
     """
 
@@ -40,13 +41,13 @@ class ModelHealth:
         self,
         servicer: Any,
         repository: Repository,
-        running: RunningModels,
+        queues: ModelQueues,
         metrics: Metrics,
         stuck_seconds: float,
     ) -> None:
         self._servicer = servicer
         self._repository = repository
-        self._running = running
+        self._queues = queues
         self._metrics = metrics
         self._stuck_seconds = stuck_seconds
         self._said: dict[str, int] = {}
@@ -54,15 +55,15 @@ class ModelHealth:
 
     def well(self, model: ServedModel) -> bool:
         """Whether this version can answer."""
-        return self._running.well(model, self._stuck_seconds)
+        return self._queues.well(model, self._stuck_seconds)
 
-    async def say(self, gone: Sequence[ServedModel] = ()) -> None:
-        """Tells everybody what has changed. Models that have gone, and refused ones, do not serve."""
+    async def say(self, unloaded: Sequence[ServedModel] = ()) -> None:
+        """Sets the health that has changed. Unloaded models and rejected ones do not serve."""
         well = {model.key: self.well(model) for model in self._repository.served()}
         for (name, version), one in well.items():
-            self._metrics.model_well.labels(name, str(version)).set(one)
+            self._metrics.model_healthy.labels(name, str(version)).set(one)
         self.any_well = any(well.values())
-        away = (*(refused.name for refused in self._repository.refused), *(model.key[0] for model in gone))
+        away = (*(one.name for one in self._repository.rejected), *(model.key[0] for model in unloaded))
         statuses = dict.fromkeys(SERVICES, SERVING if self.any_well else NOT_SERVING)
         statuses |= dict.fromkeys(away, NOT_SERVING)
         for name, versions in self._repository.models.items():
@@ -75,7 +76,7 @@ class ModelHealth:
                 await self._servicer.set(name, status)
 
     async def watch(self) -> None:
-        """Looks again and again, until it is cancelled."""
+        """Checks every second, until it is cancelled."""
         while True:
             await asyncio.sleep(EVERY_SECONDS)
             await self.say()

@@ -25,8 +25,7 @@ from latentserve.errors import BundleError
 from latentserve.inputs import INPUT, TensorSpec
 from service.engine.providers import DeviceConfig, open_sessions
 from service.engine.runners import DeviceRunner, HostRunner, Value, on_host
-from service.scheduling.batching import Piece
-from service.scheduling.queue import Tensors
+from service.scheduling.queue import Piece, Tensors
 
 
 @dataclass
@@ -57,7 +56,7 @@ class Engine:
 
     Args:
         folder: of the bundle.
-        manifest: of the bundle, already proven.
+        manifest: of the bundle, already verified.
         config: the device and the largest batch.
         padded: pad batches to powers of two; None: on a GPU alone.
         bound: run between fixed buffers on the device; None: on a GPU alone.
@@ -104,7 +103,7 @@ class Engine:
             if tensor == given:
                 return
             if tensor not in made_by:
-                raise BundleError(f"{self.manifest.name}: no graph gives {tensor!r} from {given!r}")
+                raise BundleError(f"{self.manifest.name}: no graph outputs {tensor!r} from {given!r}")
             graph = made_by[tensor]
             if graph not in order:
                 for spec in graph.inputs:
@@ -169,10 +168,10 @@ class Engine:
             self.run(INPUT, [Piece(np.zeros((size, *spec.shape), spec.dtype), everything)])
 
     def check_golden(self, golden: dict[str, NDArray[Any]]) -> None:
-        """Proves that served numbers equal trained numbers, on this machine and this provider.
+        """Verifies that served numbers equal trained numbers, on this machine and this provider.
 
         Args:
-            golden: real rows under `input`, and what the trained model gave for them.
+            golden: real rows under `input`, and what the trained model output for them.
 
         Raises:
             BundleError: a tensor is further off than the manifest allows; scores, if a p-value is, too.
@@ -188,7 +187,7 @@ class Engine:
             if error <= tolerance:
                 continue
             what = f"expected at most {tolerance:.3g}"
-            if name == "scores" and np.isfinite(error):  # where they are steep export judged p-values, too
+            if name == "scores" and np.isfinite(error):  # where they are steep export compared p-values, too
                 move = worst_move(got[name], expected, load_calibration(self.folder, self.manifest))
                 if move.holds:
                     continue

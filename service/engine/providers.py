@@ -1,7 +1,7 @@
 """What runs a graph: ONNX Runtime's execution providers, found by trying, and sessions on them.
 
 ONNX Runtime falls back to the CPU with no more than a log line. Here every session is asked where its nodes went, and
-one that left more to the CPU than work on shapes is refused.
+one that left more to the CPU than work on shapes is rejected.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ class DeviceRunner:
 
     What another graph left on the device is read where it lies. Since no address ever changes, the kernels can be
     recorded and replayed (CUDA graphs): one recording for each batch size and choice of inputs that lie on the device.
-    What a run gives is valid until the next run of the same size.
+    What a run outputs is valid until the next run of the same size.
 
     Args:
         session: of the graph.

@@ -13,12 +13,12 @@ from latentserve.conformal import at_most, conditional_p_values, p_values, rejec
 from latentserve.errors import InvalidInput, Unsupported
 
 Guarantee = Literal["marginal", "conditional"]
-Decision = Literal["per_row", "false_discovery_rate"]
+DecisionRule = Literal["per_row", "false_discovery_rate"]
 
 
 @dataclass(frozen=True)
-class Question:
-    """What a caller wants to know of the scores.
+class ScoreOptions:
+    """What a client asks of the scores.
 
     Attributes:
         alpha: level of the decision, between 0 and 1.
@@ -28,22 +28,24 @@ class Question:
 
     alpha: float
     guarantee: Guarantee = "marginal"
-    decision: Decision = "per_row"
+    decision: DecisionRule = "per_row"
 
 
 @dataclass(frozen=True)
-class Verdicts:
-    """Answers for n rows and K detectors.
+class Decisions:
+    """Of the scores of n rows and K detectors.
 
     Attributes:
+        options: that they were made by.
         scores: float32 [n, K].
-        detector_p_values: float64 [n, K], under the question's guarantee.
+        detector_p_values: float64 [n, K], under the guarantee of the options.
         p_values: float64 [n], of the deciding detector, the first.
         marginal_p_values: float64 [n], of the deciding detector, whatever was asked for.
         flagged: bool [n].
         num_not_finite: rows with a score that was no number; it got the smallest p-value.
     """
 
+    options: ScoreOptions
     scores: NDArray[np.float32]
     detector_p_values: NDArray[np.float64]
     p_values: NDArray[np.float64]
@@ -52,8 +54,8 @@ class Verdicts:
     num_not_finite: int
 
 
-class Judge:
-    """Judges the scores of one model. The first detector decides.
+class DecisionPolicy:
+    """Decides on the scores of one model. The first detector decides.
 
     Args:
         manifest: of the bundle.
@@ -63,11 +65,11 @@ class Judge:
     def __init__(self, manifest: Manifest, calibration: dict[str, NDArray[np.float32]]) -> None:
         self._manifest = manifest
         self._calibration = calibration
-        for detector in manifest.detectors:
-            detector.smallest_conditional_p_value  # noqa: B018  # computes the adjustment now, not in the first call
+        # Asked for now, so that the first call need not compute the adjustment.
+        self._smallest = [(one.smallest_p_value, one.smallest_conditional_p_value) for one in manifest.detectors]
 
-    def question(self, alpha: float | None, guarantee: Guarantee, decision: Decision) -> Question:
-        """What is asked, at the caller's level or the bundle's. To be made before anything is computed.
+    def options(self, alpha: float | None, guarantee: Guarantee, decision: DecisionRule) -> ScoreOptions:
+        """Checks what a client asks for, before anything is computed. The bundle's level is the default.
 
         Raises:
             Unsupported: there is no calibrated detector.
@@ -79,7 +81,7 @@ class Judge:
                 f"model {manifest.name} version {manifest.version} has no calibrated detector: it cannot score"
             )
         deciding = manifest.detectors[0]
-        smallest = deciding.smallest_conditional_p_value if guarantee == "conditional" else deciding.smallest_p_value
+        smallest = self._smallest[0][guarantee == "conditional"]
         level = manifest.default_alpha if alpha is None else alpha
         if not (at_most(smallest, level) and level < 1):
             raise InvalidInput.at(
@@ -88,21 +90,21 @@ class Judge:
                 expected=f"{smallest:.3g} (the smallest {guarantee} p-value that"
                 f" {deciding.num_calibration_rows} calibration rows can give) or more, and below 1",
             )
-        return Question(level, guarantee, decision)
+        return ScoreOptions(level, guarantee, decision)
 
-    def judge(self, scores: NDArray[Any], question: Question) -> Verdicts:
+    def decide(self, scores: NDArray[Any], options: ScoreOptions) -> Decisions:
         """p-values and decisions for scores [n, K]."""
         detectors = self._manifest.detectors
         marginal = [p_values(scores[:, k], self._calibration[one.name]) for k, one in enumerate(detectors)]
         asked = marginal
-        if question.guarantee == "conditional":
+        if options.guarantee == "conditional":
             asked = [_conditional(p, one) for p, one in zip(marginal, detectors, strict=True)]
-        if question.decision == "false_discovery_rate":
-            flagged = rejected(asked[0], question.alpha)
+        if options.decision == "false_discovery_rate":
+            flagged = rejected(asked[0], options.alpha)
         else:
-            flagged = at_most(asked[0], question.alpha)
+            flagged = at_most(asked[0], options.alpha)
         num_not_finite = int((~np.isfinite(scores)).any(axis=1).sum())
-        return Verdicts(scores, np.stack(asked, axis=1), asked[0], marginal[0], flagged, num_not_finite)
+        return Decisions(options, scores, np.stack(asked, axis=1), asked[0], marginal[0], flagged, num_not_finite)
 
 
 def _conditional(marginal_N: NDArray[np.float64], detector: Detector) -> NDArray[np.float64]:

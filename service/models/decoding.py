@@ -1,4 +1,4 @@
-"""Requests to rows: what they need is known first, then raw tensors are viewed, images and sounds decoded by turns."""
+"""Requests to rows: what they need is known first, then tensors are viewed, images and sounds decoded in threads."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from latentserve.images import ImageError, decode_image, image_pixels
 from latentserve.inputs import AudioInput, ImageInput, TensorSpec
 from latentserve.tensors import kind_of, view_of
 from latentserve.v1 import embedding_pb2 as pb
-from service.scheduling.decoding_queue import ITEM_WEIGHT, Turns
+from service.scheduling.decoding_queue import ITEM_WEIGHT, DecodingQueue
 
 LOOP_ITEMS, LOOP_BYTES = 8, 2**15
 """Of requests up to this the event loop reads the headers: 20 us each, 10 ms of the most spiteful file of that size.
 Handing them to a thread costs 100 us."""
 PATIENT = math.inf, 0
-"""Deadline and priority of who has none."""
+"""Deadline and priority of a request without either."""
 LOOP_WEIGHT = 100_000
 """What of a tensor's elements the event loop works through, in pixels of a JPEG: 1.2 ms."""
 PIECE_WEIGHT = 60_000
-"""Of `open_tensors.ELEMENTS_OF_A_PIECE`: 0.7 ms."""
+"""Of `open_inference.tensors.ELEMENTS_OF_A_PIECE`: 0.7 ms."""
 FLOATS_OF_A_PIXEL = 16
 """Numbers that are looked through while a pixel of a JPEG is decoded."""
 
@@ -65,7 +65,7 @@ class Arriving:
     Attributes:
         num_rows: how many.
         size_bytes: of them as rows.
-        read: gives them, by the caller's deadline and priority. Raises InvalidInput that names the field.
+        read: returns them, by the client's deadline and priority. Raises InvalidInput that names the field.
     """
 
     num_rows: int
@@ -74,12 +74,12 @@ class Arriving:
 
 
 class Decoder:
-    """Turns the input messages of one model into rows.
+    """DecodingQueue the input messages of one model into rows.
 
     Args:
         expected: what one row is; its modality says how files are decoded.
         limits: held against a request before its items are touched.
-        threads: that decode, or the turns at them which the models of a server share. Pillow and libsndfile let go of
+        threads: that decode, or the queue before them which the models of a server share. Pillow and libsndfile release
             the interpreter lock.
 
     Attributes:
@@ -87,11 +87,11 @@ class Decoder:
         limits: of a request.
     """
 
-    def __init__(self, expected: ImageInput | AudioInput, limits: Limits, threads: Executor | Turns) -> None:
+    def __init__(self, expected: ImageInput | AudioInput, limits: Limits, threads: Executor | DecodingQueue) -> None:
         self.spec = expected.spec
         self.limits = limits
         self._expected = expected
-        self._turns = threads if isinstance(threads, Turns) else Turns(threads)
+        self._queue = threads if isinstance(threads, DecodingQueue) else DecodingQueue(threads)
 
     def arriving(self, message: pb.Input, size_bytes: int) -> Arriving:
         """What a request's input, a message of so many bytes, will take.
@@ -113,7 +113,7 @@ class Decoder:
         return self.arriving_rows(shape[0], spec, field, lambda: Shown(view_of(tensor, dtype, shape, field)))
 
     def arriving_rows(self, num: int, spec: TensorSpec, field: str, show: Callable[[], Shown]) -> Arriving:
-        """What rows that `show` shows will take. What would hold up the event loop is done in turns."""
+        """What rows that `show` shows will take. What would hold up the event loop is done in threads."""
 
         async def read(deadline: float, priority: int) -> NDArray[Any]:
             shown = show()
@@ -128,9 +128,9 @@ class Decoder:
         return Arriving(num, num * row_bytes(spec), read)
 
     async def _some(self, work: Callable[[int], Any], weights: list[int], deadline: float, priority: int) -> None:
-        """Does a little work at once, more of it in turns."""
+        """Does a little work at once, more of it in threads."""
         if sum(weights) > LOOP_WEIGHT:
-            await self._turns.take(work, weights, deadline, priority, counted=False)
+            await self._queue.take(work, weights, deadline, priority, counted=False)
             return
         for place in range(len(weights)):
             work(place)
@@ -167,21 +167,21 @@ class Decoder:
     async def _decoded(
         self, given: Sequence[bytes], size_bytes: int, field: str, deadline: float, priority: int
     ) -> NDArray[Any]:
-        turns = self._turns
-        with turns.room(size_bytes, 0, priority):
+        queue = self._queue
+        with queue.room(size_bytes, 0, priority):
             sizes = [0] * len(given)
             look = partial(self._look, given, sizes, field)
             if len(given) <= LOOP_ITEMS and size_bytes <= LOOP_BYTES:
                 for place in range(len(given)):
                     look(place)
             else:
-                await turns.take(look, [ITEM_WEIGHT] * len(given), deadline, priority, counted=False)
+                await queue.take(look, [ITEM_WEIGHT] * len(given), deadline, priority, counted=False)
             if (pixels := sum(sizes)) > (most := self.limits.max_request_pixels):
                 raise InvalidInput.at(field, got=f"{pixels} pixels in all", expected=f"at most {most} in a request")
-            with turns.room(0, pixels, priority):
+            with queue.room(0, pixels, priority):
                 rows = np.empty((len(given), *self.spec.shape), self.spec.dtype)
                 weights = [ITEM_WEIGHT + size for size in sizes]
-                await turns.take(partial(self._decode, given, rows, field), weights, deadline, priority)
+                await queue.take(partial(self._decode, given, rows, field), weights, deadline, priority)
         return rows
 
     def _look(self, given: Sequence[bytes], sizes: list[int], field: str, place: int) -> None:

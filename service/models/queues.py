@@ -1,4 +1,4 @@
-"""Models at work: the tasks that work off their queues, begun when a model is opened and ended when it has gone.
+"""The queues of the models that are served: tasks that work them off, from the load of a model to its unloading.
 
 A task that dies of a fault of ours is logged, counted and begun again. If it keeps dying, or a batch never ends, the
 model is no longer well, and health says so.
@@ -13,18 +13,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from service.models.repository import ServedModel
+from service.models.model import ServedModel
 from service.observing.metrics import Metrics
 from service.scheduling.batching import BatchQueue, QueueConfig
 
 log = logging.getLogger(__name__)
 
 MOST_FAILURES = 5
-"""In a row: the sixth is the last. With these pauses that is three seconds of calls refused before we give up."""
+"""In a row: the sixth is the last. With these pauses calls fail for three seconds before the queue is dead."""
 PAUSE_SECONDS = 0.1
 """Before the first new beginning; twice as long before each further one."""
 STEADY_SECONDS = 60.0
-"""Who has worked for so long begins to count anew."""
+"""After so long without a failure the count begins anew."""
 
 
 def notice(task: asyncio.Task[Any]) -> asyncio.Task[Any]:
@@ -39,7 +39,7 @@ def _log_death(task: asyncio.Task[Any]) -> None:
 
 
 @dataclass(eq=False)
-class Running:
+class RunningModel:
     """A model and what works off its queues.
 
     Attributes:
@@ -53,23 +53,23 @@ class Running:
     dead: set[str] = field(default_factory=set)
 
 
-class RunningModels:
-    """Every model that is at work.
+class ModelQueues:
+    """The queues of every model that is served.
 
     Args:
-        metrics: hear of queues that die.
+        metrics: record queues that die.
     """
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
-        self._all: list[Running] = []
+        self._all: list[RunningModel] = []
 
     def start(self, model: ServedModel, config: QueueConfig) -> None:
-        """Begins to work off its queues, bounded as is said now: it may have changed since the model was opened."""
+        """Begins to work off its queues, with these bounds: they may have changed since the model was loaded."""
         name, version = model.key
-        one = Running(model, [])
-        for at, lane in model.lanes.items():
-            one.tasks.append(asyncio.create_task(self._work_off(one, at, lane), name=f"{name}/{version}/{at}"))
+        one = RunningModel(model, [])
+        for at, queue in model.queues.items():
+            one.tasks.append(asyncio.create_task(self._work_off(one, at, queue), name=f"{name}/{version}/{at}"))
         self._all.append(one)
         self._bound(model, config)
 
@@ -77,10 +77,10 @@ class RunningModels:
         """Whether it can answer: its queues are worked off, and no batch holds the device for long."""
         if any(one.dead for one in self._all if one.model is model):
             return False
-        lanes = (lane for one in self._all for lane in one.model.lanes.values())
-        return max((lane.running_seconds() for lane in lanes), default=0.0) <= stuck_seconds
+        queues = (queue for one in self._all for queue in one.model.queues.values())
+        return max((queue.running_seconds() for queue in queues), default=0.0) <= stuck_seconds
 
-    async def _work_off(self, one: Running, at: str, lane: BatchQueue) -> None:
+    async def _work_off(self, one: RunningModel, at: str, queue: BatchQueue) -> None:
         """Until it is drained, or has died too often."""
         labels = one.model.manifest.name, str(one.model.manifest.version), at
         failures = 0
@@ -88,30 +88,30 @@ class RunningModels:
             while failures <= MOST_FAILURES:
                 began = time.monotonic()
                 try:
-                    return await lane.run()
+                    return await queue.run()
                 except Exception:
-                    log.exception("the queue %s/%s/%s died, its callers were told", *labels)
+                    log.exception("the queue %s/%s/%s died, its clients were told", *labels)
                     self._metrics.queue_failures.labels(*labels).inc()
                 failures = 1 if time.monotonic() - began > STEADY_SECONDS else failures + 1
                 await asyncio.sleep(PAUSE_SECONDS * 2 ** (failures - 1))
             one.dead.add(at)
-            log.error("the queue %s/%s/%s died %d times in a row and is given up", *labels, failures)
+            log.error("the queue %s/%s/%s died %d times in a row and is not started again", *labels, failures)
         finally:
-            lane.close()
+            queue.close()
 
     def bound(self, config: QueueConfig) -> None:
         """From now on every queue has these bounds."""
         for one in self._all:
             self._bound(one.model, config)
 
-    def those_of(self, models: Sequence[ServedModel]) -> list[Running]:
+    def those_of(self, models: Sequence[ServedModel]) -> list[RunningModel]:
         """What works for these models."""
         return [one for one in self._all if any(one.model is model for model in models)]
 
-    async def retire(self, one: Running) -> None:
-        """All that waits in its queues is answered, then it is let go."""
-        for lane in one.model.lanes.values():
-            lane.drain()
+    async def retire(self, one: RunningModel) -> None:
+        """All that waits in its queues is answered, then nothing holds the model any more."""
+        for queue in one.model.queues.values():
+            queue.drain()
         # shielded: whoever waits here may be cancelled, what is accepted is answered all the same
         await asyncio.gather(*map(asyncio.shield, one.tasks))
         if one in self._all:
@@ -123,5 +123,5 @@ class RunningModels:
 
     @staticmethod
     def _bound(model: ServedModel, config: QueueConfig) -> None:
-        for lane in model.lanes.values():
-            lane.config = config
+        for queue in model.queues.values():
+            queue.config = config

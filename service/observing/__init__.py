@@ -1,1 +1,1 @@
-"""What the server tells of itself: metrics, and the monitor of its scores."""
+"""What the server reports of itself: metrics, and the monitor of its scores."""

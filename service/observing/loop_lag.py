@@ -1,4 +1,4 @@
-"""How late the event loop is: what every call waits for, whatever the queues say."""
+"""Measures how late the event loop is: every call waits for it, whatever the queues report."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ EVERY_SECONDS = 0.1
 
 
 async def watch(observe: Callable[[float], None], every_seconds: float = EVERY_SECONDS) -> None:
-    """Tells how many seconds late each of its timers was, until it is cancelled."""
+    """Reports how many seconds late each of its timers was, until it is cancelled."""
     while True:
         started = time.monotonic()
         await asyncio.sleep(every_seconds)

@@ -1,16 +1,16 @@
 """The live monitor of one model version: do the rows that are scored still look like the calibration rows?
 
-If they do not, p-values promise nothing. Three looks, none of which needs labels:
+If they do not, p-values guarantee nothing. There are three tests, none of which needs labels:
 
- 1. Evidence, which may be looked at after every row. The monitor bets that the next row is stranger than it should be
-    (`evidence`). If scored and calibration rows are exchangeable its capital ever reaches 1 / level with a probability
-    of at most level, however long the service runs (Ville). The alarm raised there stays until the version is opened
-    again: a new version, or a restart. From the alarm on, rows are compared with what came before it, or else what is
-    strange would become usual by lasting; so evidence falls once a shift has gone.
+ 1. The e-process, which may be read after every row. The monitor bets that the next row is more out-of-distribution
+    than chance allows (`e_process`). If scored and calibration rows are exchangeable, its wealth ever reaches 1 / level
+    with a probability of at most level, however long the service runs (Ville). The alarm raised there stays until the
+    version is loaded again: a new version, or a restart. From the alarm on, rows are compared with the rows before it:
+    otherwise a shift that lasts would become the norm. So the wealth falls once a shift has ended.
  2. The window: the share of p-values <= alpha among the last rows, beside the band in which it lies with probability
-    1 - level at any one look. Says what is so now and clears by itself; looked at for years, it will stray.
- 3. Embeddings: how far their mean has moved from that of the calibration rows. Sees changes that the score does not.
-    The same kind of statement as the window's, over about as many of the last rows.
+    1 - level at any one time. It describes the present and clears by itself; over years it will leave the band.
+ 3. Embeddings: how far their mean has moved from that of the calibration rows. This sees changes that the score does
+    not. It is a statement of the same kind as the window's, over about as many of the last rows.
 
 Shapes: N rows of a request, K detectors, D dimensions of the embedding.
 """
@@ -29,12 +29,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentserve.conformal import num_small_p_values
-from service.observing.e_process import Capital, Ranks
+from service.observing.e_process import EProcess
+from service.observing.ranks import Ranks
 
 log = logging.getLogger(__name__)
 
 FEWEST_EMBEDDINGS = 100
-"""Below this a mean is not near enough to normal to alarm anyone."""
+"""With fewer rows, the mean is not near enough to normal for an alarm."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class MonitorConfig:
 
     Attributes:
         window_rows: scored rows that the window, and about as many that the mean embedding looks back on.
-        level: probability of an error, see the module; below 0.2, see `EmbeddingDrift`.
+        level: probability of a false alarm, see the module; below 0.2, see `EmbeddingDrift`.
     """
 
     window_rows: int = 1000
@@ -111,11 +112,11 @@ class Monitor:
         alpha: the bundle's, for the window.
         config: what counts as a shift.
         embeddings: mean and std [D] of the calibration rows' embeddings, if the bundle has them.
-        ranks: of these calibration scores, for whoever wants ties drawn by a seed of their own; default: by chance.
+        ranks: of these calibration scores, with ties drawn by a seed of the caller's; default: at random.
 
     Attributes:
         num_rows: scored so far.
-        alarm_row: the row that raised the alarm of the evidence, counted from 1, or None.
+        alarm_row: the row that raised the alarm of the e-process, counted from 1, or None.
         drift: of the embeddings, if the bundle says what to expect.
     """
 
@@ -135,16 +136,16 @@ class Monitor:
         self._name = name
         self._config = config
         self._ranks = ranks or Ranks(calibration)
-        self._capital = Capital()
+        self._e_process = EProcess()
         self._num_small = num_small_p_values(num, alpha)
         self._num_calibration_rows = num
-        # p <= alpha is: before this calibration row.
-        self._first_usual = self._ranks.keys[self._num_small - 1] if self._num_small else (-math.inf, -1.0)
+        # p <= alpha means: before this calibration row.
+        self._first_above_alpha = self._ranks.keys[self._num_small - 1] if self._num_small else (-math.inf, -1.0)
         self._window: deque[bool] = deque(maxlen=config.window_rows)
         self._num_small_seen = 0
 
     def observe(self, scores_NK: NDArray[Any] | None, embeddings_ND: NDArray[Any] | None) -> None:
-        """What was computed for one request. The first detector's scores count."""
+        """Takes what was computed for one request. Only the first detector's scores count."""
         if embeddings_ND is not None and self.drift:
             self.drift.observe(embeddings_ND)
         if scores_NK is not None:
@@ -154,41 +155,41 @@ class Monitor:
     def _observe_score(self, score: float) -> None:
         self.num_rows += 1
         key = self._ranks.key(score)
-        small = key < self._first_usual
+        small = key < self._first_above_alpha
         if len(self._window) == self._config.window_rows:
             self._num_small_seen -= self._window[0]
         self._window.append(small)
         self._num_small_seen += small
         place = self._ranks.place(key)
-        self._capital.bet(*self._ranks.interval(place))
+        self._e_process.bet(*self._ranks.interval(place))
         if self.alarm_row is None:
             self._ranks.learn(place)
-            if self._capital.total >= 1 / self._config.level:
+            if self._e_process.wealth >= 1 / self._config.level:
                 self.alarm_row = self.num_rows
                 log.warning("%s: scored rows are not like the calibration rows (row %d)", self._name, self.num_rows)
 
     @property
-    def evidence(self) -> float:
-        """Log10 of the capital: 0 at the start, the alarm at -log10(level)."""
-        return math.log10(self._capital.total)
+    def log10_wealth(self) -> float:
+        """Log10 of the e-process' wealth: 0 at the start; the alarm is raised at -log10(level)."""
+        return math.log10(self._e_process.wealth)
 
     @property
     def share(self) -> float:
-        """Of the window's rows, those with p <= alpha; ties at alpha broken at random. NaN without rows."""
+        """Share of the window's rows with p <= alpha; ties at alpha are broken at random. NaN without rows."""
         return self._num_small_seen / len(self._window) if self._window else math.nan
 
     @property
     def band(self) -> tuple[float, float]:
-        """Between these the share lies, both included, with probability 1 - level at any one look."""
+        """The share lies between these, both included, with probability 1 - level at any one time."""
         num = len(self._window)
         low, high = band(num, self._num_small, self._num_calibration_rows, self._config.level)
         return (low / num, high / num) if num else (math.nan, math.nan)
 
     @property
     def alarms(self) -> dict[str, bool]:
-        """By kind: `evidence` stays; `window`, and `embedding` where it is watched, say what is so now."""
+        """By kind: `e_process` stays raised; `window`, and `embedding` where it is monitored, describe the present."""
         low, high = self.band
-        alarms = {"evidence": self.alarm_row is not None, "window": self.share < low or self.share > high}
+        alarms = {"e_process": self.alarm_row is not None, "window": self.share < low or self.share > high}
         return alarms | ({"embedding": self.drift.alarm} if self.drift else {})
 
 

@@ -1,22 +1,20 @@
-"""What one queue tells of itself, as metrics."""
+"""Records in the metrics what one queue reports of itself."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from service.engine.engine import Engine
 from service.observing.metrics import Metrics
 
 
-class LaneMetrics:
-    """Tells the metrics what happens in one queue. Children are looked up once, not per row."""
+class QueueMetrics:
+    """Records what happens in one queue of a model version. Children are looked up once, not per row."""
 
-    def __init__(self, metrics: Metrics, engine: Engine, lane: str) -> None:
-        labels = (engine.manifest.name, str(engine.manifest.version), lane)
-        self._engine = engine
+    def __init__(self, metrics: Metrics, model: str, version: int, queue: str) -> None:
+        labels = (model, str(version), queue)
         self._oldest = metrics.queue_oldest_seconds.labels(*labels)
         self._pad_seconds = metrics.pad_seconds.labels(*labels)
-        self._batches = {cut: metrics.batches.labels(*labels, cut) for cut in ("full", "free", "window")}
+        self._batches = {why: metrics.batches.labels(*labels, why) for why in ("full", "free", "window")}
         self._rows = self._size_bytes = 0
         metrics.queue_rows.labels(*labels).set_function(lambda: self._rows)
         metrics.queue_bytes.labels(*labels).set_function(lambda: self._size_bytes)
@@ -39,7 +37,7 @@ class LaneMetrics:
         """See `observer.Observer`."""
         self._dropped[reason].inc(rows)
 
-    def cut(self, why: str) -> None:
+    def formed(self, why: str) -> None:
         """See `observer.Observer`."""
         self._batches[why].inc()
 
@@ -59,6 +57,9 @@ class LaneMetrics:
         """See `observer.Observer`."""
         self._batch_rows.observe(rows)
         self._execute_seconds.observe(seconds)
-        self._pad_seconds.observe(self._engine.pad_seconds)
-        self._padding_rows.inc(self._engine.padding(rows))
         self._dead_work_rows.inc(dead_rows)
+
+    def padded(self, rows: int, seconds: float) -> None:
+        """A batch was filled up with so many rows; it took so long to put it together."""
+        self._padding_rows.inc(rows)
+        self._pad_seconds.observe(seconds)

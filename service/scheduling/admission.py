@@ -1,13 +1,13 @@
-"""The door of a queue: room for rows is kept from the moment that a request is known, before anything of it is decoded.
+"""Admission to a queue: room for rows is reserved when a request is known, before anything of it is decoded.
 
 The contract, each point of which has a test in tests/service/scheduling/test_admission.py:
 
- 1. What is kept counts like what waits, against the queue's bounds in rows and bytes. Over them, while draining and
-    past the deadline a request is refused at once, and counted.
- 2. Rows for which room is kept become rows that wait without being asked again.
+ 1. What is reserved counts like what waits, against the queue's bounds in rows and bytes. Over them, while draining
+    and past the deadline a request is rejected at once, and counted.
+ 2. Rows for which room is reserved come to wait without another check.
  3. Room is given back exactly once, whichever way the request goes; if its rows never come to wait, they are counted
     by why.
- 4. Callers of low priority come in only while less than half of the room is taken, so that they shut out nobody.
+ 4. Requests of low priority are admitted only while less than half of the room is taken, so that they shut out nobody.
 
 One event loop, not thread-safe.
 """
@@ -48,18 +48,18 @@ class QueueConfig:
     window_seconds: float = 0.0
 
 
-class Place:
-    """Room kept for rows that are on their way. A `with` block gives back what was not used.
+class Reservation:
+    """Room reserved for rows that are on their way. A `with` block gives back what was not used.
 
     Attributes:
         rows: for which there is room.
         size_bytes: of them.
-        deadline: of their caller.
-        kept: whether the room is still held.
+        deadline: of their request.
+        kept: whether the room is still reserved.
     """
 
-    def __init__(self, door: Door, rows: int, size_bytes: int, deadline: float) -> None:
-        self._door = door
+    def __init__(self, admission: Admission, rows: int, size_bytes: int, deadline: float) -> None:
+        self._admission = admission
         self.rows = rows
         self.size_bytes = size_bytes
         self.deadline = deadline
@@ -70,18 +70,18 @@ class Place:
         return self.kept and rows <= self.rows and size_bytes <= self.size_bytes
 
     def use(self) -> None:
-        """Its rows come to wait this moment. Raises Unavailable if nobody serves the queue any more."""
-        if self._door.closed:
+        """Its rows begin to wait now. Raises Unavailable if nobody serves the queue any more."""
+        if self._admission.closed:
             raise Unavailable("the server stopped before the rows ran")
         self.kept = False
-        self._door.forget(self)  # whoever lets them wait tells of it
+        self._admission.forget(self)  # whoever lets them wait tells of it
 
     def give_back(self) -> None:
         """Gives the room back; once, however often it is called."""
         if self.kept:
             self.kept = False
-            self._door.forget(self)
-            self._door.changed()
+            self._admission.forget(self)
+            self._admission.changed()
 
     def __enter__(self) -> Self:
         return self
@@ -90,24 +90,24 @@ class Place:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self.kept:
-            self._door.lost(self, error)
+            self._admission.lost(self, error)
             self.give_back()
 
 
-class Door:
-    """Of one queue.
+class Admission:
+    """Admits requests to one queue.
 
     Args:
         waiting: what waits behind it.
         retry_after: seconds until so many rows that are held will have run.
-        dropped: is told of rows that do not come in, by reason.
-        changed: is told that room was given back.
+        dropped: called with rows that are not admitted, by reason.
+        changed: called when room was given back.
         clock: seconds, monotonic.
 
     Attributes:
-        rows: for which room is kept.
+        rows: for which room is reserved.
         size_bytes: of them.
-        shut: refuses what comes; for what is kept rows may still come.
+        shut: rejects what comes; rows for which room is reserved may still come.
         closed: nobody serves the queue any more.
     """
 
@@ -124,19 +124,19 @@ class Door:
         self._dropped = dropped
         self.changed = changed
         self._clock = clock
-        self._arrivals: dict[Place, float] = {}  # the oldest first
+        self._arrivals: dict[Reservation, float] = {}  # the oldest first
         self.rows = 0
         self.size_bytes = 0
         self.shut = False
         self.closed = False
 
-    def enter(self, bounds: QueueConfig, rows: int, size_bytes: int, deadline: float, priority: int) -> Place:
-        """Keeps room.
+    def enter(self, bounds: QueueConfig, rows: int, size_bytes: int, deadline: float, priority: int) -> Reservation:
+        """Reserves room.
 
         Raises:
             Unavailable: draining.
             DeadlineExceeded: the deadline has passed.
-            Overloaded: there is no room; says when to come again.
+            Overloaded: there is no room; says when to retry.
         """
         if self.shut:
             self._dropped("draining", rows)
@@ -156,33 +156,33 @@ class Door:
             )
         self.rows += rows
         self.size_bytes += size_bytes
-        place = Place(self, rows, size_bytes, deadline)
-        self._arrivals[place] = self._clock()
-        return place
+        reservation = Reservation(self, rows, size_bytes, deadline)
+        self._arrivals[reservation] = self._clock()
+        return reservation
 
     def first_arrival(self) -> float:
-        """When the oldest came of those for whose rows room is kept; infinity if there are none."""
+        """When the oldest came of the requests that hold reservations; infinity if there are none."""
         return next(iter(self._arrivals.values()), math.inf)
 
-    def forget(self, place: Place) -> None:
+    def forget(self, reservation: Reservation) -> None:
         """Its room is free again."""
-        del self._arrivals[place]
-        self.rows -= place.rows
-        self.size_bytes -= place.size_bytes
+        del self._arrivals[reservation]
+        self.rows -= reservation.rows
+        self.size_bytes -= reservation.size_bytes
 
-    def lost(self, place: Place, error: BaseException | None) -> None:
-        """Rows for which room was kept will not come: tells why."""
+    def lost(self, reservation: Reservation, error: BaseException | None) -> None:
+        """Rows for which room was reserved will not come: counts them by why."""
         reason = reason_of(error)
-        has_expired = reason == "cancelled" and place.deadline <= self._clock()
-        self._dropped("expired" if has_expired else reason, place.rows)
+        has_expired = reason == "cancelled" and reservation.deadline <= self._clock()
+        self._dropped("expired" if has_expired else reason, reservation.rows)
 
 
 LOW_SHARE = 0.5
-"""Of the room that callers of low priority may find taken and still come in."""
+"""Of the room that may be taken while requests of low priority are still admitted."""
 
 
 def lets_in(priority: int, taken: float) -> bool:
-    """Whether one of this priority comes in, of the room a share being taken."""
+    """Whether a request of this priority is admitted while such a share of the room is taken."""
     return priority >= 0 or taken < LOW_SHARE
 
 

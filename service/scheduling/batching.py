@@ -2,19 +2,19 @@
 
 The contract, each point of which has a test in tests/service/scheduling/test_batching.py:
 
- 1. Rows are counted, not requests. A batch is cut late: when the engine is free, from all that waits, up to
-    `max_batch_rows`. A request larger than that is cut into pieces. With `window_seconds` a batch that is not full
+ 1. Rows are counted, not requests. A batch is formed late: when the engine is free, from all that waits, up to
+    `max_batch_rows`. A request larger than that is split into pieces. With `window_seconds` a batch that is not full
     waits that long after its first arrival, no longer, and no longer than deadlines allow. Nothing polls or sleeps.
  2. Highest priority first; within a priority the earliest deadline first; then the earliest arrival.
  3. What has expired or been cancelled is dropped before it costs a forward pass, and counted. Under overload so is what
-    would expire inside the next batch, and batches are cut so that they fit into the deadlines they serve, as far as
-    that leaves the others at least half of their throughput (`cutting`).
- 4. Neighbours never feel each other. A caller who cancels leaves the others whole. A batch that fails is run again
-    in halves, until what fails is one request alone.
+    would expire inside the next batch, and batches are formed so that they fit into the deadlines they serve, as far as
+    that leaves the others at least half of their throughput (`formation`).
+ 4. Co-batched requests do not affect each other. A client that cancels leaves the others whole. A batch that fails is
+    run again in halves, until what fails is one request alone.
  5. n rows in, n rows out, in order; each future is resolved exactly once, and each row counted once: run or dropped.
- 6. The queue is bounded in rows and in bytes, those that `reserve` keeps room for included (`door`). Over it both raise
-    Overloaded at once, with a hint when to come again. Expired work raises DeadlineExceeded. While draining they raise
-    Unavailable; what was accepted is still answered.
+ 6. The queue is bounded in rows and in bytes, those that `reserve` keeps room for included (`admission`). Over the
+    bounds both raise Overloaded at once, with a hint when to retry. Expired work raises DeadlineExceeded. While
+    draining they raise Unavailable; what was accepted is still answered.
  7. Queues that share a `slot` (one device) take turns, batch by batch.
 
 Knows asyncio and numpy: no gRPC, no ONNX Runtime, no Prometheus. One event loop, not thread-safe.
@@ -32,13 +32,11 @@ from typing import Any
 from numpy.typing import NDArray
 
 from latentserve.errors import DeadlineExceeded, InternalError, Unavailable
-from service.scheduling.admission import Door, Place
+from service.scheduling.admission import Admission, Reservation
 from service.scheduling.admission import QueueConfig as QueueConfig
-from service.scheduling.formation import Cutter
+from service.scheduling.formation import BatchFormation
 from service.scheduling.observer import Observer, Tolerant
-from service.scheduling.pieces import Execute, checked
-from service.scheduling.pieces import Piece as Piece
-from service.scheduling.queue import Job, Slice, Tensors, WaitingLine
+from service.scheduling.queue import Execute, Job, Piece, PriorityQueue, Slice, Tensors, checked
 
 
 class BatchQueue:
@@ -65,14 +63,14 @@ class BatchQueue:
         self._slot = slot
         self._observer: Observer = Tolerant(observer)
         self._clock = clock
-        self._line = WaitingLine[Job]()
+        self._waiting = PriorityQueue[Job]()
         self._jobs: set[Job] = set()
         self._changed = asyncio.Event()
         self._draining = False
-        self._cutter = Cutter()
+        self._formation = BatchFormation()
         self._under_way: dict[Slice, float] = {}
         self.backlog: Callable[[], float] = lambda: 0.0  # seconds until rows being read will have been; for the hint
-        self._door = Door(self._line, self._seconds, self._observer.dropped, self._on_room, clock)
+        self._admission = Admission(self._waiting, self._seconds, self._observer.dropped, self._on_room, clock)
 
     @property
     def config(self) -> QueueConfig:
@@ -84,12 +82,12 @@ class BatchQueue:
         self._config = config
         self._changed.set()
 
-    def reserve(self, rows: int, size_bytes: int, deadline: float = math.inf, priority: int = 0) -> Place:
+    def reserve(self, rows: int, size_bytes: int, deadline: float = math.inf, priority: int = 0) -> Reservation:
         """Keeps room for rows that are still to be read. Raises as `submit` does if there is none."""
         self._drop_expired()
-        place = self._door.enter(self.config, rows, size_bytes, deadline, priority)
+        reservation = self._admission.enter(self.config, rows, size_bytes, deadline, priority)
         self._tell_queue()
-        return place
+        return reservation
 
     async def submit(
         self,
@@ -97,9 +95,9 @@ class BatchQueue:
         wants: frozenset[str],
         deadline: float = math.inf,
         priority: int = 0,
-        place: Place | None = None,
+        reservation: Reservation | None = None,
     ) -> Tensors:
-        """Waits for the wanted tensors, one row each per row given; with a place that they fit in they are not refused.
+        """Waits for the wanted tensors, one row each per row given; rows that fit their reservation are admitted.
 
         Raises:
             Overloaded: the queue is full.
@@ -107,10 +105,10 @@ class BatchQueue:
             Unavailable: draining.
             Exception: whatever `execute` raised for these rows alone.
         """
-        self._let_in(rows, deadline, priority, place)
+        self._let_in(rows, deadline, priority, reservation)
         future: asyncio.Future[Tensors] = asyncio.get_running_loop().create_future()
         job = Job(rows, wants, deadline, priority, self._clock(), future, len(rows))
-        self._line.add(job)
+        self._waiting.add(job)
         self._jobs.add(job)
         self._tell_queue()
         self._changed.set()
@@ -129,11 +127,11 @@ class BatchQueue:
         """
         try:
             while not self._is_over():
-                await self._until(lambda: self._line.rows > 0 or self._is_over())
+                await self._until(lambda: self._waiting.rows > 0 or self._is_over())
                 await self._fill_window()
                 async with self._slot:
                     batch = self._gather()
-                    # Nothing to run though rows wait: their callers were cancelled this very moment; let them leave.
+                    # Nothing to run though rows wait: their calls were cancelled this very moment; let them leave.
                     await (self._run_batch(batch) if batch else asyncio.sleep(0))
         except Exception:
             self._abandon("failed", InternalError("the queue failed before the rows ran; the server's log says why"))
@@ -143,38 +141,38 @@ class BatchQueue:
             raise
 
     def drain(self) -> None:
-        """Refuses what comes from now on; `run` returns when what has been accepted is answered."""
-        self._draining = self._door.shut = True
+        """Rejects what comes from now on; `run` returns when what has been accepted is answered."""
+        self._draining = self._admission.shut = True
         self._changed.set()
 
     def close(self) -> None:
-        """Refuses what comes from now on, and what waits: nobody will run it."""
+        """Rejects what comes from now on, and what waits: nobody will run it."""
         self.drain()
-        self._door.closed = True
+        self._admission.closed = True
         self._abandon("draining", Unavailable("the server stopped before the rows ran"))
 
     def _is_over(self) -> bool:
-        return self._draining and self._line.rows + self._door.rows == 0
+        return self._draining and self._waiting.rows + self._admission.rows == 0
 
     def oldest_age(self) -> float:
         """Seconds that the oldest row has waited to run or to be read; 0 if none waits."""
-        return max(self._clock() - min(self._line.first_arrival(), self._door.first_arrival()), 0.0)
+        return max(self._clock() - min(self._waiting.first_arrival(), self._admission.first_arrival()), 0.0)
 
     def running_seconds(self) -> float:
         """How long the batch that runs now has been running; 0 if none does."""
         return max((self._clock() - started for started in self._under_way.values()), default=0.0)
 
-    def _let_in(self, rows: NDArray[Any], deadline: float, priority: int, place: Place | None) -> None:
-        if place is not None and place.fits(len(rows), rows.nbytes):
-            place.use()
+    def _let_in(self, rows: NDArray[Any], deadline: float, priority: int, reservation: Reservation | None) -> None:
+        if reservation is not None and reservation.fits(len(rows), rows.nbytes):
+            reservation.use()
             return
-        if place is not None:
-            place.give_back()
+        if reservation is not None:
+            reservation.give_back()
         self.reserve(len(rows), rows.nbytes, deadline, priority).give_back()
 
     def _seconds(self, rows: int) -> float:
-        pace = self._cutter.pace
-        return max(pace.seconds(rows) if pace.known else 1.0, self.backlog() if self._door.rows else 0.0)
+        pace = self._formation.pace
+        return max(pace.seconds(rows) if pace.known else 1.0, self.backlog() if self._admission.rows else 0.0)
 
     def _on_room(self) -> None:
         self._tell_queue()
@@ -188,30 +186,30 @@ class BatchQueue:
     async def _fill_window(self) -> None:
         """Waits for more rows until the window ends. Whoever comes meanwhile may end it earlier."""
         with contextlib.suppress(TimeoutError):
-            while 0 < self._line.rows < self.config.max_batch_rows and not self._draining:
-                left = self._cutter.window_end(self._line, self.config.window_seconds) - self._clock()
+            while 0 < self._waiting.rows < self.config.max_batch_rows and not self._draining:
+                left = self._formation.window_end(self._waiting, self.config.window_seconds) - self._clock()
                 if left <= 0:
                     return
                 self._changed.clear()
                 await asyncio.wait_for(self._changed.wait(), left)
 
     def _gather(self) -> list[Slice]:
-        """Cuts a batch, now and no earlier: the most urgent rows that are still wanted."""
-        line, cutter, whole = self._line, self._cutter, self.config.max_batch_rows
+        """Forms a batch, now and no earlier: the most urgent rows that are still wanted."""
+        waiting, formation, whole = self._waiting, self._formation, self.config.max_batch_rows
         self._drop_expired()
-        self._drop_expired(cutter.margin(line.rows, cutter.smallest(whole)))
-        num_rows = cutter.rows(line.most_urgent(), self._clock(), whole)
-        self._drop_expired(cutter.margin(line.rows, num_rows))
+        self._drop_expired(formation.margin(waiting.rows, formation.smallest(whole)))
+        num_rows = formation.rows(waiting.most_urgent(), self._clock(), whole)
+        self._drop_expired(formation.margin(waiting.rows, num_rows))
         now = self._clock()
-        self._under_way = dict.fromkeys(line.take(whole), now)
-        batch, others = cutter.share(list(self._under_way), num_rows, whole)
-        line.put_back(others)
+        self._under_way = dict.fromkeys(waiting.take(whole), now)
+        batch, others = formation.share(list(self._under_way), num_rows, whole)
+        waiting.put_back(others)
         self._under_way = dict.fromkeys(batch, now)
         for part in batch:
             self._observer.waited(now - part.job.arrived, part.num_rows)
         if batch:
             full = sum(part.num_rows for part in batch) == whole
-            self._observer.cut("full" if full else "window" if self.config.window_seconds else "free")
+            self._observer.formed("full" if full else "window" if self.config.window_seconds else "free")
         self._tell_queue()
         return batch
 
@@ -233,7 +231,7 @@ class BatchQueue:
         if error is not None:
             await self._after_failure(batch, error)
             return
-        self._cutter.learn(num_rows, ended - started, self.config.max_batch_rows)
+        self._formation.learn(num_rows, ended - started, self.config.max_batch_rows)
         for part, tensors in zip(batch, results, strict=True):
             self._settle(part)
             part.job.deliver(part.start, tensors)
@@ -248,7 +246,7 @@ class BatchQueue:
         self._fail(batch[0].job, error, "failed")
 
     def _still_wanted(self, part: Slice) -> bool:
-        """False, and counted, if the caller left between the cut and now (a batch that is run again)."""
+        """False, and counted, if the client left after the batch was formed (a batch that is run again)."""
         job = part.job
         expired = not job.future.done() and job.deadline <= self._clock()
         if expired:
@@ -274,7 +272,7 @@ class BatchQueue:
             self._fail(job, error, reason)
 
     def _drop_expired(self, margin: float = 0.0) -> None:
-        for job in self._line.pop_expired(self._clock() + margin):
+        for job in self._waiting.pop_expired(self._clock() + margin):
             self._expire(job)
 
     def _expire(self, job: Job) -> None:
@@ -284,7 +282,7 @@ class BatchQueue:
         self._fail(job, DeadlineExceeded(f"the deadline {why}"), "expired")
 
     def _drop(self, job: Job, reason: str) -> None:
-        if num_rows := self._line.leave(job):
+        if num_rows := self._waiting.leave(job):
             self._observer.dropped(reason, num_rows)
         self._tell_queue()
 
@@ -295,5 +293,5 @@ class BatchQueue:
             job.future.set_exception(error)
 
     def _tell_queue(self) -> None:
-        door = self._door
-        self._observer.queued(self._line.rows + door.rows, self._line.size_bytes + door.size_bytes)
+        admission = self._admission
+        self._observer.queued(self._waiting.rows + admission.rows, self._waiting.size_bytes + admission.size_bytes)

@@ -1,17 +1,17 @@
-"""Turns at the threads that decode: whose files are decoded when, and whose not at all.
+"""The queue before the threads that decode: whose files are decoded when, and whose not at all.
 
 The contract, each point of which has a test in tests/service/scheduling/test_decoding_queue.py:
 
  1. As many units are at work as there are CPUs. The next one is picked when one of them is done, no earlier: the most
-    urgent files by the order in which rows run (`waiting`): priority, then deadline, then arrival. Requests that are
+    urgent files by the order in which rows run (`queue`): priority, then deadline, then arrival. Requests that are
     equally urgent take turns, unit by unit: one of a single file does not wait for one of a thousand.
  2. A unit is a few files of one request, and one alone if it is large. What is more urgent than all that are at work
     does not wait for one of them to end: there is one thread more than CPUs for it.
- 3. Files whose caller has cancelled, whose deadline has passed or of whose request another one is broken are not
+ 3. Files whose client has cancelled, whose deadline has passed or of whose request another one is broken are not
     decoded. While others wait, neither are those of a request that could not be decoded in time at the pace learned.
  4. Bytes and pixels that wait or are at work are bounded. Over it `room` raises Overloaded at once, with a hint when
-    to come again. Callers of low priority come in only while less than half is taken.
- 5. Each caller's future is resolved exactly once; what it waited for is given back then.
+    to retry. Requests of low priority are admitted only while less than half is taken.
+ 5. Each request's future is resolved exactly once; what it waited for is given back then.
 
 Knows asyncio and threads: no files, no gRPC, no ONNX Runtime, no Prometheus. One event loop, not thread-safe.
 """
@@ -32,7 +32,7 @@ from latentserve.cpus import available_cpus
 from latentserve.errors import DeadlineExceeded, Overloaded, Unavailable
 from service.scheduling.admission import lets_in
 from service.scheduling.pace import Pace
-from service.scheduling.queue import Part, WaitingLine
+from service.scheduling.queue import Part, PriorityQueue
 
 UNIT_ITEMS = 8
 """Files of a unit at most: enough to hide the cost of handing them over."""
@@ -43,7 +43,7 @@ ITEM_WEIGHT = 5_000
 
 
 @dataclass(frozen=True)
-class TurnsConfig:
+class DecodingConfig:
     """What may wait to be decoded or be decoded, of all models together.
 
     Attributes:
@@ -62,12 +62,12 @@ class Files:
     Attributes:
         work: does one, by its place.
         weights: of each, in pixels.
-        deadline: on the clock of the turns.
+        deadline: on the clock of the queue.
         priority: larger goes first.
         arrived: on that clock.
         future: resolved when the last one is done.
         num_rows: how many there are.
-        counted: whether they are told of when they are done.
+        counted: whether they are reported when they are done.
         taken: how many have gone to work.
         place: among the arrivals.
         num_units: at work now.
@@ -98,7 +98,7 @@ class Files:
         return -self.priority, self.deadline
 
     @property
-    def has_gone(self) -> bool:
+    def is_unwanted(self) -> bool:
         """Whether nobody waits for them any more."""
         future = self.future
         return future.cancelled() or (future.done() and isinstance(future.exception(), DeadlineExceeded))
@@ -108,14 +108,14 @@ class Files:
         self.work = None
 
 
-class Turns:
-    """In front of the threads that decode for all models.
+class DecodingQueue:
+    """Files of all models wait in it for the threads that decode.
 
     Args:
         pool: the threads, one more than CPUs.
         config: bounds.
         num_cpus: units at work at once, but for one that is more urgent than they are.
-        decoded: is told of files that were done, and of how many of them nobody waited for any more.
+        decoded: called with how many files were done, and of how many of them nobody waited for any more.
         clock: seconds, monotonic; deadlines are on this clock.
 
     Attributes:
@@ -126,7 +126,7 @@ class Turns:
     def __init__(
         self,
         pool: Executor,
-        config: TurnsConfig = TurnsConfig(),
+        config: DecodingConfig = DecodingConfig(),
         num_cpus: int = 0,
         decoded: Callable[[int, int], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -136,7 +136,7 @@ class Turns:
         self._num_cpus = num_cpus or available_cpus()
         self._decoded = decoded
         self._clock = clock
-        self._line = WaitingLine[Files]()
+        self._waiting = PriorityQueue[Files]()
         self._pace = Pace()
         self._at_work: list[Files] = []  # once for each of their units
         self._weight = 0  # of all that waits or is at work
@@ -188,7 +188,7 @@ class Turns:
         """
         future = asyncio.get_running_loop().create_future()
         files = Files(work, weights, deadline, priority, self._clock(), future, len(weights), counted)
-        self._line.add(files)
+        self._waiting.add(files)
         self._weight += sum(weights)
         self._pick()
         try:
@@ -207,16 +207,16 @@ class Turns:
     def _pick(self) -> None:
         """Begins with the most urgent files that are still wanted, as long as there is a thread for them."""
         while True:
-            for files in self._line.pop_expired(self._clock()):
+            for files in self._waiting.pop_expired(self._clock()):
                 self._expire(files)
-            urgent = self._line.most_urgent()
+            urgent = self._waiting.most_urgent()
             if urgent is None or not self._has_thread(urgent):
                 return
             if self._is_hopeless(urgent):
                 self._expire(urgent)
             else:
-                self._start(self._line.take(_unit(urgent))[0])
-                self._line.let_pass(urgent)
+                self._start(self._waiting.take(_unit(urgent))[0])
+                self._waiting.let_pass(urgent)
 
     def _has_thread(self, files: Files) -> bool:
         left = self._num_cpus - len(self._at_work)
@@ -224,7 +224,7 @@ class Turns:
 
     def _is_hopeless(self, files: Files) -> bool:
         """Whether it could not be done in time even with all threads, while others wait for them."""
-        if files.deadline == math.inf or not self._pace.known or self._line.rows <= files.waiting:
+        if files.deadline == math.inf or not self._pace.known or self._waiting.rows <= files.waiting:
             return False
         return self._clock() + self._seconds(sum(files.weights[files.taken :])) > files.deadline
 
@@ -251,7 +251,7 @@ class Turns:
             if num_done:
                 self._pace.learn(sum(files.weights[start : start + num_done]), seconds)
             if self._decoded is not None and files.counted:
-                self._decoded(num_done, num_done if files.has_gone else 0)
+                self._decoded(num_done, num_done if files.is_unwanted else 0)
         if not files.future.done():
             if error is not None:
                 files.future.set_exception(error)
@@ -267,7 +267,7 @@ class Turns:
 
     def _leave(self, files: Files) -> None:
         self._weight -= sum(files.weights[files.taken :])
-        self._line.leave(files)
+        self._waiting.leave(files)
 
 
 def _unit(files: Files) -> int:

@@ -1,13 +1,13 @@
-"""How many rows the next batch takes, and whose: small batches for callers in a hurry, paid for by nobody else.
+"""How a batch is formed: of how many rows, and whose. Small batches serve requests in a hurry at nobody else's cost.
 
-A batch answers all its rows at its end, so a caller in a hurry is served by a small one. But a batch costs an overhead
+A batch answers all its rows at its end, so a request in a hurry is served by a small one. But a batch costs an overhead
 however small it is, and rows that do not fit wait. Two accounts bound what that costs the others (ADR 19):
 
- 1. Time. Cutting may waste `SHARE` of the engine's time and no more. A caller who could be saved only by wasting more
-    is not saved, and no batch is cut for him.
- 2. Rows. A cut batch keeps places for those whom a whole batch suits: `KEPT` of what whole batches would give them.
+ 1. Time. Small batches may waste `SHARE` of the engine's time and no more. A request that could be saved only by
+    wasting more is not saved, and no small batch is formed for it.
+ 2. Rows. A small batch keeps places for those whom a whole batch suits: `KEPT` of what whole batches would give them.
 
-Together: beside callers who fill up to a quarter of a batch, all others keep at least half of their throughput,
+Together: beside clients that fill up to a quarter of a batch, all others keep at least half of their throughput,
 whatever deadlines and priorities those ask for, and whatever a batch costs.
 """
 
@@ -17,7 +17,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from service.scheduling.pace import SLOW, Pace
-from service.scheduling.queue import Job, Slice, WaitingLine, split
+from service.scheduling.queue import Job, PriorityQueue, Slice, split
 
 SHARE = 0.25
 """Of the engine's time. With `KEPT` it leaves half; half as much saved fewer in a hurry than it was worth (ADR 19)."""
@@ -25,8 +25,8 @@ KEPT = 2 / 3
 """Of the rows that whole batches would have run; with a quarter of their places taken by others, that is half."""
 
 
-class Cutter:
-    """Decides on the size of each batch, and learns from those that ran.
+class BatchFormation:
+    """Decides on the rows of each batch, and learns from those that ran.
 
     Attributes:
         pace: what batches take.
@@ -40,7 +40,7 @@ class Cutter:
 
     def smallest(self, whole: int) -> int:
         """Rows of the smallest batch that account 1 can pay for, of at most `whole`."""
-        return self.pace.smallest_worth_cutting(whole, SHARE, self._credit_seconds) if self.pace.known else whole
+        return self.pace.smallest_worth_forming(whole, SHARE, self._credit_seconds) if self.pace.known else whole
 
     def margin(self, waiting: int, num_rows: int) -> float:
         """Seconds that a row must have left to go into a batch of so many, if more of them wait; else it is dropped."""
@@ -49,8 +49,8 @@ class Cutter:
     def rows(self, urgent: Job | None, now: float, whole: int) -> int:
         """Rows of the next batch, at most `whole`.
 
-        A batch may take half of what the most urgent caller gave in all: then rows that arrive while one batch runs are
-        answered by the next. Where that is too dear, it may take what he has left.
+        A batch may take half of what the most urgent request gave in all: rows that arrive while one batch runs are
+        then answered by the next. Where that is too dear, it may take what is left of it.
         """
         if urgent is None or urgent.deadline == math.inf or not self.pace.known:
             return whole
@@ -61,7 +61,7 @@ class Cutter:
         return min(fitting, whole)
 
     def share(self, parts: Sequence[Slice], num_rows: int, whole: int) -> tuple[list[Slice], list[Slice]]:
-        """What of a whole batch goes into one of `num_rows`, and what goes back into the line."""
+        """What of a whole batch goes into one of `num_rows`, and what goes back into the queue."""
         in_order, others = split(parts, num_rows)
         self._cut_short = bool(others)
         if not self.pace.known:
@@ -79,15 +79,15 @@ class Cutter:
         self._owed_rows = min(max(owed, -whole), whole) if others or num_rows >= whole else 0.0
         return in_order, others
 
-    def window_end(self, line: WaitingLine[Job], window_seconds: float) -> float:
+    def window_end(self, waiting: PriorityQueue[Job], window_seconds: float) -> float:
         """So long after the first arrival, or when half of the time is gone until the earliest deadline.
 
         Sooner if a batch may take more than the other half.
         """
-        end, first = line.first_arrival() + window_seconds, line.earliest()
+        end, first = waiting.first_arrival() + window_seconds, waiting.earliest()
         if first is None:
             return end
-        run = self.pace.slow_seconds(line.rows) if self.pace.known else 0.0
+        run = self.pace.slow_seconds(waiting.rows) if self.pace.known else 0.0
         return min(end, first.deadline - max(run, (first.deadline - first.arrived) / 2))
 
     def learn(self, num_rows: int, seconds: float, whole: int) -> None:
@@ -102,7 +102,7 @@ class Cutter:
 
 
 def _parted(parts: Iterable[Slice], seconds: float) -> tuple[list[Slice], list[Slice]]:
-    """Those of callers who gave at least so long, whom whole batches answer in time, and those who are in a hurry."""
+    """Those that gave at least so long, which whole batches answer in time, and those in a hurry."""
     patient: list[Slice] = []
     hurried: list[Slice] = []
     for part in parts:

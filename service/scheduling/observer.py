@@ -1,4 +1,4 @@
-"""What a queue tells of itself, and to whom."""
+"""What a queue reports of itself, and to whom."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ log = logging.getLogger(__name__)
 
 
 class Observer(Protocol):
-    """Is told what happens. Must be quick; what it raises is logged and disturbs nobody.
+    """Hears what happens. Must be quick; what it raises is logged and disturbs nobody.
 
     Every row that comes to `reserve` or `submit` ends in one call of `ran` or of `dropped`, and in no more.
     """
 
     def queued(self, rows: int, size_bytes: int) -> None:
-        """Rows and bytes that wait now, those that room is kept for included."""
+        """Rows and bytes that wait now, those that room is reserved for included."""
 
     def ran(self, rows: int) -> None:
-        """Rows that have their result, whether or not their caller is still there to take it."""
+        """Rows that have their result, whether or not their client is still there to take it."""
 
     def dropped(self, reason: str, rows: int) -> None:
         """Rows that have none: `full`, `draining`, `expired`, `cancelled`, `invalid` or `failed`."""
@@ -26,15 +26,15 @@ class Observer(Protocol):
     def waited(self, seconds: float, rows: int) -> None:
         """Rows left the queue for a batch after so long."""
 
-    def cut(self, why: str) -> None:
-        """A batch was cut: `full`, `free` (the engine was) or `window` (it had waited)."""
+    def formed(self, why: str) -> None:
+        """A batch was formed: `full`, `free` (the engine was) or `window` (it had waited)."""
 
     def executed(self, rows: int, dead_rows: int, seconds: float) -> None:
-        """A batch ran, well or not; dead rows are those whose caller had gone when it was done."""
+        """A batch ran, well or not; dead rows are those whose client had left when it was done."""
 
 
 class Tolerant:
-    """An observer whose faults are logged instead of raised: a fault in counting must not cost a caller his answer."""
+    """An observer whose faults are logged instead of raised: a fault in counting must not cost a client its answer."""
 
     def __init__(self, observer: Observer) -> None:
         self._observer = observer

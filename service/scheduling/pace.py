@@ -9,7 +9,7 @@ FORGET = 0.95
 """Weight of the past at each new batch: about the last twenty count."""
 
 SLOW = 1.25
-"""A slow batch, in usual ones: with 1.0 a twentieth of all rows were answered too late
+"""A slow batch, in typical ones: with 1.0 a twentieth of all rows were answered too late
 (`benchmarks.serving.overload`)."""
 
 ALIKE = 0.1
@@ -44,9 +44,9 @@ class Pace:
     def seconds(self, rows: float) -> float:
         """What a batch of so many rows will take."""
         overhead, per_row = self._line()
-        usual = self._rows / self._weight
-        if usual < rows <= self._tried() and self._alike():
-            rows = usual
+        typical = self._rows / self._weight
+        if typical < rows <= self._tried() and self._alike():
+            rows = typical
         return overhead + per_row * rows
 
     def slow_seconds(self, rows: float) -> float:
@@ -63,7 +63,7 @@ class Pace:
             within = max(within, self._tried())
         return max(1, within)
 
-    def smallest_worth_cutting(self, whole: int, share: float, credit: float) -> int:
+    def smallest_worth_forming(self, whole: int, share: float, credit: float) -> int:
         """Rows of the smallest batch that wastes no more than that share of its own time, and the credit in seconds.
 
         What a small batch wastes is the overhead that a whole one would have spread over the rows that now wait.
@@ -74,9 +74,9 @@ class Pace:
         return min(max(1, math.ceil(missing / gained - 1e-9)), whole) if missing > 0 else 1
 
     def _tried(self) -> int:
-        """Rows of which it is hoped that they take no longer than the usual ones.
+        """Rows of which it is hoped that they take no longer than the typical ones.
 
-        Who never tried more would never learn what more rows cost: batches of one row, for ever.
+        A queue that never tried more would never learn what more rows cost: batches of one row, for ever.
         """
         return math.ceil(TRIED * self._rows / self._weight)
 

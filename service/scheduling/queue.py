@@ -1,7 +1,7 @@
-"""The line in which requests wait: most urgent first, bounded by nothing, counted in rows and bytes.
+"""The queue in which requests wait: most urgent first, bounded by nothing, counted in rows and bytes.
 
-A data structure and no more: it neither waits nor decides. `batching` does for rows that are to run, `turns` for files
-that are to be decoded: both by one order.
+A data structure and no more: it neither waits nor decides. `batching` does for rows that are to run, `decoding_queue`
+for files that are to be decoded: both by one order.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 import heapq
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
@@ -23,7 +23,7 @@ Tensors = dict[str, NDArray[Any]]
 
 
 class Waiter(Protocol):
-    """What can stand in a line.
+    """What can stand in a queue.
 
     Attributes:
         deadline: on the scheduler's clock.
@@ -31,7 +31,7 @@ class Waiter(Protocol):
         arrived: on the scheduler's clock.
         num_rows: of it.
         taken: rows that have gone to work.
-        place: among the arrivals; the line's to set.
+        place: among the arrivals; set by the queue.
     """
 
     deadline: float
@@ -58,10 +58,10 @@ W = TypeVar("W", bound=Waiter)
 
 @dataclass(eq=False)
 class Job:
-    """One request: its rows, how far it has come, and the future its caller waits for.
+    """One request: its rows, how far it has come, and the future its call waits for.
 
     Attributes:
-        rows: [n, ...]; None once the caller has left.
+        rows: [n, ...]; None once the client has left.
         wants: names of the tensors to answer with.
         deadline: on the scheduler's clock.
         priority: larger goes first.
@@ -73,7 +73,7 @@ class Job:
         place: among the arrivals, which settles what is equally urgent.
 
     Raises:
-        InvalidInput: there are no rows, or the deadline is no number: neither has a place in the line.
+        InvalidInput: there are no rows, or the deadline is no number: neither has a place in the queue.
     """
 
     rows: NDArray[Any] | None
@@ -100,7 +100,7 @@ class Job:
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one row; of none once the caller has left."""
+        """Bytes of one row; of none once the client has left."""
         return 0 if self.rows is None else self.rows.nbytes // self.num_rows
 
     def deliver(self, start: int, tensors: Tensors) -> None:
@@ -138,7 +138,7 @@ class Part(NamedTuple, Generic[W]):
 
 
 def split(parts: Sequence[Part[W]], num_rows: int) -> tuple[list[Part[W]], list[Part[W]]]:
-    """The first rows, no more than so many, and the others; the part between them is cut."""
+    """The first rows, no more than so many, and the others; the part between them is split."""
     first, others = [], []
     for part in parts:
         fitting = min(num_rows, part.num_rows)
@@ -154,7 +154,26 @@ Slice = Part[Job]
 """In a batch."""
 
 
-class WaitingLine(Generic[W]):
+class Piece(NamedTuple):
+    """Rows of one request inside a batch, and the names of the tensors it wants."""
+
+    rows: NDArray[Any]
+    wants: frozenset[str]
+
+
+Execute = Callable[[Sequence[Piece]], Awaitable[Sequence[Tensors]]]
+"""Runs a batch: one dict of tensors per piece, each with as many rows as the piece. Raises if it cannot."""
+
+
+def checked(pieces: Sequence[Piece], results: Sequence[Tensors]) -> Sequence[Tensors]:
+    """The results. Raises RuntimeError if they are not as many: somebody would wait for ever, or get another's rows."""
+    expected, got = [len(piece.rows) for piece in pieces], [num_rows_of(one) for one in results]
+    if got != expected:
+        raise RuntimeError(f"engine: got {got} rows for its pieces, expected {expected}")
+    return results
+
+
+class PriorityQueue(Generic[W]):
     """Jobs by priority, then deadline, then arrival.
 
     Jobs that leave stay in the heaps as empty places until they reach the top or outnumber the rest.
@@ -198,7 +217,7 @@ class WaitingLine(Generic[W]):
         return expired
 
     def take(self, max_rows: int) -> list[Part[W]]:
-        """Takes out the most urgent rows, cutting the last job if it does not fit."""
+        """Takes out the most urgent rows, splitting the last job if it does not fit."""
         taken: list[Part[W]] = []
         while max_rows and self._by_urgency:
             job = self._by_urgency[0][-1]

@@ -1,4 +1,4 @@
-"""Whether we could listen where we are told to, asked before any bundle is opened."""
+"""Checks before any bundle is loaded that we can listen where we are told to."""
 
 from __future__ import annotations
 
@@ -6,47 +6,77 @@ import errno
 import ipaddress
 import logging
 import socket
-
-from service.config import Config, ConfigError
+from dataclasses import dataclass
 
 log = logging.getLogger(__name__)
 
 
-def check_addresses(config: Config) -> None:
-    """Binds to both ports and lets go of them. Who takes one in the meantime is met when it is listened on.
+class AddressError(ValueError):
+    """We cannot listen where we are told to. The message names the setting, what was got and expected."""
+
+
+@dataclass(frozen=True)
+class ListenConfig:
+    """Where we listen, and what protects it.
+
+    Attributes:
+        host: address.
+        port: of gRPC.
+        metrics_port: of the page of metrics.
+        shares_port: gRPC's is opened with SO_REUSEPORT, as grpcio does.
+        has_tls: gRPC speaks TLS.
+        has_client_ca: gRPC asks clients for certificates.
+        has_tokens: calls need a token.
+        open_metrics: the page of metrics needs none even so.
+        metrics_tls: the page of metrics speaks TLS.
+    """
+
+    host: str
+    port: int
+    metrics_port: int
+    shares_port: bool
+    has_tls: bool
+    has_client_ca: bool
+    has_tokens: bool
+    open_metrics: bool
+    metrics_tls: bool
+
+
+def check_addresses(config: ListenConfig) -> None:
+    """Binds to both ports and closes them. Who takes one in the meantime is met when it is listened on.
 
     Raises:
-        ConfigError: the host is no address of this machine, or a port is taken or not ours to take.
+        AddressError: the host is no address of this machine, or a port is taken or not ours to take.
     """
     for name in ("port", "metrics_port"):
         port: int = getattr(config, name)
         try:
             for kind, _, _, _, address in socket.getaddrinfo(config.host, port, type=socket.SOCK_STREAM):
-                _bind(kind, address, shared=name == "port" and config.transport == "grpcio")
+                _bind(kind, address, shared=name == "port" and config.shares_port)
         except (socket.gaierror, UnicodeError) as error:
             raise _no_host(config.host, getattr(error, "strerror", None) or "no name") from error
         except OSError as error:
             why = error.strerror or str(error)
             if error.errno == errno.EADDRNOTAVAIL:
                 raise _no_host(config.host, why) from error
-            raise ConfigError(
+            raise AddressError(
                 f"{name}: got {port}, expected a port that can be listened on ({why}): cannot listen on"
                 f" {config.host}:{port}"
             ) from error
 
 
-def warn_of_openness(config: Config) -> None:
-    """Says in the log what whoever reaches us may do, where that is more than this machine."""
+def warn_of_openness(config: ListenConfig) -> None:
+    """Warns in the log of what any client may do, if others than this machine can reach us."""
     if _is_loopback(config.host):
         return
     where = f"it listens on {config.host}, beyond loopback,"
-    if config.tls is None:
-        what = "tokens and rows can be" if config.tokens else "rows can be"
+    if not config.has_tls:
+        what = "tokens and rows can be" if config.has_tokens else "rows can be"
         log.warning("%s without tls_certificate: %s read and changed on the way", where, what)
-    if config.tokens is None and config.tls_client_ca is None:
+    if not config.has_tokens and not config.has_client_ca:
         log.warning("%s without tokens or tls_client_ca: whoever reaches port %d may call", where, config.port)
-    if config.tokens is None or config.open_metrics:
-        if not (config.metrics_tls and config.tls_client_ca):
+    if not config.has_tokens or config.open_metrics:
+        if not (config.metrics_tls and config.has_client_ca):
             log.warning("%s: whoever reaches port %d reads the metrics", where.rstrip(","), config.metrics_port)
     elif not config.metrics_tls:
         log.warning("%s without metrics_tls: an administrator's token can be read on the way", where)
@@ -61,8 +91,8 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def _no_host(host: str, why: str) -> ConfigError:
-    return ConfigError(f"host: got {host!r}, expected an address of this machine ({why})")
+def _no_host(host: str, why: str) -> AddressError:
+    return AddressError(f"host: got {host!r}, expected an address of this machine ({why})")
 
 
 def _bind(kind: int, address: object, shared: bool) -> None:

@@ -53,7 +53,7 @@ class Entrance(grpc.aio.ServerInterceptor):
 
 
 class GrpcioServer:
-    """See `server.Transport`."""
+    """See `transports.Transport`."""
 
     def __init__(
         self,
@@ -112,7 +112,7 @@ class GrpcioServer:
         raise RuntimeError("the loop in which grpcio takes calls has ended, as it does after a path that is not UTF-8")
 
     async def stop(self, grace_seconds: float) -> None:
-        """Refuses new calls, waits for those under way, then cancels what is left."""
+        """Rejects new calls, waits for those under way, then cancels what is left."""
         for call in self._streams:
             call.drain()
         self._stopping = True

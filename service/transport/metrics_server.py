@@ -186,7 +186,7 @@ class MetricsServer(WSGIServer):
         port: 0 for any free one.
         page: what is answered.
         metrics: hear of connections that were closed before their answer.
-        tls: keys; None: in the clear.
+        tls: certificates; None: plaintext.
 
     Raises:
         OSError: the port is taken.
@@ -215,7 +215,7 @@ class MetricsServer(WSGIServer):
         threading.Thread(target=self.serve_forever, args=(LOOK_SECONDS,), name="metrics", daemon=True).start()
 
     def stop(self) -> None:
-        """Serves no more, and hangs up on whoever is there."""
+        """Stops serving, and closes all connections."""
         self.shutdown()
         self.server_close()
         with self._lock:

@@ -1,7 +1,7 @@
-"""TLS: who we are to our clients and, if asked, who they must be.
+"""TLS: our certificate and, if configured, the authorities of our clients' certificates.
 
-Both transports take their keys from here. `renew` reads the files again for connections made from then on, so that a
-certificate that runs out is replaced while the service goes on.
+Both transports take their certificates from here. `renew` reads the files again for connections made from then on, so
+that a certificate that runs out is replaced while the service goes on.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from cryptography import x509
 log = logging.getLogger(__name__)
 
 HANDSHAKE_SECONDS = 10.0
-"""A client that says nothing for so long is let go."""
-LOOK_SECONDS = 30.0
-"""How often the files are looked at: what keeps certificates up to date replaces them and tells nobody."""
+"""The connection of a client that says nothing for so long is closed."""
+CHECK_SECONDS = 30.0
+"""How often the files are checked: whatever renews certificates replaces them without a signal."""
 
 
 class TlsError(ValueError):
@@ -31,7 +31,7 @@ class TlsError(ValueError):
 
 @dataclass(frozen=True)
 class TlsFiles:
-    """Where keys lie, each a PEM file.
+    """Where the certificates are, each a PEM file.
 
     Attributes:
         certificate: ours, then those that lead to a root.
@@ -45,7 +45,7 @@ class TlsFiles:
 
 
 class _Spoken(ssl.SSLObject):
-    """One connection, which says in the log why it was refused: its client may not know."""
+    """One connection, which logs why it was rejected: its client may not know."""
 
     def do_handshake(self) -> None:
         """See `ssl.SSLObject`."""
@@ -54,7 +54,7 @@ class _Spoken(ssl.SSLObject):
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
             raise
         except ssl.SSLError as error:
-            log.info("a client was refused in the handshake: %s", error)
+            log.info("a client was rejected in the handshake: %s", error)
             raise
 
 
@@ -69,7 +69,7 @@ class _Current(ssl.SSLContext):
 
 
 class Tls:
-    """Keys in force. Nothing older than TLS 1.2, as HTTP/2 demands (RFC 9113, 9.2).
+    """Certificates in force. Nothing older than TLS 1.2, as HTTP/2 demands (RFC 9113, 9.2).
 
     Args:
         files: read at once.
@@ -115,21 +115,21 @@ class Tls:
 
 
 class Watched(Protocol):
-    """Files that are looked at."""
+    """Files that are checked."""
 
     def changed(self) -> bool:
         """Whether they are others than those in force."""
 
 
-async def watch(files: Watched, renew: Callable[[], object], every_seconds: float = LOOK_SECONDS) -> None:
+async def watch(files: Watched, renew: Callable[[], object], every_seconds: float = CHECK_SECONDS) -> None:
     """Calls `renew` when the files have changed, until it is cancelled."""
     while True:
         await asyncio.sleep(every_seconds)
         try:
             if files.changed():
                 renew()
-        except Exception:  # whatever it is, the next look may find better files
-            log.exception("files not looked at")
+        except Exception:  # whatever it is, the next check may find better files
+            log.exception("files not checked")
 
 
 def _paths(files: TlsFiles) -> dict[str, Path]:

@@ -1,4 +1,4 @@
-"""What the server asks of whatever carries its calls, and the two that do."""
+"""What the server asks of a transport, and the two that there are."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ class Transport(Protocol):
     ) -> None: ...
 
     async def listen(self, host: str, port: int, tls: Tls | None = None) -> int:
-        """Starts to accept calls, in the clear without `tls`; returns the port. Raises OSError if it is taken."""
+        """Starts to accept calls, in plaintext without `tls`; returns the port. Raises OSError if it is taken."""
 
     async def failed(self) -> None:
         """Waits until it takes no more calls although nobody stopped it. Raises what ended it."""
 
     async def stop(self, grace_seconds: float) -> None:
-        """Refuses new calls, waits for those under way, then cancels what is left."""
+        """Rejects new calls, waits for those under way, then cancels what is left."""
 
 
 TRANSPORTS: dict[str, type[Transport]] = {"http2": Http2Server, "grpcio": GrpcioServer}

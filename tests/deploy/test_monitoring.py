@@ -14,7 +14,7 @@ import yaml
 
 from deploy import dashboards, metrics_page
 from deploy.panels import DASHBOARDS
-from service.observing.metrics import Metrics
+from service.observing.metric_table import declared
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMETHEUS = ROOT / "deploy" / "prometheus"
@@ -40,11 +40,11 @@ def queries() -> list[str]:
 
 def test_the_page_of_metrics_is_what_the_code_declares() -> None:
     assert metrics_page.PAGE.read_text() == metrics_page.page(), "run: python -m deploy.metrics_page"
-    assert {label for metric in Metrics().declared for label in metric.labels} == metrics_page.LABELS.keys()
+    assert {label for metric in declared().values() for label in metric.labels} == metrics_page.LABELS.keys()
 
 
 def test_metrics_are_named_in_base_units() -> None:
-    for metric in Metrics().declared:
+    for metric in declared().values():
         assert (metric.kind == "counter") == metric.name.endswith("_total"), metric.name
         assert not re.search(r"_(ms|milliseconds|us|minutes|kib|mib|percent)\b", metric.name), metric.name
         assert not {"client", "peer", "user", "trace_id"} & set(metric.labels)
@@ -61,7 +61,7 @@ def test_the_dashboards_are_what_their_code_makes(name: str) -> None:
 
 
 def test_what_is_asked_for_exists() -> None:
-    known = {metric.name + suffix for metric in Metrics().declared for suffix in SUFFIXES[metric.kind]}
+    known = {metric.name + suffix for metric in declared().values() for suffix in SUFFIXES[metric.kind]}
     known |= {f"process_{name}" for name in ("cpu_seconds_total", "resident_memory_bytes")}
     known |= {"latentserve_queue_seconds_mean"}  # what the adapter calls it
     for query in queries():
@@ -72,7 +72,7 @@ def test_what_is_asked_for_exists() -> None:
 
 
 def test_the_labels_asked_for_are_those_of_the_metrics() -> None:
-    labels = {metric.name: set(metric.labels) | {"le", "job", "instance"} for metric in Metrics().declared}
+    labels = {metric.name: set(metric.labels) | {"le", "job", "instance"} for metric in declared().values()}
     for query in queries():
         for name, selectors in re.findall(r"\b(latentserve_\w+?)(?:_bucket|_sum|_count)?\{([^}]*)\}", query):
             for label in re.findall(r"(\w+)\s*(?:=~|!~|!=|=)", selectors):

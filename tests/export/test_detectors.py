@@ -119,9 +119,9 @@ def test_magnitude_is_the_distance_of_two_logarithms_and_has_two_sides() -> None
     ]
     detector = Magnitude.fit({"embedding": train})
     np.testing.assert_allclose(scores(detector, test), expected, rtol=2e-3)
-    in_dist = scores(detector, test).max()
-    for factor in (0.2, 5.0):  # weaker and stronger than usual
-        assert scores(detector, factor * test).min() > in_dist
+    highest = scores(detector, test).max()
+    for factor in (0.2, 5.0):  # weaker and stronger than in training
+        assert scores(detector, factor * test).min() > highest
 
 
 def test_dead_dimensions_of_an_embedding_do_no_harm() -> None:
@@ -131,7 +131,7 @@ def test_dead_dimensions_of_an_embedding_do_no_harm() -> None:
 
 
 @pytest.mark.parametrize("kind", EMBEDDING_DETECTORS)
-def test_what_is_no_number_gets_no_usual_score(kind: Any) -> None:
+def test_what_is_no_number_gets_no_in_distribution_score(kind: Any) -> None:
     detector = kind.fit({"embedding": clustered(300)})
     ood = np.stack([np.full(12, value, np.float32) for value in (np.nan, np.inf, -np.inf)])
     assert not np.isfinite(scores(detector, ood)).any()
@@ -213,7 +213,7 @@ def test_a_fused_score_does_not_depend_on_the_batch_bit_for_bit() -> None:
         assert torch.equal(alone[0], together[3])
 
 
-def test_beyond_the_reference_rows_stranger_is_still_stranger() -> None:
+def test_beyond_the_reference_rows_scores_keep_their_order() -> None:
     reference = np.random.default_rng(0).standard_normal((199, 2)).astype(np.float32)
     far = np.stack([np.linspace(3, 9, 20), np.zeros(20)], axis=1).astype(np.float32)
     assert (np.diff(Fusion(reference)(torch.from_numpy(far)).numpy(), axis=0) > 0).all()
@@ -232,7 +232,7 @@ def test_constant_scores_can_be_fused() -> None:
 
 class FakeDiscriminator(nn.Module):
     def forward(self, x_BCHW: torch.Tensor, z_BL: torch.Tensor) -> Any:
-        from training.networks.bigbigan import Scores
+        from training.networks.adversarial import Scores
 
         score = x_BCHW.mean(dim=(1, 2, 3)) + z_BL.sum(dim=1)
         return Scores(score * 0, score * 0, score)
@@ -248,7 +248,7 @@ def test_a_joint_discriminator_is_a_detector_of_its_model() -> None:
     np.testing.assert_allclose(scorer.scores(tensors)[:, -1], expected, rtol=1e-4, atol=1e-4)
 
 
-def test_the_exported_scorer_gives_what_its_detectors_give(tmp_path: Path) -> None:
+def test_the_exported_scorer_returns_what_its_detectors_return(tmp_path: Path) -> None:
     tensors = generated(400)
     scorer = Scorer.fit(nn.Module(), tensors)
     assert scorer.names[:3] == ("cauchy", "bonferroni", "statistics_mahalanobis")

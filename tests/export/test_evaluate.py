@@ -1,4 +1,4 @@
-"""The report card through ONNX."""
+"""The evaluation report through ONNX."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ import numpy as np
 import pytest
 
 from export.__main__ import main
-from export.commands import evaluate as report
 from export.exporter import export_run
 from export.figures import NUM_TRAVERSED, TRAVERSAL_STEPS, traversals
 from export.graphs import GraphRunner
+from export.onnx_evaluation import evaluate_bundle
 from latentserve import bundle, records
 from training.data import load_data
-from training.evaluation.command import EVALUATION, ReportOptions, evaluate_run
-from training.evaluation.report import EvaluationReport
+from training.evaluation.command import evaluate_run
+from training.evaluation.comparison import ReportOptions
+from training.evaluation.report import EVALUATION, EvaluationReport
 
 
-def test_onnx_and_torch_get_the_same_card(bundle_folder: Path, run_folder: Path) -> None:
+def test_onnx_and_torch_get_the_same_report(bundle_folder: Path, run_folder: Path) -> None:
     options = ReportOptions(rows=150)
     through_onnx, through_torch = (
-        report.evaluate_bundle(bundle_folder, None, options),
+        evaluate_bundle(bundle_folder, None, options),
         evaluate_run(run_folder, options),
     )
     assert [metric.name for metric in through_onnx.metrics] == [metric.name for metric in through_torch.metrics]
@@ -31,7 +32,7 @@ def test_onnx_and_torch_get_the_same_card(bundle_folder: Path, run_folder: Path)
     assert through_onnx.measured_through == "encoder.onnx"
 
 
-def test_a_bundle_holds_its_card_and_the_service_tells_the_methods_own_figures(bundle_folder: Path) -> None:
+def test_a_bundle_holds_its_report_and_the_service_tells_the_methods_own_figures(bundle_folder: Path) -> None:
     manifest = bundle.load(bundle_folder)
     assert manifest.files[EVALUATION] == bundle.sha256_of_file(bundle_folder / EVALUATION)
     kept = records.read(EvaluationReport, bundle_folder / EVALUATION)
@@ -40,7 +41,7 @@ def test_a_bundle_holds_its_card_and_the_service_tells_the_methods_own_figures(b
     own = {metric.name: metric.value for metric in kept.metrics if metric.features == "embedding"}
     told = {figure.name: figure.value for figure in manifest.evaluations}
     assert own.items() <= told.items()
-    assert len(manifest.evaluations) == len(told)  # no floor under the same name
+    assert len(manifest.evaluations) == len(told)  # no baseline under the same name
     baselines = {metric.features for metric in kept.metrics if metric.name == "linear_probe_accuracy"}
     assert baselines == {"embedding", "PCA-16", "random init"}
 
@@ -49,11 +50,11 @@ def test_measuring_a_bundle_leaves_it_as_it_is(
     bundle_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = {path.name: path.read_bytes() for path in bundle_folder.iterdir()}
-    out = tmp_path / "card.json"
+    out = tmp_path / "report.json"
     arguments = [str(bundle_folder), "--data", "shapes", "--rows", "200", "--json", str(out)]
     assert main(["evaluate", *arguments]) == 0
     assert {path.name: path.read_bytes() for path in bundle_folder.iterdir()} == before
-    metrics = json.loads(out.read_text())["marks"]
+    metrics = json.loads(out.read_text())["metrics"]
     assert {metric["data"] for metric in metrics} == {"shapes test"}
     assert {"unseen_combinations_accuracy", "mig"} <= {metric["name"] for metric in metrics}
     assert "linear probe accuracy" in capsys.readouterr().out
@@ -68,7 +69,7 @@ def test_a_changed_bundle_is_not_measured(copied_bundle: Path, capsys: pytest.Ca
 
 
 @pytest.mark.slow
-def test_a_full_card_has_every_floor(run_folder: Path, tmp_path: Path) -> None:
+def test_a_full_report_has_every_baseline(run_folder: Path, tmp_path: Path) -> None:
     folder = export_run(run_folder, tmp_path, report="full")
     kept = records.read(EvaluationReport, folder / EVALUATION)
     for features in ("embedding", "pixels", "PCA-16", "PCA-64", "random init", "k-means patches"):
@@ -82,19 +83,19 @@ def test_a_traversal_moves_one_latent_at_a_time(bundle_folder: Path) -> None:
     manifest = bundle.load(bundle_folder)
     runner = GraphRunner(bundle_folder, manifest.graphs.values())
     latent = runner.run(load_data("digits").test.values)["latent"]
-    asked: list[np.ndarray] = []  # type: ignore[type-arg]
+    moved_latents: list[np.ndarray] = []  # type: ignore[type-arg]
 
     class Watched(GraphRunner):
         def decode(self, latent_NL: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
-            asked.append(latent_NL.copy())
+            moved_latents.append(latent_NL.copy())
             return super().decode(latent_NL)
 
     images = traversals(Watched(bundle_folder, manifest.graphs.values()), latent)
-    assert len(images) == len(asked) == NUM_TRAVERSED
-    moving = [np.flatnonzero(np.ptp(moved, axis=0)) for moved in asked]
+    assert len(images) == len(moved_latents) == NUM_TRAVERSED
+    moving = [np.flatnonzero(np.ptp(moved, axis=0)) for moved in moved_latents]
     assert all(len(latents) == 1 for latents in moving)
     assert [int(latents[0]) for latents in moving] == np.argsort(-latent.std(axis=0))[:NUM_TRAVERSED].tolist()
-    for moved, shown in zip(asked, images, strict=True):
+    for moved, shown in zip(moved_latents, images, strict=True):
         still = np.delete(moved, np.flatnonzero(np.ptp(moved, axis=0)), axis=1)
         np.testing.assert_array_equal(still[0], np.delete(latent[0], np.flatnonzero(np.ptp(moved, axis=0))))
         assert shown.shape == (TRAVERSAL_STEPS, 8, 8, 1)

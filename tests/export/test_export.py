@@ -42,7 +42,7 @@ def runner(bundle_folder: Path) -> GraphRunner:
     return GraphRunner(bundle_folder, bundle.load(bundle_folder).graphs.values())
 
 
-def test_the_exported_graphs_give_what_the_trained_model_gives(
+def test_the_exported_graphs_return_what_the_trained_model_returns(
     runner: GraphRunner, model: Any, digits: NDArray[np.uint8]
 ) -> None:
     got, expected = runner.run(digits), trained_tensors(model, None, digits)
@@ -66,10 +66,10 @@ def test_a_model_without_a_posterior_is_scored_by_its_embedding(tmp_path: Path) 
     assert (folder / bundle.REPORT).is_file()
 
 
-def test_too_few_calibration_rows_give_a_bundle_that_does_not_score(
+def test_too_few_calibration_rows_make_a_bundle_that_does_not_score(
     run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Promise, "alpha", 1 / 302)  # as if the usual level were so low: 300 rows are there
+    monkeypatch.setattr(Promise, "alpha", 1 / 302)  # as if the default level were so low: 300 rows are there
     folder = export_run(run_folder, tmp_path, promise=Promise(alpha=1 / 302))
     assert "no scores: 300 calibration rows cannot keep a level of 0.0033" in capsys.readouterr().err
     manifest = bundle.load(folder)
@@ -103,7 +103,7 @@ def test_a_graph_tells_nothing_of_the_machine_that_made_it(bundle_folder: Path) 
         assert b".py" not in path.read_bytes()
 
 
-def test_a_graph_that_is_off_is_refused_and_leaves_nothing(
+def test_a_graph_that_is_off_is_rejected_and_leaves_nothing(
     run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original = GraphRunner.run
@@ -118,7 +118,9 @@ def test_a_graph_that_is_off_is_refused_and_leaves_nothing(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_graph_that_gives_no_numbers_is_refused(runner: GraphRunner, model: Any, digits: NDArray[np.uint8]) -> None:
+def test_a_graph_that_returns_no_numbers_is_rejected(
+    runner: GraphRunner, model: Any, digits: NDArray[np.uint8]
+) -> None:
     class Broken:
         graphs = runner.graphs
 
@@ -223,13 +225,13 @@ def test_scores_may_be_off_where_no_p_value_moves_and_not_where_one_does(precisi
     check(Off(0, 1e-5), calibration)  # five ranks of a hundred
 
 
-def test_infinite_scores_are_refused_at_every_precision(digits: NDArray[np.uint8]) -> None:
+def test_infinite_scores_are_rejected_at_every_precision(digits: NDArray[np.uint8]) -> None:
     class Pixels:
         def encode(self, x_BHWC: torch.Tensor) -> Encoding:
             return Encoding(embedding=x_BHWC.flatten(1))
 
     class Infinite:
-        """Of what a graph gives; what the model itself gives has a finite score."""
+        """Of what a graph returns; what the model itself returns has a finite score."""
 
         def scores(self, tensors: Any) -> NDArray[np.float32]:
             rounded = tensors["embedding"][:, :1] % 1 != 0
@@ -245,7 +247,7 @@ def test_infinite_scores_are_refused_at_every_precision(digits: NDArray[np.uint8
             check_parity(Runner(), Pixels(), Infinite(), digits[:8], precision)  # type: ignore[arg-type]
 
 
-def test_a_row_axis_that_was_fixed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_axis_that_was_fixed_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Fixed(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x[:1].expand(2, -1).contiguous()
@@ -338,7 +340,7 @@ def test_calibration_is_on_rows_nobody_saw(bundle_folder: Path, runner: GraphRun
         np.testing.assert_array_equal(stored[name], np.sort(tensors["scores"][:, column]))
     scores = stored[manifest.detectors[0].name]
     p = p_values(scores, scores)
-    assert p.min() == pytest.approx(2 / 301)  # the strangest calibration row itself
+    assert p.min() == pytest.approx(2 / 301)  # the calibration row with the highest score itself
     assert manifest.detectors[0].smallest_p_value == 1 / 301
 
 
@@ -349,7 +351,15 @@ def test_scores_that_are_no_numbers_are_not_calibrated() -> None:
 
 def test_the_report_shows_what_the_model_is(bundle_folder: Path) -> None:
     page = (bundle_folder / bundle.REPORT).read_text()
-    titles = ("Report card", "Other figures", "Training", "Labels curve", "Robustness", "Equivariance", "False alarms")
+    titles = (
+        "Evaluation report",
+        "Other figures",
+        "Training",
+        "Labels curve",
+        "Robustness",
+        "Equivariance",
+        "False alarms",
+    )
     titles += (
         "Map of the embedding",
         "Nearest neighbours",
@@ -361,13 +371,13 @@ def test_the_report_shows_what_the_model_is(bundle_folder: Path) -> None:
     for title in titles:
         assert f"<h2>{title}</h2>" in page
     assert page.count("data:image/png;base64,") == 11
-    assert "floor: PCA-16" in page
+    assert "baseline: PCA-16" in page
     assert "http://" not in page
     assert "https://" not in page
 
 
 @pytest.mark.parametrize(("present", "message"), [(False, "got no run.json"), (True, "not finished")])
-def test_what_is_no_finished_run_is_refused(
+def test_what_is_no_finished_run_is_rejected(
     present: bool, message: str, run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if present:
@@ -376,7 +386,7 @@ def test_what_is_no_finished_run_is_refused(
     assert message in capsys.readouterr().err
 
 
-def test_a_bundle_for_a_gpu_is_fitted_calibrated_and_proven_on_it_or_not_made(
+def test_a_bundle_for_a_gpu_is_fitted_calibrated_and_verified_on_it_or_not_made(
     run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """16-bit products are rounded on a GPU alone: p-values of calibration rows that a CPU ran might not hold there."""
@@ -399,7 +409,7 @@ def test_a_bundle_for_a_gpu_is_fitted_calibrated_and_proven_on_it_or_not_made(
     assert set(ran_on) == {"cuda"}
     manifest = bundle.load(folder)
     assert manifest.provenance.versions["execution_provider"] == CUDA
-    assert not (folder / bundle.REPORT).exists()  # card="none"
+    assert not (folder / bundle.REPORT).exists()  # report="none"
     assert manifest.detectors
 
 

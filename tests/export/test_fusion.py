@@ -15,7 +15,7 @@ from export.detectors.fusion import Fusion, knots
 
 
 def width_by_hand(reference_M: NDArray[Any], resolution: float | None) -> float:
-    """Over which a score may move -log p by 1: 64 times what it is known to, or a millionth of the spread."""
+    """Over which a score may move -log p by 1: 64 times what it is known to, or a millionth of the deviation."""
     if resolution is None:
         resolution = 2**-20 * max(1.0, float(np.abs(reference_M).max()))
     return max(64 * resolution, 1e-6 * float(np.std(reference_M)))
@@ -26,7 +26,7 @@ def surprise_by_hand(reference_M: NDArray[Any], score: float, resolution: float 
     descending = sorted((float(one) for one in reference_M), reverse=True)
     num, ranks = len(descending), [*knots(len(descending)), len(descending) + 1]
     width, places = width_by_hand(reference_M, resolution), [descending[0]]
-    for before, rank in pairwise(ranks[:-1]):  # drawn out towards what is more usual
+    for before, rank in pairwise(ranks[:-1]):  # drawn out towards lower scores
         places.append(min(descending[rank - 1], places[-1] - (rank - before) / before * width))
     above = 0.0
     for place, after, (rank, following) in zip(places, [*places[1:], places[-1]], pairwise(ranks), strict=True):
@@ -66,7 +66,7 @@ def test_surprise_is_its_definition(num: int, coarse: bool, resolution: float | 
     known_K = [None, None] if known is None else known
     expected = [[surprise_by_hand(reference[:, k], float(row[k]), known_K[k]) for k in range(2)] for row in scores]
     assert got.dtype == np.float64
-    if resolution == 0.0:  # a millionth of the spread is hardly more than float32 knows
+    if resolution == 0.0:  # a millionth of the deviation is hardly more than float32 knows
         near = np.isclose(got, expected, rtol=2e-3, atol=2e-3)
         assert near.mean() > 0.9
         return
@@ -103,7 +103,7 @@ def test_knots_are_each_rank_at_first_and_then_a_tenth_further() -> None:
     assert knots(39) == expected[:-1]
 
 
-def test_rows_without_end_are_equally_strange_and_their_scores_are_numbers() -> None:
+def test_rows_without_end_are_equally_far_out_and_their_scores_are_numbers() -> None:
     fusion = Fusion(np.random.default_rng(0).standard_normal((40, 2)).astype(np.float32))
     far = fusion(torch.tensor([[1e5, 0.0], [1e6, 0.0], [float("inf"), 0.0]]))
     assert far[:, 1].tolist() == [60.0] * 3
@@ -111,7 +111,7 @@ def test_rows_without_end_are_equally_strange_and_their_scores_are_numbers() -> 
     assert torch.equal(far[0], far[1])
 
 
-def test_a_row_that_every_detector_finds_usual_is_not_more_usual_than_another() -> None:
+def test_a_row_that_every_detector_finds_typical_is_not_more_typical_than_another() -> None:
     fusion = Fusion(np.random.default_rng(0).standard_normal((100, 2)).astype(np.float32))
     low = fusion(torch.tensor([[-50.0, -50.0], [-4.0, -5.0]]))
     assert torch.equal(low[0], low[1])

@@ -97,10 +97,10 @@ def test_a_sound_played_backwards_has_other_edges_but_the_same_bands() -> None:
     rng = np.random.default_rng(0)
     hiss = 3000 * rng.standard_normal((300, RATE // 2)) * np.exp(-np.arange(RATE // 2) / 800)
     fading = np.round(hiss).astype(np.int16)
-    train, in_dist, backwards = fading[:200], fading[200:], np.ascontiguousarray(fading[200:, ::-1])
+    train, id_rows, backwards = fading[:200], fading[200:], np.ascontiguousarray(fading[200:, ::-1])
     edged, banded = (kind.fit({INPUT: train}) for kind in (EdgeNeighbours, InputNeighbours))
-    assert edged(torch.from_numpy(backwards)).min() > edged(torch.from_numpy(in_dist)).max()
-    assert banded(torch.from_numpy(backwards)).median() < banded(torch.from_numpy(in_dist)).max()
+    assert edged(torch.from_numpy(backwards)).min() > edged(torch.from_numpy(id_rows)).max()
+    assert banded(torch.from_numpy(backwards)).median() < banded(torch.from_numpy(id_rows)).max()
 
 
 def test_edges_of_a_waveform_shorter_than_three_frames_are_finite() -> None:
@@ -135,7 +135,7 @@ def test_each_finds_what_it_is_there_for() -> None:
     noise, drawing = rng.integers(0, 256, (20, 32, 32, 3), np.uint8), np.zeros((20, 32, 32, 3), np.uint8)
     drawing[:, 8:16, 8:24] = 255
     hiss = rng.integers(-9000, 9000, (20, RATE // 2), np.int16)
-    for kind, train, in_dist, ood in (
+    for kind, train, id_rows, ood in (
         (InputMahalanobis, images(900), images(99, seed=1), noise),
         (InputNeighbours, images(900), images(99, seed=1), drawing),
         (EdgeNeighbours, images(900), images(99, seed=1), drawing),
@@ -143,12 +143,12 @@ def test_each_finds_what_it_is_there_for() -> None:
         (InputNeighbours, waveforms(900), waveforms(99, 1), hiss),
     ):
         detector: Any = kind.fit({INPUT: train})
-        assert detector(torch.from_numpy(ood)).min() > detector(torch.from_numpy(in_dist)).max(), kind
+        assert detector(torch.from_numpy(ood)).min() > detector(torch.from_numpy(id_rows)).max(), kind
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("rows_of", [images, waveforms])
-def test_exported_it_gives_the_same_in_any_batch_and_is_finite_for_nothing(
+def test_exported_it_returns_the_same_in_any_batch_and_is_finite_for_nothing(
     kind: Any, rows_of: Any, tmp_path: Path
 ) -> None:
     rows = rows_of(97)

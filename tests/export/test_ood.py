@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from export.__main__ import main
-from export.commands.ood import Options, _set, _whole, examine
+from export.commands.ood import Options
+from export.examination import Examination, Row, examine
 from export.exporter import export_run
 from export.graphs import GraphRunner
-from export.ood_report import Examination, Row, print_examination
+from export.ood_data import Sample, ood_set, whole_of
+from export.ood_report import print_examination
 from latentserve import bundle, records
 from latentserve.conformal import p_values
 from latentserve.images import decode_image
@@ -34,8 +36,8 @@ def test_the_command_prints_writes_and_leaves_the_bundle_alone(
     assert main(["ood", str(bundle_folder), "--rows", "150", *files]) == 0
     assert {path.name: path.read_bytes() for path in bundle_folder.iterdir()} == before
     printed = capsys.readouterr().out
-    assert "fpr at 95 strange" in printed
-    assert "fpr at 95 usual" in printed
+    assert "FPR at 95 OOD" in printed
+    assert "FPR at 95 ID" in printed
     found = records.read(Examination, tmp_path / "ood.json")
     assert list(dict.fromkeys(row.against for row in found.rows)) == [*IMAGES, "saved_again"]
     assert len(found.rows) == (len(IMAGES) + 1) * 11
@@ -56,47 +58,47 @@ def test_figures_are_those_of_the_graphs_scores(bundle_folder: Path) -> None:
     manifest = bundle.load(bundle_folder)
     runner = GraphRunner(bundle_folder, manifest.graphs.values())
     test = load_data("digits").test.values
-    in_dist, flipped = (runner.run(rows)["scores"] for rows in (test, ood_rows("horizontal_flip", test)))
-    found, scores = examine(Options(bundle_folder, ("horizontal_flip",)))
+    id_scores, flipped = (runner.run(rows)["scores"] for rows in (test, ood_rows("horizontal_flip", test)))
+    found, scores = examine(bundle_folder, ("horizontal_flip",))
     calibration = bundle.load_calibration(bundle_folder, manifest)
     for column, row in enumerate(found.rows):
-        assert row.figures == separation(in_dist[:, column], flipped[:, column])
+        assert row.figures == separation(id_scores[:, column], flipped[:, column])
         p = p_values(flipped[:, column], calibration[row.detector])
         assert row.share_flagged == pytest.approx((p <= 0.05).mean())
     np.testing.assert_array_equal(scores["horizontal_flip"], flipped[:, 0])
 
 
 def test_the_control_is_chance_and_another_set_of_data_is_not(bundle_folder: Path) -> None:
-    found, _ = examine(Options(bundle_folder, ("saved_again", "shapes")))
+    found, _ = examine(bundle_folder, ("saved_again", "shapes"))
     area = {row.against: row.figures.auroc for row in found.rows if row.detector == found.rows[0].detector}
     assert area["saved_again"] == pytest.approx(0.5)
     assert area["shapes"] > 0.9
 
 
-def test_a_set_beside_jpeg_files_becomes_jpeg_and_so_do_the_usual_rows(
+def test_a_set_beside_jpeg_files_becomes_jpeg_and_so_do_the_test_rows(
     bundle_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As if `shapes` lay in JPEG files: both sides are saved as such."""
-    monkeypatch.setattr("export.commands.ood.JPEG_SETS", ("mnist",))
-    monkeypatch.setattr("export.commands.ood.in_shape_of", lambda run, name: load_data("digits"))
+    monkeypatch.setattr("export.ood_data.JPEG_SETS", ("mnist",))
+    monkeypatch.setattr("export.ood_data.in_shape_of", lambda run, name: load_data("digits"))
     saved: list[str] = []
 
     def spy(images: np.ndarray, kind: str) -> np.ndarray:
         saved.append(kind)
         return saved_as(images, kind)
 
-    monkeypatch.setattr("export.commands.ood.saved_as", spy)
-    found, _ = examine(Options(bundle_folder, ("mnist", "noise")))
-    assert saved == ["JPEG", "JPEG"]  # the usual rows and those of "mnist"; the noise needs no file
+    monkeypatch.setattr("export.ood_data.saved_as", spy)
+    found, _ = examine(bundle_folder, ("mnist", "noise"))
+    assert saved == ["JPEG", "JPEG"]  # the test rows and those of "mnist"; the noise needs no file
     assert found.rows[0].figures.auroc == pytest.approx(0.5)
 
 
-def test_a_model_of_one_class_is_asked_about_the_others(tmp_path: Path) -> None:
+def test_a_model_of_one_class_is_evaluated_on_the_others(tmp_path: Path) -> None:
     config = VaeConfig(latent_dim=4, embedding_dim=32, width=4)
     run = run_training("vae", config, TrainingOptions(data="digits[label=0]", smoke=True, run=tmp_path / "run"))
     folder = export_run(run, tmp_path / "models")
     assert folder.parent.name == "digits-label-0-vae"
-    found, scores = examine(Options(folder, ("others",)))
+    found, scores = examine(folder, ("others",))
     whole = load_data("digits").test
     assert len(scores["others"]) == (whole.labels_N != 0).sum()
     assert found.rows[0].figures.auroc > 0.7
@@ -112,7 +114,7 @@ def write_images(folder: Path, num: int, encode: Encode) -> Path:
 
 
 @pytest.mark.parametrize("num", [1, 23])
-def test_a_folder_of_ones_own_is_asked_about_with_every_row(
+def test_every_row_of_ones_own_folder_is_evaluated(
     num: int, bundle_folder: Path, tmp_path: Path, encode: Encode, capsys: pytest.CaptureFixture[str]
 ) -> None:
     spec = f"folder:{write_images(tmp_path / 'others', num, encode)}"
@@ -141,11 +143,11 @@ def test_fewer_rows_are_taken_when_they_are_asked_for_and_shards_are_read_too(
     shard = tmp_path / "others.tar"
     with tarfile.open(shard, "w") as tar:
         tar.add(folder, arcname="set")
-    _, scores = examine(Options(bundle_folder, (f"folder:{folder}", f"wds:{shard}")))
+    _, scores = examine(bundle_folder, (f"folder:{folder}", f"wds:{shard}"))
     of_folder, of_shard = (scores[name] for name in (f"folder:{folder}", f"wds:{shard}"))
     np.testing.assert_array_equal(np.sort(of_folder), np.sort(of_shard))
     assert len(of_folder) == 9
-    _, scores = examine(Options(bundle_folder, (f"folder:{folder}",), rows=4))
+    _, scores = examine(bundle_folder, (f"folder:{folder}",), 4)
     assert len(scores[f"folder:{folder}"]) == 4
     with pytest.raises(ValueError, match="rows: got 0, expected 1 or more"):
         Options(bundle_folder, rows=0)
@@ -155,16 +157,16 @@ def test_the_others_of_a_part_are_split_as_the_part_was(run_folder: Path, tmp_pa
     folder = write_images(tmp_path / "set", 24, encode)
     run, _ = open_run(run_folder)
     grouped = replace(run, group_by=r"name:(\d+)\d.png")  # 0 to 9 by themselves, then tens and twenties
-    whole = _whole(Subset(f"folder:{folder}", "label", (0,), True), grouped)
+    whole = whole_of(Subset(f"folder:{folder}", "label", (0,), True), grouped)
     assert whole.train.units_N is not None
     assert len(np.unique(whole.train.units_N)) == 8  # of 12 three calibrate and one is tested on
 
 
-def test_of_the_folder_it_was_trained_on_only_test_rows_are_asked(run_folder: Path, bundle_folder: Path) -> None:
+def test_of_the_folder_it_was_trained_on_only_test_rows_are_evaluated(run_folder: Path) -> None:
     run, _ = open_run(run_folder)
     data = run.load_data()
     own = replace(run, data="folder:/anywhere")
-    assert _set("folder:/anywhere", own, data.test.values, Options(bundle_folder)) is data.test.values
+    assert ood_set("folder:/anywhere", own, data.test.values, Sample()) is data.test.values
 
 
 @pytest.mark.parametrize(
@@ -177,13 +179,13 @@ def test_of_the_folder_it_was_trained_on_only_test_rows_are_asked(run_folder: Pa
         ("audio:/anywhere", "against: got 'audio:/anywhere', which are sounds, expected images"),
     ],
 )
-def test_a_set_that_cannot_be_is_refused(
+def test_a_set_that_cannot_be_is_rejected(
     against: str, message: str, bundle_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["ood", str(bundle_folder), "--against", against]) == 1
     assert message in capsys.readouterr().err
 
 
-def test_sounds_are_refused_before_any_data_is_loaded(bundle_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sounds_are_rejected_before_any_data_is_loaded(bundle_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Run, "load_data", lambda self: pytest.fail("the data were loaded"))
     assert main(["ood", str(bundle_folder), "--against", "fsdd"]) == 1

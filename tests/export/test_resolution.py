@@ -17,12 +17,12 @@ from torch import nn
 
 from export.detectors import Scorer
 from export.detectors.density import Density
-from export.detectors.detector import ROUNDING, SMALLEST_SPREAD, nudged
+from export.detectors.detector import ROUNDING, SMALLEST_DEVIATION, nudged
 from export.detectors.fusion import STEEPEST, Fusion, knots
 from export.detectors.magnitude import Magnitude
 from export.detectors.mahalanobis import ClusterMahalanobis, Mahalanobis, unit, whitening
 from export.detectors.neighbours import K, Neighbours
-from export.detectors.resolution import Plateaus, asked, plateaus_of
+from export.detectors.resolution import Plateaus, plateaus_of, scores_of
 from export.detectors.statistics import SMALLEST_ERROR, statistics
 from latentserve.conformal import worst_move
 from latentserve.inputs import INPUT
@@ -32,7 +32,7 @@ STEP = 2.0**-23
 
 
 def tensors_of(num: int, alike: float, seed: int = 0, dim: int = 12) -> dict[str, NDArray[Any]]:
-    """What a model that reconstructs gives for rows of which a share is one and the same row."""
+    """What a model that reconstructs returns for rows of which a share is one and the same row."""
     rng = np.random.default_rng(seed)
     centres = 4 * np.random.default_rng(7).standard_normal((3, dim))
     embedding = centres[rng.integers(0, 3, num)] + rng.standard_normal((num, dim)) * np.geomspace(0.1, 2, dim)
@@ -59,7 +59,7 @@ def elsewhere(scorer: Scorer, tensors: dict[str, NDArray[Any]], seed: int) -> ND
     """Scores as another machine might compute them: tensors and features are rounded otherwise."""
     given = {name: torch.from_numpy(tensors[name]) for name in scorer.inputs}
     with torch.no_grad():
-        scores_BK = asked(scorer.detectors, given, torch.Generator().manual_seed(seed))
+        scores_BK = scores_of(scorer.detectors, given, torch.Generator().manual_seed(seed))
         if scorer.plateaus is not None:
             scores_BK = scorer.plateaus(scores_BK)
         fusion: Any = scorer.fusion
@@ -216,11 +216,11 @@ def test_no_more_rows_than_chance_explains_make_no_plateau() -> None:
     assert Plateaus.fit(np.linspace(0, 1, 400)[:, None], moved[:, None]) is None
 
 
-# --- what was usual before is so now ----------------------------------------------------------------------------------
+# --- scores of ordinary rows are what they were -----------------------------------------------------------------------
 
 
-def test_nothing_of_this_is_felt_by_usual_rows() -> None:
-    """Scores of recorded bundles stay: against the formulas without floors, plateaus and lines drawn out."""
+def test_nothing_of_this_is_felt_by_ordinary_rows() -> None:
+    """Scores of recorded bundles stay: against the formulas without any of this."""
     train, new = tensors_of(3000, 0, dim=64), tensors_of(300, 0, seed=1, dim=64)
     scorer = fitted(train)
     assert scorer.plateaus is None
@@ -229,7 +229,7 @@ def test_nothing_of_this_is_felt_by_usual_rows() -> None:
 
     x = unit(torch.from_numpy(train["embedding"]).double()).numpy()
     expected = np.linalg.cholesky(LedoitWolf().fit(x).precision_)
-    np.testing.assert_allclose(whitening(x, np.full(64, SMALLEST_SPREAD / 8)), expected, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(whitening(x, np.full(64, SMALLEST_DEVIATION / 8)), expected, rtol=1e-9, atol=1e-9)
 
     knn = of_name["knn"]
     similar = unit(torch.from_numpy(new["embedding"])) @ (knn.bank_PN + knn.mean_P[:, None])

@@ -35,7 +35,7 @@ class Watched(nn.Module):
 def test_no_row_is_both_fitted_on_and_a_reference(
     num_rows: int, num_reference: int, sizes_of_units: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Scores of rows that a detector has seen are too usual: what is compared with them comes out too strange."""
+    """Rows that a detector has seen score too low: rows that are compared with them get too small a p-value."""
     references: list[NDArray[Any]] = []
 
     class Fusion(scorer.Fusion):

@@ -60,7 +60,7 @@ def test_a_lock_ends_with_its_holder(tmp_path: Path) -> None:
         pass
 
 
-def test_a_level_that_the_rows_cannot_keep_is_refused_before_any_work(
+def test_a_level_that_the_rows_cannot_keep_is_rejected_before_any_work(
     run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("export.exporter.load_model", None)

@@ -307,11 +307,11 @@ def test_a_token_leaves_this_machine_in_the_clear_only_if_told_to(
         if local:
             Client(target, token=given).close()
         else:
-            with pytest.raises(InvalidInput, match="in the clear") as error:
+            with pytest.raises(InvalidInput, match="over plaintext") as error:
                 Client(target, token=given)
             assert "secret" not in str(error.value)
-            with pytest.raises(InvalidInput, match="in the clear"):
+            with pytest.raises(InvalidInput, match="over plaintext"):
                 AsyncClient(target, token=given)
-        Client(target, token=given, token_in_clear=True).close()
+        Client(target, token=given, token_over_plaintext=True).close()
         Client(target, token=given, credentials=credentials).close()
         Client(target, token="").close()

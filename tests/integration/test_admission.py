@@ -1,4 +1,4 @@
-"""The door of the real server, for every way in: what does not fit is refused before anything of it is decoded."""
+"""Admission to the real server, for every way in: what does not fit is rejected before anything of it is decoded."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def served(
     repository: Path, file: bytes, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Iterator[ServedProcess]:
     """Takes the bytes of two files at once, and the pixels of three in a request."""
-    log = tmp_path_factory.mktemp("door") / "log"
+    log = tmp_path_factory.mktemp("admission") / "log"
     bounds = ("--max-request-pixels", str(3 * PIXELS), "--max-decoding-bytes", str(len(file) * 5 // 2))
     with ServedProcess(repository, log, (*bounds, "--transport", request.param)) as process:
         yield process
@@ -87,8 +87,8 @@ def test_what_a_request_would_cost_is_known_before_any_of_it_is_decoded(
         return sum(page.get(f'latentserve_decoded_items_total{{wanted="{wanted}"}}', 0) for wanted in ("true", "false"))
 
     def dropped(reason: str) -> float:
-        lane = 'lane="input",model="digits-vae"'
-        return served.metrics().get(f'latentserve_dropped_rows_total{{{lane},reason="{reason}",version="1"}}', 0)
+        queue = 'model="digits-vae",queue="input"'
+        return served.metrics().get(f'latentserve_dropped_rows_total{{{queue},reason="{reason}",version="1"}}', 0)
 
     before, invalid, full = decoded(), dropped("invalid"), dropped("full")
     said = f"got {5 * PIXELS} pixels in all, expected at most {3 * PIXELS} in a request"
@@ -101,8 +101,8 @@ def test_what_a_request_would_cost_is_known_before_any_of_it_is_decoded(
     ask(way, served.target, [file] * 2)
     eventually(lambda: decoded() == before + 2)
     page = served.metrics()
-    lane = '{lane="input",model="digits-vae",version="1"}'
-    held = [page[f"latentserve_{name}"] for name in ("decoding_bytes", "decoding_pixels", f"queue_rows{lane}")]
+    queue = '{model="digits-vae",queue="input",version="1"}'
+    held = [page[f"latentserve_{name}"] for name in ("decoding_bytes", "decoding_pixels", f"queue_rows{queue}")]
     assert held == [0, 0, 0]
     with Client(served.target) as client:
         assert len(client.embed(digits[:3])) == 3  # arrays need no decoding

@@ -25,9 +25,9 @@ from latentserve.v1 import embedding_pb2 as pb
 from training.__main__ import Options, run_training
 from training.data import AudioShape
 from training.methods.cpc_audio import CpcAudio, CpcAudioConfig
-from training.networks.small import waveform_from_int16
-from training.running.loop import LoopConfig
+from training.preprocessing import waveform_from_int16
 from training.running.run import load_model, open_run
+from training.schedule import LoopConfig
 
 SMALL: dict[str, Any] = {"num_filters": 8, "width": 16, "num_steps": 3}
 NUM_SAMPLES = 4000
@@ -133,7 +133,7 @@ def test_bad_sound_is_refused_by_item_and_the_server_goes_on(audio_client: Clien
             audio_client.embed([good, bad, good])
     with pytest.raises(InvalidInput, match=r"items: got uint8 \[1, 4000\], expected int16 \[n, 4000\]"):
         audio_client.embed(np.zeros((1, NUM_SAMPLES), np.uint8))
-    with pytest.raises(Unsupported, match="gives no reconstruction"):
+    with pytest.raises(Unsupported, match="has no output reconstruction"):
         audio_client.reconstruct(clips[:1])
     assert audio_client.embed([good]).shape == (1, 96)
 

@@ -28,7 +28,7 @@ from tests.waiting import eventually
 HEADERS = ("content-type: application/grpc", "te: trailers")
 PATH = "latentserve.v1.EmbeddingService/Embed"
 MONITORED = 'latentserve_monitor_rows{model="digits-vae",version="1"}'
-JUDGED = 'latentserve_judged_rows_total{flagged="false",model="digits-vae",version="1"}'
+DECIDED = 'latentserve_decided_rows_total{flagged="false",model="digits-vae",version="1"}'
 
 
 def health(channel: grpc.Channel) -> int:
@@ -132,12 +132,12 @@ def test_the_counters_are_the_callers_own_counts(repository: Path, tmp_path: Pat
         }
         metrics = process.metrics()
         assert metrics["latentserve_requests_in_flight"] == 0
-        lane = 'lane="input",model="digits-vae"'
+        queue = 'model="digits-vae",queue="input"'
 
         def dropped(reason: str) -> float:
-            return metrics[f'latentserve_dropped_rows_total{{{lane},reason="{reason}",version="1"}}']
+            return metrics[f'latentserve_dropped_rows_total{{{queue},reason="{reason}",version="1"}}']
 
-        num_run = metrics[f'latentserve_batch_rows_sum{{{lane},version="1"}}']
+        num_run = metrics[f'latentserve_batch_rows_sum{{{queue},version="1"}}']
         assert dropped("full") == 4 * theirs["8"]
         assert dropped("cancelled") == num_cancelled
         assert dropped("failed") == 0
@@ -217,22 +217,22 @@ def test_models_come_and_go_while_calls_are_answered(
     ):
         eventually(lambda: asking.versions[1] > 10)
         shutil.copytree(versions / "1", second)  # another version's bytes
-        assert reload("models reloaded: 0 opened, 0 gone, 1 refused")["latentserve_refused_bundles"] == 1
+        assert reload("models reloaded: 0 loaded, 0 unloaded, 1 rejected")["latentserve_rejected_bundles"] == 1
         shutil.rmtree(second)
         shutil.copytree(versions / "2", second)
-        assert reload("models reloaded: 1 opened, 0 gone, 0 refused")["latentserve_refused_bundles"] == 0
+        assert reload("models reloaded: 1 loaded, 0 unloaded, 0 rejected")["latentserve_rejected_bundles"] == 0
         eventually(lambda: asking.versions[2] > 10)
         assert [model.version for model in client.list_models().models] == [2, 1]
         client.score(digits[:3], version=1)  # while it is there
         client.score(digits[:3], version=2)
-        assert process.metrics()[JUDGED] > 0
+        assert process.metrics()[DECIDED] > 0
         first.rename(tmp_path / "put-away")
-        reload("models reloaded: 0 opened, 1 gone, 0 refused")
+        reload("models reloaded: 0 loaded, 1 unloaded, 0 rejected")
         with pytest.raises(ModelNotFound, match="got 1 of 'digits-vae', expected one of \\[2\\]"):
             client.score(digits[:3], version=1)
         asked = asking.versions[2]
-        eventually(lambda: process.metrics().keys().isdisjoint({MONITORED, JUDGED}), 20)  # nothing of it is left
-        assert process.metrics()[JUDGED.replace('"1"', '"2"')] > 0  # what was counted of the others stays
+        eventually(lambda: process.metrics().keys().isdisjoint({MONITORED, DECIDED}), 20)  # nothing of it is left
+        assert process.metrics()[DECIDED.replace('"1"', '"2"')] > 0  # what was counted of the others stays
         second.rename(tmp_path / "put-away-too")
         assert reload("models not reloaded: models: got no bundle")["latentserve_config_last_reload_successful"] == 0
         eventually(lambda: asking.versions[2] > asked + 10)  # what is there serves on
@@ -245,5 +245,5 @@ def test_a_server_that_lets_a_model_go_can_be_told_to_stop(versions: Path, tmp_p
     with ServedProcess(models, log) as process:
         (models / "digits-vae" / "1").rename(tmp_path / "put-away")
         os.kill(process.pid, signal.SIGHUP)
-        eventually(lambda: "1 gone" in log.read_text())
+        eventually(lambda: "1 unloaded" in log.read_text())
         assert process.stop() == 0

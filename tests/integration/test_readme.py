@@ -77,7 +77,7 @@ def test_no_figure_was_left_out() -> None:
     assert "@@" not in README
     serving = json.loads((ROOT / "docs/results/serving.json").read_text())
     for encoder in ("small", "r18"):
-        for scenario in ("1 image x 32 callers", "8 images x 8 callers"):
+        for scenario in ("1 image x 32 clients", "8 images x 8 clients"):
             assert f"{serving[encoder]['latentserve (http2)'][scenario]['images_per_second']:,.0f}" in README
     overload = json.loads((ROOT / "docs/results/overload.json").read_text())
     assert f"{overload['goodput_of_capacity'] * 100:.0f} %" in README

@@ -166,7 +166,7 @@ def test_messages_share_batches_and_are_counted_as_calls(
     assert metrics['latentserve_requests_total{code="OK",method="ScoreStream",model="digits-vae"}'] == 200
     assert metrics['latentserve_requests_total{code="INVALID_ARGUMENT",method="ScoreStream",model="digits-vae"}'] == 1
     assert metrics['latentserve_request_rows_sum{method="ScoreStream",model="digits-vae"}'] == 200
-    assert metrics['latentserve_batch_rows_count{lane="input",model="digits-vae",version="1"}'] < 150
+    assert metrics['latentserve_batch_rows_count{model="digits-vae",queue="input",version="1"}'] < 150
     assert metrics["latentserve_streams_open"] == 0
 
 
@@ -218,7 +218,7 @@ def test_a_server_that_is_not_there_is_unavailable(digits: NDArray[np.uint8]) ->
 
 def test_an_odd_number_of_axes_is_one_row() -> None:
     def shapes(item: Item) -> list[int]:
-        (request,) = streaming.Question(None, "marginal", "", 0, "low").about(item).requests
+        (request,) = streaming.ScoreOptions(None, "marginal", "", 0, "low").requests_of(item).requests
         return list(request.input.tensor.shape)
 
     assert shapes(np.zeros((8, 8, 1), np.uint8)) == [1, 8, 8, 1]

@@ -160,7 +160,7 @@ def test_a_model_describes_itself(client: Client) -> None:
     assert got.limits.max_pixels_per_request == 500_000_000
     listed = client.list_models()
     assert [one.name for one in listed.models] == ["digits-vae"]
-    assert not listed.refused
+    assert not listed.rejected
 
 
 def request(**fields: Any) -> pb.Input:
@@ -257,18 +257,18 @@ def test_metrics_count_what_the_client_sent(
     assert value('requests_total{code="INVALID_ARGUMENT",method="Embed",model="digits-vae"}') == 1
     assert value('request_seconds_count{method="Embed",model="digits-vae"}') == 4
     assert value('request_seconds_count{method="Embed",model=""}') == 1
-    assert value('batch_rows_sum{lane="input",model="digits-vae",version="1"}') == 55
-    assert value('padding_rows_total{lane="input",model="digits-vae",version="1"}') == 0
-    assert value('judged_rows_total{flagged="true",model="digits-vae",version="1"}') == flagged.sum()
-    assert value('judged_rows_total{flagged="false",model="digits-vae",version="1"}') == 40 - flagged.sum()
-    assert value('dead_work_rows_total{lane="input",model="digits-vae",version="1"}') == 0
-    lane = 'lane="input",model="digits-vae",version="1"'
+    assert value('batch_rows_sum{model="digits-vae",queue="input",version="1"}') == 55
+    assert value('padding_rows_total{model="digits-vae",queue="input",version="1"}') == 0
+    assert value('decided_rows_total{flagged="true",model="digits-vae",version="1"}') == flagged.sum()
+    assert value('decided_rows_total{flagged="false",model="digits-vae",version="1"}') == 40 - flagged.sum()
+    assert value('dead_work_rows_total{model="digits-vae",queue="input",version="1"}') == 0
+    queue = 'model="digits-vae",queue="input",version="1"'
     for name in ("queue_rows", "queue_bytes", "queue_oldest_seconds"):
-        assert value(f"{name}{{{lane}}}") == 0
+        assert value(f"{name}{{{queue}}}") == 0
     for name in ("queue_seconds", "execute_seconds", "pad_seconds", "batch_rows"):
-        assert value(f"{name}_count{{{lane}}}") == 4, name
-    assert value(f'batches_total{{cut="free",{lane}}}') == 4
-    assert value('batch_rows_sum{lane="latent",model="digits-vae",version="1"}') == 4
+        assert value(f"{name}_count{{{queue}}}") == 4, name
+    assert value(f'batches_total{{formed="free",{queue}}}') == 4
+    assert value('batch_rows_sum{model="digits-vae",queue="latent",version="1"}') == 4
     assert value('request_rows_sum{method="Embed",model="digits-vae"}') == 15
     assert value('decode_seconds_count{model="digits-vae"}') == 4
     assert value("encode_seconds_count") == 5  # one for each call answered with OK
@@ -279,9 +279,9 @@ def test_metrics_count_what_the_client_sent(
     version = 'model="digits-vae",version="1"'
     assert value(f"monitor_rows{{{version}}}") == 40
     assert value(f"monitor_band_low{{{version}}}") <= value(f"monitor_window_share{{{version}}}")
-    assert value(f'monitor_alarm{{kind="evidence",{version}}}') == 0
+    assert value(f'monitor_alarm{{kind="e_process",{version}}}') == 0
     assert value('not_finite_scores_total{model="digits-vae",version="1"}') == 0
-    assert value("refused_bundles") == 0
+    assert value("rejected_bundles") == 0
     assert value("ready") == 1
     assert any("CPUExecutionProvider" in name or "CUDA" in name for name in metrics if "model_info" in name)
 
@@ -328,12 +328,12 @@ def test_a_model_without_a_decoder_cannot_reconstruct_and_a_broken_one_is_refuse
         for ask in (client.reconstruct, client.score):
             with pytest.raises(Unsupported, match="plain version 1"):
                 ask(digits[:2])
-        with pytest.raises(Unsupported, match="gives no reconstruction"):
+        with pytest.raises(Unsupported, match="has no output reconstruction"):
             client.decode(np.zeros((1, 8), np.float32))
-        with pytest.raises(Unsupported, match="digits-vae version 1 was refused: .*encoder.onnx: sha256"):
+        with pytest.raises(Unsupported, match="digits-vae version 1 was rejected: .*encoder.onnx: sha256"):
             client.embed(digits[:1], model="digits-vae")
-        (refused,) = client.list_models().refused
-        assert refused.name == "digits-vae"
+        (rejected,) = client.list_models().rejected
+        assert rejected.name == "digits-vae"
 
 
 def strip_to_encoder(source: Path, target: Path) -> None:

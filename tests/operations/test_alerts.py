@@ -39,8 +39,8 @@ PICTURES = os.environ.get("OPS_PICTURES")
 
 
 @contextmanager
-def usual_traffic(process: ServedProcess, digits: NDArray[np.uint8]) -> Iterator[None]:
-    """Every method of the service, usual rows, again and again."""
+def typical_traffic(process: ServedProcess, digits: NDArray[np.uint8]) -> Iterator[None]:
+    """Calls every method of the service with in-distribution rows, again and again."""
     stopping = threading.Event()
 
     def ask() -> None:
@@ -87,7 +87,7 @@ def test_rules_load_and_every_panel_has_data(repository: Path, tmp_path: Path, d
     with (
         ServedProcess(repository, tmp_path / "log") as process,
         watched(tmp_path, process) as prometheus,
-        usual_traffic(process, digits),
+        typical_traffic(process, digits),
     ):
         time.sleep(30)
         groups = prometheus.ask("rules")["groups"]
@@ -103,7 +103,7 @@ def test_rules_load_and_every_panel_has_data(repository: Path, tmp_path: Path, d
 
 
 def test_an_overload_raises_its_alerts_and_clears(repository: Path, tmp_path: Path, digits: NDArray[np.uint8]) -> None:
-    """More rows than the engine runs: they wait, callers are late or refused."""
+    """More rows than the engine runs: they wait, and clients are late or shed."""
     body = pb.EmbedRequest(input=pb.Input(tensor=to_tensor(np.repeat(digits, 2, axis=0)[:500]))).SerializeToString()
     framed = bytes([0]) + len(body).to_bytes(4, "big") + body
     slow = ("--max-batch-rows", "2", "--intra-op-threads", "1", "--max-queue-rows", "20000")
@@ -117,7 +117,7 @@ def test_an_overload_raises_its_alerts_and_clears(repository: Path, tmp_path: Pa
             time.sleep(0.5)
         load.join()
         assert seen == {"LatentserveQueueSaturated", "LatentserveErrorBudgetBurn", "LatentserveLatencyBudgetBurn"}
-        with usual_traffic(process, digits):
+        with typical_traffic(process, digits):
             eventually(lambda: not prometheus.firing("page"), 90, lambda: prometheus.firing("page"))
             drawn(prometheus, "service", 90)
             drawn(prometheus, "capacity", 90)
@@ -131,7 +131,7 @@ def test_a_killed_replica_raises_its_alert_and_clears(
         ServedProcess(repository, tmp_path / "log") as process,
         ServedProcess(repository, tmp_path / "other", (), ports) as other,
         watched(tmp_path, process, other) as prometheus,
-        usual_traffic(process, digits),
+        typical_traffic(process, digits),
     ):
         os.kill(other.pid, signal.SIGKILL)
         eventually(lambda: prometheus.firing() == {"LatentserveDown"}, 20, prometheus.firing)
@@ -147,7 +147,7 @@ def test_shifted_inputs_raise_their_alert_and_a_restart_clears_it(
     ports = free_port(), free_port()
     noise = np.random.default_rng(0).integers(0, 256, (300, *digits.shape[1:]), dtype=np.uint8)
     with ServedProcess(repository, tmp_path / "log", (), ports) as process, watched(tmp_path, process) as prometheus:
-        with usual_traffic(process, digits), Client(process.target) as client:
+        with typical_traffic(process, digits), Client(process.target) as client:
             time.sleep(15)
             assert prometheus.firing() == set()
             for some in np.array_split(noise, 30):
@@ -158,5 +158,5 @@ def test_shifted_inputs_raise_their_alert_and_a_restart_clears_it(
         assert prometheus.firing() == {"LatentserveCalibrationBroken"}
         drawn(prometheus, "models", 40)
         process.stop()
-        with ServedProcess(repository, tmp_path / "again", (), ports) as again, usual_traffic(again, digits):
+        with ServedProcess(repository, tmp_path / "again", (), ports) as again, typical_traffic(again, digits):
             eventually(lambda: not prometheus.firing(), 30, prometheus.firing)

@@ -6,7 +6,7 @@ import pytest
 
 from service.config import ConfigError, changed, load_config
 from service.scheduling.batching import QueueConfig
-from service.scheduling.decoding_queue import TurnsConfig
+from service.scheduling.decoding_queue import DecodingConfig
 
 
 def test_the_command_line_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,4 +117,4 @@ def test_what_peers_may_ask_of_the_transport_is_set() -> None:
 
 def test_what_may_wait_to_be_decoded_is_what_was_set(tmp_path: Path) -> None:
     arguments = ("--max-decoding-bytes", "70", "--max-decoding-pixels", "600")
-    assert load_config(["--models", str(tmp_path), *arguments]).turns == TurnsConfig(max_bytes=70, max_pixels=600)
+    assert load_config(["--models", str(tmp_path), *arguments]).decoding == DecodingConfig(max_bytes=70, max_pixels=600)

@@ -49,14 +49,14 @@ def test_a_model_that_has_gone_is_freed(
     config: Config, digits: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without waiting for Python to look for cycles: that may be hours, and the memory may be a GPU's."""
-    monkeypatch.setattr("service.server.LAST_CALLS_SECONDS", 0)
+    monkeypatch.setattr("service.reload.LAST_CALLS_SECONDS", 0)
 
     async def run() -> None:
         async with Server(config) as server:
             assert served(server) == {1, 2}
             assert await asyncio.to_thread(score, server, digits, 1) == len(digits)
             model = server.repository.models["digits-vae"][1]
-            parts = [weakref.ref(part) for part in (model, *model.lanes.values(), model.judge)]
+            parts = [weakref.ref(part) for part in (model, *model.queues.values(), model.policy)]
             del model
             gc.collect()
             gc.disable()
@@ -75,11 +75,11 @@ def test_a_model_that_has_gone_is_freed(
 def test_a_backlog_of_a_model_that_has_gone_is_answered_though_the_server_stops(
     config: Config, digits: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.server.LAST_CALLS_SECONDS", 0)
+    monkeypatch.setattr("service.reload.LAST_CALLS_SECONDS", 0)
 
     async def run() -> list[int]:
         async with Server(config) as server:
-            waiting = {"model": "digits-vae", "version": "1", "lane": "input"}
+            waiting = {"model": "digits-vae", "version": "1", "queue": "input"}
             await server._workers.slot.acquire()  # the device is busy: everything waits
             asked = [asyncio.create_task(asyncio.to_thread(score, server, digits[:50], 1)) for _ in range(4)]
             value = server.metrics.registry.get_sample_value

@@ -39,7 +39,7 @@ def test_with_everything_off_a_view_is_the_image() -> None:
 
 
 @pytest.mark.parametrize("name", SWITCHED_ON)
-def test_each_knob_changes_views_and_each_row_has_its_own_draw(name: str) -> None:
+def test_each_option_changes_views_and_each_row_has_its_own_draw(name: str) -> None:
     x = picture().repeat(16, 1, 1, 1)
     views = views_of(x, replace(STILL, **{name: SWITCHED_ON[name]}))
     assert views.shape == x.shape
@@ -135,11 +135,11 @@ def test_grey_views_have_one_value_in_all_channels() -> None:
         ({"jitter": 2.0}, "jitter: got 2.0"),
     ],
 )
-def test_a_config_that_makes_no_sense_is_refused(config: dict[str, Any], message: str) -> None:
+def test_a_config_that_makes_no_sense_is_rejected(config: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ViewConfig(**config)
 
 
-def test_colours_of_grey_images_are_refused() -> None:
+def test_colours_of_grey_images_are_rejected() -> None:
     with pytest.raises(ValueError, match="jitter, grey_probability: got 0.5, 0.0 for images of 1 channel"):
         Views(replace(STILL, jitter=0.5), 1)

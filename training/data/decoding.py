@@ -68,7 +68,7 @@ def decode_all(kind: str, files: Iterable[File], image_size: int) -> list[NDArra
 def readable(
     kind: str, decoded: list[NDArray[np.uint8] | str], at_least: int = MIN_IMAGES
 ) -> tuple[NDArray[np.uint8], list[int]]:
-    """Of `decode_all` the images, uint8 [N, image_size, image_size, 3], and which they are; the rest is said.
+    """The images of `decode_all`, uint8 [N, image_size, image_size, 3], and their places; prints why others are none.
 
     Raises:
         DataError: fewer than `at_least`.

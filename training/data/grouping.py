@@ -17,7 +17,6 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +27,7 @@ from training.data.rows import DataError, say
 from training.data.units import FEWEST_UNITS, Units
 
 RULES = {"folder": ("folder", "name", "exif", "near"), "wds": ("name", "near"), "audio": ("folder", "name")}
-"""What can be asked of which data."""
+"""The rules that each kind of data takes."""
 FORMS = {"folder": "folder", "name": "name:REGEX", "exif": "exif:SECONDS", "near": "near or near:BITS"}
 TAKES_ARGUMENT = {"folder": (False,), "name": (True,), "exif": (True,), "near": (False, True)}
 MOST_NEAR_BITS = 16
@@ -96,7 +95,7 @@ class GroupBy:
         return None
 
     def of_names(self, names: Sequence[str]) -> Units | None:
-        """As `of_files`, by the names alone; of the rule `name`."""
+        """The same as `of_files` by the names alone, for the rule `name`."""
         if self.pattern is None:
             return None
         found = [self.pattern.search(name) for name in names]
@@ -118,7 +117,7 @@ class GroupBy:
             keys[row], before = burst, at
         return _numbered(keys)
 
-    def _tell(self, keys: Sequence[Any], nothing: str, what: str) -> None:
+    def _tell(self, keys: Sequence[object], nothing: str, what: str) -> None:
         num_without = sum(key is None for key in keys)
         if num_without == len(keys):
             raise DataError(f"group_by: got {self.text!r}, {nothing}; expected a rule that says what belongs together")

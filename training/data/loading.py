@@ -1,4 +1,4 @@
-"""A data set by its spec."""
+"""Loads a data set by its spec."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ SMALLEST_IMAGE = 8
 OWN_VALUES_A_PIXEL = {"digits": 1_797, "mnist": 70_000, "cifar10": 3 * 60_000, "shapes": 60_000}
 FSDD_BYTES_A_SAMPLE = 2 * 3_000
 LARGEST_OWN_BYTES = 2**35
-"""Of a set whose rows are asked for at another size: more than most machines have, less than a slip asks for."""
+"""Limit of a set whose rows are to have another size: more than most machines have, less than a slip would take."""
 WITHOUT = ("digits", "mnist", "cifar10", "shapes", "fsdd")
 WITH_A_PLACE = {"folder": "PATH", "wds": "PATTERN", "audio": "PATH"}
 """Names of data sets, and what comes after a colon of those that lie anywhere."""
 
 
 def check_spec(spec: str, also: Iterable[str] = (), group_by: str | None = None) -> None:
-    """What can be said of a spec before anything is loaded. Raises DataError if it is that of no data set.
+    """Raises DataError if a spec is that of no data set; nothing is loaded.
 
     Args:
         spec: of a data set.
@@ -68,30 +68,42 @@ def load_data(
     Raises:
         DataError: unknown spec, missing or empty folder, failed download, or an option the data does not have.
     """
-    # Imported here: torchvision alone takes seconds, and digits does not need it.
-    from training.data import audio, cifar10, digits, folder, fsdd, mnist, shapes, shards
-
     check_spec(spec, group_by=group_by)
     if (subset := Subset.parse(spec)) is not None:
         return subset.of(load_data(subset.base, image_size, seed, sample_rate_hz, num_samples, group_by), spec)
-    name, _, argument = spec.partition(":")
+    name, _, place = spec.partition(":")
     grouped = None if group_by is None else GroupBy.parse(group_by, name)
     if name in ("audio", "fsdd"):
-        _refuse(spec, image_size=image_size)
-        for option, value in (("sample_rate_hz", sample_rate_hz), ("num_samples", num_samples)):
-            if value is not None and value < 1:
-                raise DataError(f"{option}: got {value}, expected 1 or more")
-        if name == "audio":
-            return audio.load(argument, sample_rate_hz, num_samples, seed, grouped)
-        _refuse_too_large("num_samples", num_samples, FSDD_BYTES_A_SAMPLE * (num_samples or 0))
-        return fsdd.load(sample_rate_hz, num_samples, seed)
+        _reject(spec, image_size=image_size)
+        return _load_audio(name, place, sample_rate_hz, num_samples, seed, grouped)
     if image_size is not None and image_size < SMALLEST_IMAGE:
         raise DataError(f"image_size: got {image_size}, expected {SMALLEST_IMAGE} or more")
-    _refuse(spec, sample_rate_hz=sample_rate_hz, num_samples=num_samples)
+    _reject(spec, sample_rate_hz=sample_rate_hz, num_samples=num_samples)
+    return _load_images(name, place, image_size, seed, grouped)
+
+
+def _load_audio(
+    name: str, place: str, sample_rate_hz: int | None, num_samples: int | None, seed: int, grouped: GroupBy | None
+) -> Data:
+    from training.data import audio, fsdd
+
+    for option, value in (("sample_rate_hz", sample_rate_hz), ("num_samples", num_samples)):
+        if value is not None and value < 1:
+            raise DataError(f"{option}: got {value}, expected 1 or more")
+    if name == "audio":
+        return audio.load(place, sample_rate_hz, num_samples, seed, grouped)
+    _reject_too_large("num_samples", num_samples, FSDD_BYTES_A_SAMPLE * (num_samples or 0))
+    return fsdd.load(sample_rate_hz, num_samples, seed)
+
+
+def _load_images(name: str, place: str, image_size: int | None, seed: int, grouped: GroupBy | None) -> Data:
+    # Imported here: torchvision alone takes seconds, and the check of a spec does not need it.
+    from training.data import cifar10, digits, folder, mnist, shapes, shards
+
     own = {"folder": folder.load, "wds": shards.load}
     if name in own:
-        return own[name](argument, image_size or OWN_IMAGE_SIZE, seed, grouped)
-    _refuse_too_large("image_size", image_size, OWN_VALUES_A_PIXEL[name] * (image_size or 0) ** 2)
+        return own[name](place, image_size or OWN_IMAGE_SIZE, seed, grouped)
+    _reject_too_large("image_size", image_size, OWN_VALUES_A_PIXEL[name] * (image_size or 0) ** 2)
     loaders = {"digits": digits.load, "mnist": mnist.load, "cifar10": cifar10.load, "shapes": shapes.load}
     return loaders[name](image_size, seed)
 
@@ -125,13 +137,13 @@ def every_row(
     return None
 
 
-def _refuse(spec: str, **options: int | None) -> None:
+def _reject(spec: str, **options: int | None) -> None:
     for name, value in options.items():
         if value is not None:
             raise DataError(f"{name}: got {value}, expected none: {spec} has no such option")
 
 
-def _refuse_too_large(name: str, value: int | None, size: int) -> None:
+def _reject_too_large(name: str, value: int | None, size: int) -> None:
     if size > LARGEST_OWN_BYTES:
         raise DataError(
             f"{name}: got {value}, with which the set has {size} bytes, expected at most {LARGEST_OWN_BYTES}"

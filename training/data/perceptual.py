@@ -18,7 +18,7 @@ from training.data.units import Units, components
 
 FREQUENCIES = 8  # Zauner's; with 64 of them but the mean a hash fits one integer
 NEAR_BITS = 6
-"""Of 63 in which images may differ. Two unrelated images, whose bits are coins, come that close once in 10^11 pairs."""
+"""Bits of 63 that may differ. Two unrelated images, whose bits are coins, come that close once in 10^11 pairs."""
 ROWS_AT_ONCE = 1000
 PAIRS_AT_ONCE = 2**22
 

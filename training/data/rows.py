@@ -1,4 +1,4 @@
-"""Rows with their splits, and the one function that loads them by name.
+"""The rows of a data set and their splits.
 
 A row is what the model takes: an image, uint8 [H, W, C], or a clip of sound, int16 [T].
 
@@ -21,6 +21,8 @@ from training.data.units import FEWEST_UNITS, count, drawn, equal_rows, merged, 
 CALIBRATION_SHARE = TEST_SHARE = 0.1
 FEWEST_CALIBRATION_UNITS = 19
 """As few as can keep a level of 5 %. Where rows are grouped, up to a quarter of the units are spent on them."""
+Values = NDArray[Any]
+"""Rows as data sets hold them and clients send them: images, uint8 [N, H, W, C], or clips of sound, int16 [N, T]."""
 LONG_ROW_SECONDS = 2.56
 """20,480 samples at 8 kHz: as many as a row of van den Oord et al., section 3.1, https://arxiv.org/abs/1807.03748."""
 
@@ -63,7 +65,7 @@ class Rows:
         units_N: int64 sampling unit of each row, or None where each row is one: see `training.data.units`.
     """
 
-    values: NDArray[Any]
+    values: Values
     labels_N: NDArray[np.int64] | None = None
     groups_N: NDArray[np.int64] | None = None
     factors_NF: NDArray[np.int64] | None = None
@@ -114,23 +116,23 @@ class Data:
 
     @property
     def shape(self) -> ImageShape | AudioShape:
-        """What one row is."""
+        """The shape of one row."""
         if self.sample_rate_hz is not None:
             return AudioShape(self.sample_rate_hz, self.train.values.shape[1])
         _, height, _, channels = self.train.values.shape
         return ImageShape(height, channels)
 
     @property
-    def training_rows(self) -> NDArray[Any]:
-        """What the training loop cuts batches from: the training split, or of audio its long rows."""
+    def training_rows(self) -> Values:
+        """The rows that batches are taken from: the training split, or for audio its long rows."""
         return self._long_rows(self.train)
 
     @property
-    def test_rows(self) -> NDArray[Any]:
-        """As `training_rows`, of the test split; there may be none."""
+    def test_rows(self) -> Values:
+        """The same of the test split; there may be none."""
         return self._long_rows(self.test)
 
-    def _long_rows(self, split: Rows) -> NDArray[Any]:
+    def _long_rows(self, split: Rows) -> Values:
         if self.sample_rate_hz is None:
             return split.values
         return joined(split, int(LONG_ROW_SECONDS * self.sample_rate_hz))

@@ -11,8 +11,6 @@ Unlike dSprites the edges are antialiased, so that small sizes stay readable.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,7 +18,6 @@ from training.data.rows import Data, Rows
 from training.data.units import row_digests
 
 FACTORS = {"shape": 3, "scale": 6, "orientation": 40, "position_x": 32, "position_y": 32}
-SHAPES = ("square", "ellipse", "heart")
 NUM_SHAPES = int(np.prod(list(FACTORS.values())))
 IMAGE_SIZE = 32
 NUM_TRAIN = 50_000
@@ -45,12 +42,12 @@ def load(image_size: int | None, seed: int) -> Data:
     return Data("shapes", train, calibration, test)
 
 
-def _rows(indices: NDArray[Any], size: int) -> Rows:
+def _rows(indices: NDArray[np.integer], size: int) -> Rows:
     values = factors(indices)
     return Rows(render(indices, size), values[:, 0], factors_NF=values)
 
 
-def _others(indices: NDArray[Any], num: int, size: int, *before: Rows) -> tuple[Rows, int]:
+def _others(indices: NDArray[np.integer], num: int, size: int, *before: Rows) -> tuple[Rows, int]:
     """The first so many shapes that look like none before, and how many indices were gone through for them.
 
     A square turned by 90 degrees has another index and is the same image: nothing that calibrates or is tested on may
@@ -65,7 +62,7 @@ def _others(indices: NDArray[Any], num: int, size: int, *before: Rows) -> tuple[
     return _rows(indices[fresh[:num]], size), fresh[num - 1] + 1
 
 
-def factors(indices: NDArray[Any]) -> NDArray[np.int64]:
+def factors(indices: NDArray[np.integer]) -> NDArray[np.int64]:
     """int64 [n, 5]: the value of each factor, in the order of `FACTORS`.
 
     Raises:
@@ -77,7 +74,7 @@ def factors(indices: NDArray[Any]) -> NDArray[np.int64]:
     return np.stack(np.unravel_index(indices, list(FACTORS.values())), axis=1).astype(np.int64)
 
 
-def render(indices: NDArray[Any], image_size: int = IMAGE_SIZE) -> NDArray[np.uint8]:
+def render(indices: NDArray[np.integer], image_size: int = IMAGE_SIZE) -> NDArray[np.uint8]:
     """uint8 [n, image_size, image_size, 1]."""
     values = factors(indices)
     out = np.empty((len(values), image_size, image_size, 1), np.uint8)
@@ -110,17 +107,17 @@ def _render(factors_N5: NDArray[np.int64], image_size: int) -> NDArray[np.uint8]
     return pixels
 
 
-def _square(u: NDArray[Any], v: NDArray[Any]) -> NDArray[np.bool_]:
+def _square(u: NDArray[np.floating], v: NDArray[np.floating]) -> NDArray[np.bool_]:
     inside: NDArray[np.bool_] = np.maximum(np.abs(u), np.abs(v)) < 0.8
     return inside
 
 
-def _ellipse(u: NDArray[Any], v: NDArray[Any]) -> NDArray[np.bool_]:
+def _ellipse(u: NDArray[np.floating], v: NDArray[np.floating]) -> NDArray[np.bool_]:
     inside: NDArray[np.bool_] = u**2 + (v / 0.6) ** 2 < 1
     return inside
 
 
-def _heart(u: NDArray[Any], v: NDArray[Any]) -> NDArray[np.bool_]:
+def _heart(u: NDArray[np.floating], v: NDArray[np.floating]) -> NDArray[np.bool_]:
     """(u^2 + w^2 - 1)^3 < u^2 w^3 with w pointing up."""
     u, w = u * 1.1, -v * 1.1 + 0.1
     inside: NDArray[np.bool_] = (u**2 + w**2 - 1) ** 3 < u**2 * w**3

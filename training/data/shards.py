@@ -41,10 +41,10 @@ from training.data.grouping import GroupBy
 from training.data.rows import Data, DataError, Rows, three_splits
 
 PREFERRED = (".jpg", ".jpeg", ".png", ".webp")
-"""Of several images of one key the first of these is taken, else the first that comes."""
+"""Where several images have one key, the first of these kinds is taken, else the first that comes."""
 CLASS = ".cls"
 REMOTE = ("http", "https", "gs", "hf")
-"""Schemes that webdataset opens. Not its `pipe:`: a run.json from elsewhere would run commands here."""
+"""Schemes that webdataset reads. Not its `pipe:`: a run.json from elsewhere would run commands here."""
 
 
 def load(pattern: str, image_size: int, seed: int, group_by: GroupBy | None = None) -> Data:
@@ -61,7 +61,7 @@ def matching(pattern: str) -> list[str]:
     """The shards of a pattern: braces are expanded everywhere, wildcards for local files.
 
     Raises:
-        DataError: nothing fits, a local file is missing, or a scheme that is not opened.
+        DataError: nothing fits, a local file is missing, or a scheme that is not read.
     """
     expected = f"a file or {', '.join(REMOTE)} URL, with braces as in train-{{0000..0009}}.tar (wds:PATTERN)"
     try:
@@ -139,7 +139,7 @@ class _Members:
         return None if text in (None, "", "-1") else text
 
     def faults(self, classes: Sequence[str | None]) -> Iterator[str | None]:
-        """Of each image why it is no row of its own, if it is none."""
+        """For each image the reason why it is no row of its own, or None."""
         taken = dict[tuple[str, str], int]()
         for image, key in enumerate(self.keys):
             before = taken.setdefault(key, image)
@@ -162,7 +162,7 @@ class _Members:
 
 
 def labels(classes: Sequence[str | None]) -> NDArray[np.int64] | None:
-    """Of each image its number, or the place of its name among all in their order; None unless every image has one.
+    """The number of each image, or the place of its name among all in their order; None unless every image has one.
 
     None as well if it is the same of all.
     """

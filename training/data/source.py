@@ -1,4 +1,4 @@
-"""Where public data sets lie: in the folder that LATENTSERVE_DATA names, else in a cache that downloads fill."""
+"""The place of public data sets: the folder that LATENTSERVE_DATA names, else a cache that downloads fill."""
 
 from __future__ import annotations
 

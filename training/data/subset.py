@@ -4,7 +4,7 @@
     mnist[label=0,1,2,3]   of four classes
     fsdd[group!=2]         without speaker 2
 
-What is left out is what a model can be asked about afterwards: `others`.
+The rows that are left out can be what a model is evaluated on afterwards: `others`.
 """
 
 from __future__ import annotations

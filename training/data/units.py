@@ -31,7 +31,7 @@ FEWEST_UNITS = 3
 """One for each split."""
 LARGE_SHARE = 0.1
 """A unit of so many rows (as many as a split) is what most inputs look like: a camera that froze, silence. It stays in
-training, for an encoder that has never met it would call it strange."""
+training, for an encoder that has never met it would give it high scores."""
 FEW_LARGE_UNITS = 0.01
 """But only one, or while they are at most this share of the units: what is never drawn is not promised anything."""
 

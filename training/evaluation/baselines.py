@@ -1,6 +1,6 @@
-"""What any method must beat: encoders that were not trained, or hardly.
+"""Baselines that any method must beat: encoders that were not trained, or hardly.
 
-Each is an `Encode` like the method's own, so the same report card measures them.
+Each is an `Encode` like the method's own, so the same evaluation report measures them.
 
 Shape legend: N rows, H height, W width, C channels, D features, P patches of an image, Q pixels of a patch, K centres.
 """
@@ -8,7 +8,6 @@ Shape legend: N rows, H height, W width, C channels, D features, P patches of an
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -16,7 +15,9 @@ from numpy.typing import NDArray
 from sklearn.cluster import MiniBatchKMeans
 from sklearn.decomposition import PCA
 
-Encode = Callable[[NDArray[Any]], NDArray[np.float32]]
+from training.data.rows import Values
+
+Encode = Callable[[Values], NDArray[np.float32]]
 """Rows as `training.data` holds them to embeddings [N, D]."""
 
 PATCH = 6

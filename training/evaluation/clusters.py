@@ -1,9 +1,8 @@
-"""Do the classes form clusters of their own? K-means without labels, held against the labels afterwards."""
+"""Do the classes form clusters of their own? K-means without labels, compared with the labels afterwards."""
 
 from __future__ import annotations
 
 import warnings
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,12 +10,12 @@ from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
-from training.evaluation.probes import unit_rows
+from training.evaluation.probes import Features, Labels, unit_rows
 
 STARTS = 3
 
 
-def cluster_agreement(features_ND: NDArray[Any], labels_N: NDArray[Any], num_seeds: int) -> dict[str, NDArray[Any]]:
+def cluster_agreement(features_ND: Features, labels_N: Labels, num_seeds: int) -> dict[str, NDArray[np.float64]]:
     """Agreement of k-means, with as many clusters as there are classes, with the classes; one figure a seed.
 
     Returns:

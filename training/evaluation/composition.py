@@ -9,15 +9,13 @@ Shape legend: N rows, D features, F factors, K classes.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
-from training.evaluation.probes import FEW_LABELS_INVERSE_L2, linear_probe_accuracy
+from training.evaluation.probes import FEW_LABELS_INVERSE_L2, Features, Labels, linear_probe_accuracy
 
 
-def held_out_combinations(labels_N: NDArray[Any], factor_N: NDArray[Any], num_classes: int) -> NDArray[np.bool_]:
+def held_out_combinations(labels_N: Labels, factor_N: Labels, num_classes: int) -> NDArray[np.bool_]:
     """True for rows of class k at level k of the factor, whose values 0 and up are cut into K equal levels."""
     level_N = factor_N * num_classes // (int(factor_N.max()) + 1)
     held_out: NDArray[np.bool_] = level_N == labels_N
@@ -25,12 +23,12 @@ def held_out_combinations(labels_N: NDArray[Any], factor_N: NDArray[Any], num_cl
 
 
 def composition_accuracies(
-    train_ND: NDArray[Any],
-    train_labels_N: NDArray[Any],
-    train_factors_NF: NDArray[Any],
-    test_ND: NDArray[Any],
-    test_labels_N: NDArray[Any],
-    test_factors_NF: NDArray[Any],
+    train_ND: Features,
+    train_labels_N: Labels,
+    train_factors_NF: Labels,
+    test_ND: Features,
+    test_labels_N: Labels,
+    test_factors_NF: Labels,
 ) -> NDArray[np.float64]:
     """Accuracy on combinations that the probe never saw, one figure for each factor that has K values or more.
 

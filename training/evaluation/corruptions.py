@@ -1,4 +1,4 @@
-"""Damaged test images: what is left of a probe that was trained on clean ones.
+"""Corrupted test images, on which a probe that was fitted on clean ones is evaluated.
 
 Noise, blur, contrast and brightness are those of CIFAR-10-C at severity 5, the strongest.
 Source: Hendrycks and Dietterich, https://arxiv.org/abs/1903.12261, and their `make_cifar_c.py`; brightness is added to

@@ -1,8 +1,8 @@
 """How far each latent follows one known factor of variation and each factor one latent.
 
 Four published figures, all 0 to 1, all read from codes and factors alone, so they need no model. None of them
-is the truth: MIG and SAP ask for one latent a factor, DCI lets a factor be spread, the beta-VAE metric only asks
-whether a classifier can tell which factor was held fixed. Report them together.
+is the truth: MIG and SAP ask for one latent a factor, DCI lets several latents share a factor, the beta-VAE metric
+only asks whether a classifier can tell which factor was held fixed. Report them together.
 
     figures = disentanglement(codes_NL, factors_NF)    # {"mig": ..., "dci_disentanglement": ..., ...}
 
@@ -13,8 +13,6 @@ Shape legend: N rows, L latents, F factors, K values of a factor, V votes, P pai
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,8 +26,8 @@ NUM_VOTES = 3000
 NUM_TREES = 50
 MIN_LEAF_ROWS = 10  # grown to the last row, trees spend their importance on learning noise by heart
 
-Codes = NDArray[np.floating[Any]]
-Factors = NDArray[np.integer[Any]]
+Codes = NDArray[np.floating]
+Factors = NDArray[np.integer]
 
 
 def disentanglement(codes_NL: Codes, factors_NF: Factors, seed: int = 0) -> dict[str, float]:
@@ -173,7 +171,7 @@ def _mutual_information(a_N: NDArray[np.int64], b_N: NDArray[np.int64]) -> float
 
 
 def _concentration(importances: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Of each row: 1 if all its weight lies in one column, 0 if it is even, or if there is none."""
+    """For each row 1 if all its weight lies in one column, 0 if it is even, or if there is none."""
     num_columns = importances.shape[1]
     if num_columns == 1:
         return np.ones(len(importances))

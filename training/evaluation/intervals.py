@@ -2,7 +2,7 @@
 
 Sources: Newcombe, Confidence intervals for an effect size measure based on the Mann-Whitney statistic, part 2,
 Statistics in Medicine 25 (2006) 559, method 5: the variance is Hanley and McNeil's (Radiology 143 (1982) 29), at each
-value that the interval may hold, so that it is no point where one strange row scores above all usual ones; Clopper and
+value that the interval may hold, so that it is no point where one OOD row scores above all ID rows; Clopper and
 Pearson, Biometrika 26 (1934) 404.
 """
 
@@ -19,7 +19,7 @@ Interval = tuple[float, float]
 
 
 def auroc_interval(auroc: float, num_id: int, num_ood: int) -> Interval:
-    """Of the area under the ROC curve of so many usual and so many strange rows, drawn apart from each other.
+    """The interval of the AUROC of so many ID and so many OOD rows, drawn independently of each other.
 
     The values theta with |auroc - theta| <= z sd(theta).
     """
@@ -37,6 +37,6 @@ def auroc_interval(auroc: float, num_id: int, num_ood: int) -> Interval:
 
 
 def share_interval(num_of_them: int, num_rows: int) -> Interval:
-    """Of a share of independent rows, exact."""
+    """The exact interval of a share of independent rows."""
     found = binomtest(num_of_them, num_rows).proportion_ci(CONFIDENCE, method="exact")
     return float(found.low), float(found.high)

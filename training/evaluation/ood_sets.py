@@ -1,4 +1,4 @@
-"""Rows unlike the training data, made from the test rows without a download.
+"""Out-of-distribution (OOD) sets: rows unlike the training data, made from the test rows without a download.
 
 Shape legend: N rows, H height, W width, C channels, T samples.
 """
@@ -7,19 +7,18 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from training.data import shapes
+from training.data.rows import Values
 
-Rows = NDArray[Any]
-Maker = Callable[[Rows, np.random.Generator], Rows]
+Maker = Callable[[Values, np.random.Generator], Values]
 
 CONTROL = "saved_again"
-"""Not strange at all: a score that tells these from the test rows looks at the file format."""
+"""In-distribution rows: a score that tells these from the test rows looks at the file format."""
 JPEG_QUALITY = 95
 
 
@@ -27,34 +26,34 @@ def _flipped(axis: int) -> Maker:
     return lambda x_NHWC, _: np.ascontiguousarray(np.flip(x_NHWC, axis))
 
 
-def _rotated(x_NHWC: Rows, _: np.random.Generator) -> Rows:
+def _rotated(x_NHWC: Values, _: np.random.Generator) -> Values:
     return np.ascontiguousarray(np.rot90(x_NHWC, axes=(1, 2)))
 
 
-def _uniform(x_NHWC: Rows, rng: np.random.Generator) -> Rows:
+def _uniform(x_NHWC: Values, rng: np.random.Generator) -> Values:
     return rng.integers(0, 256, x_NHWC.shape, dtype=np.uint8)
 
 
-def _constant(x_NHWC: Rows, rng: np.random.Generator) -> Rows:
+def _constant(x_NHWC: Values, rng: np.random.Generator) -> Values:
     """One colour for each image."""
     num, _, _, channels = x_NHWC.shape
     return np.broadcast_to(rng.integers(0, 256, (num, 1, 1, channels), dtype=np.uint8), x_NHWC.shape).copy()
 
 
-def _blended(x_NHWC: Rows, rng: np.random.Generator) -> Rows:
-    """The mean of two test images: usual texture, unusual content."""
+def _blended(x_NHWC: Values, rng: np.random.Generator) -> Values:
+    """The mean of two test images: typical texture, untypical content."""
     other_NHWC = x_NHWC[rng.permutation(len(x_NHWC))]
-    blended_NHWC: Rows = ((x_NHWC.astype(np.uint16) + other_NHWC) // 2).astype(np.uint8)
+    blended_NHWC: Values = ((x_NHWC.astype(np.uint16) + other_NHWC) // 2).astype(np.uint8)
     return blended_NHWC
 
 
-def _rendered(x_NHWC: Rows, rng: np.random.Generator) -> Rows:
+def _rendered(x_NHWC: Values, rng: np.random.Generator) -> Values:
     num, height, width, channels = x_NHWC.shape
     rendered = shapes.render(rng.permutation(shapes.NUM_SHAPES)[:num], max(height, width))
     return np.repeat(rendered[:, :height, :width], channels, axis=3)
 
 
-def _reversed(x_NT: Rows, _: np.random.Generator) -> Rows:
+def _reversed(x_NT: Values, _: np.random.Generator) -> Values:
     """Backwards; padding stays at the end."""
     lengths = x_NT.shape[1] - (x_NT[:, ::-1] != 0).argmax(axis=1)
     out = np.zeros_like(x_NT)
@@ -63,13 +62,13 @@ def _reversed(x_NT: Rows, _: np.random.Generator) -> Rows:
     return out
 
 
-def _hiss(x_NT: Rows, rng: np.random.Generator) -> Rows:
+def _hiss(x_NT: Values, rng: np.random.Generator) -> Values:
     """White noise as loud as each clip."""
     loudness_N1 = x_NT.astype(np.float64).std(axis=1, keepdims=True)
     return _as_samples(rng.standard_normal(x_NT.shape) * loudness_N1)
 
 
-def _hum(x_NT: Rows, rng: np.random.Generator) -> Rows:
+def _hum(x_NT: Values, rng: np.random.Generator) -> Values:
     """One tone for each clip, as loud as it is."""
     loudness_N1 = x_NT.astype(np.float64).std(axis=1, keepdims=True)
     step_N1 = rng.uniform(0.02, 1.5, (len(x_NT), 1))  # radians from sample to sample
@@ -90,11 +89,11 @@ IMAGES: dict[str, Maker] = {
     "blends": _blended,
 }
 QUICK_SETS = ("shapes", "horizontal_flip", "noise", "reversed", "tone")
-"""What every export asks about; the rest is for `python -m export ood`."""
+"""What every export is evaluated on; the rest is for `python -m export ood`."""
 SOUNDS: dict[str, Maker] = {"reversed": _reversed, "noise": _hiss, "tone": _hum}
 
 
-def ood_rows(name: str, test: Rows, seed: int = 0) -> Rows:
+def ood_rows(name: str, test: Values, seed: int = 0) -> Values:
     """One of `IMAGES` or `SOUNDS`, as many as the test rows and of their shape.
 
     Raises:
@@ -104,8 +103,8 @@ def ood_rows(name: str, test: Rows, seed: int = 0) -> Rows:
     return makers[name](test, np.random.default_rng(seed))
 
 
-def known_sets(test: Rows) -> tuple[str, ...]:
-    """Names that `strange_rows` takes for such rows."""
+def known_sets(test: Values) -> tuple[str, ...]:
+    """Names that `ood_rows` takes for such rows."""
     return tuple(IMAGES if test.dtype == np.uint8 else SOUNDS)
 
 

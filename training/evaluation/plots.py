@@ -1,123 +1,142 @@
-"""The report card as pictures: the labels curve, and bars for robustness and equivariance, floors beside the method."""
+"""Pictures of a report: histories, images, scores, ROC curves, false alarms and maps."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import Any
 
+import matplotlib
 import numpy as np
+from numpy.typing import NDArray
+
+matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.typing import ColorType
 
-from training.evaluation.corruptions import CORRUPTIONS
-from training.evaluation.report import METHOD, Metric, labels_name
-from training.evaluation.transforms import GENERATORS
-from training.running.run_report import ACCENT, plain
+INK, ACCENT, OOD = "#22313f", "#1f77b4", ("#d62728", "#ff7f0e", "#9467bd", "#8c564b")
 
-BASELINE_COLORS = ("#7f8c8d", "#e0a458", "#c97b4a", "#5f9e6e", "#9b7bb8")
-LOWEST_SHARE = -1.0  # invariance has no lower bound: bars end here, the table has the figure
+MOST_COLORS = 20
 
 
-def plot_labels_curve(metrics: Sequence[Metric], data: str, per_class: Sequence[int] = (1, 10, 100)) -> Figure | None:
-    """Accuracy against labels per class, up to all of them; None without such figures."""
-    names = {labels_name(num): str(num) for num in per_class} | {"linear_probe_accuracy": "all"}
-    found = _by_features(metrics, data, names)
-    if not any(name != "linear_probe_accuracy" for values in found.values() for name in values):
-        return None
-    figure, axis = plt.subplots(figsize=(6, 3.6))
-    ticks = [name for name in names if any(name in values for values in found.values())]
-    for i, ((features, values), color) in enumerate(zip(found.items(), _colors(found), strict=True)):
-        shown = [values[name] for name in ticks if name in values]
-        beside = (i - (len(found) - 1) / 2) * 0.05  # so that error bars do not hide each other
-        places = [ticks.index(metric.name) + beside for metric in shown]
-        heights = [metric.value * 100 for metric in shown]
-        standard_deviations = [(metric.standard_deviation or 0) * 100 for metric in shown]
-        width = 2.2 if features == METHOD else 1.3
-        axis.errorbar(
-            places, heights, standard_deviations, color=color, lw=width, capsize=3, marker="o", ms=4, label=features
-        )
-    axis.set(xlabel="labels per class", ylabel="linear probe, % right", xticks=range(len(ticks)))
-    axis.set_xticklabels([names[name] for name in ticks])
-    axis.legend(frameon=False, fontsize=9, loc="lower right")
-    plain(axis)
-    return figure
-
-
-def plot_robustness(metrics: Sequence[Metric], data: str) -> Figure | None:
-    """Accuracy of the probe trained on clean images, for each corruption; None without such figures."""
-    names = {"linear_probe_accuracy": "clean"}
-    names |= {f"accuracy_under_{name}": name.replace("_", " and ") for name in CORRUPTIONS}
-    found = _by_features(metrics, data, names)
-    found = {features: values for features, values in found.items() if len(values) > 1}
-    if not found:
-        return None
-    figure, axis = plt.subplots(figsize=(7, 1.2 + 0.32 * len(names) * max(1, 0.6 * len(found))))
-    _bars(axis, found, names, scale=100)
-    axis.set(xlabel="linear probe, % right", xlim=(0, 106))
-    _legend(axis, found)
+def plot_history(history: Sequence[dict[str, float]]) -> Figure:
+    """One small plot for each thing that was logged per epoch, four in a line."""
+    names = [name for name in history[0] if name != "epoch"]
+    columns = min(len(names), 4)
+    lines = -(-len(names) // columns)
+    figure, axes = plt.subplots(lines, columns, figsize=(3.4 * columns, 2.6 * lines), squeeze=False)
+    for axis in axes.flat[len(names) :]:
+        axis.set_visible(False)
+    for axis, name in zip(axes.flat, names, strict=False):
+        axis.plot([row["epoch"] + 1 for row in history], [row[name] for row in history], color=ACCENT)
+        axis.set(title=name.replace("_", " "), xlabel="epoch")
+        plain(axis)
     figure.tight_layout()
     return figure
 
 
-def plot_equivariance(metrics: Sequence[Metric], data: str) -> Figure | None:
-    """R^2 with and without a linear map, for each change of the image; None without such figures."""
-    kinds = {"equivariance": "with a linear map (equivariance)", "invariance": "without (invariance)"}
-    found = {kind: _by_features(metrics, data, {f"{kind}_{name}": name for name in GENERATORS}) for kind in kinds}
-    if not found["equivariance"]:
-        return None
-    height = 1.3 + 0.32 * len(GENERATORS) * max(1, 0.6 * len(found["equivariance"]))
-    figure, axes = plt.subplots(1, 2, figsize=(9, height), sharey=True)
-    for axis, (kind, title) in zip(axes, kinds.items(), strict=True):
-        _bars(axis, found[kind], {f"{kind}_{name}": name for name in GENERATORS}, scale=1)
-        lowest = min(metric.value for values in found[kind].values() for metric in values.values())
-        axis.set_xlim(-1.35 if lowest < 0 else 0, 1.12)
-        axis.set_xticks([-1, -0.5, 0, 0.5, 1] if lowest < 0 else [0, 0.25, 0.5, 0.75, 1])
-        axis.set_xlabel("share of f(gx) explained")
-        axis.set_title(title, fontsize=10)
-        axis.axvline(0, color="#b0b8bf", linewidth=1)
-    _legend(axes[0], found["equivariance"])
+def plot_images(rows: Sequence[tuple[str, NDArray[Any]]], captions: Sequence[str] = ()) -> Figure:
+    """Rows of images under each other, drawn as one picture: an axis for each image would take seconds.
+
+    Args:
+        rows: a name and images [n, H, W, C], uint8 or 0 to 1, for each row; all of one size.
+        captions: one for each column, under the last row.
+    """
+    height, width = rows[0][1].shape[1:3]
+    gap = max(1, height // 12)
+    columns = max(len(images) for _, images in rows)
+    mosaic_HWC = np.ones((len(rows) * (height + gap), columns * (width + gap), 3), np.float32)
+    for row, (_, images) in enumerate(rows):
+        for column, image_HWC in enumerate(images):
+            top, left = row * (height + gap), column * (width + gap)
+            mosaic_HWC[top : top + height, left : left + width] = _unit(image_HWC)
+    figure, axis = plt.subplots(figsize=(0.75 * columns, 0.8 * len(rows)))
+    axis.imshow(mosaic_HWC, interpolation="nearest")
+    centres = [
+        (np.arange(num) * (size + gap) + (size - 1) / 2).tolist()
+        for num, size in ((columns, width), (len(rows), height))
+    ]
+    axis.set_xticks(centres[0][: len(captions)], captions, fontsize=7)
+    axis.set_yticks(centres[1], [name for name, _ in rows], fontsize=9)
+    axis.tick_params(length=0)
+    axis.spines[:].set_visible(False)
+    return figure
+
+
+def _unit(image_HWC: NDArray[Any]) -> NDArray[Any]:
+    """Pixels 0 to 1; a grey image is broadcast over three channels."""
+    return image_HWC / np.float32(255) if image_HWC.dtype == np.uint8 else np.clip(image_HWC, 0, 1)
+
+
+def plot_scores(id_scores: NDArray[Any], ood: dict[str, NDArray[Any]]) -> Figure:
+    """Histograms of the scores of ID rows and of OOD sets; scores that are far out lie in the last bin."""
+    figure, axis = plt.subplots(figsize=(8, 3))
+    everything = np.nan_to_num(np.concatenate([id_scores, *ood.values()]))
+    low = everything.min()
+    high = min(everything.max(), id_scores.max() + 1.5 * (id_scores.max() - low))
+    bins = np.linspace(low, high if high > low else low + 1, 80).tolist()
+    axis.hist(np.clip(id_scores, low, bins[-1]), bins, color=ACCENT, alpha=0.8, label="ID (test)")
+    for color, (name, scores) in zip(_ood_colors(ood), ood.items(), strict=True):
+        clipped = np.clip(np.nan_to_num(scores, nan=high), low, bins[-1])
+        axis.hist(clipped, bins, histtype="step", linewidth=1.6, color=color, label=name)
+    axis.set(xlabel="score (larger: further out of distribution)", ylabel="rows", yscale="log")
+    axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    plain(axis)
     figure.tight_layout()
     return figure
 
 
-def _by_features(metrics: Sequence[Metric], data: str, names: dict[str, str]) -> dict[str, dict[str, Metric]]:
-    """Marks of some names on some data, by whose they are and by name; the method last, to be drawn on top."""
-    found: dict[str, dict[str, Metric]] = {}
-    for metric in metrics:
-        if metric.data == data and metric.name in names:
-            found.setdefault(metric.features, {})[metric.name] = metric
-    return dict(sorted(found.items(), key=lambda item: item[0] == METHOD))
-
-
-def _colors(found: dict[str, dict[str, Metric]]) -> list[str]:
-    baselines = iter(BASELINE_COLORS)
-    return [ACCENT if features == METHOD else next(baselines) for features in found]
-
-
-def _bars(axis: Axes, found: dict[str, dict[str, Metric]], names: dict[str, str], scale: float) -> None:
-    """One group of bars for each name, the method's on top of the group."""
-    thickness = 0.8 / len(found)
-    places = np.arange(len(names))
-    for i, ((features, values), color) in enumerate(zip(found.items(), _colors(found), strict=True)):
-        widths = [max(values[name].value, LOWEST_SHARE) * scale if name in values else 0 for name in names]
-        offset = ((len(found) - 1) / 2 - i) * thickness
-        bars = axis.barh(places + offset, widths, thickness * 0.92, color=color, label=features)
-        if features == METHOD:
-            digits = 1 if scale == 100 else 2
-            axis.bar_label(bars, [f"{values[name].value * scale:.{digits}f}" for name in names], padding=3, fontsize=8)
-    axis.set_yticks(places, list(names.values()))
-    if not axis.yaxis_inverted():
-        axis.invert_yaxis()
+def plot_roc(rates: dict[str, tuple[NDArray[Any], NDArray[Any]]]) -> Figure:
+    """One curve for each OOD set: the share of it that is flagged, for each share of ID rows (logarithmic)."""
+    figure, axis = plt.subplots(figsize=(6.4, 3.6))
+    for color, (name, (alarms, found)) in zip(_ood_colors(rates), rates.items(), strict=True):
+        axis.plot(alarms, found, color=color, label=name)
+    chance = np.geomspace(1e-4, 1, 50)
+    axis.plot(chance, chance, color="#b0b8bf", linewidth=1)
+    lowest = min(0.1, *(alarms[0] for alarms, _ in rates.values()))  # 1 where all rows are alike
+    axis.set(xscale="log", xlim=(lowest, 1), ylim=(0, 1.02), xlabel="ID rows flagged", ylabel="OOD rows flagged")
+    axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     plain(axis)
+    figure.tight_layout()
+    return figure
 
 
-def _legend(axis: Axes, found: dict[str, dict[str, Metric]]) -> None:
-    if len(found) > 1:
-        axis.figure.legend(
-            frameon=False,
-            fontsize=9,
-            loc="lower center",
-            ncols=len(found),
-            bbox_to_anchor=(0.5, 1.0),
-            handles=axis.get_legend_handles_labels()[0],
-        )
+def _ood_colors(sets: Collection[str]) -> list[ColorType]:
+    if len(sets) <= len(OOD):
+        return list(OOD[: len(sets)])
+    return [plt.get_cmap("turbo")(place) for place in np.linspace(0.05, 0.95, len(sets))]
+
+
+def plot_false_alarms(p_values: NDArray[Any]) -> Figure:
+    """Share of test rows flagged at every level alpha: calibrated scores lie on the diagonal."""
+    figure, axis = plt.subplots(figsize=(4, 3.4))
+    levels = np.arange(201) / 200  # by division, or a p-value of 3/20 would lie above the level 0.15
+    axis.plot([0, 1], [0, 1], color="#b0b8bf", linewidth=1)
+    axis.plot(levels, [(p_values <= level).mean() for level in levels], color=ACCENT)
+    axis.set(xlabel="alpha", ylabel="share of test rows flagged", xlim=(0, 1), ylim=(0, 1))
+    plain(axis)
+    return figure
+
+
+def plot_map(points_N2: NDArray[Any], labels_N: NDArray[Any] | None) -> Figure:
+    """A 2-D map of embeddings, coloured by label where there are any."""
+    figure, axis = plt.subplots(figsize=(6.4, 5))
+    x_N, y_N = points_N2.T
+    classes = [] if labels_N is None else np.unique(labels_N).tolist()
+    if not 0 < len(classes) <= MOST_COLORS:
+        axis.scatter(x_N, y_N, c=labels_N, cmap="viridis" if classes else None, s=6, alpha=0.7)
+    else:
+        colors = plt.get_cmap("tab10" if len(classes) <= 10 else "tab20")
+        for i, label in enumerate(classes):
+            axis.scatter(x_N[labels_N == label], y_N[labels_N == label], s=6, alpha=0.7, color=colors(i), label=label)
+        axis.legend(frameon=False, title="label", markerscale=2.5, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    axis.set(xticks=[], yticks=[])
+    axis.spines[:].set_visible(False)
+    return figure
+
+
+def plain(axis: Axes) -> None:
+    """Without a frame."""
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.tick_params(colors=INK)

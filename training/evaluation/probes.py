@@ -5,8 +5,6 @@ Shape legend: N rows, D features, K classes.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
@@ -14,6 +12,9 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from training.data.units import count, drawn, equal_rows
+
+Features = NDArray[np.floating]
+Labels = NDArray[np.integer]
 
 KNN_TEMPERATURE = 0.07  # Wu et al., https://arxiv.org/abs/1805.01978, section 3.4
 INVERSE_L2S = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -25,7 +26,7 @@ TOLERANCE, TOLERANCE_TO_CHOOSE = 1e-5, 1e-4
 HELD_OUT_SHARE, HELD_OUT_ROWS, FEWEST_HELD_OUT_ROWS = 0.1, 1000, 100
 
 
-def fit_linear_probe(train_ND: NDArray[Any], train_labels_N: NDArray[Any], inverse_l2: float | None = None) -> Pipeline:
+def fit_linear_probe(train_ND: Features, train_labels_N: Labels, inverse_l2: float | None = None) -> Pipeline:
     """Multinomial logistic regression with L2 on standardised features; its `score` is the accuracy, 0 to 1.
 
     Args:
@@ -40,7 +41,7 @@ def fit_linear_probe(train_ND: NDArray[Any], train_labels_N: NDArray[Any], inver
     return make_pipeline(scaler, logistic_regression(chosen).fit(features_ND, train_labels_N))
 
 
-def choose_inverse_l2(features_ND: NDArray[Any], labels_N: NDArray[Any]) -> float:
+def choose_inverse_l2(features_ND: Features, labels_N: Labels) -> float:
     """The C that does best on a tenth of the rows (1,000 at least, half at most), fitted on others that equal none.
 
     From strong to weak, each starting from the one before, until a weaker one does worse; of equals the strongest.
@@ -70,19 +71,17 @@ def logistic_regression(inverse_l2: float) -> LogisticRegression:
 
 
 def linear_probe_accuracy(
-    train_ND: NDArray[Any],
-    train_labels_N: NDArray[Any],
-    test_ND: NDArray[Any],
-    test_labels_N: NDArray[Any],
+    train_ND: Features,
+    train_labels_N: Labels,
+    test_ND: Features,
+    test_labels_N: Labels,
     inverse_l2: float | None = None,
 ) -> float:
     """Accuracy of the linear probe, 0 to 1; see `fit_linear_probe`."""
     return float(fit_linear_probe(train_ND, train_labels_N, inverse_l2).score(test_ND, test_labels_N))
 
 
-def leave_one_group_out_accuracies(
-    embeddings_ND: NDArray[Any], labels_N: NDArray[Any], groups_N: NDArray[Any]
-) -> NDArray[np.float64]:
+def leave_one_group_out_accuracies(embeddings_ND: Features, labels_N: Labels, groups_N: Labels) -> NDArray[np.float64]:
     """The linear probe's accuracy on each group, fitted on the others, 0 to 1.
 
     With groups = speakers: whether what is said can be read from a voice that the probe never heard.
@@ -107,10 +106,10 @@ def leave_one_group_out_accuracies(
 
 
 def knn_accuracy(
-    train_ND: NDArray[Any],
-    train_labels_N: NDArray[Any],
-    test_ND: NDArray[Any],
-    test_labels_N: NDArray[Any],
+    train_ND: Features,
+    train_labels_N: Labels,
+    test_ND: Features,
+    test_labels_N: Labels,
     num_neighbours: int = 20,
 ) -> float:
     """Accuracy of the cosine k-nearest-neighbour vote, weighted exp(similarity / 0.07), 0 to 1."""
@@ -128,7 +127,7 @@ def knn_accuracy(
     return right / len(queries)
 
 
-def nearest_rows(bank_ND: NDArray[Any], queries_ND: NDArray[Any], num_neighbours: int) -> NDArray[np.int64]:
+def nearest_rows(bank_ND: Features, queries_ND: Features, num_neighbours: int) -> NDArray[np.int64]:
     """The rows of the bank nearest to each query by cosine, nearest first, [queries, num_neighbours]."""
     similarity = unit_rows(queries_ND) @ unit_rows(bank_ND).T
     nearest: NDArray[np.int64] = np.argsort(-similarity, axis=1, kind="stable")[:, :num_neighbours]
@@ -136,10 +135,10 @@ def nearest_rows(bank_ND: NDArray[Any], queries_ND: NDArray[Any], num_neighbours
 
 
 def labels_curve(
-    train_ND: NDArray[Any],
-    train_labels_N: NDArray[Any],
-    test_ND: NDArray[Any],
-    test_labels_N: NDArray[Any],
+    train_ND: Features,
+    train_labels_N: Labels,
+    test_ND: Features,
+    test_labels_N: Labels,
     per_class: int | float,
     num_draws: int,
 ) -> NDArray[np.float64]:
@@ -165,7 +164,7 @@ def labels_curve(
     return np.array(accuracies)
 
 
-def draw_per_class(labels_N: NDArray[Any], per_class: int | float, seed: int) -> NDArray[np.int64]:
+def draw_per_class(labels_N: Labels, per_class: int | float, seed: int) -> NDArray[np.int64]:
     """Rows of so many labels (or, below 1, of that share of the labels) of each class, at least one."""
     rng = np.random.default_rng(seed)
     rows = []
@@ -176,7 +175,7 @@ def draw_per_class(labels_N: NDArray[Any], per_class: int | float, seed: int) ->
     return np.sort(np.concatenate(rows))
 
 
-def unit_rows(features_ND: NDArray[Any]) -> NDArray[np.float32]:
+def unit_rows(features_ND: Features) -> NDArray[np.float32]:
     """Each row divided by its length."""
     features = features_ND.reshape(len(features_ND), -1).astype(np.float32)
     unit: NDArray[np.float32] = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)

@@ -1,20 +1,21 @@
-"""The report card of an encoder: every figure by one function, whatever computes the embeddings.
+"""The evaluation report of an encoder: every figure by one function, whatever computes the embeddings.
 
-`report_card` is given `encode`, so that a torch model, an exported graph and a floor are measured alike and differ
-in nothing else. It sees the embeddings of the training and the test split; labels train probes and nothing more.
+`evaluation_report` takes `encode`, so that a torch model, an exported graph and a baseline are measured alike and
+differ in nothing else. It sees the embeddings of the training and the test split; labels train probes and nothing more.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 
 from training.data import Data, ImageShape, Rows
+from training.data.rows import Values
 from training.evaluation.baselines import Encode
 from training.evaluation.clusters import cluster_agreement
 from training.evaluation.composition import composition_accuracies
@@ -22,6 +23,8 @@ from training.evaluation.corruptions import CORRUPTIONS, corrupted
 from training.evaluation.disentanglement import disentanglement
 from training.evaluation.equivariance import equivariance, invariance
 from training.evaluation.probes import (
+    Features,
+    Labels,
     fit_linear_probe,
     knn_accuracy,
     labels_curve,
@@ -32,8 +35,10 @@ from training.evaluation.transforms import GENERATORS
 
 Part = Literal["probes", "groups", "labels", "clusters", "robustness", "equivariance", "composition", "disentanglement"]
 PARTS: tuple[Part, ...] = get_args(Part)
+EVALUATION = "evaluation.json"
+"""File of a run or a bundle that holds its `EvaluationReport`."""
 METHOD = "embedding"
-"""Whose figures they are, if not a floor's."""
+"""The `features` of the encoder's own figures; those of a baseline have its name."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +49,8 @@ class Metric:
         name: what was measured.
         value: the figure, or the mean over draws, seeds or factors.
         data: what it was measured on.
-        spread: standard deviation over the draws, seeds or factors, or None where there is but one.
-        features: whose: `embedding`, or the name of a floor.
+        standard_deviation: over the draws, seeds or factors, or None where there is but one.
+        features: whose: `embedding`, or the name of a baseline.
     """
 
     name: str
@@ -89,7 +94,7 @@ class EvaluationReport:
         measured_through: `torch`, or the ONNX graph's file.
         encoder_sha256: of the weights, the same before and after, or of the graph's file.
         seconds: wall-clock of all of it.
-        marks: the figures.
+        metrics: the figures.
     """
 
     measured_through: str
@@ -108,7 +113,7 @@ class _Splits:
     test_ND: NDArray[np.float32]
 
     @property
-    def labelled(self) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
+    def labelled(self) -> tuple[Features, Labels, Features, Labels]:
         """Training features and labels, test features and labels."""
         assert self.data.train.labels_N is not None
         assert self.data.test.labels_N is not None
@@ -179,7 +184,7 @@ def _labelled_metrics(splits: _Splits, config: ReportConfig) -> Iterator[Metric]
 
 
 def _group_metrics(splits: _Splits) -> Iterator[Metric]:
-    """The probe asked about groups (speakers) that it was not fitted on. Labels of both splits are used."""
+    """The probe is evaluated on groups (speakers) that it was not fitted on. Labels of both splits are used."""
     data = splits.data
     if data.train.groups_N is None or data.test.groups_N is None:
         return
@@ -239,15 +244,15 @@ def some_rows(rows: Rows, num_rows: int) -> Rows:
     return rows if num_rows >= len(rows) else rows.take(np.sort(order[:num_rows]))
 
 
-def _metric(name: str, values: Sequence[float] | NDArray[Any], data: Data) -> Metric:
+def _metric(name: str, values: Sequence[float] | NDArray[np.float64], data: Data) -> Metric:
     standard_deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
     return Metric(name, float(np.mean(values)), f"{data.spec} test", standard_deviation)
 
 
-def remembering(encode: Encode, *known: tuple[NDArray[Any], NDArray[np.float32]]) -> Encode:
+def remembering(encode: Encode, *known: tuple[Values, NDArray[np.float32]]) -> Encode:
     """An `encode` that does not compute again what is known for these very arrays."""
 
-    def encode_unless_known(rows: NDArray[Any]) -> NDArray[np.float32]:
+    def encode_unless_known(rows: Values) -> NDArray[np.float32]:
         for array, embeddings in known:
             if rows is array:
                 return embeddings

@@ -1,4 +1,4 @@
-"""The report card as a table: one row a figure, one column for the method and for each floor."""
+"""The evaluation report as a table: one row a figure, one column for the method and for each baseline."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def report_table(metrics: Sequence[Metric]) -> tuple[tuple[str, ...], tuple[tupl
     for name, data in names:
         cells = (found.get((name, data, features)) for features in columns)
         rows.append((name.replace("_", " "), data, *(shown(metric) if metric else "" for metric in cells)))
-    headings = ("", "on", *(features if features == METHOD else f"floor: {features}" for features in columns))
+    headings = ("", "on", *(features if features == METHOD else f"baseline: {features}" for features in columns))
     return headings, tuple(rows)
 
 
 def shown(metric: Metric) -> str:
-    """The value, in percent if it is an accuracy, with its spread."""
+    """The value, in percent if it is an accuracy, with its standard deviation."""
     digits, scale = (2, 100) if "accuracy" in metric.name else (3, 1)
     standard_deviation = (
         "" if metric.standard_deviation is None else f" ± {metric.standard_deviation * scale:.{digits}f}"
@@ -37,7 +37,7 @@ def shown(metric: Metric) -> str:
 
 
 def print_report(metrics: Sequence[Metric], title: str) -> None:
-    """To the terminal, or in full width to where there is none."""
+    """Prints the table; in full width where there is no terminal."""
     headings, rows = report_table(metrics)
     table = Table(title=printable(title), title_justify="left")
     for heading in headings:

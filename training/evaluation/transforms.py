@@ -68,13 +68,13 @@ def as_pixels(values: NDArray[np.floating]) -> Pixels:
 
 
 def shifted(images_NHWC: Pixels) -> Pixels:
-    """To the right by a fourteenth of the width, at least a pixel."""
+    """Moves images to the right by a fourteenth of the width, at least a pixel."""
     pixels = max(1, round(SHIFT * images_NHWC.shape[2]))
     return warped(images_NHWC, np.zeros(1), np.ones(1), np.array([[0.0, pixels]]))
 
 
 def rotated(images_NHWC: Pixels) -> Pixels:
-    """By 15 degrees, anticlockwise."""
+    """Turns images by 15 degrees, anticlockwise."""
     return warped(images_NHWC, np.array([DEGREES]), np.ones(1), np.zeros((1, 2)))
 
 
@@ -84,12 +84,12 @@ def flipped(images_NHWC: Pixels) -> Pixels:
 
 
 def scaled(images_NHWC: Pixels) -> Pixels:
-    """To four fifths of the size."""
+    """Shrinks what is in images to four fifths of its size."""
     return warped(images_NHWC, np.zeros(1), np.array([SCALE]), np.zeros((1, 2)))
 
 
 def brightened(images_NHWC: Pixels) -> Pixels:
-    """By a fifth of the range."""
+    """Brightens images by a fifth of the range."""
     return as_pixels(images_NHWC.astype(np.float32) + BRIGHTER)
 
 

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
+
+from lightning import LightningModule
 
 from training.methods.bigbigan import BigBiGan, BigBiGanConfig
 from training.methods.cpc import Cpc, CpcConfig
 from training.methods.cpc_audio import CpcAudio, CpcAudioConfig
 from training.methods.simclr import SimClr, SimClrConfig
 from training.methods.vae import Vae, VaeConfig
+from training.options import Dataclass
 
 
 @dataclass(frozen=True)
 class Method:
     """A method: its config, its module (made from config, loop and the shape of a row), what rows it takes."""
 
-    config: type[Any]
-    module: Callable[..., Any]
+    config: type[Dataclass]
+    module: Callable[..., LightningModule]
     modality: Literal["image", "audio"] = "image"
 
 

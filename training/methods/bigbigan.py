@@ -2,7 +2,7 @@
 
 The generator G turns a latent z ~ N(0, I) into an image; the encoder E turns an image x into a Gaussian over latents.
 A discriminator sees pairs, (x, E(x)) of the data and (G(z), z) of the model, and gives three scores of each
-(training/networks/bigbigan.py). It is trained to score data pairs high; E and G are trained to make it err. With
+(training/networks/adversarial.py). It is trained to score data pairs high; E and G are trained to make it err. With
 y = +1 for a data pair and -1 for a pair of the model:
 
     loss_D  = E[h(y s_x) + h(y s_z) + h(y s_xz)],  h(t) = max(0, 1 - t)                  (a hinge on EACH term)
@@ -29,24 +29,27 @@ Shape legend: B rows, C channels, H height, W width, D embedding, L latent.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Self, cast
+from typing import Self, cast
 
 import torch
 from lightning import LightningModule
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.nn import functional as F
 from torch.optim import Adam
+from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 
 from training.augmentations import STILL, ViewConfig, Views
 from training.data import ImageShape
 from training.methods.encoding import Encoding
+from training.networks.adversarial import Discriminator, EncoderGenerator, Scores
 from training.networks.backbones import SMALL
-from training.networks.bigbigan import Discriminator, EncoderGenerator, Scores
-from training.networks.small import image_from_uint8
-from training.running.loop import LoopConfig, warmup_then_cosine
+from training.preprocessing import image_from_uint8
+from training.schedule import LoopConfig, warmup_then_cosine
 
 FIGURE_ROWS = 1000  # latents drawn for the variance ratio
 
@@ -56,24 +59,24 @@ Pair = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class BigBiGanConfig:
-    """Knobs of the method.
+    """Hyperparameters of the method.
 
     Attributes:
-        latent_dim: L.
-        backbone: of the encoder: `small`, or the name of a timm model.
+        latent_dim: number of latents, L.
+        backbone: network of the encoder: `small`, or the name of a timm model.
         backbone_width: channels after the stem of `small` (its own: 16) and of timm's ResNets (64).
-        hidden_dim: hidden layers of the encoder's MLP and of the generator.
+        hidden_dim: size of the hidden layers of the encoder's MLP and of the generator.
         width: channels after the discriminator's first convolution and before the generator's last.
-        discriminator_dim: hidden layers of F and H; those of J are twice as wide.
+        discriminator_dim: size of the hidden layers of F and H; those of J are twice as wide.
         spectral_gain: the spectral norm of every layer of the discriminator.
         largest_scale: upper bound of the encoder's standard deviation.
         latent_regression: weight of a term that is not in the paper; 0 is BigBiGAN.
         image_regression: weight of the other one; 0 is BigBiGAN.
-        learning_rate: of generator and encoder, at its highest.
-        discriminator_learning_rate: of the discriminator, at its highest.
-        beta1: of Adam, both optimizers; beta2 is 0.999.
-        ema_decay: of the weights that are served; 0 serves the last ones.
-        views: how training images are augmented; as they are, unless asked for.
+        learning_rate: highest learning rate of generator and encoder.
+        discriminator_learning_rate: highest learning rate of the discriminator.
+        beta1: Adam's, in both optimizers; beta2 is 0.999.
+        ema_decay: decay of the average of the weights that is served; 0 serves the last ones.
+        views: how training images are augmented; by default they are not.
     """
 
     latent_dim: int = 16
@@ -202,7 +205,7 @@ class BigBiGan(LightningModule):
         z_BL = torch.randn(len(x_BCHW), self.config.latent_dim, device=self.device)
         data: Pair = (x_BCHW, self.trained.sample(x_BCHW))
         model: Pair = (self.trained.generate(z_BL), z_BL)
-        discriminator_optimizer, optimizer = cast(list[Any], self.optimizers())
+        discriminator_optimizer, optimizer = cast(list[LightningOptimizer], self.optimizers())
 
         loss_d = discriminator_loss(*self.scores(detached(data), detached(model)))
         self.take_step(discriminator_optimizer, loss_d)
@@ -211,7 +214,7 @@ class BigBiGan(LightningModule):
             loss_eg = encoder_generator_loss(*scores) + self.regression(data, model)
             self.take_step(optimizer, loss_eg)
         self.served.update_parameters(self.trained)
-        for scheduler in cast(list[Any], self.lr_schedulers()):  # Lightning leaves them to us here
+        for scheduler in cast(list[LRScheduler], self.lr_schedulers()):  # Lightning leaves them to us here
             scheduler.step()
         self.log_step(loss_d, loss_eg, scores, x_BCHW)
         return (loss_d + loss_eg).detach()  # the loop stops on what is no number
@@ -235,7 +238,7 @@ class BigBiGan(LightningModule):
             loss = loss + self.config.image_regression * F.mse_loss(self.trained.generate(encoded_BL), x_BCHW)
         return loss
 
-    def take_step(self, optimizer: Any, loss: Tensor) -> None:
+    def take_step(self, optimizer: LightningOptimizer, loss: Tensor) -> None:
         """Gradients of `loss` alone, then the step."""
         optimizer.zero_grad()
         self.manual_backward(loss)
@@ -268,7 +271,7 @@ class BigBiGan(LightningModule):
         figures = self.collapse_figures(image_from_uint8(x_BHWC))
         self.log_dict({f"test_{name}": value for name, value in figures.items()}, batch_size=len(x_BHWC))
 
-    def configure_optimizers(self) -> Any:
+    def configure_optimizers(self) -> Sequence[OptimizerLRSchedulerConfig]:
         """Adam twice, the discriminator's first, each with a short warm-up, then a cosine to zero."""
         config, num_steps = self.config, int(self.trainer.estimated_stepping_batches)
         rates = (config.discriminator_learning_rate, config.learning_rate)

@@ -22,18 +22,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from lightning import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.data import ImageShape
 from training.methods.encoding import Encoding
 from training.networks.patches import ChannelNorm, Jitter, PatchEncoder, jittered_patches
-from training.networks.small import image_from_uint8
-from training.running.loop import LoopConfig, warmup_then_cosine
+from training.preprocessing import image_from_uint8
+from training.schedule import LoopConfig, warmup_then_cosine
 
 TARGET_DIM = 64  # of what is contrasted: CPC v2, appendix A
 CONTEXT_LAYERS = 2
@@ -41,21 +41,21 @@ CONTEXT_LAYERS = 2
 
 @dataclass(frozen=True)
 class CpcConfig:
-    """Knobs of the method.
+    """Hyperparameters of the method.
 
     Attributes:
-        patch_size: P, pixels; default: three strides.
+        patch_size: pixels along a patch, P; default: three strides.
         patch_stride: pixels from patch to patch, a power of two; default: that nearest an eighth of the image.
         width: channels after the first convolution; doubled at each halving.
-        feature_dim: D, of a patch.
-        context_dim: of a context, for each direction.
+        feature_dim: size of the feature of a patch, D.
+        context_dim: size of a context, for each direction.
         num_directions: 1 reads the grid from the top; 2 to 4 add what it is after as many quarter turns.
         first_step: rows ahead of the nearest prediction. Nearer rows share pixels with what was read.
         last_step: rows ahead of the furthest prediction, as far as the grid goes.
         same_image: share of the loss that contrasts patches of one image; the rest contrasts images at one place.
-        temperature: of the contrast.
-        learning_rate: of Adam, at its highest.
-        jitter: of training patches.
+        temperature: what cosine similarities are divided by.
+        learning_rate: highest learning rate of Adam.
+        jitter: how far training patches are moved.
     """
 
     patch_size: int | None = None
@@ -115,7 +115,7 @@ def info_nce(
         targets_MD: float [..., M, D]. For cosine scores, normalise both; gradients flow into both.
         positives_N: int64 [N] or [..., N], which target each prediction is meant to find.
         temperature: what the scores are divided by.
-        candidates_NM: bool [N, M] or [..., N, M], which targets each prediction is held against: its own image or
+        candidates_NM: bool [N, M] or [..., N, M], which targets each prediction is compared with: its own image or
             sequence, only other ones, or both. None: all. The positive always counts.
 
     Source: van den Oord et al., eq. 4, https://arxiv.org/abs/1807.03748.
@@ -222,7 +222,7 @@ class Cpc(LightningModule):
         same_image, _ = self.losses(self.encoder(image_from_uint8(x_BHWC)))
         self.log("test_same_image_nats", same_image, batch_size=len(x_BHWC))
 
-    def configure_optimizers(self) -> Any:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Adam with a short warm-up, then a cosine to zero."""
         optimizer = torch.optim.Adam(self.parameters(), lr=self.config.learning_rate)
         return warmup_then_cosine(optimizer, self.loop, int(self.trainer.estimated_stepping_batches))

@@ -28,22 +28,23 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from lightning import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.data import AudioShape
 from training.methods.cpc import info_nce
 from training.methods.encoding import Encoding
-from training.networks.small import waveform_from_int16
-from training.running.loop import LoopConfig, warmup_then_cosine
+from training.preprocessing import waveform_from_int16
+from training.schedule import LoopConfig, warmup_then_cosine
 
 FRAMES_PER_SECOND = 100
 HOPS_PER_FILTER = 2.5
-"""A filter hears 25 ms, as is usual for speech."""
+"""A filter hears 25 ms, as is common for speech."""
 LOWEST_HZ = 60.0
 TINY_POWER = 1e-7
 """Below the rounding of 16 bits: keeps the logarithm of silence finite."""
@@ -51,20 +52,20 @@ TINY_POWER = 1e-7
 
 @dataclass(frozen=True)
 class CpcAudioConfig:
-    """Knobs of the method.
+    """Hyperparameters of the method.
 
     Attributes:
-        num_filters: F, pairs of filters of the first layer.
-        width: C of features and contexts; the embedding has 6 C.
-        context: `conv`, causal dilated convolutions over 0.3 s, or `gru`, all that was heard.
-        num_steps: K, how many frames of 10 ms ahead are predicted.
-        temperature: T.
+        num_filters: pairs of filters of the first layer, F.
+        width: channels of features and contexts, C; the embedding has 6 C.
+        context: `conv`, causal dilated convolutions over 0.3 s, or `gru`, over all that was heard.
+        num_steps: how many frames of 10 ms ahead are predicted, K.
+        temperature: what cosine similarities are divided by, T.
         negatives: other frames of the same `row` (one speaker), or of the whole `batch`.
         crop: share of a training row that is cut away, at random places, so that frames never fall on the same samples.
         dropout: share of the features that the context does not hear in training.
         speed: context and target are each played exp(-speed) to exp(speed) times as fast; 0: as they are.
-        learning_rate: of AdamW, at its highest.
-        weight_decay: of AdamW.
+        learning_rate: highest learning rate of AdamW.
+        weight_decay: weight decay of AdamW.
     """
 
     num_filters: int = 48
@@ -107,7 +108,7 @@ def prediction_loss(
         predictions_KBNC: of unit length.
         targets_BMC: of unit length.
         positives_KBN: int64, the frame of the same row that each prediction is meant to find; M or more: there is none.
-        temperature: T.
+        temperature: what cosine similarities are divided by, T.
         negatives: `row`: the frames of the same row; `batch`: of all rows.
     """
     rows, frames = targets_BMC.shape[:2]
@@ -202,7 +203,7 @@ def played(x_BT: Tensor, speed_B: Tensor, num_samples: int) -> Tensor:
 
 
 def _mean(c_BCN: Tensor, weight_B1N: Tensor) -> Tensor:
-    """Over frames of weight 1, [B, C]; where there are none 0, not NaN."""
+    """The mean over frames of weight 1, [B, C]; where there are none 0, not NaN."""
     return (c_BCN * weight_B1N).sum(dim=2) / weight_B1N.sum(dim=2).clamp_min(1)
 
 
@@ -278,7 +279,7 @@ class CpcAudio(LightningModule):
         figures = {"test_prediction_nats": loss, "test_prediction_accuracy": accuracy}
         self.log_dict(figures, batch_size=len(x_BT))
 
-    def configure_optimizers(self) -> Any:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW with a short warm-up, then a cosine to zero."""
         optimizer = torch.optim.AdamW(
             self.parameters(), lr=self.config.learning_rate, weight_decay=self.config.weight_decay

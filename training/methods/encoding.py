@@ -1,10 +1,14 @@
-"""What any method's encoder gives."""
+"""What every method's model does, whatever its loss: it encodes rows, and some models decode latents.
+
+Evaluation and export know a trained model by these protocols alone.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 
 class Encoding(NamedTuple):
@@ -19,3 +23,52 @@ class Encoding(NamedTuple):
     embedding: Tensor
     latent: Tensor | None = None
     latent_scale: Tensor | None = None
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """A torch module with a method `encode`."""
+
+    def encode(self, x: Tensor, /) -> Encoding:
+        """Encodes float images [B, C, H, W], 0 to 1, or waveforms [B, T], -1 to 1."""
+        ...
+
+    def eval(self) -> Self:
+        """See `torch.nn.Module`."""
+        ...
+
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """See `torch.nn.Module`."""
+        ...
+
+    def to(self, device: torch.device, /) -> Self:
+        """See `torch.nn.Module`."""
+        ...
+
+    def double(self) -> Self:
+        """See `torch.nn.Module`."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `torch.nn.Module`."""
+        ...
+
+
+@runtime_checkable
+class Decoder(Protocol):
+    """A model that also turns latents into rows."""
+
+    def decode(self, z_BL: Tensor, /) -> Tensor:
+        """Decodes latents to images, float [B, C, H, W], 0 to 1."""
+        ...
+
+
+def as_encoder(module: nn.Module) -> Encoder:
+    """The same module, known as an encoder.
+
+    Raises:
+        TypeError: it has no method `encode`.
+    """
+    if not isinstance(module, Encoder):
+        raise TypeError(f"module: got {type(module).__name__} without a method encode, expected an encoder")
+    return module

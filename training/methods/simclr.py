@@ -26,6 +26,7 @@ from typing import Any, Literal
 
 import torch
 from lightning import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
@@ -33,25 +34,25 @@ from training.augmentations import ViewConfig, Views
 from training.data import ImageShape
 from training.methods.encoding import Encoding
 from training.networks.backbones import SMALL, build_backbone
-from training.networks.small import image_from_uint8
-from training.running.loop import LoopConfig, warmup_then_cosine
+from training.preprocessing import image_from_uint8
+from training.schedule import LoopConfig, warmup_then_cosine
 
 MOMENTUM = 0.9  # appendix B.9 of the paper
 
 
 @dataclass(frozen=True)
 class SimClrConfig:
-    """Knobs of the method.
+    """Hyperparameters of the method.
 
     Attributes:
         backbone: `small`, or the name of a timm model.
         width: channels after the stem of `small` (its own: 16) and of timm's ResNets (64).
-        hidden_dim: of the projection head.
-        projection_dim: P.
-        temperature: t.
+        hidden_dim: size of the projection head's hidden layer.
+        projection_dim: size of a projection, P.
+        temperature: what cosine similarities are divided by, t.
         optimizer: `adamw`, `sgd` (Nesterov) or `lars` (for batches of thousands of rows).
-        learning_rate: at its highest.
-        weight_decay: of weights; biases and BatchNorm have none.
+        learning_rate: highest learning rate.
+        weight_decay: weight decay of weights; biases and BatchNorm have none.
         views: what two views of an image may differ in.
     """
 
@@ -92,13 +93,13 @@ class _Gathered(torch.autograd.Function):
     """The rows of all ranks, in rank order; the gradient comes back from all ranks too."""
 
     @staticmethod
-    def forward(_: Any, rows_BP: Tensor) -> Tensor:
+    def forward(_: object, rows_BP: Tensor) -> Tensor:
         parts = [torch.empty_like(rows_BP) for _ in range(distributed.get_world_size())]
         distributed.all_gather(parts, rows_BP.contiguous())
         return torch.cat(parts)
 
     @staticmethod
-    def backward(_: Any, *gradients: Tensor) -> Tensor:
+    def backward(_: object, *gradients: Tensor) -> Tensor:
         gradient = gradients[0].contiguous()
         distributed.all_reduce(gradient)
         return gradient.chunk(distributed.get_world_size())[distributed.get_rank()]
@@ -158,7 +159,7 @@ class SimClr(LightningModule):
         found_B = similarity_BB.argmax(dim=1) == torch.arange(len(x_BHWC), device=x_BHWC.device)
         self.log("test_partner_found", found_B.float().mean(), batch_size=len(x_BHWC))
 
-    def configure_optimizers(self) -> Any:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The chosen optimizer with a warm-up, then a cosine to zero."""
         optimizer = make_optimizer(self, self.config)
         return warmup_then_cosine(optimizer, self.loop, int(self.trainer.estimated_stepping_batches))

@@ -27,36 +27,39 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from lightning import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.data import ImageShape
 from training.methods.encoding import Encoding
-from training.networks.small import ConvDecoder, ConvEncoder, image_from_uint8
-from training.running.loop import LoopConfig, warmup_then_cosine
+from training.networks.conv import ConvDecoder, ConvEncoder
+from training.preprocessing import image_from_uint8
+from training.schedule import LoopConfig, warmup_then_cosine
 
 
 @dataclass(frozen=True)
 class VaeConfig:
-    """Knobs of the method.
+    """Hyperparameters of the method.
 
     Attributes:
-        latent_dim: L.
-        embedding_dim: D, the encoder's last hidden layer.
+        latent_dim: number of latents, L.
+        embedding_dim: size of the embedding, D, which is the encoder's last hidden layer.
         width: channels after the first convolution; doubled at each halving.
-        objective: `vae`, `tcvae` or `autoencoder`, as above.
+        objective: `vae` (with beta = 1 the ELBO), `tcvae` (beta-TCVAE) or `autoencoder`.
         beta: weight of the KL, with `tcvae` of the total correlation; 1 is the ELBO.
         alpha: weight of the mutual information of image and latent; `tcvae` only.
         gamma: weight of the dimension-wise KL; `tcvae` only.
-        corruption: share of pixels blanked in what the encoder is trained on, 0 or greater, below 1.
-        likelihood: of a pixel: `bernoulli`, `gaussian`, or `auto`: bernoulli if pixels are binarised, else gaussian.
+        corruption: share of the pixels that are blanked in training, 0 or greater, below 1; above 0 it denoises.
+        likelihood: of a pixel: `bernoulli`, `gaussian`, or `auto`, which is bernoulli if pixels are binarised, else
+            gaussian.
         binarise: pixels for training and nats: `none`, `dynamic` (drawn anew each time) or `threshold` (at 0.5).
             Served images are never binarised.
-        learning_rate: of Adam, at its highest.
+        learning_rate: highest learning rate of Adam.
     """
 
     latent_dim: int = 32
@@ -245,7 +248,7 @@ class Vae(LightningModule):
         self.test_mu.clear()
         self.log("test_active_units", (mu_NL.var(dim=0) > 0.01).sum().float())
 
-    def configure_optimizers(self) -> Any:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Adam with a short warm-up, then a cosine to zero."""
         optimizer = torch.optim.Adam(self.parameters(), lr=self.config.learning_rate)
         return warmup_then_cosine(optimizer, self.loop, int(self.trainer.estimated_stepping_batches))

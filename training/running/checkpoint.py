@@ -96,7 +96,7 @@ def _check(header: dict[str, str], path: Path, run: dict[str, Any] | None) -> No
 def _pack(value: Any, tensors: dict[str, Tensor], place: str) -> Any:
     if isinstance(value, Tensor):
         name = f"{len(tensors):05d}"
-        tensors[name] = value.detach().cpu().contiguous().clone()  # clone: shared memory is refused
+        tensors[name] = value.detach().cpu().contiguous().clone()  # clone: safetensors rejects shared memory
         return {"tensor": name}
     if isinstance(value, dict):
         # Pairs, not an object: optimizer states have integer keys, which JSON would turn to strings.

@@ -1,4 +1,4 @@
-"""One process at a time in a folder: a lock that the system lets go of when its holder ends, however it ends."""
+"""A lock for one process at a time in a folder; the system releases it when its holder ends, however it ends."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def held(folder: Path, *, wait: bool = False) -> Iterator[None]:
 
     Args:
         folder: must be there.
-        wait: until whoever holds it lets go.
+        wait: until whoever holds it releases it.
 
     Raises:
         Held: another process, or another block of this one, does.

@@ -1,4 +1,4 @@
-"""The training loop: Lightning, with batches cut from memory, checkpoints without pickles, and resume.
+"""The training loop: Lightning, with batches taken from memory, checkpoints without pickles, and resume.
 
 Every epoch draws its order and its noise from (seed, epoch) alone. So a run that was interrupted and
 resumed ends with the same weights as one that was not, and Ctrl-C loses at most one epoch.
@@ -6,10 +6,9 @@ resumed ends with the same weights as one that was not, and Ctrl-C loses at most
 
 from __future__ import annotations
 
-import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,19 +17,17 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
 from training.data import Data, DataError
-from training.options import check_seed
 from training.running.checkpoint import SUFFIX, SafetensorsIO
-from training.running.precision import Exact, Precision, bfloat16_here, exact_precision, warning
+from training.running.precision import Exact, bfloat16_here, exact_precision, warning
+from training.schedule import LoopConfig, Precision
 
 TEST_BATCH_ROWS = 1000
 SECONDS_BETWEEN_LINES = 5.0
-STEPS_BETWEEN_LOOKS = 50
-"""On a GPU, where to look at a number is to wait for it: the next steps could have been sent meanwhile."""
+STEPS_BETWEEN_CHECKS = 50
+"""On a GPU, where to read a number is to wait for it: the next steps could have been sent meanwhile."""
 
 
 class TrainingDiverged(RuntimeError):
@@ -38,37 +35,8 @@ class TrainingDiverged(RuntimeError):
 
 
 @dataclass(frozen=True)
-class LoopConfig:
-    """How long and in what steps to train.
-
-    Attributes:
-        epochs: passes over the training split.
-        batch_rows: rows a step.
-        warmup_steps: steps over which the learning rate rises from 0.
-        seed: of the weights, the order, the noise and the splits.
-        precision: of the network's products: see `training.running.precision`.
-        compiled: compile the encoder (torch.compile): pays on a GPU, not on a CPU.
-    """
-
-    epochs: int = 20
-    batch_rows: int = 256
-    warmup_steps: int = 200
-    seed: int = 0
-    precision: Precision = "32-true"
-    compiled: bool = False
-
-    def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_rows < 2 or self.warmup_steps < 0 or self.seed < 0:
-            raise ValueError(
-                f"got epochs {self.epochs}, batch_rows {self.batch_rows}, warmup_steps {self.warmup_steps}, seed"
-                f" {self.seed}; expected epochs of 1, batch_rows of 2, warmup_steps and seed of 0 or more"
-            )
-        check_seed(self.seed)
-
-
-@dataclass(frozen=True)
 class Trained:
-    """What a finished run tells about itself.
+    """The results of a finished training.
 
     Attributes:
         epochs: trained.
@@ -107,21 +75,6 @@ class Batches:
             yield self.rows[order[start : start + self.batch_rows]]
 
 
-def warmup_then_cosine(optimizer: Optimizer, loop: LoopConfig, num_steps: int) -> dict[str, Any]:
-    """What `configure_optimizers` returns: the learning rate rises linearly, then falls to 0 along a cosine."""
-    warmup = min(loop.warmup_steps, num_steps // 10)
-
-    def scale(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / warmup
-        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, num_steps - warmup)))
-
-    return {
-        "optimizer": optimizer,
-        "lr_scheduler": {"scheduler": LambdaLR(optimizer, scale), "interval": "step"},
-    }
-
-
 def train(module: LightningModule, data: Data, loop: LoopConfig, checkpoint: Path, identity: dict[str, Any]) -> Trained:
     """Trains from `checkpoint` if it exists, else from scratch, saving there after every epoch.
 
@@ -150,7 +103,7 @@ def train(module: LightningModule, data: Data, loop: LoopConfig, checkpoint: Pat
     except SystemExit as interrupted:  # Lightning turns Ctrl-C into an exit
         raise KeyboardInterrupt from interrupted
     torch.manual_seed(loop.seed)
-    test: Any = {}
+    test: Mapping[str, float] = {}
     if len(data.test_rows):
         test_batches: Any = torch.split(torch.from_numpy(data.test_rows), TEST_BATCH_ROWS)
         (test,) = trainer.test(module, DataLoader(test_batches, batch_size=None), verbose=False)
@@ -164,7 +117,7 @@ def train(module: LightningModule, data: Data, loop: LoopConfig, checkpoint: Pat
 
 
 def _compile(module: LightningModule) -> None:
-    """In place: the names of its weights stay.
+    """Compiles the encoder in place: the names of its weights stay.
 
     Raises:
         ValueError: the method has no encoder of its own.
@@ -210,13 +163,19 @@ class Diary(Callback):
         self._started = time.monotonic()
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Tensor | Mapping[str, Any] | None,
+        batch: Tensor,
+        batch_idx: int,
     ) -> None:
         """A loss that is no number ends the run."""
-        loss = outputs["loss"] if isinstance(outputs, dict) else outputs
+        loss = outputs["loss"] if isinstance(outputs, Mapping) else outputs
+        assert isinstance(loss, Tensor)  # every method returns its loss
         finite = torch.isfinite(loss.detach())
         self._finite = finite if self._finite is None else self._finite & finite
-        if looks(loss.device.type, batch_idx) and not self._finite:
+        if is_checked(loss.device.type, batch_idx) and not self._finite:
             raise _diverged(trainer, f"the loss is {float(loss)}" if not finite else "the loss was not finite")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -233,7 +192,7 @@ class Diary(Callback):
             self._say(trainer, figures)
 
     def _say(self, trainer: Trainer, figures: dict[str, float]) -> None:
-        """Where there is no terminal for a progress bar: a line now and then, and for the last epoch."""
+        """Prints a line now and then, and for the last epoch, where there is no terminal for a progress bar."""
         last = trainer.current_epoch + 1 == trainer.max_epochs
         if not last and time.monotonic() - self._said < SECONDS_BETWEEN_LINES:
             return
@@ -246,18 +205,18 @@ class Diary(Callback):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
+        """The state that a checkpoint keeps."""
         return {"history": self.history, "seconds": self.seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """What a resumed run goes on with."""
+        """Restores the state of a run that is resumed."""
         self.history = list(state_dict["history"])
         self.seconds = float(state_dict["seconds"])
 
 
-def looks(device_type: str, batch_idx: int) -> bool:
-    """Whether the loss is looked at after this step; at an epoch's end it always is."""
-    return device_type != "cuda" or batch_idx % STEPS_BETWEEN_LOOKS == 0
+def is_checked(device_type: str, batch_idx: int) -> bool:
+    """Whether the loss is checked after this step; at an epoch's end it always is."""
+    return device_type != "cuda" or batch_idx % STEPS_BETWEEN_CHECKS == 0
 
 
 def _diverged(trainer: Trainer, what: str) -> TrainingDiverged:

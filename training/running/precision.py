@@ -7,18 +7,19 @@ and a step takes many times as long, so a recipe that names it is a recipe for s
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
+from training.schedule import Precision
+
 Exact = Literal["32-true", "bf16-mixed"]
-Precision = Literal["auto", "32-true", "bf16-mixed"]
 
 CPU_CAPABILITIES = ("amx_bf16", "avx512_bf16", "bf16")
 """Names of `torch.cpu.get_capabilities` that mean products of bfloat16: Intel's two, Arm's."""
 
 
-def multiplies_bfloat16(device_type: str, cpu_capabilities: Mapping[str, Any]) -> bool:
+def multiplies_bfloat16(device_type: str, cpu_capabilities: Mapping[str, object]) -> bool:
     """Whether products of bfloat16 are computed as such, not emulated. Apple's GPUs are not asked: no.
 
     Args:
@@ -44,7 +45,7 @@ def exact_precision(asked: Precision, bfloat16: bool) -> Exact:
 
 
 def warning(asked: Precision, bfloat16: bool) -> str | None:
-    """What to tell who asks for products that will be emulated."""
+    """A warning if products of bfloat16 will be emulated, else None."""
     if asked == "bf16-mixed" and not bfloat16:
         return "precision: got bf16-mixed where bfloat16 is emulated, many times as slow; auto takes float32 here"
     return None

@@ -1,4 +1,4 @@
-"""Which code ran."""
+"""The revision of the code that runs."""
 
 from __future__ import annotations
 

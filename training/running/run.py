@@ -17,8 +17,11 @@ from lightning import LightningModule
 from latentserve import records
 from training.data import AudioShape, Data, ImageShape, load_data
 from training.methods import METHODS
+from training.methods.encoding import Encoder, as_encoder
+from training.options import Dataclass
 from training.running import checkpoint
-from training.running.loop import LoopConfig, Trained
+from training.running.loop import Trained
+from training.schedule import LoopConfig
 
 RUN = "run.json"
 RESULT = "result.json"
@@ -26,7 +29,7 @@ CHECKPOINT = "last.safetensors"
 
 
 class RunError(ValueError):
-    """The folder is not a run, or not one that fits what was asked."""
+    """The folder is not a run, or not one that fits the request."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class Run:
         git_revision: of the code that trains.
         loop: how long and in what steps.
         config: of the method.
-        group_by: rows that no split parts: see `training.data.grouping`. None in runs of before, too.
+        group_by: rows that no split parts: see `training.data.grouping`. Runs that are older than it have none.
     """
 
     method: str
@@ -91,13 +94,12 @@ class Run:
             raise RunError(f"data: {self.data} is {self.shape.modality}, {self.method} takes {method.modality}")
         config = self.read_config()
         try:
-            module: LightningModule = method.module(config, self.loop, self.shape)
-        except (RuntimeError, MemoryError, TypeError, OverflowError) as error:  # torch, asked for what nobody can have
+            return method.module(config, self.loop, self.shape)
+        except (RuntimeError, MemoryError, TypeError, OverflowError) as error:  # torch, of sizes that nobody can have
             raise RunError(f"{self.method}: cannot be built with this config: {str(error).splitlines()[0]}") from error
-        return module
 
-    def read_config(self) -> Any:
-        """Of the method, as its own class.
+    def read_config(self) -> Dataclass:
+        """The config of the method, as its own class.
 
         Raises:
             RunError: unknown method, or a config that is not its config.
@@ -111,7 +113,7 @@ class Run:
 
     @property
     def sizes(self) -> dict[str, Any]:
-        """The arguments of `load_data`, besides spec and seed, that give these rows again."""
+        """The arguments of `load_data`, besides spec and seed, that load these rows again."""
         if isinstance(self.shape, ImageShape):
             return {"image_size": self.shape.image_size, "group_by": self.group_by}
         shape = self.shape
@@ -138,7 +140,7 @@ def open_run(folder: Path) -> tuple[Run, Trained]:
         raise RunError(f"{folder / RESULT}: {error}") from error
 
 
-def load_model(folder: Path, run: Run) -> LightningModule:
+def load_model(folder: Path, run: Run) -> Encoder:
     """The trained model in eval mode, on the CPU.
 
     Raises:
@@ -146,4 +148,4 @@ def load_model(folder: Path, run: Run) -> LightningModule:
     """
     module = run.build()
     module.load_state_dict(checkpoint.state_dict(folder / CHECKPOINT, run.identity))
-    return module.eval()
+    return as_encoder(module.eval())

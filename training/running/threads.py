@@ -9,7 +9,7 @@ from latentserve.cpus import available_cpus, cpu_set
 
 
 def keep_to_quota() -> None:
-    """For the rest of the process. Without a quota nothing is changed: numbers may depend on the number of threads."""
+    """Limits threads for the rest of the process. Without a quota nothing changes: numbers may depend on the number."""
     num = available_cpus()
     if num < cpu_set():
         torch.set_num_threads(min(num, torch.get_num_threads()))

@@ -1,4 +1,4 @@
-"""Who gets in: bearer tokens, what each may ask for, and how much of it. Knows no transport and no file.
+"""Bearer tokens: who may call, what, and how much of it. Knows no transport and no file.
 
     admit(path, header)   before anything of a request's body is read: whose call it is, and may they make it
     Caller.charge(rows)   before any of it is decoded: each request, each message of a stream
@@ -74,7 +74,7 @@ class Bucket:
 
 
 class Caller:
-    """Who makes a call. Lives as long as its token: what the file says anew holds for open streams, too."""
+    """Makes calls with one token, and lives as long as it: changes of the file hold for open streams, too."""
 
     def __init__(self, grant: Grant | None, metrics: Metrics | None = None, bucket: Bucket | None = None) -> None:
         self._metrics = metrics
@@ -144,7 +144,7 @@ class Caller:
             self._metrics.access_rows.labels(self.name).inc(rows)
 
     def lowered(self, priority: int) -> int:
-        """The priority it gets who asks for this one."""
+        """The priority that it gets if it asks for this one."""
         return min(priority, self._ceiling)
 
     def _refused(self, why: str) -> None:
@@ -161,7 +161,7 @@ class Access:
 
     Args:
         grants: what each name may do.
-        metrics: hear who was refused, and why.
+        metrics: record who was rejected, and why.
         open_health: whether health needs no token.
         open_reflection: whether reflection needs none.
     """
@@ -177,7 +177,7 @@ class Access:
         self.take(grants)
 
     def take(self, grants: Sequence[Grant]) -> None:
-        """From now on these. Who stays has used up what they had; who goes is refused in open streams, too."""
+        """Puts these in force. Grants that stay keep what they used up; callers that go are rejected in streams too."""
         buckets: dict[str, Bucket] = {}
         callers: dict[bytes, Caller] = {}
         for grant in grants:
@@ -242,7 +242,7 @@ class Access:
 
 
 def rows_of(request: Any, most: int) -> int:
-    """Rows a request says it has, at most so many: more is refused anyway, and an error must not cost for ever."""
+    """Rows a request says it has, at most so many: more is rejected anyway, and an error must not cost for ever."""
     request = getattr(request, "request", request)  # a message of a score stream
     if isinstance(request, open_pb.ModelInferRequest):
         shape = request.inputs[0].shape if request.inputs else ()

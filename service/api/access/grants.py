@@ -1,4 +1,4 @@
-"""What the file of tokens says: who may do what. Read, checked, and looked at for changes.
+"""The file of tokens: it says who may do what. It is read, verified and watched for changes.
 
 Each entry is a table `[[token]]` with the fields of `Grant`, of which `name` and `sha256` must be there.
 `python -m service tokens` makes them.
@@ -29,7 +29,7 @@ METHODS = frozenset(
 DESCRIBING = ("GetModel", "ListModels", "ServerMetadata", "ModelMetadata", "ModelConfig", "RepositoryIndex")
 """What an administrator's token may call unless its entry says otherwise: it is for looking after models."""
 MOST_TOKENS = 1000
-"""Each is compared with what a caller shows, and each name is a label of metrics."""
+"""Each is compared with what a client shows, and each name is a label of metrics."""
 LARGEST_FILE_BYTES = 2**20
 
 
@@ -53,8 +53,8 @@ class Grant(BaseModel):
         rows_per_second: on average; each call counts as one row at least.
         burst_rows: after a pause; 0: what a second brings.
         priority: the highest it gets; what asks for more is lowered to it.
-        admin: whether it may read the page of metrics, and hear of every model and of refused bundles.
-        expires: from then on it is refused; a date is its first moment in UTC.
+        admin: whether it may read the page of metrics, and list every model and the rejected bundles.
+        expires: from then on it is rejected; a date is its first moment in UTC.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -113,7 +113,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     new.add_argument("--rows-per-second", type=float, help="on average; default: as many as come")
     new.add_argument("--burst-rows", type=float, help="at once after a pause; default: what a second brings")
     new.add_argument("--priority", choices=("low", "normal", "high"), help="the highest it gets; default: high")
-    new.add_argument("--admin", action="store_true", help="reads the metrics, sees refused bundles")
+    new.add_argument("--admin", action="store_true", help="reads the metrics, sees rejected bundles")
     new.add_argument("--expires", help="date (2027-01-01: its first moment in UTC), or with a time")
     return parser.parse_args(arguments)
 

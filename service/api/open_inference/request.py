@@ -1,4 +1,4 @@
-"""What a request of the Open Inference Protocol asks for: its parameters, its one tensor, the outputs it names."""
+"""Reads a request of the Open Inference Protocol: its parameters, its one tensor, the outputs that it names."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from latentserve.errors import InvalidInput
 from latentserve.inputs import INPUT, TensorSpec
 from service.api.open_inference import tensors as tensors_of
 from service.api.open_inference.stubs import open_inference_grpc_pb2 as pb
-from service.models.decisions import Decision, Guarantee
+from service.models.decisions import DecisionRule, Guarantee
 from service.models.decoding import Arriving, Decoder
-from service.models.repository import LATENT
+from service.models.model import LATENT
 
 PRIORITIES = {0: 0, 1: 1, 2: 0, 3: -1}
 """Triton's (1 is the highest, 0 the default) to the queue's."""
@@ -26,7 +26,7 @@ class Parameters:
 
     Attributes:
         alpha: level of the decision, or None for the bundle's.
-        guarantee: see `scoring.Question`.
+        guarantee: see `ScoreOptions`.
         decision: see there.
         priority: the queue's.
         timeout_seconds: from arrival, or None.
@@ -35,7 +35,7 @@ class Parameters:
 
     alpha: float | None
     guarantee: Guarantee
-    decision: Decision
+    decision: DecisionRule
     priority: int
     timeout_seconds: float | None
     given: frozenset[str]
@@ -60,7 +60,7 @@ def parameters_of(request: pb.ModelInferRequest) -> Parameters:
     return Parameters(
         alpha=_number(values, "alpha") if "alpha" in values else None,
         guarantee=_choice(values, "guarantee", get_args(Guarantee)),
-        decision=_choice(values, "decision", get_args(Decision)),
+        decision=_choice(values, "decision", get_args(DecisionRule)),
         priority=PRIORITIES[int(priority)],
         timeout_seconds=timeout or None,
         given=frozenset(values),
@@ -86,8 +86,8 @@ def _choice(values: dict[str, Any], name: str, choices: tuple[Any, ...]) -> Any:
     return value
 
 
-def lane_of(request: pb.ModelInferRequest) -> str:
-    """Which of a model's queues the one tensor that came is for. Raises InvalidInput if none or several came."""
+def queue_of(request: pb.ModelInferRequest) -> str:
+    """Which of a model's queues the one tensor of a request goes to. Raises InvalidInput if none or several came."""
     names = [one.name for one in request.inputs]
     if len(names) != 1 or names[0] not in (INPUT, LATENT):
         raise InvalidInput.at("inputs", got=names or "none", expected=f"exactly one, {INPUT!r} or {LATENT!r}")

@@ -17,17 +17,16 @@ import latentserve
 from latentserve.errors import InvalidInput, LatentserveError, PermissionDenied
 from latentserve.inputs import INPUT, TensorSpec
 from latentserve.records import printable
-from service.api.inference import RECONSTRUCTION, SCORES, Context, Inference
+from service.api.inference import RECONSTRUCTION, SCORES, Context, Inference, Outcome
 from service.api.open_inference import tensors as tensors_of
-from service.api.open_inference.request import OF_SCORES, Parameters, arriving_of, lane_of, parameters_of, wanted_of
+from service.api.open_inference.request import OF_SCORES, Parameters, arriving_of, parameters_of, queue_of, wanted_of
 from service.api.open_inference.stubs import open_inference_grpc_pb2 as pb
-from service.config import Config
-from service.models.decisions import Question
-from service.models.repository import LATENT, Repository, ServedModel
-from service.scheduling.queue import Tensors
+from service.models.decisions import ScoreOptions
+from service.models.model import LATENT, ServedModel
+from service.models.repository import Repository
 
 P_VALUE, FLAGGED = "p_value", "flagged"
-JUDGED = (P_VALUE, FLAGGED)
+DECIDED = (P_VALUE, FLAGGED)
 MOST_DIGITS = 18  # of a version, which is an int64 in our own protocol
 PLATFORM, BACKEND = "onnxruntime_onnx", "onnxruntime"
 EXTENSIONS = ("model_configuration", "model_repository(index)")
@@ -46,9 +45,8 @@ class OpenInference:
     """One method for each call of `inference.GRPCInferenceService`, named in snake case.
 
     Args:
-        inference: models at work.
+        inference: finds models and runs them.
         repository: the models.
-        config: limits.
         ready: whether the server takes calls.
         well: whether a model can answer them.
     """
@@ -57,13 +55,11 @@ class OpenInference:
         self,
         inference: Inference,
         repository: Repository,
-        config: Config,
         ready: Callable[[], bool],
         well: Callable[[ServedModel], bool],
     ) -> None:
         self._inference = inference
         self._repository = repository
-        self._config = config
         self._ready = ready
         self._well = well
 
@@ -116,7 +112,7 @@ class OpenInference:
             name=model.manifest.name,
             platform=PLATFORM,
             backend=BACKEND,
-            max_batch_size=self._config.max_request_rows,
+            max_batch_size=model.decoder.limits.max_request_rows,
             dynamic_batching=pb.ModelDynamicBatching(),
         )
         name, datatype, shape = _output(model.manifest.input.spec)
@@ -134,7 +130,7 @@ class OpenInference:
             if not context.caller.sees(model.manifest.name):
                 continue
             response.models.add(name=model.manifest.name, version=str(model.manifest.version), state="READY")
-        for one in () if request.ready or not context.caller.admin else self._repository.refused:
+        for one in () if request.ready or not context.caller.admin else self._repository.rejected:
             response.models.add(name=one.name, version=str(one.version), state="UNAVAILABLE", reason=one.reason)
         return response
 
@@ -146,19 +142,15 @@ class OpenInference:
         priority = context.caller.lowered(parameters.priority)
         if parameters.timeout_seconds is not None:
             context.deadline = min(context.deadline, arrived + parameters.timeout_seconds)
-        lane = lane_of(request)
-        wanted = _wanted(model, request, lane)
-        question = _question(model, parameters, wanted)
-        wants = {SCORES if name in JUDGED else name for name in wanted}
+        queue = queue_of(request)
+        wanted = _wanted(model, request, queue)
+        options = _options(model, parameters, wanted)
+        wants = {SCORES if name in DECIDED else name for name in wanted}
         arrive = partial(arriving_of, request, context.size_bytes, model.decoder, model.manifest.outputs.get(LATENT))
-        running = self._inference.ask(model, arrive, wants, priority, context, lane)
+        running = self._inference.run(model, arrive, wants, priority, context, queue, options)
         request_id = request.id
-        del request, arrive  # as `Inference.ask` says
-        tensors = await running
-        if question is not None:
-            verdicts = self._inference.judge(model, tensors, question)
-            tensors = {**tensors, P_VALUE: verdicts.p_values[:, None], FLAGGED: verdicts.flagged[:, None]}
-        return _response(model, request_id, wanted, tensors, question)
+        del request, arrive  # as `Inference.run` says
+        return _response(model, request_id, wanted, await running)
 
     def _find(self, name: str, text: str, context: Context) -> ServedModel:
         if text and not (text.isdecimal() and len(text) <= MOST_DIGITS):
@@ -167,7 +159,7 @@ class OpenInference:
 
 
 def _outputs(model: ServedModel) -> list[Output]:
-    """What can be asked for."""
+    """What can be requested."""
     outputs = [_output(spec) for spec in model.manifest.outputs.values()]
     if model.manifest.detectors:
         outputs += [Output(P_VALUE, "FP64", (1,)), Output(FLAGGED, "BOOL", (1,))]
@@ -178,8 +170,8 @@ def _output(spec: TensorSpec) -> Output:
     return Output(spec.name, tensors_of.datatype(np.dtype(spec.dtype)), spec.shape)
 
 
-def _wanted(model: ServedModel, request: pb.ModelInferRequest, lane: str) -> list[str]:
-    if lane == INPUT:
+def _wanted(model: ServedModel, request: pb.ModelInferRequest, queue: str) -> list[str]:
+    if queue == INPUT:
         return wanted_of(request, [output.name for output in _outputs(model)])
     wanted = wanted_of(request, [RECONSTRUCTION])
     if wanted != [RECONSTRUCTION]:
@@ -187,26 +179,26 @@ def _wanted(model: ServedModel, request: pb.ModelInferRequest, lane: str) -> lis
     return wanted
 
 
-def _question(model: ServedModel, parameters: Parameters, wanted: list[str]) -> Question | None:
-    if set(JUDGED) & set(wanted):
-        return model.judge.question(parameters.alpha, parameters.guarantee, parameters.decision)
+def _options(model: ServedModel, parameters: Parameters, wanted: list[str]) -> ScoreOptions | None:
+    if set(DECIDED) & set(wanted):
+        return model.policy.options(parameters.alpha, parameters.guarantee, parameters.decision)
     for name in OF_SCORES:
         if name in parameters.given:
-            expected = f"none unless {P_VALUE} or {FLAGGED} is asked for"
+            expected = f"none unless {P_VALUE} or {FLAGGED} is requested"
             raise InvalidInput.at(f"parameters[{name!r}]", got="it", expected=expected)
     return None
 
 
-def _response(
-    model: ServedModel, request_id: str, wanted: list[str], tensors: Tensors, question: Question | None
-) -> pb.ModelInferResponse:
+def _response(model: ServedModel, request_id: str, wanted: list[str], outcome: Outcome) -> pb.ModelInferResponse:
     manifest = model.manifest
+    tensors, decisions = outcome
     response = pb.ModelInferResponse(model_name=manifest.name, model_version=str(manifest.version), id=request_id)
     response.parameters["embedding_space"].string_param = manifest.embedding_space
-    if question is not None:
-        response.parameters["alpha"].double_param = question.alpha
-        response.parameters["guarantee"].string_param = question.guarantee
-        response.parameters["decision"].string_param = question.decision
+    if decisions is not None:
+        tensors = {**tensors, P_VALUE: decisions.p_values[:, None], FLAGGED: decisions.flagged[:, None]}
+        response.parameters["alpha"].double_param = decisions.options.alpha
+        response.parameters["guarantee"].string_param = decisions.options.guarantee
+        response.parameters["decision"].string_param = decisions.options.decision
         response.parameters["deciding_detector"].string_param = manifest.detectors[0].name
     for name in wanted:
         tensors_of.write(response, name, tensors[name])

@@ -32,7 +32,7 @@ _NAMES = {dtype: name for name, dtype in DATATYPES.items()}
 _CONTENTS = {"UINT8": "uint_contents", "INT16": "int_contents", "FP32": "fp32_contents"}
 """Where the elements of what may come in are, if they come one by one."""
 ELEMENTS_OF_A_PIECE = 8192
-"""That came one by one: 0.7 ms, in which the interpreter lock is not let go."""
+"""That came one by one: 0.7 ms, in which the interpreter lock is not released."""
 _LENGTH = struct.Struct("<I")
 
 

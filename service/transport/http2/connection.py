@@ -1,7 +1,7 @@
 """One TCP connection of HTTP/2 on asyncio: its life, from the preface to the last frame.
 
-Bytes go through `Cutter` (bytes to frames), `Incoming` (frames to streams) and the application; answers go out through
-`Outgoing`. Here is what is left: when to read, when to close, and why.
+Bytes go through `FrameReader` (bytes to frames), `Incoming` (frames to streams) and the application; answers go out
+through `Outgoing`. Here is what is left: when to read, when to close, and why.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import cast
 from service.transport.http2 import frames as wire
 from service.transport.http2.blocks import Blocks
 from service.transport.http2.budget import Share, Shared
-from service.transport.http2.frame_reader import Cutter
+from service.transport.http2.frame_reader import FrameReader
 from service.transport.http2.guard import Guard
 from service.transport.http2.incoming import Incoming
 from service.transport.http2.outgoing import Outgoing
@@ -39,6 +39,7 @@ class Connection(asyncio.Protocol):
         reason: why it closes or closed, one of a few.
         why: in words.
         peer: whose it is, for the log.
+        out: its sending half.
     """
 
     def __init__(
@@ -51,10 +52,10 @@ class Connection(asyncio.Protocol):
         self.received = Share(shared.received)
         self._unsent = Share(shared.unsent)
         self._transport: asyncio.Transport
-        self._out: Outgoing
+        self.out: Outgoing
         self._incoming: Incoming
         self._blocks: Blocks
-        self._cutter = Cutter(limits.frame_bytes)
+        self._reader = FrameReader(limits.frame_bytes)
         self._patience: Patience
         self.streams = Streams(limits.closed_streams, self._on_close)
         self.reason = "client"
@@ -71,10 +72,10 @@ class Connection(asyncio.Protocol):
         limits = self.limits
         self._transport.set_write_buffer_limits(high=limits.write_buffer_bytes)
         calm = Guard("frames that bring nothing", limits.calm_frames, limits.calm_frames_per_second)
-        self._out = Outgoing(self._transport, self.streams, self._unsent, calm)
+        self.out = Outgoing(self._transport, self.streams, self._unsent, calm)
         self._blocks = Blocks(limits)
         self._incoming = Incoming(
-            self, self._application, self.streams, self._out, limits, calm, self._blocks, self._on_pong
+            self, self._application, self.streams, self.out, limits, calm, self._blocks, self._on_pong
         )
         self._patience = Patience(limits, time.monotonic())
         ours = {
@@ -84,7 +85,7 @@ class Connection(asyncio.Protocol):
             wire.MAX_HEADER_LIST_SIZE: limits.header_list_bytes,
         }
         more = limits.connection_window_bytes - wire.DEFAULT_WINDOW_BYTES
-        self._out.write(wire.settings(ours) + wire.window_update(0, more))
+        self.out.write(wire.settings(ours) + wire.window_update(0, more))
         self._register(self, True)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -98,13 +99,13 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """The peer does not read, so we do not read what it writes: see `asyncio.Protocol`."""
-        self._out.stall(True)
+        self.out.stall(True)
         self._read_if_due()
 
     def resume_writing(self) -> None:
         """The peer reads again."""
-        self._out.stall(False)
-        if self._cutter.more():
+        self.out.stall(False)
+        if self._reader.more():
             self._turn_later()
         self._read_if_due()
 
@@ -112,7 +113,7 @@ class Connection(asyncio.Protocol):
         """Takes what came, as much of it as is its turn."""
         self._heard = True
         if not self._failed:
-            self._cutter.feed(data)
+            self._reader.feed(data)
             if not self._turn_due:
                 self._turn()
 
@@ -120,10 +121,10 @@ class Connection(asyncio.Protocol):
         self._turn_due = False
         work = 0
         try:
-            while not (self._failed or self._out.stalled) and (frame := self._cutter.cut()) is not None:
+            while not (self._failed or self.out.stalled) and (frame := self._reader.next_frame()) is not None:
                 work += self._incoming.take(*frame)
                 if work >= self.limits.turn_work:
-                    if self._cutter.more():
+                    if self._reader.more():
                         self._turn_later()
                     break
         except wire.ProtocolError as error:
@@ -137,7 +138,7 @@ class Connection(asyncio.Protocol):
 
     def _read_if_due(self) -> None:
         """Reads unless the peer does not, or there is still something to do of what was read."""
-        due = self._failed or not (self._out.stalled or self._turn_due)
+        due = self._failed or not (self.out.stalled or self._turn_due)
         if due != self._reading and not self._transport.is_closing():
             self._reading = due
             (self._transport.resume_reading if due else self._transport.pause_reading)()
@@ -155,7 +156,7 @@ class Connection(asyncio.Protocol):
         """Lets what is written go out, for a while."""
         if not self._closing:
             self._closing = True
-            self._out.finish()
+            self.out.finish()
             loop = asyncio.get_running_loop()
             loop.call_later(self.limits.linger_seconds, self._transport.close)
             loop.call_later(2 * self.limits.linger_seconds, self._transport.abort)  # if the peer does not read
@@ -174,7 +175,7 @@ class Connection(asyncio.Protocol):
             self._draining = True
             self.reason = reason
             self._goaway(wire.NO_ERROR, reason, wire.LARGEST_STREAM_ID)
-            self._out.write(wire.frame(wire.PING, 0, 0, DRAIN_PING))
+            self.out.write(wire.frame(wire.PING, 0, 0, DRAIN_PING))
             asyncio.get_running_loop().call_later(self.limits.drain_seconds, self._refuse)
 
     def _on_pong(self, payload: bytes) -> None:
@@ -191,7 +192,7 @@ class Connection(asyncio.Protocol):
         if self._incoming.refusing and not self.streams and not self._closing:
             self._closing = True
             loop = asyncio.get_running_loop()
-            loop.call_later(self.limits.linger_seconds, self._out.finish)
+            loop.call_later(self.limits.linger_seconds, self.out.finish)
             loop.call_later(2 * self.limits.linger_seconds, self._transport.close)
             loop.call_later(3 * self.limits.linger_seconds, self._transport.abort)
 
@@ -216,7 +217,7 @@ class Connection(asyncio.Protocol):
         overdue = self._patience.look(
             now,
             heard,
-            self._out.stalled,
+            self.out.stalled,
             self._transport.get_write_buffer_size(),
             self._waits_for(),
             bool(self.streams),
@@ -224,13 +225,13 @@ class Connection(asyncio.Protocol):
         if overdue == "idle":
             self.drain("idle")
         elif overdue == "ping":
-            self._out.write(wire.frame(wire.PING, 0, 0, KEEPALIVE_PING))
+            self.out.write(wire.frame(wire.PING, 0, 0, KEEPALIVE_PING))
         elif overdue in ("unread", "keepalive"):
             self.abort(overdue)
         elif overdue:
             self._fail(wire.ProtocolError(wire.PROTOCOL_ERROR, f"waited too long for the {overdue}"))
             self.reason = overdue
-        if not self._out.stalled and not self._turn_due:
+        if not self.out.stalled and not self._turn_due:
             self._look_at_bodies(now)
 
     def _waits_for(self) -> tuple[str, int]:
@@ -239,12 +240,12 @@ class Connection(asyncio.Protocol):
             return "preface", 0
         if self._blocks.open:
             return "headers", self._blocks.stream_id
-        num_bytes, kind, of_stream = self._cutter.partial()
+        num_bytes, kind, of_stream = self._reader.partial()
         body = kind == wire.DATA and of_stream in self.streams and not self.streams[of_stream].ended
-        return ("frame", self._cutter.num_cut) if num_bytes and not body else ("", 0)
+        return ("frame", self._reader.num_frames) if num_bytes and not body else ("", 0)
 
     def _look_at_bodies(self, now: float) -> None:
-        num_bytes, _, of_stream = self._cutter.partial()
+        num_bytes, _, of_stream = self._reader.partial()
         for stream in [one for one in self.streams.values() if not one.ended]:
             got = stream.got + (num_bytes if stream.id == of_stream else 0)
             if not stream.reading or not stream.moved or got - stream.marked >= self.limits.body_bytes:
@@ -258,27 +259,19 @@ class Connection(asyncio.Protocol):
         return float("inf") if self.streams or self._closing or self._draining else self._patience.heard
 
     def widen(self, stream: Stream) -> None:
-        """See `stream.Sender`. The connection's own window does not wait for any stream."""
+        """See `stream.Carrier`. The connection's own window does not wait for any stream."""
         if stream.unread > self.limits.stream_window_bytes // 2 and stream.id in self.streams:
-            self._out.write(wire.window_update(stream.id, stream.unread))
+            self.out.write(wire.window_update(stream.id, stream.unread))
             stream.unread = 0
-
-    def send(self, stream: Stream, head: bytes, body: bytes, trailers: bytes) -> bool:
-        """See `Stream.send`."""
-        return self._out.send(stream, head, body, trailers)
-
-    def keeps_up(self, stream: Stream) -> bool:
-        """See `stream.Sender`."""
-        return self._out.keeps_up(stream)
 
     def cancel(self, stream: Stream, code: int) -> None:
         """See `Stream.cancel`."""
         if stream.id in self.streams:
-            self._out.write(wire.reset(stream.id, code))
+            self.out.write(wire.reset(stream.id, code))
             self.streams.close(stream.id, State.RESET_BY_US)
 
     def _on_close(self, stream: Stream) -> None:
-        self._out.drop(stream)
+        self.out.drop(stream)
         if stream.done:
             self._incoming.resets.forgive(1)
         self._application.closed(stream)
@@ -286,4 +279,4 @@ class Connection(asyncio.Protocol):
 
     def _goaway(self, code: int, message: str, last_id: int | None = None) -> None:
         last = self._incoming.last_id if last_id is None else last_id
-        self._out.write(wire.frame(wire.GOAWAY, 0, 0, struct.pack(">II", last, code) + message.encode()))
+        self.out.write(wire.frame(wire.GOAWAY, 0, 0, struct.pack(">II", last, code) + message.encode()))

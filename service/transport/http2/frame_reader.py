@@ -9,14 +9,14 @@ Frame = tuple[int, int, int, bytes]
 """Kind, flags, stream, payload."""
 
 
-class Cutter:
+class FrameReader:
     """Cuts what one peer sends.
 
     Args:
         max_frame_bytes: of a payload.
 
     Attributes:
-        num_cut: frames so far.
+        num_frames: frames so far.
     """
 
     def __init__(self, max_frame_bytes: int) -> None:
@@ -26,7 +26,7 @@ class Cutter:
         self._parts = bytearray()  # of a frame that is not whole
         self._needed = len(wire.PREFACE)
         self._greeted = False
-        self.num_cut = 0
+        self.num_frames = 0
 
     def feed(self, data: bytes) -> None:
         """More came."""
@@ -42,7 +42,7 @@ class Cutter:
             self._parts.clear()
         self._at = 0
 
-    def cut(self) -> Frame | None:
+    def next_frame(self) -> Frame | None:
         """The next whole frame.
 
         Raises:
@@ -62,13 +62,13 @@ class Cutter:
         if left - HEAD_BYTES < size:
             self._wait(HEAD_BYTES + size)
             return None
-        self.num_cut += 1
+        self.num_frames += 1
         start = self._at + HEAD_BYTES
         self._at = start + size
         return kind, flags, stream_id & wire.LARGEST_STREAM_ID, self._whole[start : self._at]
 
     def more(self) -> bool:
-        """Whether bytes are there that `cut` has not seen."""
+        """Whether bytes are there that `next_frame` has not seen."""
         return self._at < len(self._whole)
 
     def partial(self) -> tuple[int, int, int]:

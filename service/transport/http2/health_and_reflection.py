@@ -49,7 +49,7 @@ class SideCall:
         self._method = method
 
     async def serve(self, messages: AsyncIterator[bytes], write: Write, deadline: float) -> Answer:
-        """See `transport.StreamCall`."""
+        """See `calls.StreamCall`."""
 
         async def requests() -> AsyncIterator[Any]:
             async for message in messages:

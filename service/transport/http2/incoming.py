@@ -11,7 +11,7 @@ from service.transport.http2.headers import HeaderDecoder, Headers, wrong_fields
 from service.transport.http2.limits import Limits
 from service.transport.http2.outgoing import Outgoing
 from service.transport.http2.states import MAY_COME, State, Streams, Verdict
-from service.transport.http2.stream import Application, Sender, Stream
+from service.transport.http2.stream import Application, Carrier, Stream
 
 REQUEST_WORK = 8
 """What a header block costs, in other frames."""
@@ -40,7 +40,7 @@ class Incoming:
 
     def __init__(
         self,
-        connection: Sender,
+        connection: Carrier,
         application: Application,
         streams: Streams,
         out: Outgoing,

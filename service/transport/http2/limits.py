@@ -13,7 +13,7 @@ class Limits:
     """What one peer, and all of them together, may ask of us.
 
     Attributes:
-        max_connections: at once; with another the one that has been idle longest is let go.
+        max_connections: at once; with another the one that has been idle longest is closed.
         receive_bytes: of requests that came and are not answered yet, of all connections (`budget`).
         send_bytes: of answers that their clients leave no room for, of all connections.
         streams: open at once on a connection (SETTINGS_MAX_CONCURRENT_STREAMS).
@@ -35,7 +35,7 @@ class Limits:
         header_seconds: from the first byte of a header block, or of a frame, to its last.
         body_seconds: in which `body_bytes` of an unfinished message must come.
         body_bytes: 1 KiB/s: a modem of 1985 sends no embeddings.
-        idle_seconds: without a stream, then the connection is let go.
+        idle_seconds: without a stream, then the connection is closed.
         keepalive_seconds: without a byte from the peer, then it is asked whether it is there.
         keepalive_timeout_seconds: it has to answer, or the connection ends.
         unread_seconds: that a peer may leave what we write where it is.

@@ -1,7 +1,7 @@
 """The messages of gRPC out of the bodies of HTTP/2: the one of a unary call, or those that a client streams.
 
 What came is held against the connection's share (`budget`) from its first byte until the call is answered. A message
-that there is no room for is refused as soon as its size is told, before it comes.
+that there is no room for is rejected as soon as its size is known, before it comes.
 """
 
 from __future__ import annotations

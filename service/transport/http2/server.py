@@ -34,7 +34,7 @@ NEARLY = 0.1
 
 
 class Http2Server:
-    """See `server.Transport`."""
+    """See `transports.Transport`."""
 
     def __init__(
         self,
@@ -79,11 +79,11 @@ class Http2Server:
         return bound
 
     async def failed(self) -> None:
-        """See `server.Transport`: nothing ends us but `stop`."""
+        """See `transports.Transport`: nothing ends us but `stop`."""
         await asyncio.Event().wait()
 
     async def stop(self, grace_seconds: float) -> None:
-        """Refuses new calls, waits for those under way, then cancels what is left."""
+        """Rejects new calls, waits for those under way, then cancels what is left."""
         self._stopping = True
         self._server.close()
         for handler in self._handlers.values():
@@ -127,7 +127,7 @@ class Http2Server:
             asyncio.get_running_loop().call_soon(connection.drain)
 
     def _make_room(self, newest: Connection) -> None:
-        """Lets go of the connection that has been idle longest, or of the newest if none is."""
+        """Closes the connection that has been idle longest, or of the newest if none is."""
         idlest = min(self._connections, key=Connection.last_heard)
         if idlest.last_heard() < math.inf:
             idlest.refuse("too many connections")

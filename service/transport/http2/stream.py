@@ -9,6 +9,16 @@ from service.transport.http2.budget import Share
 
 
 class Sender(Protocol):
+    """The sending half of a connection, as a stream sees it."""
+
+    def send(self, stream: Stream, head: bytes, body: bytes, trailers: bytes) -> bool:
+        """See `Stream.send`."""
+
+    def keeps_up(self, stream: Stream) -> bool:
+        """Whether all that was sent on the stream is on its way; if not, the stream is woken when it may be."""
+
+
+class Carrier(Protocol):
     """A connection, as a stream sees it.
 
     Attributes:
@@ -17,14 +27,12 @@ class Sender(Protocol):
 
     received: Share
 
-    def send(self, stream: Stream, head: bytes, body: bytes, trailers: bytes) -> bool:
-        """See `Stream.send`."""
+    @property
+    def out(self) -> Sender:
+        """Its sending half."""
 
     def cancel(self, stream: Stream, code: int) -> None:
         """See `Stream.cancel`."""
-
-    def keeps_up(self, stream: Stream) -> bool:
-        """Whether all that was sent on the stream is on its way; if not, the stream is woken when it may be."""
 
     def widen(self, stream: Stream) -> None:
         """Gives the client room for what was read of the stream's body, if it is time for that."""
@@ -77,7 +85,7 @@ class Stream:
         *("id", "marked", "moved", "pending", "reading", "trailers", "unread", "_waiter"),
     )
 
-    def __init__(self, connection: Sender, stream_id: int, headers: dict[bytes, bytes]) -> None:
+    def __init__(self, connection: Carrier, stream_id: int, headers: dict[bytes, bytes]) -> None:
         self.connection = connection
         self.id = stream_id
         self.headers = headers
@@ -98,7 +106,7 @@ class Stream:
         Returns:
             False if nothing was sent, because too much waits for clients that do not read.
         """
-        return self.connection.send(self, head, body, trailers)
+        return self.connection.out.send(self, head, body, trailers)
 
     def cancel(self, code: int) -> None:
         """Resets the stream; what waits to be sent is dropped."""
@@ -111,7 +119,7 @@ class Stream:
 
     async def sent(self) -> None:
         """Waits until all that was sent is on its way. One task at a time."""
-        while not self.connection.keeps_up(self):
+        while not self.connection.out.keeps_up(self):
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
 

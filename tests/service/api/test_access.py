@@ -53,22 +53,22 @@ def refused(metrics: Metrics) -> dict[tuple[str, str], float]:
     ],
 )
 def test_whoever_is_not_known_hears_one_sentence_whatever_they_showed(header: str | None) -> None:
-    door, _ = access(grant("known"), grant("old", expires=YESTERDAY))
+    gates, _ = access(grant("known"), grant("old", expires=YESTERDAY))
     with pytest.raises(Unauthenticated) as told:
-        door.admit(EMBED, header)
+        gates.admit(EMBED, header)
     assert str(told.value) == NOT_ONE_OF_OURS
 
 
 def test_a_header_that_is_too_long_is_not_cut_to_one_that_fits() -> None:
-    door, _ = access(grant("known", sha256=(digest("x" * 506),)))
+    gates, _ = access(grant("known", sha256=(digest("x" * 506),)))
     with pytest.raises(Unauthenticated):
-        door.admit(EMBED, "Bearer " + "x" * 600)
+        gates.admit(EMBED, "Bearer " + "x" * 600)
 
 
 @pytest.mark.parametrize("header", ["Bearer known", "bearer known", "BEARER  known "])
 def test_whoever_is_known_gets_in(header: str) -> None:
-    door, metrics = access(grant("other"), grant("known"))
-    assert door.admit(EMBED, header).name == "known"
+    gates, metrics = access(grant("other"), grant("known"))
+    assert gates.admit(EMBED, header).name == "known"
     assert refused(metrics) == {}
 
 
@@ -81,33 +81,33 @@ def test_every_hash_is_compared_whichever_it_is(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr("service.api.access.callers.hmac.compare_digest", compare)
     names = ["a", "b", "c"]
-    door, _ = access(*map(grant, names))
+    gates, _ = access(*map(grant, names))
     for shown in (*names, "nobody"):
         compared.clear()
         try:
-            door.admit(EMBED, f"Bearer {shown}")
+            gates.admit(EMBED, f"Bearer {shown}")
         except Unauthenticated:
             assert shown == "nobody"
         assert compared == [bytes.fromhex(digest(name)) for name in names]
 
 
 def test_a_method_must_be_among_those_of_the_token() -> None:
-    door, metrics = access(grant("a", methods=("Score*", "GetModel")))
-    assert door.admit(SCORE, "Bearer a").name == "a"
+    gates, metrics = access(grant("a", methods=("Score*", "GetModel")))
+    assert gates.admit(SCORE, "Bearer a").name == "a"
     for path in (EMBED, INFER):
         with pytest.raises(PermissionDenied):
-            door.admit(path, "Bearer a")
-    assert door.admit("/x/Unknown", "Bearer a").name == "a"  # the transport says that there is none
+            gates.admit(path, "Bearer a")
+    assert gates.admit("/x/Unknown", "Bearer a").name == "a"  # the transport says that there is none
     assert refused(metrics) == {("a", "method"): 2}
 
 
 def test_an_administrator_describes_and_calls_no_model_unless_its_entry_says_so() -> None:
-    door, _ = access(grant("boss", admin=True), grant("both", admin=True, methods=("Embed",)), grant("user"))
-    assert door.admit("/latentserve.v1.EmbeddingService/ListModels", "Bearer boss").admin
+    gates, _ = access(grant("boss", admin=True), grant("both", admin=True, methods=("Embed",)), grant("user"))
+    assert gates.admit("/latentserve.v1.EmbeddingService/ListModels", "Bearer boss").admin
     with pytest.raises(PermissionDenied):
-        door.admit(EMBED, "Bearer boss")
-    assert door.admit(EMBED, "Bearer both").admin
-    user = door.admit(EMBED, "Bearer user")
+        gates.admit(EMBED, "Bearer boss")
+    assert gates.admit(EMBED, "Bearer both").admin
+    user = gates.admit(EMBED, "Bearer user")
     assert not user.admin
     with pytest.raises(PermissionDenied):
         user.check_admin()
@@ -116,19 +116,19 @@ def test_an_administrator_describes_and_calls_no_model_unless_its_entry_says_so(
 @pytest.mark.parametrize("health", [True, False])
 @pytest.mark.parametrize("reflection", [True, False])
 def test_health_and_reflection_are_open_or_not_by_a_setting(health: bool, reflection: bool) -> None:
-    door, _ = access(grant("a", methods=("Embed",)), open_health=health, open_reflection=reflection)
+    gates, _ = access(grant("a", methods=("Embed",)), open_health=health, open_reflection=reflection)
     for path, is_open in ((CHECK, health), (LIVE, health), (REFLECTION, reflection), (EMBED, False)):
-        assert door.admit(path, "Bearer a")  # any token does
+        assert gates.admit(path, "Bearer a")  # any token does
         if is_open:
-            assert door.admit(path, None) is ANYBODY
+            assert gates.admit(path, None) is ANYBODY
         else:
             with pytest.raises(Unauthenticated):
-                door.admit(path, None)
+                gates.admit(path, None)
 
 
 def test_models_are_denied_by_name_whether_they_are_there_or_not() -> None:
-    door, metrics = access(grant("a", models=("mnist-*", "digits")))
-    caller = door.admit(EMBED, "Bearer a")
+    gates, metrics = access(grant("a", models=("mnist-*", "digits")))
+    caller = gates.admit(EMBED, "Bearer a")
     for name in ("mnist-vae", "digits"):
         caller.check_model(name)
     for name in ("digits-vae", "none", "MNIST-VAE"):
@@ -183,8 +183,8 @@ def test_never_more_than_burst_and_rate_and_one_request(
 
 
 def test_over_the_rate_a_caller_is_told_when_to_come_again_and_calls_without_rows_count_too() -> None:
-    door, metrics = access(grant("a", rows_per_second=0.001, burst_rows=3))
-    caller = door.admit(EMBED, "Bearer a")
+    gates, metrics = access(grant("a", rows_per_second=0.001, burst_rows=3))
+    caller = gates.admit(EMBED, "Bearer a")
     caller.charge(0)
     caller.charge(2)
     with pytest.raises(Overloaded) as told:
@@ -195,20 +195,20 @@ def test_over_the_rate_a_caller_is_told_when_to_come_again_and_calls_without_row
 
 
 def test_two_tokens_of_a_name_share_its_rate_and_one_that_is_replaced_starts_with_its_debt() -> None:
-    door, _ = access(grant("a", sha256=(digest("new"), digest("old")), rows_per_second=0.001, burst_rows=2))
-    door.admit(EMBED, "Bearer old").charge(1)
-    door.admit(EMBED, "Bearer new").charge(1)
-    door.take([grant("a", sha256=(digest("third"),), rows_per_second=0.001, burst_rows=2)])
+    gates, _ = access(grant("a", sha256=(digest("new"), digest("old")), rows_per_second=0.001, burst_rows=2))
+    gates.admit(EMBED, "Bearer old").charge(1)
+    gates.admit(EMBED, "Bearer new").charge(1)
+    gates.take([grant("a", sha256=(digest("third"),), rows_per_second=0.001, burst_rows=2)])
     with pytest.raises(Overloaded):
-        door.admit(EMBED, "Bearer third").charge(1)
+        gates.admit(EMBED, "Bearer third").charge(1)
 
 
 def test_what_is_read_anew_holds_for_callers_who_are_in_already() -> None:
-    door, metrics = access(grant("stays"), grant("goes"), grant("renewed", sha256=(digest("x"),)))
-    stays, goes = door.admit(EMBED, "Bearer stays"), door.admit(EMBED, "Bearer goes")
-    renewed = door.admit(EMBED, "Bearer x")
+    gates, metrics = access(grant("stays"), grant("goes"), grant("renewed", sha256=(digest("x"),)))
+    stays, goes = gates.admit(EMBED, "Bearer stays"), gates.admit(EMBED, "Bearer goes")
+    renewed = gates.admit(EMBED, "Bearer x")
     goes.charge(1)
-    door.take([grant("stays", models=("only",), priority="low"), grant("renewed", sha256=(digest("y"),))])
+    gates.take([grant("stays", models=("only",), priority="low"), grant("renewed", sha256=(digest("y"),))])
     assert stays.lowered(1) == -1
     with pytest.raises(PermissionDenied):
         stays.check_model("another")
@@ -216,16 +216,16 @@ def test_what_is_read_anew_holds_for_callers_who_are_in_already() -> None:
         with pytest.raises(Unauthenticated):
             caller.charge(1)
     with pytest.raises(Unauthenticated):
-        door.admit(EMBED, "Bearer x")
-    assert door.admit(EMBED, "Bearer y").name == "renewed"
+        gates.admit(EMBED, "Bearer x")
+    assert gates.admit(EMBED, "Bearer y").name == "renewed"
     assert metrics.registry.get_sample_value("latentserve_access_rows_total", {"token": "goes"}) is None
 
 
 def test_a_hash_that_moves_to_another_name_is_another_caller() -> None:
-    door, _ = access(grant("a", sha256=(digest("x"),)))
-    before = door.admit(EMBED, "Bearer x")
-    door.take([grant("b", sha256=(digest("x"),))])
-    assert door.admit(EMBED, "Bearer x").name == "b"
+    gates, _ = access(grant("a", sha256=(digest("x"),)))
+    before = gates.admit(EMBED, "Bearer x")
+    gates.take([grant("b", sha256=(digest("x"),))])
+    assert gates.admit(EMBED, "Bearer x").name == "b"
     with pytest.raises(Unauthenticated):
         before.check()
 
@@ -342,12 +342,12 @@ def test_a_file_is_seen_to_change_and_a_broken_one_changes_nothing(tmp_path: Pat
 
 
 def test_a_rate_may_come_and_go_while_a_caller_is_in() -> None:
-    door, _ = access(grant("a"))
-    caller = door.admit(EMBED, "Bearer a")
+    gates, _ = access(grant("a"))
+    caller = gates.admit(EMBED, "Bearer a")
     caller.charge(1000)
-    door.take([grant("a", rows_per_second=0.001)])
+    gates.take([grant("a", rows_per_second=0.001)])
     caller.charge(1)
     with pytest.raises(Overloaded):
         caller.charge(1)
-    door.take([grant("a")])
+    gates.take([grant("a")])
     caller.charge(1000)

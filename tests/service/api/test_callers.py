@@ -16,56 +16,54 @@ from latentserve.inputs import ImageInput, TensorSpec
 from latentserve.tensors import to_tensor
 from latentserve.v1 import embedding_pb2 as pb
 from service.api.access.callers import Caller
-from service.api.embedding import Servicer
+from service.api.embedding import EmbeddingServicer
 from service.api.inference import Context, Inference
 from service.api.open_inference.servicer import OpenInference
 from service.api.open_inference.stubs import open_inference_grpc_pb2 as open_pb
-from service.config import Config
-from service.models.decoding import Decoder
-from service.models.repository import Refused, Repository
+from service.models.decoding import Decoder, Limits
+from service.models.repository import Rejected, Repository
 from service.observing.metrics import Metrics
 from tests.service.api.test_access import grant
 
 ROWS = np.zeros((2, 4, 4, 1), np.uint8)
 
 
-class Lane:
+class Queue:
     """Keeps the priorities it was given."""
 
     def __init__(self) -> None:
         self.priorities: list[int] = []
-        self.at_the_door: list[int] = []
+        self.at_admission: list[int] = []
 
     def reserve(self, rows: int, size_bytes: int, deadline: float, priority: int) -> Any:
-        self.at_the_door.append(priority)
+        self.at_admission.append(priority)
         return nullcontext()
 
-    async def submit(self, rows: Any, wants: Any, deadline: float, priority: int, place: Any) -> dict[str, Any]:
+    async def submit(self, rows: Any, wants: Any, deadline: float, priority: int, reservation: Any) -> dict[str, Any]:
         self.priorities.append(priority)
         return {name: np.zeros((len(rows), 3), np.float32) for name in wants}
 
 
-def served(lane: Lane) -> tuple[Servicer, OpenInference]:
+def served(queue: Queue) -> tuple[EmbeddingServicer, OpenInference]:
     outputs = {name: TensorSpec(name, "float32", (3,)) for name in ("embedding", "latent", "reconstruction")}
     spec = TensorSpec("input", "uint8", (4, 4, 1))
     manifest = SimpleNamespace(
         name="m", version=1, embedding_space="e", outputs=outputs, input=SimpleNamespace(spec=spec), detectors=()
     )
-    config = Config(models="m")  # type: ignore[arg-type]
-    decoder = Decoder(ImageInput(4, 4, 1), config.limits, cast(ThreadPoolExecutor, None))
-    model = SimpleNamespace(manifest=manifest, decoder=decoder, lanes={"input": lane, "latent": lane}, monitor=None)
+    decoder = Decoder(ImageInput(4, 4, 1), Limits(1024, 2**24, 2**24), cast(ThreadPoolExecutor, None))
+    model = SimpleNamespace(manifest=manifest, decoder=decoder, queues={"input": queue, "latent": queue}, monitor=None)
     repository = Repository(models={"m": {1: cast(Any, model)}, "n": {1: cast(Any, model)}})
-    repository.refused.append(Refused("broken", 1, "a secret path"))
+    repository.rejected.append(Rejected("broken", 1, "a secret path"))
     inference = Inference(repository, Metrics())
-    return Servicer(inference, repository, config), OpenInference(
-        inference, repository, config, lambda: True, lambda _: True
+    return EmbeddingServicer(inference, repository, 2**20), OpenInference(
+        inference, repository, lambda: True, lambda _: True
     )
 
 
 @pytest.mark.parametrize(("ceiling", "got"), [("low", -1), ("normal", 0), ("high", 1)])
-def test_the_ceiling_holds_in_both_protocols_and_every_lane(ceiling: str, got: int) -> None:
-    lane = Lane()
-    servicer, open_inference = served(lane)
+def test_the_ceiling_holds_in_both_protocols_and_every_queue(ceiling: str, got: int) -> None:
+    queue = Queue()
+    servicer, open_inference = served(queue)
     context = Context("x", caller=Caller(grant("a", priority=ceiling)))
     model, high = pb.ModelSelector(name="m"), pb.PRIORITY_HIGH
     given = pb.Input(tensor=to_tensor(ROWS))
@@ -79,13 +77,13 @@ def test_the_ceiling_holds_in_both_protocols_and_every_lane(ceiling: str, got: i
     )
     infer.parameters["priority"].int64_param = 1  # the highest, by that protocol
     asyncio.run(open_inference.model_infer(infer, context))
-    assert lane.priorities == lane.at_the_door == [got] * 3
+    assert queue.priorities == queue.at_admission == [got] * 3
 
 
 def test_refused_bundles_are_shown_to_administrators_and_models_to_those_who_may_use_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    servicer, open_inference = served(Lane())
+    servicer, open_inference = served(Queue())
     monkeypatch.setattr("service.api.embedding._describe", lambda model: pb.Model(name=model.manifest.name))
     for caller, models, refused in (
         (Caller(None), 2, 1),
@@ -95,13 +93,13 @@ def test_refused_bundles_are_shown_to_administrators_and_models_to_those_who_may
     ):
         context = Context("ListModels", caller=caller)
         answer = asyncio.run(servicer.list_models(pb.ListModelsRequest(), context))
-        assert (len(answer.models), len(answer.refused)) == (models, refused)
+        assert (len(answer.models), len(answer.rejected)) == (models, refused)
         index = asyncio.run(open_inference.repository_index(open_pb.RepositoryIndexRequest(), context))
         assert len(index.models) == models + refused
 
 
 def test_names_of_models_are_told_to_those_who_may_use_them() -> None:
-    servicer, open_inference = served(Lane())
+    servicer, open_inference = served(Queue())
     context = Context("Embed", caller=Caller(grant("a", models=("m", "gone"))))
     with pytest.raises(ModelNotFound, match=r"expected one of \['m'\]"):
         asyncio.run(servicer.get_model(pb.GetModelRequest(model=pb.ModelSelector(name="gone")), context))

@@ -20,12 +20,11 @@ from latentserve.inputs import ImageInput
 from latentserve.tensors import to_tensor
 from latentserve.v1 import embedding_pb2 as pb
 from service.api.calls import Call, services
-from service.api.embedding import Servicer
+from service.api.embedding import EmbeddingServicer
 from service.api.inference import Context, Inference
 from service.api.open_inference.servicer import OpenInference
 from service.api.open_inference.stubs import open_inference_grpc_pb2 as open_pb
-from service.config import Config
-from service.models.decoding import Decoder
+from service.models.decoding import Decoder, Limits
 from service.models.repository import Repository
 from service.observing.metrics import Metrics
 
@@ -36,7 +35,7 @@ def resident_bytes() -> int:
     return int(file.read_text().split()[1]) * resource.getpagesize() if file.exists() else 0
 
 
-class Lane:
+class Queue:
     """Keeps what it is given."""
 
     def __init__(self) -> None:
@@ -49,7 +48,7 @@ class Lane:
         return nullcontext()
 
     async def submit(
-        self, rows: Any, wants: frozenset[str], deadline: float, priority: int, place: Any
+        self, rows: Any, wants: frozenset[str], deadline: float, priority: int, reservation: Any
     ) -> dict[str, Any]:
         self.given.append((len(rows), wants, deadline, priority))
         self.resident.append(resident_bytes())
@@ -57,25 +56,24 @@ class Lane:
 
 
 @pytest.fixture
-def lane() -> Lane:
-    return Lane()
+def queue() -> Queue:
+    return Queue()
 
 
 @pytest.fixture
-def servicer(lane: Lane) -> Servicer:
-    config = Config(models="m", max_request_rows=2**24)  # type: ignore[arg-type]
+def servicer(queue: Queue) -> EmbeddingServicer:
     outputs = {"embedding": TensorSpec("embedding", "float32", (3,)), "latent": TensorSpec("latent", "float32", (3,))}
     outputs["reconstruction"] = TensorSpec("reconstruction", "float32", (3,))
     outputs["scores"] = TensorSpec("scores", "float32", (1,))
     model = SimpleNamespace(
-        judge=SimpleNamespace(question=lambda *_: None),
+        policy=SimpleNamespace(options=lambda *_: None),
         manifest=SimpleNamespace(name="m", version=1, embedding_space="e", outputs=outputs, detectors=()),
-        decoder=Decoder(ImageInput(4, 4, 1), config.limits, cast(ThreadPoolExecutor, None)),
-        lanes={"input": lane, "latent": lane},
+        decoder=Decoder(ImageInput(4, 4, 1), Limits(2**24, 2**24, 2**24), cast(ThreadPoolExecutor, None)),
+        queues={"input": queue, "latent": queue},
         monitor=None,
     )
     repository = cast(Repository, SimpleNamespace(find=lambda *_: model))
-    return Servicer(Inference(repository, Metrics()), repository, config)
+    return EmbeddingServicer(Inference(repository, Metrics()), repository, 2**30)
 
 
 IMAGES = pb.Input(tensor=to_tensor(np.zeros((2, 4, 4, 1), np.uint8)))
@@ -86,29 +84,29 @@ IMAGES = pb.Input(tensor=to_tensor(np.zeros((2, 4, 4, 1), np.uint8)))
     [(None, 0), (pb.PRIORITY_LOW, -1), (pb.PRIORITY_NORMAL, 0), (pb.PRIORITY_HIGH, 1)],
 )
 def test_priority_and_deadline_of_the_call_reach_the_queue(
-    servicer: Servicer, lane: Lane, priority: pb.Priority | None, expected: int
+    servicer: EmbeddingServicer, queue: Queue, priority: pb.Priority | None, expected: int
 ) -> None:
     context = Context("Embed", deadline=7.0)
     asyncio.run(servicer.embed(pb.EmbedRequest(input=IMAGES, priority=priority), context))
     latents = to_tensor(np.zeros((1, 3), np.float32))
     asyncio.run(servicer.decode(pb.DecodeRequest(latents=latents, priority=priority), Context("Decode")))
-    assert lane.given == [
+    assert queue.given == [
         (2, frozenset({"embedding"}), 7.0, expected),
         (1, frozenset({"reconstruction"}), math.inf, expected),
     ]
-    assert lane.kept == [(2, 2 * 16, 7.0, expected), (1, 3 * 4, math.inf, expected)]
+    assert queue.kept == [(2, 2 * 16, 7.0, expected), (1, 3 * 4, math.inf, expected)]
 
 
-def test_a_priority_that_does_not_exist_is_named(servicer: Servicer, lane: Lane) -> None:
+def test_a_priority_that_does_not_exist_is_named(servicer: EmbeddingServicer, queue: Queue) -> None:
     request = pb.EmbedRequest.FromString(pb.EmbedRequest(input=IMAGES).SerializeToString() + b"\x18\x09")
     with pytest.raises(InvalidInput, match="priority: got 9, expected among PRIORITY_UNSPECIFIED, PRIORITY_LOW"):
         asyncio.run(servicer.embed(request, Context("Embed")))
-    assert lane.given == []
+    assert queue.given == []
 
 
 @pytest.mark.parametrize("call", ["Embed", "Decode", "ModelInfer", "ScoreStream"])
 def test_while_rows_wait_neither_their_message_nor_its_bytes_are_held(
-    servicer: Servicer, lane: Lane, call: str
+    servicer: EmbeddingServicer, queue: Queue, call: str
 ) -> None:
     """Only the rows are: of 32 MiB that came, not twice as much may be in memory."""
     size = 32 * 2**20
@@ -117,7 +115,7 @@ def test_while_rows_wait_neither_their_message_nor_its_bytes_are_held(
     infer = open_pb.ModelInferRequest(raw_input_contents=[bytes(size)])
     infer.inputs.add(name="input", datatype="UINT8", shape=[size // 16, 4, 4, 1])
     infer.outputs.add(name="embedding")
-    # What comes after the rows have run is of no interest here: there is no judge of scores.
+    # What comes after the rows have run is of no interest here: nothing decides on scores.
     messages: dict[str, Any] = {
         "Embed": pb.EmbedRequest(input=images),
         "Decode": pb.DecodeRequest(latents=latents),
@@ -126,9 +124,7 @@ def test_while_rows_wait_neither_their_message_nor_its_bytes_are_held(
     }
     bodies = [messages[call].SerializeToString()]
     del images, latents, infer, messages
-    open_inference = OpenInference(
-        servicer._inference, servicer._repository, servicer._config, lambda: True, lambda _: True
-    )
+    open_inference = OpenInference(servicer._inference, servicer._repository, lambda: True, lambda _: True)
     methods = {
         name: one for calls in services(servicer, open_inference, Metrics()).values() for name, one in calls.items()
     }
@@ -144,5 +140,5 @@ def test_while_rows_wait_neither_their_message_nor_its_bytes_are_held(
         return before
 
     before = asyncio.run(answer())
-    assert len(lane.resident) == 1
-    assert lane.resident[0] - before < 1.5 * size
+    assert len(queue.resident) == 1
+    assert queue.resident[0] - before < 1.5 * size

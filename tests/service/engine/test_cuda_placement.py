@@ -25,7 +25,7 @@ from latentserve.inputs import INPUT, TensorSpec
 from tests import pretended_cuda
 from training.data import AudioShape, ImageShape
 from training.methods import METHODS
-from training.running.loop import LoopConfig
+from training.schedule import LoopConfig
 
 ROWS = 120
 GREY, COLOUR, SOUND = ImageShape(28, 1), ImageShape(32, 3), AudioShape(8000, 4000)

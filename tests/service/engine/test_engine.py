@@ -15,7 +15,7 @@ from service.engine import providers as providers_module
 from service.engine.engine import Engine, bucket_sizes
 from service.engine.providers import DeviceConfig, DeviceError, Sessions, node_counts, open_sessions, providers, why_not
 from service.engine.runners import DeviceRunner, HostRunner
-from service.scheduling.batching import Piece
+from service.scheduling.queue import Piece
 
 EVERYTHING = frozenset({"embedding", "latent", "latent_scale", "reconstruction", "scores"})
 

@@ -20,7 +20,7 @@ from latentserve.v1 import embedding_pb2 as pb
 from service.api.open_inference.request import arriving_of
 from service.api.open_inference.stubs import open_inference_grpc_pb2 as open_pb
 from service.models.decoding import Decoder, Limits, finite_rows, row_bytes
-from service.scheduling.decoding_queue import Turns, TurnsConfig
+from service.scheduling.decoding_queue import DecodingConfig, DecodingQueue
 from tests.fakes import FakePool
 
 LIMITS = Limits(max_request_rows=20, max_item_bytes=5000, max_item_pixels=10_000)
@@ -161,10 +161,10 @@ def test_numbers_that_are_none_are_refused_by_row(value: float) -> None:
 
 
 def decoder(
-    pool: Any, expected: ImageInput | AudioInput = IMAGE, turns: TurnsConfig | None = None, **more: int
+    pool: Any, expected: ImageInput | AudioInput = IMAGE, turns: DecodingConfig | None = None, **more: int
 ) -> Decoder:
     limits = replace(LIMITS, max_request_rows=2000, max_item_bytes=10**6, **more)
-    return Decoder(expected, limits, Turns(pool, turns or TurnsConfig(), num_cpus=1))
+    return Decoder(expected, limits, DecodingQueue(pool, turns or DecodingConfig(), num_cpus=1))
 
 
 @pytest.mark.parametrize("num", [3, 30])
@@ -207,14 +207,16 @@ def test_pixels_are_read_from_the_header_alone(encode: Any) -> None:
             assert image_pixels(file[: max(len(file) // 2, 200)], 64 * 48) == 64 * 48
 
 
-@pytest.mark.parametrize("bounds", [TurnsConfig(max_bytes=10), TurnsConfig(max_pixels=80)])
-def test_over_the_bounds_of_the_server_nothing_is_decoded(encode: Any, counted: Counted, bounds: TurnsConfig) -> None:
+@pytest.mark.parametrize("bounds", [DecodingConfig(max_bytes=10), DecodingConfig(max_pixels=80)])
+def test_over_the_bounds_of_the_server_nothing_is_decoded(
+    encode: Any, counted: Counted, bounds: DecodingConfig
+) -> None:
     file = encode(np.zeros((9, 9, 3), np.uint8))
     with ThreadPoolExecutor(2) as pool:
         full = decoder(pool, turns=bounds)
         with pytest.raises(Overloaded, match="too much is to be decoded"):
             asyncio.run(full.rows(encoded(file)))
-        assert (full._turns.size_bytes, full._turns.pixels) == (0, 0)
+        assert (full._queue.size_bytes, full._queue.pixels) == (0, 0)
     assert counted.calls == 0
 
 

@@ -17,21 +17,21 @@ from latentserve.client import AsyncClient
 from latentserve.errors import InternalError, Unavailable
 from service.api.open_inference.stubs import open_inference_grpc_pb2 as open_pb
 from service.config import Config, load_config
-from service.models.queues import MOST_FAILURES, RunningModels, notice
+from service.models.queues import MOST_FAILURES, ModelQueues, notice
 from service.observing.metrics import Metrics
 from service.scheduling.batching import BatchQueue, QueueConfig
 from service.server import Server
 from tests.fakes import FakeEngine, FakeObserver, rows
 
 WANTS = frozenset({"out"})
-LANE = {"model": "m", "version": "1", "lane": "input"}
+LABELS = {"model": "m", "version": "1", "queue": "input"}
 NAME = "digits-vae"
 IMAGES = np.zeros((2, 8, 8, 1), np.uint8)
 SECONDS = 30
 
 
 def model_of(queue: BatchQueue) -> Any:
-    return SimpleNamespace(manifest=SimpleNamespace(name="m", version=1), key=("m", 1), lanes={"input": queue})
+    return SimpleNamespace(manifest=SimpleNamespace(name="m", version=1), key=("m", 1), queues={"input": queue})
 
 
 def breaks(queue: BatchQueue, times: float) -> None:
@@ -54,7 +54,7 @@ def _without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_queue_that_dies_is_logged_counted_and_begun_again(caplog: pytest.LogCaptureFixture) -> None:
     async def run() -> None:
         metrics, queue = Metrics(), BatchQueue(FakeEngine(), QueueConfig(), asyncio.Lock(), FakeObserver())
-        running, model = RunningModels(metrics), model_of(queue)
+        running, model = ModelQueues(metrics), model_of(queue)
         running.start(model, QueueConfig())
         breaks(queue, 2)
         for _ in range(2):
@@ -62,7 +62,7 @@ def test_a_queue_that_dies_is_logged_counted_and_begun_again(caplog: pytest.LogC
                 await queue.submit(rows(1), WANTS)
         assert (await queue.submit(rows(1), WANTS))["out"][0, 0] == 2
         assert running.well(model, 30.0)
-        assert metrics.registry.get_sample_value("latentserve_queue_failures_total", LANE) == 2
+        assert metrics.registry.get_sample_value("latentserve_queue_failures_total", LABELS) == 2
         await running.retire_all()
 
     asyncio.run(asyncio.wait_for(run(), SECONDS))
@@ -73,7 +73,7 @@ def test_a_queue_that_dies_is_logged_counted_and_begun_again(caplog: pytest.LogC
 def test_a_queue_that_keeps_dying_is_given_up(caplog: pytest.LogCaptureFixture) -> None:
     async def run() -> None:
         queue = BatchQueue(FakeEngine(), QueueConfig(), asyncio.Lock(), FakeObserver())
-        running, model = RunningModels(Metrics()), model_of(queue)
+        running, model = ModelQueues(Metrics()), model_of(queue)
         running.start(model, QueueConfig())
         breaks(queue, float("inf"))
         for _ in range(MOST_FAILURES + 1):
@@ -88,7 +88,7 @@ def test_a_queue_that_keeps_dying_is_given_up(caplog: pytest.LogCaptureFixture) 
         await running.retire_all()
 
     asyncio.run(asyncio.wait_for(run(), SECONDS))
-    assert f"died {MOST_FAILURES + 1} times in a row and is given up" in caplog.text
+    assert f"died {MOST_FAILURES + 1} times in a row and is not started again" in caplog.text
 
 
 def test_whoever_dies_unnoticed_is_noticed(caplog: pytest.LogCaptureFixture) -> None:
@@ -132,21 +132,21 @@ async def statuses(server: Server) -> tuple[bool, ...]:
             open_pb.ModelReadyResponse.FromString,
         )
         ready = (await call(open_pb.ModelReadyRequest(name=NAME))).ready
-    page = server.metrics.registry.get_sample_value("latentserve_model_well", {"model": NAME, "version": "1"})
+    page = server.metrics.registry.get_sample_value("latentserve_model_healthy", {"model": NAME, "version": "1"})
     return named, all_of_it, ready, bool(page)
 
 
 def test_a_batch_that_is_stuck_makes_the_models_unwell_until_it_ends(config: Config) -> None:
     async def run() -> None:
         async with Server(config) as server, AsyncClient(f"127.0.0.1:{server.port}") as client:
-            lane, gate = server.repository.models[NAME][1].lanes["input"], asyncio.Event()
-            execute = lane._execute
+            queue, gate = server.repository.models[NAME][1].queues["input"], asyncio.Event()
+            execute = queue._execute
 
             async def hangs(pieces: Any) -> Any:
                 await gate.wait()
                 return await execute(pieces)
 
-            lane._execute = hangs
+            queue._execute = hangs
             asked = asyncio.create_task(client.embed(IMAGES))
 
             async def unwell() -> bool:
@@ -168,7 +168,7 @@ def test_a_batch_that_is_stuck_makes_the_models_unwell_until_it_ends(config: Con
 def test_a_model_whose_queue_is_given_up_does_not_serve(config: Config) -> None:
     async def run() -> None:
         async with Server(config) as server, AsyncClient(f"127.0.0.1:{server.port}") as client:
-            breaks(server.repository.models[NAME][1].lanes["input"], float("inf"))
+            breaks(server.repository.models[NAME][1].queues["input"], float("inf"))
             for _ in range(MOST_FAILURES + 1):
                 with pytest.raises(InternalError):
                     await client.embed(IMAGES)

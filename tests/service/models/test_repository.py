@@ -18,14 +18,15 @@ from latentserve import bundle
 from latentserve.bundle import Graph
 from latentserve.errors import BundleError, InvalidInput, ModelNotFound
 from latentserve.v1 import embedding_pb2 as pb
-from service.api.embedding import Servicer
+from service.api.embedding import EmbeddingServicer
 from service.api.inference import Context, Inference
-from service.config import Config, load_config
+from service.config import load_config
 from service.engine.engine import Engine
 from service.engine.providers import DeviceConfig, DeviceError, Sessions, open_sessions
-from service.models.repository import Repository, Workers, look, open_repository
+from service.models.model import ModelsConfig, Workers
+from service.models.repository import Repository, scan
 from service.observing.metrics import Metrics
-from service.scheduling.decoding_queue import Turns
+from service.scheduling.decoding_queue import DecodingQueue
 
 
 @pytest.fixture
@@ -36,8 +37,15 @@ def workers() -> Iterator[Workers]:
     made.decoding.shutdown()
 
 
-def config(models: Path) -> Config:
-    return load_config(["--models", str(models), "--device", "cpu", "--max-batch-rows", "8"])
+def config(models: Path) -> ModelsConfig:
+    return load_config(["--models", str(models), "--device", "cpu", "--max-batch-rows", "8"]).models_config
+
+
+def load_repository(config: ModelsConfig, metrics: Metrics, workers: Workers) -> Repository:
+    """All that can be served."""
+    repository = Repository()
+    repository.take(scan(config, metrics, workers, repository))
+    return repository
 
 
 def test_a_broken_bundle_is_refused_by_name_and_the_good_ones_serve(copied_bundle: Path, workers: Workers) -> None:
@@ -47,13 +55,13 @@ def test_a_broken_bundle_is_refused_by_name_and_the_good_ones_serve(copied_bundl
     (models / "other" / "1").mkdir(parents=True)
     (models / "digits-vae" / ".3.tmp").mkdir()
     metrics = Metrics()
-    repository = open_repository(config(models), metrics, workers)
-    assert [(one.name, one.version) for one in repository.refused] == [("digits-vae", 2), ("other", 1)]
-    assert metrics.registry.get_sample_value("latentserve_refused_bundles") == 2
+    repository = load_repository(config(models), metrics, workers)
+    assert [(one.name, one.version) for one in repository.rejected] == [("digits-vae", 2), ("other", 1)]
+    assert metrics.registry.get_sample_value("latentserve_rejected_bundles") == 2
     assert repository.find("", 0).manifest.version == 1  # the newest that can be served
-    with pytest.raises(BundleError, match="digits-vae version 2 was refused: .*expected digits-vae/2"):
+    with pytest.raises(BundleError, match="digits-vae version 2 was rejected: .*expected digits-vae/2"):
         repository.find("digits-vae", 2)
-    with pytest.raises(BundleError, match="other version 1 was refused: .*bundle.json: missing"):
+    with pytest.raises(BundleError, match="other version 1 was rejected: .*bundle.json: missing"):
         repository.find("other", 0)
 
 
@@ -65,12 +73,12 @@ def test_names_that_are_no_utf8_spoil_no_answer(copied_bundle: Path, workers: Wo
     models = copied_bundle.parents[1]
     (Path(os.fsdecode(bytes(models) + b"/gr\xfcn")) / "1").mkdir(parents=True)
     settings = config(models)
-    repository = open_repository(settings, Metrics(), workers)
+    repository = load_repository(settings, Metrics(), workers)
     inference = Inference(repository, Metrics())
-    servicer = Servicer(inference, repository, settings)
+    servicer = EmbeddingServicer(inference, repository, 2**20)
     answer = asyncio.run(servicer.list_models(pb.ListModelsRequest(), Context("ListModels")))
     assert answer.models[0].data == r"folder:/data/caf\xe9"
-    assert (answer.refused[0].name, "gr" + r"\xfcn/1" in answer.refused[0].reason) == (r"gr\xfcn", True)
+    assert (answer.rejected[0].name, "gr" + r"\xfcn/1" in answer.rejected[0].reason) == (r"gr\xfcn", True)
     assert pb.ListModelsResponse.FromString(answer.SerializeToString()) == answer
 
 
@@ -82,18 +90,18 @@ def test_golden_rows_that_do_not_hold_refuse_the_bundle(
 
     monkeypatch.setattr("service.engine.engine.Engine.check_golden", off)
     with pytest.raises(BundleError, match="none of 1 bundles"):
-        open_repository(config(copied_bundle.parents[1]), Metrics(), workers)
+        load_repository(config(copied_bundle.parents[1]), Metrics(), workers)
 
 
 def test_a_repository_without_bundles_is_an_error(tmp_path: Path, workers: Workers) -> None:
     with pytest.raises(BundleError, match="got no bundle under .*expected <name>/<version>/bundle.json"):
-        open_repository(config(tmp_path), Metrics(), workers)
+        load_repository(config(tmp_path), Metrics(), workers)
     with pytest.raises(BundleError, match="expected a folder"):
-        open_repository(config(tmp_path / "nowhere"), Metrics(), workers)
+        load_repository(config(tmp_path / "nowhere"), Metrics(), workers)
 
 
 def test_what_is_not_there_is_said_with_what_is(copied_bundle: Path, workers: Workers) -> None:
-    repository = open_repository(config(copied_bundle.parents[1]), Metrics(), workers)
+    repository = load_repository(config(copied_bundle.parents[1]), Metrics(), workers)
     with pytest.raises(ModelNotFound, match=r"model.name: got 'x', expected one of \['digits-vae'\]"):
         repository.find("x", 0)
     with pytest.raises(ModelNotFound, match=r"model.version: got 9 of 'digits-vae', expected one of \[1\]"):
@@ -106,24 +114,24 @@ def test_what_is_not_there_is_said_with_what_is(copied_bundle: Path, workers: Wo
 
 def test_a_second_look_opens_what_is_new_and_nothing_else(copied_bundle: Path, workers: Workers) -> None:
     models, metrics = copied_bundle.parents[1], Metrics()
-    repository = open_repository(config(models), metrics, workers)
+    repository = load_repository(config(models), metrics, workers)
     served = repository.find("digits-vae", 1)
     (models / "other" / "1").mkdir(parents=True)
-    found = look(config(models), metrics, workers, repository)
-    assert (found.opened, found.gone, [one.name for one in found.refused]) == ([], [], ["other"])
-    assert repository.refused == []  # not before it is taken
+    found = scan(config(models), metrics, workers, repository)
+    assert (found.loaded, found.unloaded, [one.name for one in found.rejected]) == ([], [], ["other"])
+    assert repository.rejected == []  # not before it is taken
     repository.take(found)
-    assert repository.refused == found.refused
+    assert repository.rejected == found.rejected
     assert repository.find("digits-vae", 1) is served
 
 
 def test_the_last_model_is_not_given_up(copied_bundle: Path, workers: Workers, tmp_path: Path) -> None:
     models, metrics = copied_bundle.parents[1], Metrics()
-    repository = open_repository(config(models), metrics, workers)
+    repository = load_repository(config(models), metrics, workers)
     (models / "other" / "1").mkdir(parents=True)
     copied_bundle.rename(tmp_path / "put-away")
     with pytest.raises(BundleError, match="none of 1 bundles"):
-        look(config(models), metrics, workers, repository)
+        scan(config(models), metrics, workers, repository)
     assert repository.find("digits-vae", 0).key == ("digits-vae", 1)
 
 
@@ -223,12 +231,12 @@ def test_whatever_is_wrong_with_a_bundle_the_one_beside_it_serves(
     edit(bad, version=2)
     FAULTS[fault](bad)
     metrics = Metrics()
-    repository = open_repository(config(copied_bundle.parents[1]), metrics, workers)
+    repository = load_repository(config(copied_bundle.parents[1]), metrics, workers)
     assert [model.key for model in repository.served()] == [("digits-vae", 1)]
-    ((name, version, reason),) = ((one.name, one.version, one.reason) for one in repository.refused)
+    ((name, version, reason),) = ((one.name, one.version, one.reason) for one in repository.rejected)
     assert (name, version) == ("digits-vae", 2)
     assert str(bad) in reason
-    assert "cannot be opened" not in reason, "each of these has a sentence of its own"
+    assert "cannot be loaded" not in reason, "each of these has a sentence of its own"
     assert 'version="2"' not in generate_latest(metrics.registry).decode()
 
 
@@ -247,21 +255,21 @@ def test_a_failure_that_nobody_foresaw_refuses_the_bundle_that_had_it(
         real(engine)
 
     monkeypatch.setattr(Engine, "warm_up", warm_up)
-    repository = open_repository(config(copied_bundle.parents[1]), Metrics(), workers)
+    repository = load_repository(config(copied_bundle.parents[1]), Metrics(), workers)
     assert [model.key for model in repository.served()] == [("digits-vae", 1)]
-    assert f"2: cannot be opened: {type(error).__name__}" in repository.refused[0].reason
+    assert f"2: cannot be loaded: {type(error).__name__}" in repository.rejected[0].reason
 
 
 def test_what_fails_after_it_was_announced_leaves_no_metric(
     copied_bundle: Path, workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def judge(manifest: object, calibration: object) -> None:
+    def fails(manifest: object, calibration: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("service.models.repository.Judge", judge)
+    monkeypatch.setattr("service.models.model.DecisionPolicy", fails)
     metrics = Metrics()
     with pytest.raises(BundleError, match="none of 1 bundles"):
-        open_repository(config(copied_bundle.parents[1]), metrics, workers)
+        load_repository(config(copied_bundle.parents[1]), metrics, workers)
     assert "digits-vae" not in generate_latest(metrics.registry).decode()
 
 
@@ -279,12 +287,12 @@ def test_a_device_that_is_there_for_one_bundle_and_not_for_another(
         return open_sessions(folder, graphs, device)
 
     monkeypatch.setattr("service.engine.engine.open_sessions", opened)
-    repository = open_repository(config(copied_bundle.parents[1]), Metrics(), workers)
+    repository = load_repository(config(copied_bundle.parents[1]), Metrics(), workers)
     assert [model.key for model in repository.served()] == [("digits-vae", 1)]
-    assert repository.refused[0].reason == "device: got no working CUDA"
+    assert repository.rejected[0].reason == "device: got no working CUDA"
     missing.add("1")
     with pytest.raises(DeviceError, match="no working CUDA"):
-        open_repository(config(copied_bundle.parents[1]), Metrics(), workers)
+        load_repository(config(copied_bundle.parents[1]), Metrics(), workers)
 
 
 def test_a_folder_whose_name_is_no_text_or_no_number_of_ours(copied_bundle: Path, workers: Workers) -> None:
@@ -292,16 +300,16 @@ def test_a_folder_whose_name_is_no_text_or_no_number_of_ours(copied_bundle: Path
     models = copied_bundle.parents[1]
     (models / os.fsdecode(b"caf\xe9") / "1").mkdir(parents=True)
     (models / "digits-vae" / str(2**63)).mkdir()
-    repository = open_repository(config(models), Metrics(), workers)
-    assert [(one.name, one.version) for one in repository.refused] == [("caf\\xe9", 1)]
-    pb.RefusedBundle(name=repository.refused[0].name, reason=repository.refused[0].reason)
+    repository = load_repository(config(models), Metrics(), workers)
+    assert [(one.name, one.version) for one in repository.rejected] == [("caf\\xe9", 1)]
+    pb.RejectedBundle(name=repository.rejected[0].name, reason=repository.rejected[0].reason)
 
 
 def test_the_queues_of_a_model_hint_by_what_the_threads_have_yet_to_decode(copied_bundle: Path) -> None:
     engine, threads = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
-    turns = Turns(threads)
-    made = open_repository(config(copied_bundle.parents[1]), Metrics(), Workers(asyncio.Lock(), engine, turns))
+    decoding = DecodingQueue(threads)
+    made = load_repository(config(copied_bundle.parents[1]), Metrics(), Workers(asyncio.Lock(), engine, decoding))
     (model,) = made.served()
-    assert {lane.backlog for lane in model.lanes.values()} == {turns.backlog_seconds}
+    assert {queue.backlog for queue in model.queues.values()} == {decoding.backlog_seconds}
     engine.shutdown()
-    turns.shutdown()
+    decoding.shutdown()

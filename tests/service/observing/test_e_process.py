@@ -9,13 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from service.observing.e_process import MOST_CAPITAL, Capital, Ranks
+from service.observing.e_process import MOST_WEALTH, EProcess
+from service.observing.ranks import Ranks
 
 UNIT = st.floats(0.001, 0.999)
 
 
 def stream_with_ranks(num_calibration: int, ranks: tuple[int, ...]) -> list[float]:
-    """Calibration scores 0, 1, 2, ... and then scores that stand at these ranks among all before, 0 the strangest."""
+    """Calibration scores 0, 1, 2, ... and then scores that stand at these ranks among all before, 0 the most OOD."""
     scores = [float(i) for i in range(num_calibration)]
     for rank in ranks:
         ordered = [min(scores) - 1, *sorted(scores), max(scores) + 1]
@@ -31,7 +32,7 @@ def test_a_bin_is_as_probable_as_its_interval_is_wide_over_every_order() -> None
     said: dict[tuple[int, ...], float] = {}
     wealth = np.zeros(3)
     for order in orders:
-        ranks, capital = Ranks(np.arange(num)), Capital()
+        ranks, process = Ranks(np.arange(num)), EProcess()
         places, probability = [], 1.0
         for i, score in enumerate(stream_with_ranks(num, order)):
             places.append(ranks.place(ranks.key(score)))
@@ -39,8 +40,8 @@ def test_a_bin_is_as_probable_as_its_interval_is_wide_over_every_order() -> None
             assert low <= (order[i] + 0.5) / (num + 1 + i) <= high
             probability *= high - low
             ranks.learn(places[-1])
-            capital.bet(low, high)
-            wealth[i] += capital.total / len(orders)
+            process.bet(low, high)
+            wealth[i] += process.wealth / len(orders)
         found[tuple(places)] += 1
         said[tuple(places)] = probability
     assert len(found) < len(orders)  # some bins are wider than one gap
@@ -66,11 +67,11 @@ def test_ties_leave_ranks_uniform() -> None:
     assert np.abs(np.corrcoef(p.T) - np.eye(4)).max() < 4 / np.sqrt(len(p))
 
 
-def test_what_is_no_number_is_stranger_than_everything() -> None:
+def test_a_score_that_is_not_finite_ranks_before_everything() -> None:
     ranks = Ranks(np.arange(10))
     for score in (float("nan"), float("inf"), float("-inf"), 1e30):
         assert ranks.place(ranks.key(score)) == 0
-    assert ranks.interval(0) == (0, 1 / 11)  # of 1,000 rows it would be the ten strangest: no freak decides alone
+    assert ranks.interval(0) == (0, 1 / 11)  # of 1,000 rows it would be ten: no outlier decides alone
     assert Ranks(np.arange(1000)).interval(0) == (0, 10 / 1001)
     assert ranks.interval(ranks.place(ranks.key(-1e30)))[1] == 1
 
@@ -78,34 +79,34 @@ def test_what_is_no_number_is_stranger_than_everything() -> None:
 @settings(max_examples=40, deadline=None)
 @given(history=st.lists(st.tuples(UNIT, UNIT), max_size=8), cuts=st.lists(UNIT, unique=True, max_size=5))
 def test_every_bet_is_fair(history: list[tuple[float, float]], cuts: list[float]) -> None:
-    """Whatever came before, however [0, 1] is cut into bins: the next row leaves the capital as it is, on average."""
+    """Whatever came before, however [0, 1] is cut into bins: the next row leaves the wealth as it is, on average."""
     bins = list(pairwise([0.0, *sorted(cuts), 1.0]))
     after = sum((high - low) * bet(*history, (low, high)) for low, high in bins)
     assert after == pytest.approx(bet(*history), rel=1e-9)
 
 
 def bet(*intervals: tuple[float, float]) -> float:
-    capital = Capital()
+    process = EProcess()
     for one, other in intervals:
-        capital.bet(min(one, other), max(one, other, min(one, other) + 1e-6))
-    return capital.total
+        process.bet(min(one, other), max(one, other, min(one, other) + 1e-6))
+    return process.wealth
 
 
 def test_small_p_values_win_and_large_ones_lose() -> None:
-    winning, losing = Capital(), Capital()
+    winning, losing = EProcess(), EProcess()
     for _ in range(50):
         winning.bet(0.01, 0.02)
         losing.bet(0.8, 0.9)
-    assert winning.total > 1e10
-    assert losing.total < 0.6
+    assert winning.wealth > 1e10
+    assert losing.wealth < 0.6
 
 
-def test_capital_is_kept_back_for_later() -> None:
-    """However long the bettors have lost, some capital has not been bet yet, and winnings are bounded."""
-    capital = Capital()
+def test_wealth_is_kept_back_for_later() -> None:
+    """However long the bettors have lost, some wealth has not been bet yet, and winnings are bounded."""
+    process = EProcess()
     for _ in range(5000):
-        capital.bet(0.8, 0.9)
-    assert capital.total == pytest.approx(0.5 / 6, rel=0.01)
+        process.bet(0.8, 0.9)
+    assert process.wealth == pytest.approx(0.5 / 6, rel=0.01)
     for _ in range(60):
-        capital.bet(0.0, 0.01)
-    assert MOST_CAPITAL <= capital.total < 1.01 * MOST_CAPITAL
+        process.bet(0.0, 0.01)
+    assert MOST_WEALTH <= process.wealth < 1.01 * MOST_WEALTH

@@ -5,30 +5,22 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 from prometheus_client.openmetrics import exposition as openmetrics
 
 from latentserve import bundle
 from latentserve.bundle import Manifest
-from service.engine.engine import Engine
-from service.engine.providers import DeviceConfig
-from service.models.decisions import Verdicts
 from service.observing import loop_lag
+from service.observing.metric_table import MetricTable, declared
 from service.observing.metrics import Metrics
-from service.observing.queue_metrics import LaneMetrics
+from service.observing.queue_metrics import QueueMetrics
 
-LABELS = {"model": "digits-vae", "version": "1", "lane": "input"}
-
-
-@pytest.fixture(scope="module")
-def engine(bundle_folder: Path) -> Engine:
-    return Engine(bundle_folder, bundle.load(bundle_folder), DeviceConfig("cpu", 1, 8), padded=True)
+LABELS = {"model": "digits-vae", "version": "1", "queue": "input"}
 
 
-def test_what_a_queue_tells_is_what_is_counted(engine: Engine) -> None:
+def test_what_a_queue_tells_is_what_is_counted() -> None:
     metrics = Metrics()
-    lane = LaneMetrics(metrics, engine, "input")
+    lane = QueueMetrics(metrics, "digits-vae", 1, "input")
 
     def value(name: str, **more: str) -> float | None:
         return metrics.registry.get_sample_value(f"latentserve_{name}", LABELS | more)
@@ -39,15 +31,17 @@ def test_what_a_queue_tells_is_what_is_counted(engine: Engine) -> None:
         lane.dropped(reason, number)
         assert value("dropped_rows_total", reason=reason) == number
     for why in ("full", "free", "window"):
-        lane.cut(why)
-        assert value("batches_total", cut=why) == 1
+        lane.formed(why)
+        assert value("batches_total", formed=why) == 1
     lane.waited(0.25, 3)
     assert (value("queue_seconds_count"), value("queue_seconds_sum")) == (1, 0.25)
     lane.ran(4)
     assert value("run_rows_total") == 4
     lane.executed(5, 2, 0.5)
+    lane.padded(3, 0.25)
     assert (value("batch_rows_sum"), value("execute_seconds_sum")) == (5, 0.5)
     assert (value("padding_rows_total"), value("dead_work_rows_total")) == (3, 2)
+    assert value("pad_seconds_sum") == 0.25
     lane.watch_oldest(lambda: 1.5)
     assert value("queue_oldest_seconds") == 1.5
 
@@ -63,14 +57,13 @@ def test_files_are_counted_by_whether_anybody_still_waited_for_them() -> None:
 
 def test_decisions_are_counted() -> None:
     metrics = Metrics()
-    p, marginal = np.array([0.04, 0.9, 1.0]), np.array([0.01, 0.5, 0.9])
-    metrics.judged("m", "1", Verdicts(np.zeros((3, 1), np.float32), p[:, None], p, marginal, p <= 0.05, 1))
+    metrics.decided("m", "1", num_flagged=1, num_not_finite=1, p_values=[0.01, 0.5, 0.9])
 
     def value(name: str, **more: str) -> float | None:
         return metrics.registry.get_sample_value(f"latentserve_{name}", {"model": "m", "version": "1"} | more)
 
-    assert value("judged_rows_total", flagged="true") == 1
-    assert value("judged_rows_total", flagged="false") == 2
+    assert value("decided_rows_total", flagged="true") == 1
+    assert value("decided_rows_total", flagged="false") == 2
     assert value("p_value_bucket", le="0.5") == 2
     assert value("not_finite_scores_total") == 1
 
@@ -112,6 +105,17 @@ def test_the_lag_of_the_loop_is_what_blocks_it() -> None:
     assert late[0] > 0.08
 
 
+def test_every_metric_of_the_table_is_registered_under_its_attribute() -> None:
+    metrics = Metrics()
+    pages = {family.name for family in metrics.registry.collect()}
+    for attribute, declaration in declared().items():
+        assert declaration.name.removesuffix("_total") in pages
+        assert type(getattr(metrics, attribute)) is declaration.type
+        assert (declaration.kind == "histogram") == bool(declaration.buckets)
+    with pytest.raises(AttributeError, match="latentserve_ready is declared but not registered"):
+        MetricTable().ready.set(1)
+
+
 def series(metrics: Metrics) -> set[tuple[str, tuple[tuple[str, str], ...]]]:
     """Every series on the page, by name and labels."""
     return {
@@ -126,11 +130,10 @@ def used(metrics: Metrics, manifest: Manifest) -> None:
     name, version = manifest.name, str(manifest.version)
     metrics.opened(manifest, "CPUExecutionProvider")
     metrics.answered("Embed", name, "OK", 0.1, float("inf"))
-    for declared in metrics.declared:
-        metric = metrics.registry._names_to_collectors[declared.name]  # type: ignore[attr-defined]
-        if "model" in declared.labels and metric is not metrics.model_info:
+    for attribute, declaration in declared().items():
+        if "model" in declaration.labels and attribute != "model_info":
             known = {"model": name, "version": version}
-            metric.labels(**{label: known.get(label, "x") for label in declared.labels})  # type: ignore[attr-defined]
+            getattr(metrics, attribute).labels(**{label: known.get(label, "x") for label in declaration.labels})
 
 
 def test_nothing_is_left_of_what_was_unloaded(bundle_folder: Path) -> None:

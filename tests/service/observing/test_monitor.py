@@ -21,13 +21,14 @@ from latentserve.bundle import CALIBRATION, EMBEDDING_STATISTICS, MANIFEST, sha2
 from latentserve.conformal import at_most, p_values
 from latentserve.tensors import to_tensor
 from latentserve.v1 import embedding_pb2 as pb
-from service.api.embedding import Servicer
+from service.api.embedding import EmbeddingServicer
 from service.api.inference import Context, Inference
 from service.config import Config, load_config
-from service.models.repository import Workers, open_repository
-from service.observing.e_process import Ranks
+from service.models.model import Workers
 from service.observing.metrics import Metrics
 from service.observing.monitor import EmbeddingDrift, Monitor, MonitorConfig, band
+from service.observing.ranks import Ranks
+from tests.service.models.test_repository import load_repository
 
 AUROC_95 = math.sqrt(2) * stats.norm.ppf(0.95)
 """A shift of a normal by so much gives this AUROC."""
@@ -68,29 +69,29 @@ def test_contamination_is_seen_within_500_rows(num_clean: int) -> None:
         assert watching.alarm_row is not None
 
 
-def test_the_alarm_stays_while_window_and_evidence_say_what_is_so_now(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_alarm_stays_while_window_and_wealth_say_what_is_so_now(caplog: pytest.LogCaptureFixture) -> None:
     rng = np.random.default_rng(0)
     watching = monitor(rng.normal(size=200), MonitorConfig(window_rows=300))
     feed(watching, contaminated(rng, 3000, 0.2))
-    assert watching.alarms == {"evidence": True, "window": True}
-    assert watching.evidence > 8  # also after 3,000 rows: what is strange does not become usual by lasting
+    assert watching.alarms == {"e_process": True, "window": True}
+    assert watching.log10_wealth > 8  # also after 3,000 rows: a shift that lasts does not become the norm
     feed(watching, rng.normal(size=1500))
-    assert watching.alarms == {"evidence": True, "window": False}
-    assert watching.evidence < 2
+    assert watching.alarms == {"e_process": True, "window": False}
+    assert watching.log10_wealth < 2
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert warnings == [f"m/1: scored rows are not like the calibration rows (row {watching.alarm_row})"]
 
 
-def test_the_level_decides_how_much_evidence_is_needed() -> None:
+def test_the_level_decides_how_much_wealth_is_needed() -> None:
     rows = []
     for level in (0.1, 0.01, 1e-6):
         rng = np.random.default_rng(0)
         watching = monitor(rng.normal(size=1000), MonitorConfig(level=level))
         for score in contaminated(rng, 500, 0.2):
-            before = watching.evidence
+            before = watching.log10_wealth
             feed(watching, [score])
             if watching.alarm_row:
-                assert before < -math.log10(level) <= watching.evidence
+                assert before < -math.log10(level) <= watching.log10_wealth
                 break
         rows.append(watching.num_rows)
     assert rows == sorted(set(rows))
@@ -103,10 +104,14 @@ def test_one_request_of_many_rows_is_many_of_one() -> None:
     feed(together, scores)
     for score in scores:
         feed(apart, [score])
-    assert (together.evidence, together.share, together.num_rows) == (apart.evidence, apart.share, apart.num_rows)
+    assert (together.log10_wealth, together.share, together.num_rows) == (
+        apart.log10_wealth,
+        apart.share,
+        apart.num_rows,
+    )
 
 
-def test_scores_that_are_no_numbers_are_as_strange_as_can_be() -> None:
+def test_scores_that_are_not_finite_are_the_most_out_of_distribution() -> None:
     watching = monitor(np.arange(1000.0))
     feed(watching, [math.nan, math.inf, -math.inf, 500.0])
     assert watching.share == 0.75
@@ -114,19 +119,19 @@ def test_scores_that_are_no_numbers_are_as_strange_as_can_be() -> None:
     assert watching.alarm_row is not None
 
 
-def test_a_freak_now_and_then_is_no_shift() -> None:
+def test_a_single_outlier_now_and_then_is_no_shift() -> None:
     rng = np.random.default_rng(0)
     watching = monitor(rng.normal(size=5000))
     feed(watching, [math.nan])
     for _ in range(10):
         feed(watching, [*rng.normal(size=300), math.nan])
-    assert watching.alarms == {"evidence": False, "window": False}
+    assert watching.alarms == {"e_process": False, "window": False}
 
 
 def test_scores_that_are_all_the_same_raise_nothing() -> None:
     watching = monitor(np.ones(1000, np.float32))
     feed(watching, np.ones(3000))
-    assert watching.alarms == {"evidence": False, "window": False}
+    assert watching.alarms == {"e_process": False, "window": False}
 
 
 def test_each_service_draws_ties_of_its_own() -> None:
@@ -199,7 +204,7 @@ def test_before_the_first_row_there_is_nothing_to_say() -> None:
     watching = monitor(np.arange(10.0))
     assert math.isnan(watching.share)
     assert all(math.isnan(edge) for edge in watching.band)
-    assert (watching.evidence, watching.alarms) == (0, {"evidence": False, "window": False})
+    assert (watching.log10_wealth, watching.alarms) == (0, {"e_process": False, "window": False})
 
 
 def drift(seed: int, dims: int = 32, config: MonitorConfig | None = None) -> tuple[EmbeddingDrift, np.random.Generator]:
@@ -293,7 +298,7 @@ def settings_of(models: Path, *arguments: str) -> Config:
 def test_each_version_has_a_monitor_of_its_own_and_a_restart_begins_afresh(models: Path, workers: Workers) -> None:
     metrics = Metrics()
     config = settings_of(models, "--monitor-window-rows", "20", "--monitor-level", "0.1")
-    repository = open_repository(config, metrics, workers)
+    repository = load_repository(config.models_config, metrics, workers)
     old, new = repository.find("", 1).monitor, repository.find("", 2).monitor
     assert old
     assert new
@@ -307,25 +312,25 @@ def test_each_version_has_a_monitor_of_its_own_and_a_restart_begins_afresh(model
     assert (value("rows", "1"), value("rows", "2")) == (30, 2)
     assert (value("window_share", "1"), value("window_share", "2")) == (1, 0.5)
     assert (value("band_low", "1"), value("band_high", "1")) == (0, 0.15)  # of 20 rows, at level 0.1
-    assert value("alarm", "1", kind="evidence") == 1
-    assert value("alarm", "2", kind="evidence") == 0
+    assert value("alarm", "1", kind="e_process") == 1
+    assert value("alarm", "2", kind="e_process") == 0
     assert value("alarm", "1", kind="window") == 1
-    assert value("evidence_log10", "1") == old.evidence > 10
+    assert value("e_process_log10", "1") == old.log10_wealth > 10
     assert value("embedding_drift", "2") == pytest.approx(1 / (1 / 2 + 1 / 300))
     assert value("alarm", "2", kind="embedding") == 0
     assert value("embedding_drift", "1") is value("alarm", "1", kind="embedding") is None
-    again = open_repository(settings_of(models), Metrics(), workers).find("", 1).monitor
+    again = load_repository(settings_of(models).models_config, Metrics(), workers).find("", 1).monitor
     assert again
-    assert (again.num_rows, again.alarm_row, again.evidence) == (0, None, 0)
+    assert (again.num_rows, again.alarm_row, again.log10_wealth) == (0, None, 0)
 
 
 def test_what_is_scored_and_embedded_is_seen(models: Path, workers: Workers, digits: NDArray[np.uint8]) -> None:
     config, metrics = settings_of(models), Metrics()
-    repository = open_repository(config, metrics, workers)
-    servicer = Servicer(Inference(repository, metrics), repository, config)
+    repository = load_repository(config.models_config, metrics, workers)
+    servicer = EmbeddingServicer(Inference(repository, metrics), repository, config.max_request_bytes)
 
     async def ask() -> None:
-        lanes = [lane for model in repository.served() for lane in model.lanes.values()]
+        lanes = [lane for model in repository.served() for lane in model.queues.values()]
         running = [asyncio.create_task(lane.run()) for lane in lanes]
         five, three = (pb.Input(tensor=to_tensor(digits[:num])) for num in (5, 3))
         for version in (1, 2):
@@ -345,4 +350,4 @@ def test_what_is_scored_and_embedded_is_seen(models: Path, workers: Workers, dig
     assert new.drift
     assert (old.num_rows, old.drift) == (8, None)
     assert (new.num_rows, new.drift.num_rows) == (8, 11)
-    assert old.evidence == new.evidence
+    assert old.log10_wealth == new.log10_wealth

@@ -1,4 +1,4 @@
-"""The door of a queue, point by point (the numbers are those of service/scheduling/admission.py)."""
+"""Admission to a queue, point by point (the numbers are those of service/scheduling/admission.py)."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from latentserve.errors import DeadlineExceeded, InvalidInput, LatentserveError, Overloaded, Unavailable
-from service.api.inference import Context, Inference, Need
-from service.models.repository import Repository, ServedModel
+from service.api.inference import Context, Inference
+from service.models.decoding import Arriving
+from service.models.model import ServedModel
+from service.models.repository import Repository
 from service.observing.metrics import Metrics
 from service.scheduling.batching import BatchQueue, QueueConfig
 from tests.fakes import FOREVER, FakeClock, FakeEngine, FakeObserver, rows
@@ -30,7 +32,7 @@ class Bench:
         config = QueueConfig(max_batch_rows=2, max_queue_rows=max_rows, max_queue_bytes=max_bytes)
         self.queue = BatchQueue(self.engine, config, asyncio.Lock(), self.observer, self.clock)
         manifest = SimpleNamespace(name="m", version=1, outputs={"out": None})
-        self.model = cast(ServedModel, SimpleNamespace(manifest=manifest, monitor=None, lanes={"input": self.queue}))
+        self.model = cast(ServedModel, SimpleNamespace(manifest=manifest, monitor=None, queues={"input": self.queue}))
         self.inference = Inference(cast(Repository, None), Metrics())
         self.server = asyncio.create_task(self.queue.run())
         self.read: list[int] = []
@@ -40,7 +42,7 @@ class Bench:
     ) -> asyncio.Task[Any]:
         """A call of `num` rows, which are read once `gate` is open, and then are what `found` says, if it says so."""
 
-        async def read() -> Any:
+        async def read(deadline: float, priority: int) -> Any:
             self.read.append(value)
             if gate := how.get("gate"):
                 await gate.wait()
@@ -48,9 +50,13 @@ class Bench:
                 raise found
             return rows(*[value] * (num if found is None else found))
 
-        need = Need(num, rows(*[0] * num).nbytes)
+        arriving = Arriving(num, rows(*[0] * num).nbytes, read)
         context = Context("Embed", deadline, "m")
-        return asyncio.create_task(self.inference.run(self.model, read, {"out"}, priority, context, need))
+
+        async def tensors() -> Any:
+            return (await self.inference.run(self.model, lambda: arriving, {"out"}, priority, context)).tensors
+
+        return asyncio.create_task(tensors())
 
     async def end(self) -> None:
         self.engine.open = True
@@ -58,7 +64,7 @@ class Bench:
         self.queue.drain()
         await asyncio.wait_for(self.server, 5)
         assert (self.observer.rows, self.observer.size_bytes) == (0, 0)
-        assert (self.queue._door.rows, self.queue._door.size_bytes) == (0, 0)
+        assert (self.queue._admission.rows, self.queue._admission.size_bytes) == (0, 0)
 
 
 async def settle() -> None:
@@ -348,7 +354,7 @@ async def _interleave(steps: list[Any]) -> None:
     got = await asyncio.gather(*(task for task, _ in asked), return_exceptions=True)
     await asyncio.gather(b.server, return_exceptions=True)
     assert all(isinstance(one, (dict, LatentserveError, asyncio.CancelledError)) for one in got)
-    door = b.queue._door
-    assert (door.rows, door.size_bytes, b.observer.rows, b.observer.size_bytes) == (0, 0, 0, 0)
+    admission = b.queue._admission
+    assert (admission.rows, admission.size_bytes, b.observer.rows, b.observer.size_bytes) == (0, 0, 0, 0)
     if not {"kill", "more"} & {kind for kind, _, _ in steps}:
         assert b.observer.executed_rows + b.observer.drops.total() == sum(num for _, num in asked)

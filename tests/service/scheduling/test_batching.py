@@ -68,7 +68,7 @@ def test_1_a_batch_is_cut_when_the_engine_is_free_from_all_that_waits() -> None:
             await settle()
             tasks += [b.submit(1), b.submit(2, 3), b.submit(4, 5)]
             await settle()
-            assert b.engine.batches == [[0]]  # nothing was cut ahead
+            assert b.engine.batches == [[0]]  # nothing was formed ahead
             b.engine.open = True
             b.engine.release()
             await asyncio.gather(*tasks)
@@ -421,7 +421,7 @@ def test_memory_of_callers_who_left_is_given_back() -> None:
                 gone.cancel()
                 await asyncio.sleep(0)
             assert b.observer.rows == 0
-            assert b.queue._line.num_places() < 200
+            assert b.queue._waiting.num_places() < 200
             b.engine.open = True
             b.engine.release()
             await running
@@ -456,9 +456,9 @@ def ledger(b: Bench) -> int:
 
 
 def make_buggy(b: Bench) -> list[bool]:
-    """Whatever is put into the list ends `run` once, in the middle of a cut; who supervises calls it again."""
+    """Whatever is put into the list ends `run` once, while a batch is formed; who supervises calls it again."""
     bugs: list[bool] = []
-    share = b.queue._cutter.share
+    share = b.queue._formation.share
 
     def buggy(*arguments: Any) -> Any:
         if bugs:
@@ -471,7 +471,7 @@ def make_buggy(b: Bench) -> list[bool]:
             with contextlib.suppress(ZeroDivisionError):
                 return await b.queue.run()
 
-    b.queue._cutter.share = buggy  # type: ignore[method-assign]
+    b.queue._formation.share = buggy  # type: ignore[method-assign]
     b.server.cancel()
     b.server = asyncio.create_task(supervise())
     return bugs
@@ -857,8 +857,8 @@ def test_1_a_window_ends_early_enough_for_the_earliest_deadline(learned: bool, p
                 b.engine.clock, b.engine.seconds_per_batch = b.clock, 4.0
                 await b.submit(*range(8))  # it learns: 2 rows a second
             ends, now = [], b.clock.now
-            b.queue._cutter.window_end = lambda *asked: ends.append(window_end(*asked)) or 0.0  # type: ignore[func-returns-value, method-assign, assignment]
-            window_end = type(b.queue._cutter).window_end.__get__(b.queue._cutter)
+            b.queue._formation.window_end = lambda *asked: ends.append(window_end(*asked)) or 0.0  # type: ignore[func-returns-value, method-assign, assignment]
+            window_end = type(b.queue._formation).window_end.__get__(b.queue._formation)
             tasks = [b.submit(1, deadline=now + 6.0, priority=priority), b.submit(2, 3, priority=0)]
             await asyncio.gather(*tasks)
             assert ends == [now + (3.0 if not learned else 6.0 - max(3.0, 1.25 * 1.5))]
@@ -887,7 +887,7 @@ def test_1_a_slow_engine_ends_the_window_before_half_of_the_time_is_gone() -> No
             now = b.clock.now
             waiting = b.submit(1, 2, 3, 4, deadline=now + 6.0)
             await settle()
-            assert b.queue._cutter.window_end(b.queue._line, 1e6) == now + 6.0 - 1.25 * 4
+            assert b.queue._formation.window_end(b.queue._waiting, 1e6) == now + 6.0 - 1.25 * 4
             b.queue.drain()
             await asyncio.gather(waiting, return_exceptions=True)
 
@@ -936,7 +936,7 @@ def test_5_an_observer_that_raises_costs_nobody_an_answer(caplog: pytest.LogCapt
             def raises(*arguments: Any) -> None:
                 raise ValueError("a fault in counting")
 
-            for event in ("queued", "ran", "dropped", "waited", "cut", "executed"):
+            for event in ("queued", "ran", "dropped", "waited", "formed", "executed"):
                 setattr(b.observer, event, raises)
             for _ in range(2):
                 assert (await b.submit(1))["out"][0, 0] == 2
@@ -1005,7 +1005,7 @@ def test_what_has_no_place_in_the_line_is_refused_and_leaves_no_trace(
             with pytest.raises(InvalidInput, match=field):
                 await b.submit(*values, deadline=deadline)
             assert (await b.submit(1, priority=2**80))["out"][0, 0] == 2
-            assert b.queue._line.num_places() == 0 or b.queue._line.rows == 0
+            assert b.queue._waiting.num_places() == 0 or b.queue._waiting.rows == 0
             assert (b.observer.rows, b.observer.size_bytes) == (0, 0)
 
     run(body())

@@ -1,4 +1,4 @@
-"""Turns at the threads that decode, point by point (the numbers are those of service/scheduling/decoding_queue.py)."""
+"""The queue before the threads that decode, point by point (numbers as in service/scheduling/decoding_queue.py)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from latentserve.errors import DeadlineExceeded, LatentserveError, Overloaded, Unavailable
-from service.scheduling.decoding_queue import UNIT_ITEMS, UNIT_WEIGHT, Turns, TurnsConfig
+from service.scheduling.decoding_queue import UNIT_ITEMS, UNIT_WEIGHT, DecodingConfig, DecodingQueue
 from tests.fakes import FOREVER, FakeClock, FakePool
 
 SMALL, LARGE = 1, UNIT_WEIGHT
@@ -22,9 +22,9 @@ SMALL, LARGE = 1, UNIT_WEIGHT
 
 @dataclass
 class Desk:
-    """Turns at threads that are faked. Keeps which files were done, in order, and what was told of them."""
+    """DecodingQueue at threads that are faked. Keeps which files were done, in order, and what was told of them."""
 
-    config: TurnsConfig = field(default_factory=TurnsConfig)
+    config: DecodingConfig = field(default_factory=DecodingConfig)
     num_cpus: int = 1
     clock: FakeClock = field(default_factory=FakeClock)
     pool: FakePool = field(default_factory=FakePool)
@@ -33,7 +33,9 @@ class Desk:
     seconds_per_file: float = 0.0
 
     def __post_init__(self) -> None:
-        self.turns = Turns(self.pool, self.config, self.num_cpus, lambda *told: self.told.append(told), self.clock)
+        self.queue = DecodingQueue(
+            self.pool, self.config, self.num_cpus, lambda *told: self.told.append(told), self.clock
+        )
 
     def take(self, name: str, weights: Sequence[int], broken: int = -1, **urgency: Any) -> Coroutine[Any, Any, None]:
         def work(place: int) -> None:
@@ -42,7 +44,7 @@ class Desk:
             if place == broken:
                 raise ValueError(name)
 
-        return self.turns.take(work, weights, **urgency)
+        return self.queue.take(work, weights, **urgency)
 
     async def bring(
         self, name: str, weights: Sequence[int], deadline: float = FOREVER, priority: int = 0, broken: int = -1
@@ -64,8 +66,8 @@ class Desk:
         return "".join(name for name, _ in self.done[start:])
 
     def is_empty(self) -> bool:
-        turns = self.turns
-        held = turns.size_bytes, turns.pixels, turns._weight, turns._line.rows, len(turns._at_work)
+        queue = self.queue
+        held = queue.size_bytes, queue.pixels, queue._weight, queue._waiting.rows, len(queue._at_work)
         return held == (0, 0, 0, 0, 0)
 
 
@@ -211,7 +213,7 @@ def test_3_files_done_for_nobody_are_told() -> None:
                 waiter = task._fut_waiter  # type: ignore[attr-defined]
                 waiter.cancel()  # as from the caller's side, while a thread is in the middle of a unit
 
-        task = asyncio.create_task(desk.turns.take(work, [SMALL] * 5))
+        task = asyncio.create_task(desk.queue.take(work, [SMALL] * 5))
         await settle()
         await desk.do()
         assert desk.done == [("a", 0), ("a", 1)]  # what is left of the unit is not begun
@@ -219,7 +221,7 @@ def test_3_files_done_for_nobody_are_told() -> None:
         await desk.bring("b", [SMALL] * 3)
         await desk.do()
         assert desk.told == [(2, 2), (3, 0)]
-        looked = asyncio.create_task(desk.turns.take(lambda _: None, [SMALL], counted=False))
+        looked = asyncio.create_task(desk.queue.take(lambda _: None, [SMALL], counted=False))
         await settle()
         await desk.do()
         await looked
@@ -276,25 +278,25 @@ def test_3_alone_it_is_tried_for_an_estimate_may_be_wrong() -> None:
 
 def test_4_bytes_and_pixels_are_bounded_with_a_hint_when_to_come_again() -> None:
     async def body() -> None:
-        desk = Desk(TurnsConfig(max_bytes=100, max_pixels=10 * LARGE), num_cpus=2, seconds_per_file=2.0)
-        turns = desk.turns
-        with turns.room(60, 0, 0), turns.room(0, 6 * LARGE, 0):
-            with pytest.raises(Overloaded, match="60 of 100 bytes wait, 41 came$") as refused, turns.room(41, 0, 0):
+        desk = Desk(DecodingConfig(max_bytes=100, max_pixels=10 * LARGE), num_cpus=2, seconds_per_file=2.0)
+        queue = desk.queue
+        with queue.room(60, 0, 0), queue.room(0, 6 * LARGE, 0):
+            with pytest.raises(Overloaded, match="60 of 100 bytes wait, 41 came$") as refused, queue.room(41, 0, 0):
                 pass
             assert refused.value.retry_after_seconds == 1.0  # nothing is known yet
-            assert turns.backlog_seconds() == 0.0
+            assert queue.backlog_seconds() == 0.0
             with (
                 pytest.raises(Overloaded, match=f"{6 * LARGE} of {10 * LARGE} pixels wait"),
-                turns.room(0, 4 * LARGE + 1, 0),
+                queue.room(0, 4 * LARGE + 1, 0),
             ):
                 pass
             await desk.bring("a", [LARGE])
             await desk.do_all()
             await desk.bring("b", [LARGE] * 6)  # two seconds each, two at a time
-            with pytest.raises(Overloaded) as refused, turns.room(41, 0, 0):
+            with pytest.raises(Overloaded) as refused, queue.room(41, 0, 0):
                 pass
-            assert refused.value.retry_after_seconds == turns.backlog_seconds() == pytest.approx(6.0)
-            with turns.room(40, 0, 0), turns.room(0, 4 * LARGE, 0):
+            assert refused.value.retry_after_seconds == queue.backlog_seconds() == pytest.approx(6.0)
+            with queue.room(40, 0, 0), queue.room(0, 4 * LARGE, 0):
                 pass
         await desk.do_all()
         assert desk.is_empty()
@@ -303,23 +305,23 @@ def test_4_bytes_and_pixels_are_bounded_with_a_hint_when_to_come_again() -> None
 
 
 def test_4_callers_of_low_priority_shut_nobody_out() -> None:
-    turns = Desk(TurnsConfig(max_bytes=100, max_pixels=100)).turns
-    with turns.room(90, 90, -1):  # it comes in while less than half is taken, and then is in
-        with pytest.raises(Overloaded, match="90 of 100 bytes wait, 5 came, of low priority$"), turns.room(5, 0, -1):
+    queue = Desk(DecodingConfig(max_bytes=100, max_pixels=100)).queue
+    with queue.room(90, 90, -1):  # it comes in while less than half is taken, and then is in
+        with pytest.raises(Overloaded, match="90 of 100 bytes wait, 5 came, of low priority$"), queue.room(5, 0, -1):
             pass
-        with pytest.raises(Overloaded, match="90 of 100 pixels wait, 5 came, of low priority$"), turns.room(0, 5, -1):
+        with pytest.raises(Overloaded, match="90 of 100 pixels wait, 5 came, of low priority$"), queue.room(0, 5, -1):
             pass
-        with turns.room(5, 5, 0):
+        with queue.room(5, 5, 0):
             pass
-    assert (turns.size_bytes, turns.pixels) == (0, 0)
+    assert (queue.size_bytes, queue.pixels) == (0, 0)
 
 
 def test_threads_do_all_of_it_once() -> None:
     async def body() -> None:
         done: list[int] = []
         with ThreadPoolExecutor(3) as pool:
-            turns = Turns(pool, num_cpus=2)
-            await asyncio.gather(*(turns.take(done.append, [LARGE, SMALL] * 20) for _ in range(5)))
+            queue = DecodingQueue(pool, num_cpus=2)
+            await asyncio.gather(*(queue.take(done.append, [LARGE, SMALL] * 20) for _ in range(5)))
         assert sorted(done) == sorted([*range(40)] * 5)
 
     run(body())
@@ -348,7 +350,7 @@ STEPS = st.lists(
 @given(steps=STEPS)
 def test_5_whatever_happens_everyone_is_answered_once_and_everything_is_given_back(steps: list[Any]) -> None:
     async def caller(desk: Desk, weights: list[int], **how: Any) -> None:
-        with desk.turns.room(len(weights), sum(weights), 0):
+        with desk.queue.room(len(weights), sum(weights), 0):
             await desk.take("x", weights, **how)
 
     async def body() -> None:

@@ -54,12 +54,12 @@ def test_the_smallest_batch_worth_cutting_wastes_what_there_is_to_waste() -> Non
     pace = Pace()
     for rows in (64, 8, 32):
         pace.learn(rows, 0.004 + 0.00005 * rows)
-    assert pace.smallest_worth_cutting(64, share=0.25, credit=0.0) == 40  # 4 ms x 24/64 are a quarter of its 6 ms
-    assert pace.smallest_worth_cutting(64, share=0.25, credit=0.004) == 1
-    assert pace.smallest_worth_cutting(64, share=0.25, credit=-1.0) == 64
+    assert pace.smallest_worth_forming(64, share=0.25, credit=0.0) == 40  # 4 ms x 24/64 are a quarter of its 6 ms
+    assert pace.smallest_worth_forming(64, share=0.25, credit=0.004) == 1
+    assert pace.smallest_worth_forming(64, share=0.25, credit=-1.0) == 64
     alone = Pace()
     alone.learn(64, 0.1)  # rows are all that costs, as far as is known
-    assert alone.smallest_worth_cutting(64, share=0.25, credit=0.0) == 1
+    assert alone.smallest_worth_forming(64, share=0.25, credit=0.0) == 1
 
 
 def test_where_batches_are_alike_a_larger_one_is_tried() -> None:

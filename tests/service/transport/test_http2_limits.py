@@ -270,7 +270,7 @@ def test_a_frame_costs_the_same_however_many_streams_are_open(frame: bytes) -> N
         num_streams = 999 if counts else 9
         await served.send(b"".join(head(stream) for stream in range(1, 2 * num_streams, 2)))
         await served.send(raw(SETTINGS, 0, 0, struct.pack(">HI", 4, 0)) + raw(DATA, 1, 1, HELLO))
-        assert list(served.connection._out._waiting) == [1]
+        assert list(served.connection.out._waiting) == [1]
         sys.setprofile(count)
         for _ in range(5):
             served.connection.data_received(frame)

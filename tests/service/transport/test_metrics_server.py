@@ -302,7 +302,7 @@ def test_it_speaks_tls_with_keys_that_are_replaced_and_a_silent_client_is_let_go
         with pytest.raises(OSError, match="CERTIFICATE_VERIFY_FAILED"):
             read(old)
         with pytest.raises((OSError, http.client.HTTPException)):
-            asked(server)  # in the clear
+            asked(server)  # in plaintext
     eventually(lambda: threads() == 0)
 
 

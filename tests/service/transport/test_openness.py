@@ -36,7 +36,7 @@ def test_what_is_open_beyond_loopback_is_said(
     host: str, arguments: tuple[str, ...], said: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        warn_of_openness(load_config(["--models", "m", "--host", host, *arguments]))
+        warn_of_openness(load_config(["--models", "m", "--host", host, *arguments]).listen)
     expected = [] if host in ("127.0.0.1", "localhost", "::1") else said
     assert len(caplog.messages) == len(expected)
     for message, part in zip(caplog.messages, expected, strict=True):

@@ -117,7 +117,7 @@ def test_an_authority_that_is_withdrawn_is_trusted_no_more(
         assert not lets_in(of_second)
         trusted.write_bytes(second.cert_pem.bytes())
         os.kill(process.pid, signal.SIGHUP)
-        eventually(lambda: "keys reloaded" in log.read_text())
+        eventually(lambda: "certificates reloaded" in log.read_text())
         assert not lets_in(of_first)
         assert lets_in(of_second)
 
@@ -163,7 +163,7 @@ def test_new_keys_are_taken_on_sighup_and_wrong_ones_change_nothing(
         with Client(process.target, credentials=trusting(first)) as staying:
             assert len(staying.embed(digits[:1])) == 1
             certificate.write_text("no certificate")
-            assert reload("keys not reloaded: tls_certificate, tls_key: got") == 0
+            assert reload("certificates not reloaded: tls_certificate, tls_key: got") == 0
             assert is_trusted(first)
             keys(tmp_path, second)
             os.kill(process.pid, signal.SIGHUP)

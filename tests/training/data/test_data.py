@@ -87,7 +87,7 @@ def test_no_shape_is_cut_off_by_the_edge() -> None:
         np.testing.assert_allclose(areas(x, y), middle, rtol=0.05)  # a square on the grid samples to 3 %
 
 
-def test_an_index_outside_is_refused() -> None:
+def test_an_index_outside_is_rejected() -> None:
     with pytest.raises(IndexError, match="expected 0 to 737279"):
         shapes.render(np.array([shapes.NUM_SHAPES]))
 
@@ -192,12 +192,12 @@ def test_data_that_is_not_there_is_said_to_be_missing(spec: str, message: str) -
         load_data(spec)
 
 
-def test_an_image_that_no_method_takes_is_refused(photos: Path) -> None:
+def test_an_image_that_no_method_takes_is_rejected(photos: Path) -> None:
     with pytest.raises(DataError, match="image_size: got 4, expected 8 or more"):
         load_data(f"folder:{photos}", image_size=4)
 
 
-def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
+def test_an_empty_folder_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="got 0 images under .*expected at least 20"):
         load_data(f"folder:{tmp_path}")
 

@@ -122,7 +122,7 @@ def test_without_a_rule_they_are_parted(bursts: Path) -> None:
         ("", "got '', expected of folder data one of"),
     ],
 )
-def test_a_rule_that_cannot_be_is_refused_before_anything_is_decoded(
+def test_a_rule_that_cannot_be_is_rejected_before_anything_is_decoded(
     rule: str, message: str, bursts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def decoded(*args: Any) -> None:

@@ -85,7 +85,7 @@ def test_a_unit_of_many_rows_calibrates_as_often_as_one_of_a_single_row_and_any_
 
 
 def test_what_most_inputs_look_like_stays_in_training() -> None:
-    """A camera that froze for half of its frames: an encoder that has never seen them would call them strange."""
+    """A camera that froze for half of its frames: an encoder that has never seen them would give them high scores."""
     values = numbered(101)[np.r_[np.zeros(100, int), np.arange(1, 101)]]
     for seed in range(30):
         data = three_splits("set", Rows(values), seed)

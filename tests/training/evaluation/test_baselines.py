@@ -46,7 +46,7 @@ def test_a_patchs_activation_is_by_how_much_a_centre_is_nearer_than_the_mean() -
     assert (features.min(axis=2) == 0).all()
 
 
-def test_images_smaller_than_a_patch_are_refused() -> None:
+def test_images_smaller_than_a_patch_are_rejected() -> None:
     with pytest.raises(ValueError, match=r"patches: got images of \(5, 5\), expected more than 6 pixels"):
         patch_centres(np.zeros((20, 5, 5, 1), np.uint8))
 
@@ -69,7 +69,7 @@ def test_patches_read_more_than_pixels_where_things_move() -> None:
     assert of_patches > of_pixels + 0.03
 
 
-def test_the_floors_learn_from_training_rows_alone() -> None:
+def test_the_baselines_learn_from_training_rows_alone() -> None:
     data = load_data("digits")
     encode = principal_components(data.train.values, 16)
     together, alone = encode(data.test.values), encode(data.test.values[:1])

@@ -71,7 +71,7 @@ def test_entangled_codes_are_told_from_aligned_ones() -> None:
     assert entangled["dci_disentanglement"] < 0.6 * aligned["dci_disentanglement"]
     assert entangled["dci_completeness"] < 0.6 * aligned["dci_completeness"]
     assert entangled["sap"] < 0.5 * aligned["sap"]
-    assert entangled["dci_informativeness"] > 0.7  # what is known is not lost, only spread
+    assert entangled["dci_informativeness"] > 0.7  # what is known is not lost, only shared by several latents
 
 
 def test_a_factor_fixed_is_hidden_where_two_latents_mix_it_evenly_with_another() -> None:
@@ -145,6 +145,6 @@ def test_a_factor_that_does_not_vary_is_left_out() -> None:
         (ALIGNED, FACTORS[:, :1], "factors: got 1 that vary, expected two or more"),
     ],
 )
-def test_what_cannot_be_measured_is_refused(codes: Any, factors: Any, message: str) -> None:
+def test_what_cannot_be_measured_is_rejected(codes: Any, factors: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         disentanglement(codes, factors)

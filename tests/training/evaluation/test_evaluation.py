@@ -84,7 +84,7 @@ def test_the_strength_of_the_probe_is_what_does_best_on_training_rows_held_out()
     assert choose_inverse_l2(standardised, labels) == fit_linear_probe(lost_in_noise, labels)[-1].C
 
 
-def test_where_nothing_can_be_held_out_the_strength_is_the_usual_one() -> None:
+def test_where_nothing_can_be_held_out_the_strength_is_the_default() -> None:
     held_out = np.random.default_rng(0).permutation(300)[:150]
     alone = np.isin(np.arange(300), held_out[:1]).astype(int)  # the only row of its class is held out
     for labels in (np.array([0, 1]), np.arange(150) % 2, alone):

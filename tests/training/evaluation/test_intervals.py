@@ -8,7 +8,7 @@ from training.evaluation.intervals import auroc_interval, share_interval
 from training.evaluation.separation import auroc
 
 
-@pytest.mark.parametrize(("area", "num_usual", "num_strange"), [(0.5, 60, 60), (0.9, 300, 1), (0.95, 100, 5)])
+@pytest.mark.parametrize(("area", "num_id", "num_ood"), [(0.5, 60, 60), (0.9, 300, 1), (0.95, 100, 5)])
 def test_the_interval_of_an_area_covers_it_as_often_as_it_says(area: float, num_id: int, num_ood: int) -> None:
     rng = np.random.default_rng(0)
     moved, covered = np.sqrt(2) * norm.ppf(area), 0

@@ -15,7 +15,7 @@ from training.evaluation.separation import found_rates, separation
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", IMAGES)
-def test_strange_images_are_as_many_and_of_the_same_shape(name: str, channels: int) -> None:
+def test_ood_images_are_as_many_and_of_the_same_shape(name: str, channels: int) -> None:
     test = np.random.default_rng(5).integers(0, 256, (5, 28, 28, channels), dtype=np.uint8)
     images = ood_rows(name, test)
     assert (images.shape, images.dtype) == (test.shape, test.dtype)
@@ -37,7 +37,7 @@ def test_what_the_images_are() -> None:
     np.testing.assert_array_equal(ood_rows("blends", test), blended)
 
 
-def test_strange_sounds_are_as_loud_and_padded_as_the_clips() -> None:
+def test_ood_sounds_are_as_loud_and_padded_as_the_clips() -> None:
     clips = np.zeros((4, 1000), np.int16)
     clips[:, :600] = np.random.default_rng(0).integers(-3000, 3000, (4, 600))
     assert known_sets(clips) == tuple(SOUNDS)
@@ -59,16 +59,16 @@ def test_a_file_saved_again_is_nearly_the_same() -> None:
 
 def test_the_figures_of_separation_are_read_off_the_roc_curve() -> None:
     rng = np.random.default_rng(0)
-    in_dist, ood = rng.normal(0, 1, 400), rng.normal(1.5, 2, 300)
-    got = separation(in_dist, ood)
+    id_scores, ood = rng.normal(0, 1, 400), rng.normal(1.5, 2, 300)
+    got = separation(id_scores, ood)
     truth = np.concatenate([np.zeros(400), np.ones(300)])
-    false, true, _ = roc_curve(truth, np.concatenate([in_dist, ood]), drop_intermediate=False)
+    false, true, _ = roc_curve(truth, np.concatenate([id_scores, ood]), drop_intermediate=False)
     assert got.fpr_at_95_ood == pytest.approx(false[true >= 0.95][0], abs=1e-12)
-    missed, kept, _ = roc_curve(1 - truth, -np.concatenate([in_dist, ood]), drop_intermediate=False)
+    missed, kept, _ = roc_curve(1 - truth, -np.concatenate([id_scores, ood]), drop_intermediate=False)
     assert got.fpr_at_95_id == pytest.approx(missed[kept >= 0.95][0], abs=1e-12)
     assert got.fpr_at_95_id != got.fpr_at_95_ood
-    assert separation(in_dist, in_dist).auroc == 0.5
-    assert separation(in_dist, np.full(5, np.nan)).auroc == 1.0
+    assert separation(id_scores, id_scores).auroc == 0.5
+    assert separation(id_scores, np.full(5, np.nan)).auroc == 1.0
 
 
 @pytest.mark.parametrize("num", [1, 19, 20, 21, 39, 40, 100, 140, 280])
@@ -76,11 +76,11 @@ def test_the_figures_of_separation_are_read_off_the_roc_curve() -> None:
 def test_95_percent_is_not_one_row_more(num: int, ties: bool) -> None:
     """scikit-learn's curve: the smallest false positive rate where the true one is at least 0.95."""
     rng = np.random.default_rng(num)
-    in_dist, ood = rng.normal(0, 1, num), rng.normal(1, 1, 2 * num)
+    id_scores, ood = rng.normal(0, 1, num), rng.normal(1, 1, 2 * num)
     if ties:
-        in_dist, ood = np.round(in_dist), np.round(ood)
-    got = separation(in_dist, ood)
-    truth, scores = np.r_[np.zeros(num), np.ones(2 * num)], np.r_[in_dist, ood]
+        id_scores, ood = np.round(id_scores), np.round(ood)
+    got = separation(id_scores, ood)
+    truth, scores = np.r_[np.zeros(num), np.ones(2 * num)], np.r_[id_scores, ood]
     for figure, positive, order in ((got.fpr_at_95_ood, truth, scores), (got.fpr_at_95_id, 1 - truth, -scores)):
         false, true, _ = roc_curve(positive, order, drop_intermediate=False)
         assert figure == pytest.approx(false[true >= 0.95].min(), abs=1e-12)
@@ -88,13 +88,13 @@ def test_95_percent_is_not_one_row_more(num: int, ties: bool) -> None:
 
 def test_a_curve_of_scores_with_ties_is_scikit_learns() -> None:
     rng = np.random.default_rng(0)
-    in_dist, ood = np.round(rng.normal(0, 1, 90)), np.round(rng.normal(1, 1, 70))
-    alarms, found = found_rates({"usual": in_dist, "strange": ood, "nothing": np.full(4, np.nan)})["strange"]
+    id_scores, ood = np.round(rng.normal(0, 1, 90)), np.round(rng.normal(1, 1, 70))
+    alarms, found = found_rates({"ID": id_scores, "OOD": ood, "nothing": np.full(4, np.nan)})["OOD"]
     truth = np.r_[np.zeros(90), np.ones(70)]
-    false, true, levels = roc_curve(truth, np.r_[in_dist, ood], drop_intermediate=False)
-    at_usual = np.isin(levels, in_dist)
-    np.testing.assert_allclose(alarms, false[at_usual])
-    np.testing.assert_allclose(found, true[at_usual])
+    false, true, levels = roc_curve(truth, np.r_[id_scores, ood], drop_intermediate=False)
+    at_id = np.isin(levels, id_scores)
+    np.testing.assert_allclose(alarms, false[at_id])
+    np.testing.assert_allclose(found, true[at_id])
 
 
 def labelled(num: int) -> Rows:
@@ -138,7 +138,7 @@ def test_a_held_out_group_is_heard_nowhere() -> None:
         ("digits[colour=1]", "data: got 'digits\\[colour=1\\]', expected one of"),
     ],
 )
-def test_a_subset_that_cannot_be_is_refused(spec: str, message: str) -> None:
+def test_a_subset_that_cannot_be_is_rejected(spec: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         load_data(spec)
 

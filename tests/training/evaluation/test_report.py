@@ -1,4 +1,4 @@
-"""The report card: from a run, from any encoder, with its floors."""
+"""The evaluation report: from a run, from any encoder, with its baselines."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from latentserve import records
 from training.__main__ import main
 from training.data import Data, DataError, Rows, load_data, shapes
 from training.evaluation.baselines import pixels
-from training.evaluation.command import (
-    EVALUATION,
-    ReportOptions,
-    baseline_report,
-    baselines_of,
-    in_shape_of,
-    make_report,
-    torch_encoder,
-    untrained,
-    weights_sha256,
-)
+from training.evaluation.comparison import ReportOptions, baseline_report, baselines_of, make_report
 from training.evaluation.corruptions import CORRUPTIONS
-from training.evaluation.plots import plot_equivariance, plot_labels_curve, plot_robustness
-from training.evaluation.report import FULL, QUICK, EvaluationReport, Metric, evaluation_report, remembering, some_rows
+from training.evaluation.other_data import in_shape_of
+from training.evaluation.report import (
+    EVALUATION,
+    FULL,
+    QUICK,
+    EvaluationReport,
+    Metric,
+    evaluation_report,
+    remembering,
+    some_rows,
+)
+from training.evaluation.report_plots import plot_equivariance, plot_labels_curve, plot_robustness
 from training.evaluation.table import print_report, report_table
+from training.evaluation.torch_encoders import torch_encoder, untrained, weights_sha256
 from training.evaluation.transforms import GENERATORS
 from training.running.run import RunError, load_model, open_run
 
@@ -50,7 +51,7 @@ def labels_of(rows: Rows) -> NDArray[np.int64]:
     return rows.labels_N
 
 
-def test_a_perfect_encoder_gets_full_marks_and_a_constant_one_none(data: Data) -> None:
+def test_a_perfect_encoder_gets_the_best_figures_and_a_constant_one_the_worst(data: Data) -> None:
     rows = np.concatenate([data.train.values, data.test.values])
     labels = np.concatenate([labels_of(data.train), labels_of(data.test)])
     known = {image.tobytes(): label for image, label in zip(rows, labels, strict=True)}
@@ -73,7 +74,7 @@ def test_a_perfect_encoder_gets_full_marks_and_a_constant_one_none(data: Data) -
             assert value == 0, name
 
 
-def test_everything_is_on_the_card_and_the_parts_choose(data: Data) -> None:
+def test_everything_is_in_the_report_and_the_parts_choose(data: Data) -> None:
     small = replace(data, train=some_rows(data.train, 300), test=some_rows(data.test, 100))
     metrics = by_name(evaluation_report(pixels, small, replace(FULL, num_draws=2)))
     expected = {"linear_probe_accuracy", "knn_20_accuracy", "clusters_nmi", "clusters_ari", "accuracy_under_corruption"}
@@ -90,7 +91,7 @@ def test_everything_is_on_the_card_and_the_parts_choose(data: Data) -> None:
     assert only == {name: metrics[name] for name in ("clusters_nmi", "clusters_ari")}
 
 
-def test_knobs_do_what_they_say(data: Data) -> None:
+def test_options_do_what_they_say(data: Data) -> None:
     seen: list[int] = []
 
     def counting(rows: Array) -> NDArray[np.float32]:
@@ -182,10 +183,10 @@ def test_the_encoder_is_frozen_and_in_eval_mode(run_folder: Path, data: Data) ->
     assert weights_sha256(model) != before  # the hash would have seen running statistics move
 
 
-def test_a_run_that_measuring_changes_is_refused(
+def test_a_run_that_measuring_changes_is_rejected(
     run_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from training.evaluation import command as evaluate
+    from training.evaluation import torch_encoders
 
     def careless(model: torch.nn.Module, *tensor: Any) -> Any:
         encode = torch_encoder(model, *tensor)
@@ -193,7 +194,7 @@ def test_a_run_that_measuring_changes_is_refused(
             next(model.parameters()).add_(1)
         return encode
 
-    monkeypatch.setattr(evaluate, "torch_encoder", careless)
+    monkeypatch.setattr(torch_encoders, "torch_encoder", careless)
     assert main(["evaluate", str(run_folder), "--rows", "50"]) == 1
     assert "changed the encoder's weights" in capsys.readouterr().err
 
@@ -206,10 +207,10 @@ def test_the_untrained_network_is_the_one_that_training_began_with(run_folder: P
     assert np.abs(first - torch_encoder(load_model(run_folder, run))(rows)).max() > 0.01
 
 
-def test_the_command_writes_the_card_with_floors_and_transfer(
+def test_the_command_writes_the_report_with_baselines_and_transfer(
     run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["evaluate", str(run_folder), "--floors", "--no-patches", "--transfer", "shapes", "--rows", "120"]
+    arguments = ["evaluate", str(run_folder), "--baselines", "--no-patches", "--transfer", "shapes", "--rows", "120"]
     assert main(arguments) == 0
     report = records.read(EvaluationReport, run_folder / EVALUATION)
     (run_folder / EVALUATION).unlink()
@@ -218,7 +219,7 @@ def test_the_command_writes_the_card_with_floors_and_transfer(
     transferred = {metric.features: metric.name for metric in report.metrics if metric.data == "shapes test"}
     assert transferred.keys() == {metric.features for metric in report.metrics}
     out = capsys.readouterr().out
-    for said in ("linear probe accuracy", "floor: PCA-16", "embedding", str(run_folder / EVALUATION)):
+    for said in ("linear probe accuracy", "baseline: PCA-16", "embedding", str(run_folder / EVALUATION)):
         assert said in out
 
 
@@ -249,18 +250,18 @@ def test_other_data_comes_in_the_shape_that_the_encoder_takes(run_folder: Path) 
         in_shape_of(run, "x")
 
 
-def test_floors_of_few_dimensions_are_asked_about_factors(run_folder: Path) -> None:
+def test_baselines_of_few_dimensions_are_evaluated_on_factors(run_folder: Path) -> None:
     run, _ = open_run(run_folder)
     shapes = in_shape_of(run, "shapes")
     few = replace(shapes, train=some_rows(shapes.train, 200), test=some_rows(shapes.test, 200))
     config = replace(QUICK, parts=("disentanglement",))
-    asked = {
+    evaluated = {
         name for name in baselines_of(few) if "mig" in by_name(baseline_report(name, run, few, config), "shapes test")
     }
-    assert asked == {"PCA-16", "random init"}
+    assert evaluated == {"PCA-16", "random init"}
 
 
-def test_sound_has_the_floor_that_is_not_about_images(run_folder: Path) -> None:
+def test_sound_has_the_baseline_that_is_not_about_images(run_folder: Path) -> None:
     from training.data import AudioShape
 
     rows = Rows(np.zeros((20, 80), np.int16), np.arange(20) % 2)
@@ -284,9 +285,9 @@ METRICS = [
 ]
 
 
-def test_the_table_has_the_floors_beside_the_method() -> None:
+def test_the_table_has_the_baselines_beside_the_method() -> None:
     headings, rows = report_table([METRICS[-1], *METRICS])
-    assert headings == ("", "on", "embedding", "floor: pixels")
+    assert headings == ("", "on", "embedding", "baseline: pixels")
     assert rows[0] == ("linear probe accuracy", "digits test", "90.00", "60.00")
     assert rows[1][2:] == ("70.00 ± 2.00", "")
     assert rows[3][2:] == ("-7.000", "")

@@ -26,11 +26,12 @@ from training.methods.bigbigan import (
     retrieval_at_1,
     variance_ratio,
 )
-from training.networks.bigbigan import Bounded, Discriminator, Scores
-from training.networks.small import floats_from_rows
+from training.networks.adversarial import Bounded, Discriminator, Scores
+from training.preprocessing import floats_from_rows
 from training.running import checkpoint
-from training.running.loop import Diary, LoopConfig, TrainingDiverged
+from training.running.loop import Diary, TrainingDiverged
 from training.running.run import CHECKPOINT, load_model, open_run
+from training.schedule import LoopConfig
 
 SMALL = BigBiGanConfig(latent_dim=4, backbone_width=2, hidden_dim=16, width=4, discriminator_dim=16)
 TERMS = range(3)  # s_x, s_z, s_xz
@@ -344,7 +345,7 @@ def test_any_image_size_is_decoded_at_that_size(image_size: int, channels: int) 
         ({"ema_decay": 1.0}, "ema_decay: got 1.0, expected 0 or greater and below 1"),
     ],
 )
-def test_a_config_that_makes_no_sense_is_refused(config: dict[str, Any], message: str) -> None:
+def test_a_config_that_makes_no_sense_is_rejected(config: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         BigBiGanConfig(**config)
 

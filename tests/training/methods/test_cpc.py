@@ -15,8 +15,9 @@ from training.data import ImageShape
 from training.methods.cpc import Cpc, CpcConfig, info_nce, step_losses
 from training.networks.patches import Jitter, PatchEncoder, jittered_patches
 from training.running import checkpoint
-from training.running.loop import Diary, LoopConfig
+from training.running.loop import Diary
 from training.running.run import CHECKPOINT, open_run
+from training.schedule import LoopConfig
 
 STILL = Jitter(0, 0, 0)
 SMALL = CpcConfig(width=8, feature_dim=16, context_dim=8, learning_rate=1e-2)
@@ -242,7 +243,7 @@ def test_patches_follow_the_image_unless_they_are_named(image_size: int, grid: t
         ),
     ],
 )
-def test_patches_that_do_not_fit_are_refused(config: dict[str, Any], image_size: int, message: str) -> None:
+def test_patches_that_do_not_fit_are_rejected(config: dict[str, Any], image_size: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         CpcConfig(first_step=3, **config).grid(image_size)
 
@@ -256,7 +257,7 @@ def test_patches_that_do_not_fit_are_refused(config: dict[str, Any], image_size:
         ({"last_step": 1}, r"last_step: got 1, expected first_step \(2\) or more"),
     ],
 )
-def test_a_config_that_makes_no_sense_is_refused(config: dict[str, Any], message: str) -> None:
+def test_a_config_that_makes_no_sense_is_rejected(config: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         CpcConfig(**config)
     with pytest.raises(ValueError, match="stretch: got -1, expected 0 or greater"):

@@ -14,8 +14,8 @@ from training.__main__ import Options, run_training
 from training.data import AudioShape
 from training.methods.cpc_audio import CpcAudio, CpcAudioConfig, played, prediction_loss
 from training.running import checkpoint
-from training.running.loop import LoopConfig
 from training.running.run import CHECKPOINT, open_run
+from training.schedule import LoopConfig
 
 RATE = 8000
 SMALL: dict[str, Any] = {"num_filters": 8, "width": 16, "num_steps": 3}
@@ -220,12 +220,12 @@ def test_without_speed_crop_and_dropout_the_views_are_one() -> None:
         ({"weight_decay": -1.0}, "weight_decay: got -1.0, expected 0 or greater"),
     ],
 )
-def test_a_config_that_makes_no_sense_is_refused(config: dict[str, Any], message: str) -> None:
+def test_a_config_that_makes_no_sense_is_rejected(config: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         CpcAudioConfig(**config)
 
 
-def test_a_window_below_a_frame_is_refused() -> None:
+def test_a_window_below_a_frame_is_rejected() -> None:
     with pytest.raises(ValueError, match="num_samples: got 79, expected 80"):
         CpcAudio(CpcAudioConfig(), LoopConfig(), AudioShape(RATE, 79))
 

@@ -23,8 +23,9 @@ from training.augmentations import ViewConfig
 from training.data import ImageShape
 from training.methods.simclr import SimClr, SimClrConfig, make_optimizer, nt_xent
 from training.running import checkpoint
-from training.running.loop import Diary, LoopConfig
+from training.running.loop import Diary
 from training.running.run import CHECKPOINT, load_model, open_run
+from training.schedule import LoopConfig
 
 SMALL = SimClrConfig(width=4, hidden_dim=16, projection_dim=8)
 
@@ -174,7 +175,7 @@ def test_a_step_takes_pixels_as_the_service_does() -> None:
         ({"weight_decay": -1.0}, "weight_decay: got -1.0"),
     ],
 )
-def test_a_config_that_makes_no_sense_is_refused(config: dict[str, Any], message: str) -> None:
+def test_a_config_that_makes_no_sense_is_rejected(config: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SimClrConfig(**config)
 

@@ -22,9 +22,9 @@ from training.methods.vae import (
     gaussian_nll,
     tc_decomposition,
 )
-from training.networks.small import image_from_uint8
-from training.running.loop import LoopConfig
+from training.preprocessing import image_from_uint8
 from training.running.run import load_model, open_run
+from training.schedule import LoopConfig
 
 SMALL: dict[str, Any] = {"latent_dim": 4, "embedding_dim": 16, "width": 4}
 
@@ -100,8 +100,8 @@ def test_stratified_weights_are_the_papers_and_estimate_the_density_of_the_whole
         estimates.append(q[0] * math.exp(-mi[0].item()))
         papers = 0.0
         for odd in rest:  # appendix C.2: one row of the minibatch carries what the others leave over
-            in_dist = sum(q[j] / others for j in rest if j != odd)
-            papers += q[0] / num_all + in_dist + q[odd] * (num_all - others) / (num_all * others)
+            usual = sum(q[j] / others for j in rest if j != odd)
+            papers += q[0] / num_all + usual + q[odd] * (num_all - others) / (num_all * others)
         assert estimates[-1] == pytest.approx(papers / others)
     assert sum(estimates) / len(estimates) == pytest.approx(sum(q) / num_all)
 
@@ -274,11 +274,11 @@ def test_a_tcvae_that_was_stopped_and_resumed_has_the_same_weights(
         ({"likelihood": "gaussian", "binarise": "dynamic"}, "binarise: got dynamic with a gaussian likelihood"),
     ],
 )
-def test_a_config_that_makes_no_sense_is_refused(config: dict[str, Any], message: str) -> None:
+def test_a_config_that_makes_no_sense_is_rejected(config: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         VaeConfig(**config)
 
 
-def test_images_below_eight_pixels_are_refused() -> None:
+def test_images_below_eight_pixels_are_rejected() -> None:
     with pytest.raises(ValueError, match="image_size: got 4, expected 8 or more"):
         vae(image_size=4)

@@ -58,6 +58,6 @@ def test_width_16_is_the_narrow_resnet_of_a_cpu() -> None:
         ("vit_tiny_patch16_224", None, "vit_tiny_patch16_224 does not take images of 32 x 32"),
     ],
 )
-def test_a_network_that_cannot_be_made_is_refused(name: str, width: int | None, message: str) -> None:
+def test_a_network_that_cannot_be_made_is_rejected(name: str, width: int | None, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build_backbone(name, 3, 32, width)

@@ -35,7 +35,7 @@ def test_a_tree_survives_with_its_types(tmp_path: Path) -> None:
         torch.testing.assert_close(back["state_dict"][name], tree["state_dict"][name])
 
 
-def test_what_only_a_pickle_could_hold_is_refused_by_place(tmp_path: Path) -> None:
+def test_what_only_a_pickle_could_hold_is_rejected_by_place(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"checkpoint.a\[1\]: got PosixPath, which only a pickle"):
         checkpoint.save({"a": [1, Path("x")]}, tmp_path / "c.safetensors", RUN)
 
@@ -62,7 +62,7 @@ checkpoint.save({{"a": torch.zeros(100_000)}}, Path({str(path)!r}), {{}})
         assert checkpoint.load(path) == {"a": 1}
 
 
-def test_a_checkpoint_of_another_run_or_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_of_another_run_or_version_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "c.safetensors"
     checkpoint.save({"a": 1}, path, RUN)
     assert checkpoint.load(path, RUN) == {"a": 1}
@@ -76,7 +76,7 @@ def test_a_checkpoint_of_another_run_or_version_is_refused(tmp_path: Path, monke
         checkpoint.load(path)
 
 
-def test_a_file_of_somebody_else_is_refused(tmp_path: Path) -> None:
+def test_a_file_of_somebody_else_is_rejected(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(1)}, tmp_path / "c.safetensors")
     with pytest.raises(CheckpointError, match="without 'latentserve_checkpoint'"):
         checkpoint.load(tmp_path / "c.safetensors")

@@ -8,9 +8,9 @@ import pytest
 
 from training.__main__ import Options, run_training
 from training.methods.vae import VaeConfig
-from training.running.loop import LoopConfig
 from training.running.precision import Precision, bfloat16_here, exact_precision, multiplies_bfloat16, warning
 from training.running.run import open_run
+from training.schedule import LoopConfig
 
 
 @pytest.mark.parametrize("name", ["amx_bf16", "avx512_bf16", "bf16"])

@@ -23,8 +23,9 @@ from training.running import checkpoint
 from training.running import loop as loop_module
 from training.running.checkpoint import CheckpointError
 from training.running.lock import held
-from training.running.loop import Batches, Diary, LoopConfig, TrainingDiverged
+from training.running.loop import Batches, Diary, TrainingDiverged
 from training.running.run import CHECKPOINT, RESULT, RUN, RunError, load_model, open_run
+from training.schedule import LoopConfig
 
 SMALL = VaeConfig(latent_dim=4, embedding_dim=16, width=4)
 
@@ -117,17 +118,17 @@ def test_weights_that_are_no_numbers_are_not_saved(tmp_path: Path, monkeypatch: 
     assert not (tmp_path / "run" / CHECKPOINT).exists()
 
 
-def test_a_checkpoint_that_is_not_this_runs_is_refused(run_folder: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_that_is_not_this_runs_is_rejected(run_folder: Path, tmp_path: Path) -> None:
     run, _ = open_run(run_folder)
     with pytest.raises(CheckpointError, match=r"of another run: num_train_rows: got \d+, expected 3$"):
         load_model(run_folder, replace(run, num_train_rows=3))
     shutil.copy(run_folder / CHECKPOINT, tmp_path)
     with pytest.raises(RunError, match=r"got last.safetensors without run.json"):
         train(tmp_path, resume=True)
-    stranger = train(tmp_path / "stranger", epochs=1)
-    shutil.copy(run_folder / CHECKPOINT, stranger)
+    other = train(tmp_path / "other", epochs=1)
+    shutil.copy(run_folder / CHECKPOINT, other)
     with pytest.raises(CheckpointError, match=r"of another run: .*loop.epochs"):
-        train(stranger, epochs=1, resume=True)
+        train(other, epochs=1, resume=True)
 
 
 def test_a_run_is_not_overwritten_nor_resumed_as_another(tmp_path: Path) -> None:
@@ -145,7 +146,7 @@ def test_no_file_of_a_run_is_a_pickle(run_folder: Path) -> None:
     assert sorted(path.name for path in run_folder.iterdir()) == [CHECKPOINT, RESULT, RUN]
 
 
-def test_an_unknown_key_or_method_in_a_run_is_refused(run_folder: Path, tmp_path: Path) -> None:
+def test_an_unknown_key_or_method_in_a_run_is_rejected(run_folder: Path, tmp_path: Path) -> None:
     run, _ = open_run(run_folder)
     with pytest.raises(RunError, match="method: got 'gan', expected one of .*'vae'"):
         replace(run, method="gan").build()
@@ -164,7 +165,7 @@ def test_a_method_refuses_rows_of_another_modality(run_folder: Path) -> None:
         replace(run, shape=AudioShape(8000, 8000)).build()
 
 
-def test_data_that_changed_since_is_refused(run_folder: Path) -> None:
+def test_data_that_changed_since_is_rejected(run_folder: Path) -> None:
     run, _ = open_run(run_folder)
     with pytest.raises(RunError, match="not those of the run any more"):
         replace(run, data_sha256="0").load_data()
@@ -219,11 +220,11 @@ def test_an_encoder_is_compiled_in_place_and_keeps_the_names_of_its_weights() ->
         loop_module._compile(LightningModule())
 
 
-def test_on_a_gpu_the_loss_is_looked_at_now_and_then_and_nothing_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """To look is to wait for the device; a loss that was no number between two looks is found at the next one."""
-    assert [step for step in range(120) if loop_module.looks("cuda", step)] == [0, 50, 100]
-    assert all(loop_module.looks("cpu", step) for step in range(120))
-    monkeypatch.setattr(loop_module, "looks", lambda device, step: step % 3 == 0)
+def test_on_a_gpu_the_loss_is_checked_now_and_then_and_nothing_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To check is to wait for the device; a loss that was no number between two checks is found at the next one."""
+    assert [step for step in range(120) if loop_module.is_checked("cuda", step)] == [0, 50, 100]
+    assert all(loop_module.is_checked("cpu", step) for step in range(120))
+    monkeypatch.setattr(loop_module, "is_checked", lambda device, step: step % 3 == 0)
     optimizer = SimpleNamespace(param_groups=[{"lr": 0.1}])
     trainer: Any = SimpleNamespace(
         current_epoch=0, fit_loop=SimpleNamespace(total_batch_idx=0), optimizers=[optimizer], callback_metrics={}
@@ -245,7 +246,7 @@ def test_on_a_gpu_the_loss_is_looked_at_now_and_then_and_nothing_is_missed(monke
 
 @pytest.fixture
 def stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A run with options of its own in the usual place, its result not written yet."""
+    """A run with options of its own in the default place, its result not written yet."""
     monkeypatch.chdir(tmp_path)
     folder = Path("runs") / "mine"
     given = ["--data", "digits[label=0,1]", "--epochs", "1", "--batch-rows", "64", "--width", "4", "--latent-dim", "3"]
@@ -296,7 +297,7 @@ def test_two_trainings_cannot_share_a_folder(stopped: Path, capsys: pytest.Captu
     assert main(["--resume", "--run", str(stopped)]) == 0
 
 
-def test_a_run_of_before_there_was_a_compiler_is_opened_and_gone_on_with(tmp_path: Path) -> None:
+def test_a_run_of_before_there_was_a_compiler_is_read_and_resumed(tmp_path: Path) -> None:
     """Its run.json and its checkpoint know nothing of `compiled` and `group_by`."""
     folder = train(tmp_path / "run", epochs=1)
     said = json.loads((folder / RUN).read_text())

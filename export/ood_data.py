@@ -1,0 +1,131 @@
+"""Out-of-distribution (OOD) sets by the names that the command line takes, and the test rows beside them.
+
+A name is that of a set made from the test rows (`training.evaluation.ood_sets`), the spec of another data set,
+`others` (what a model of `mnist[label=0]` never saw), the spec of your own rows (`folder:PATH`, `wds:PATTERN`,
+`audio:PATH`: all of them, even if it is one), or the control `saved_again`, whose AUROC must stay near 0.5. If one side
+of a comparison was a JPEG file, both become one, or the file format would be what is told apart.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from training.data import AudioShape, Data, DataError, load_data
+from training.data.loading import WITHOUT, check_spec
+from training.data.rows import Values
+from training.data.subset import Subset
+from training.evaluation.ood_sets import CONTROL, IMAGES, SOUNDS, known_sets, ood_rows, saved_as
+from training.evaluation.other_data import every_row_in_shape_of, in_shape_of
+from training.options import nearest
+from training.running.run import Run
+
+JPEG_SETS = ("cifar10",)
+"""Data sets whose images were JPEG files."""
+MOST_ROWS = 5000
+"""Most rows of sets that are made of the test rows, and of public ones."""
+OTHERS = "others"
+AGAINST = (
+    f"sets made of the test rows: of images {', '.join(IMAGES)}, of sounds {', '.join(SOUNDS)} (default: all of them,"
+    f" and the control {CONTROL}); {OTHERS}, what a model of a part such as mnist[label=0] never saw; your own"
+    " rows, all of them: of images folder:PATH or wds:PATTERN, of sounds audio:PATH; or, for images, other data:"
+    f" {', '.join(name for name in WITHOUT if name != 'fsdd')}"
+)
+"""Help of the option."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """How many rows are taken of each set, and which.
+
+    Attributes:
+        num_rows: at most; None: `MOST_ROWS` of the test rows and of public sets, and all of the user's own rows.
+        seed: draws them, and what is random in the sets.
+    """
+
+    num_rows: int | None = None
+    seed: int = 0
+
+    def of(self, rows: Values, most: int | None = None) -> Values:
+        """Some of the rows, in their order.
+
+        Args:
+            rows: to draw from.
+            most: to take where no number was asked for; None: all.
+        """
+        num = self.num_rows or most
+        return np.asarray(rows[np.sort(np.random.default_rng(self.seed).permutation(len(rows))[:num])])
+
+
+def check_set(name: str, run: Run) -> None:
+    """Raises ValueError if the name is that of no set for a model of such a run; nothing is loaded."""
+    of_sounds = isinstance(run.shape, AudioShape)
+    made = (*(SOUNDS if of_sounds else IMAGES), CONTROL, OTHERS)
+    if name == OTHERS and Subset.parse(run.data) is None:
+        raise ValueError(f"against: got {OTHERS} for a model of all of {run.data}, expected one of a part of it")
+    if name in made or name == run.data:
+        return
+    if of_sounds and not name.startswith("audio:"):
+        known = (*made, "audio:PATH")
+        raise ValueError(f"against: got {name!r}, expected one of {', '.join(known)}{nearest(name, known)}")
+    if not of_sounds and re.match(r"(fsdd|audio)\b", name):
+        raise ValueError(f"against: got {name!r}, which are sounds, expected images for a model of {run.data}")
+    try:
+        check_spec(name, also=made)
+    except DataError as error:
+        raise ValueError(f"against: no set made of the test rows is called so ({', '.join(made)}); {error}") from error
+
+
+def ood_set(name: str, run: Run, id_rows: Values, sample: Sample) -> Values:
+    """The rows of one set; made of the in-distribution rows as many as these, of the user's own all."""
+    if name == CONTROL:
+        return id_rows
+    if name in known_sets(id_rows):
+        return ood_rows(name, id_rows, sample.seed)
+    if name == OTHERS:
+        subset = Subset.parse(run.data)
+        assert subset is not None  # or `check_set` would have rejected it
+        return sample.of(subset.others(whole_of(subset, run)).values, MOST_ROWS)
+    if name == run.data:
+        return id_rows  # the rest was trained on
+    if (own := every_row_in_shape_of(run, name)) is not None:
+        return sample.of(own)
+    return sample.of(in_shape_of(run, name).test.values, MOST_ROWS)
+
+
+def whole_of(subset: Subset, run: Run) -> Data:
+    """The data set that a run was trained on a part of, split as the part was."""
+    shape = run.shape
+    if isinstance(shape, AudioShape):
+        named = subset.base.startswith("audio:")
+        return load_data(
+            subset.base,
+            seed=run.loop.seed,
+            group_by=run.group_by,
+            sample_rate_hz=shape.sample_rate_hz if named else None,
+            num_samples=shape.num_samples,
+        )
+    return load_data(subset.base, shape.image_size, run.loop.seed, group_by=run.group_by)
+
+
+def is_jpeg(data: Data, name: str) -> bool:
+    """Whether one side of the comparison was a file of JPEG, and the sides come from different files."""
+    return name != OTHERS and any(spec.split("[")[0] in JPEG_SETS for spec in (data.spec, name))
+
+
+def id_rows_of(id_rows: Values, data: Data, names: Sequence[str]) -> Iterator[tuple[str, Values]]:
+    """The in-distribution rows as they are, under the empty name, and as JPEG files if a set needs them so."""
+    yield "", id_rows
+    if any(is_jpeg(data, name) for name in names):
+        # Images that were JPEG files stay as they are: the control asks what another saving does to them.
+        yield "JPEG", id_rows if data.spec.split("[")[0] in JPEG_SETS else saved_as(id_rows, "JPEG")
+
+
+def as_files(rows: Values, data: Data, name: str) -> Values:
+    """Saves and reads the rows: as JPEG where one side of the comparison is; else only the control, as PNG."""
+    if rows.dtype == np.uint8 and is_jpeg(data, name):
+        return saved_as(rows, "JPEG")
+    return saved_as(rows, "PNG") if rows.dtype == np.uint8 and name == CONTROL else rows

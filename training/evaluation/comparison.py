@@ -1,0 +1,90 @@
+"""The figures of an encoder beside those of the baselines, which any method must beat."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from training.data import Data, ImageShape
+from training.evaluation.baselines import PATCH, Encode, patch_centres, pixels, principal_components
+from training.evaluation.other_data import in_shape_of
+from training.evaluation.progress import say
+from training.evaluation.report import FULL, Metric, Part, ReportConfig, evaluation_report, some_rows
+from training.evaluation.torch_encoders import encoders, untrained
+from training.running.run import Run
+
+BASELINES = ("pixels", "PCA-16", "PCA-64", "random init", "k-means patches")
+PATCH_PARTS: tuple[Part, ...] = ("probes", "labels", "clusters")
+"""What k-means patches are measured on; changed images too would take minutes."""
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """What goes into the evaluation report besides the encoder's own figures.
+
+    Attributes:
+        baselines: also measure pixels, principal components, the untrained network and k-means patches.
+        patches: with --baselines, k-means patches too: by far the slowest baseline.
+        transfer: another data set to probe with this encoder.
+        rows: number of training rows and of test rows to draw; default: all.
+    """
+
+    baselines: bool = False
+    patches: bool = True
+    transfer: str | None = None
+    rows: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.rows is not None and self.rows < 1:
+            raise ValueError(f"rows: got {self.rows}, expected 1 or more")
+
+
+def make_report(
+    encode: Encode, run: Run, data: Data, options: ReportOptions, latent: Encode | None = None
+) -> list[Metric]:
+    """The encoder's figures, then those of the baselines.
+
+    Args:
+        encode: of the trained model.
+        run: the training run, for the untrained network and the shape of its images.
+        data: of the run, or another set in its shape.
+        options: what else goes into the report.
+        latent: of the trained model, where it has latents.
+    """
+    transfer = None if options.transfer is None else in_shape_of(run, options.transfer)
+    if options.rows is not None:
+        data, transfer = _fewer(data, options.rows), transfer and _fewer(transfer, options.rows)
+    say("the encoder")
+    metrics = evaluation_report(encode, data, transfer=transfer, latent=latent)
+    for name in baselines_of(data, options.patches) if options.baselines else ():
+        config = replace(FULL, parts=PATCH_PARTS) if name == "k-means patches" else FULL
+        metrics += baseline_report(name, run, data, config, transfer)
+    return metrics
+
+
+def baselines_of(data: Data, patches: bool = True) -> tuple[str, ...]:
+    """Those of `BASELINES` that the data has: all but the untrained network are about images."""
+    if not isinstance(data.shape, ImageShape):
+        return ("random init",)
+    return BASELINES if patches and data.shape.image_size > PATCH else BASELINES[:-1]
+
+
+def baseline_report(
+    name: str, run: Run, data: Data, config: ReportConfig, transfer: Data | None = None
+) -> list[Metric]:
+    """The figures of one of `BASELINES`. Those with few dimensions are evaluated on factors, too, as latents are."""
+    say(f"baseline: {name}")
+    train_NHWC = data.train.values
+    makers: dict[str, Callable[[], tuple[Encode, Encode | None]]] = {
+        "pixels": lambda: (pixels, None),
+        "PCA-16": lambda: (principal_components(train_NHWC, 16),) * 2,
+        "PCA-64": lambda: (principal_components(train_NHWC, 64), None),
+        "random init": lambda: encoders(untrained(run), data),
+        "k-means patches": lambda: (patch_centres(train_NHWC), None),
+    }
+    encode, latent = makers[name]()
+    return evaluation_report(encode, data, config, name, transfer, latent)
+
+
+def _fewer(data: Data, rows: int) -> Data:
+    return replace(data, train=some_rows(data.train, rows), test=some_rows(data.test, rows))
