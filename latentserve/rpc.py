@@ -31,15 +31,17 @@ _SERVICE_CONFIG = {
                 "initialBackoff": "0.1s",
                 "maxBackoff": "2s",
                 "backoffMultiplier": 2,
-                "retryableStatusCodes": ["UNAVAILABLE"],
+                "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"],  # the latter as the server says
             },
         }
     ],
+    "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.1},  # a server that answers no call is not asked four times
 }
 OPTIONS: Sequence[tuple[str, Any]] = (
     ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
+    ("grpc.per_rpc_retry_buffer_size", 4 * 2**20),  # a request of `items.BYTES_PER_REQUEST`, whole
 )
 
 

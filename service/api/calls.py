@@ -21,6 +21,7 @@ from google.protobuf.message import DecodeError
 
 from latentserve.errors import Code, InvalidInput, LatentserveError, Overloaded, Unauthenticated
 from latentserve.v1 import embedding_pb2 as pb
+from service.api import retry
 from service.api.access.callers import ANYBODY, Caller, rows_of
 from service.api.embedding import EmbeddingServicer
 from service.api.inference import Context
@@ -38,7 +39,6 @@ LONGEST_MESSAGE = 600
 """Characters of a status's message, each of up to 12 bytes in a header. It may quote what the client sent, and clients
 reject long headers: grpcio takes 8 KB, and calls a longer one RESOURCE_EXHAUSTED."""
 PROBES = frozenset({"ServerLive", "ServerReady", "ModelReady"})
-RETRY_AFTER = "retry-after-ms"
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?P<trace_id>[0-9a-f]{32})-[0-9a-f]{16}-(?P<flags>[0-9a-f]{2})")
 
 
@@ -145,7 +145,7 @@ class Call:
             raise
         except LatentserveError as error:
             code = error.code.name
-            return Answer(b"", error.code, str(error), _trailing(error))
+            return Answer(b"", error.code, str(error), _trailing(error, deadline))
         except Exception:
             code = Code.INTERNAL.name
             fault = uuid.uuid4().hex[:12]
@@ -231,7 +231,7 @@ class StreamCall:
         answer = await answering
         if answer.code == OK:
             return answer.body
-        retry_after_ms = int(dict(answer.trailing).get(RETRY_AFTER, 0))
+        retry_after_ms = int(dict(answer.trailing).get(retry.RETRY_AFTER, 0))
         response = self._response(
             id=request_id, code=answer.code, message=answer.message, retry_after_ms=retry_after_ms
         )
@@ -292,7 +292,7 @@ def clipped(message: str) -> str:
     return message if len(message) <= LONGEST_MESSAGE else message[: LONGEST_MESSAGE - 3] + "..."
 
 
-def _trailing(error: LatentserveError) -> tuple[tuple[str, str], ...]:
+def _trailing(error: LatentserveError, deadline: float) -> retry.Metadata:
     if isinstance(error, Overloaded):
-        return ((RETRY_AFTER, str(max(1, round(error.retry_after_seconds * 1000)))),)
+        return retry.after(error.retry_after_seconds, deadline - time.monotonic())
     return ()

@@ -9,7 +9,8 @@ import math
 import struct
 from urllib.parse import quote
 
-from service.api.calls import RETRY_AFTER, Answer, Ended, clipped
+from service.api import retry
+from service.api.calls import Answer, Ended, clipped
 from service.transport.http2.frames import ENHANCE_YOUR_CALM, literal_headers
 from service.transport.http2.stream import Stream
 
@@ -35,19 +36,21 @@ NOT_GRPC = literal_headers(
     ((b":status", b"415"), (b"content-type", b"text/plain"), (b"content-length", b"%d" % len(NOT_GRPC_TEXT)))
 )
 NOT_A_CALL = literal_headers(((b"grpc-status", b"12"),))
-RETRY_AFTER_MS = 1000
+RETRY_AFTER_SECONDS = 1.0
 """After which memory is free again, as good a guess as any: most calls take less."""
 _PRINTABLE = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
 
 
 def too_large(max_bytes: int) -> Ended:
     """Of a message over the limit."""
-    return Ended(RESOURCE_EXHAUSTED, f"request: got more than {max_bytes} bytes, expected at most that many")
+    return Ended(
+        RESOURCE_EXHAUSTED, f"request: got more than {max_bytes} bytes, expected at most that many", retry.NEVER
+    )
 
 
 def no_room(what: str) -> Ended:
     """Of a call for which there is no memory now."""
-    return Ended(RESOURCE_EXHAUSTED, what, ((RETRY_AFTER, str(RETRY_AFTER_MS)),))
+    return Ended(RESOURCE_EXHAUSTED, what, retry.after(RETRY_AFTER_SECONDS, math.inf))
 
 
 UNREAD = no_room("answer: there is no room for it while its client reads no others")

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from service.api import retry
 from service.api.access.callers import Access
 from service.api.calls import DRAINING, OK, Answer, Call, Ended, Services, StreamCall, trace_id
 from service.api.entrance import entered
@@ -172,7 +173,7 @@ class Http2Server:
         """See `stream.Application`."""
         most = self._limits.header_list_bytes
         said = f"headers: got {num_bytes} bytes, expected at most {most}"
-        framing.end(stream, Answer(b"", framing.RESOURCE_EXHAUSTED, said))
+        framing.end(stream, Answer(b"", framing.RESOURCE_EXHAUSTED, said, retry.NEVER))
 
     def received(self, stream: Stream, data: bytes, ended: bool) -> None:
         """See `stream.Application`."""
