@@ -24,8 +24,9 @@ import tyro
 from numpy.typing import NDArray
 
 from latentserve import records
-from service.observing.e_process import EProcess, Ranks
+from service.observing.e_process import EProcess
 from service.observing.monitor import EmbeddingDrift, Monitor, MonitorConfig
+from service.observing.ranks import Ranks
 
 RESULTS = Path("docs/results/monitor.json")
 LEVEL, ALPHA = 0.01, 0.05

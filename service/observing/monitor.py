@@ -29,7 +29,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentserve.conformal import num_small_p_values
-from service.observing.e_process import EProcess, Ranks
+from service.observing.e_process import EProcess
+from service.observing.ranks import Ranks
 
 log = logging.getLogger(__name__)
 

@@ -183,7 +183,7 @@ def test_what_a_manifest_need_not_say() -> None:
     assert bundle.Detector("d", "m", 9, "").adjustment == "simes"
 
 
-def test_the_smallest_p_values_are_those_of_the_strangest_row() -> None:
+def test_the_smallest_p_values_are_those_of_the_largest_score() -> None:
     detector = bundle.Detector("d", "m", 19, "", delta=0.2, adjustment="dkwm")
     assert detector.smallest_p_value == 1 / 20
     assert detector.smallest_conditional_p_value == adjustments(19, 0.2, "dkwm")[0]
@@ -230,7 +230,7 @@ def test_a_hash_is_that_of_the_bytes_and_names_the_space(tmp_path: Path) -> None
     assert bundle.embedding_space(sha256) == "es1-" + sha256[:32]
 
 
-def test_every_detector_s_scores_are_proven(copied_bundle: Path) -> None:
+def test_every_detector_s_scores_are_verified(copied_bundle: Path) -> None:
     """Also those that do not decide."""
     manifest = bundle.load(copied_bundle)
     path = copied_bundle / bundle.CALIBRATION

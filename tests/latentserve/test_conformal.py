@@ -280,7 +280,7 @@ def test_benjamini_hochberg_by_hand(p: list[float], flagged: list[bool]) -> None
 
 @pytest.mark.parametrize("num", [1, 2, 3, 9])
 @pytest.mark.parametrize("adjustment", ["simes", "dkwm", "monte_carlo"])
-def test_the_most_usual_row_has_a_conditional_p_value_of_one_and_nothing_is_at_most_less(
+def test_the_most_typical_row_has_a_conditional_p_value_of_one_and_nothing_is_at_most_less(
     num: int, adjustment: Adjustment
 ) -> None:
     b = adjustments(num, 0.1, adjustment)

@@ -107,7 +107,7 @@ def test_an_image_gives_what_its_file_gives(mode: str) -> None:
     np.testing.assert_allclose(got.astype(int), expected.astype(int), atol=1)
 
 
-def test_neighbours_of_one_kind_travel_together_and_know_their_places() -> None:
+def test_consecutive_items_of_one_kind_travel_together_and_know_their_places() -> None:
     mixed: list[Any] = [GREY[0], GREY[1], b"file", b"file", SOUND[0], GREY[2]]
     parts = list(cut(iter(mixed)).parts)
     assert [(part.first, part.num) for part in parts] == [(0, 2), (2, 2), (4, 1), (5, 1)]

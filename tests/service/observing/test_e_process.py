@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from service.observing.e_process import MOST_WEALTH, EProcess, Ranks
+from service.observing.e_process import MOST_WEALTH, EProcess
+from service.observing.ranks import Ranks
 
 UNIT = st.floats(0.001, 0.999)
 

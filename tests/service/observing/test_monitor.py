@@ -25,9 +25,9 @@ from service.api.embedding import EmbeddingServicer
 from service.api.inference import Context, Inference
 from service.config import Config, load_config
 from service.models.model import Workers
-from service.observing.e_process import Ranks
 from service.observing.metrics import Metrics
 from service.observing.monitor import EmbeddingDrift, Monitor, MonitorConfig, band
+from service.observing.ranks import Ranks
 from tests.service.models.test_repository import load_repository
 
 AUROC_95 = math.sqrt(2) * stats.norm.ppf(0.95)
