@@ -1,6 +1,6 @@
 """Which files of service/ a Score of one JPEG passes, in order, in a real server on our own HTTP/2. Prints Markdown.
 
-    python -m benchmarks.walk --models build/line-digits/models
+    python -m benchmarks.walk --models build/demo-digits/models
 
 A step of the walk is the begin of a function of service/ to which the request is handed on: one of its arguments is or
 holds the request's bytes, its message, its rows, the tensors, the decisions or the answer. A step in another file than
@@ -64,7 +64,7 @@ class Options:
         models: a model repository with one model of images that scores.
     """
 
-    models: Path = Path("build/line-digits/models")
+    models: Path = Path("build/demo-digits/models")
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,7 @@ def test_no_figure_was_left_out() -> None:
 
 
 def test_figures_in_readme_are_those_that_were_measured() -> None:
-    figures = json.loads((ROOT / "docs/results/line-mnist.json").read_text())
+    figures = json.loads((ROOT / "docs/results/demo-mnist.json").read_text())
     for name in ("linear_probe", "knn_20", "pixels linear", "pixels knn_20", "random init linear", "PCA-16 knn_20"):
         assert f"{figures[name] * 100:.2f}" in README, name
     for name in ("shapes", "horizontal_flip", "noise"):
