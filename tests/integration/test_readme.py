@@ -108,5 +108,5 @@ def test_figures_of_the_monitor_are_those_that_were_simulated() -> None:
     assert f"{quiet['alarmed'] * 100:.1f} % ever raised" in README
     assert f"{quiet['naive_alarmed'] * 100:.1f} % would have" in README
     assert f"after {shifts[0]['median_delay_rows']:.0f} rows (median)" in README
-    assert f"after {shifts[2]['median_delay_rows']:.0f} if 20,000 usual" in README
+    assert f"after {shifts[2]['median_delay_rows']:.0f} if 20,000 in-distribution" in README
     assert f"costs {figures['microseconds']['1']:.0f} us" in README
