@@ -30,8 +30,8 @@ def test_the_record_has_a_row_for_each_embedding(
     assert all(f"{row['auroc']['noise']:.4f}" in printed for row in rows)
 
 
-def test_the_readme_holds_what_is_recorded() -> None:
+def test_the_page_of_results_holds_what_is_recorded() -> None:
     """Made with `python -m benchmarks.results.density --table`."""
-    readme = (Path(density.__file__).parents[2] / "README.md").read_text()
+    page = (Path(density.__file__).parents[2] / "docs" / "results.md").read_text()
     for line in density.over_seeds(records.read(density.Figures, density.RESULTS)):
-        assert line in readme, line
+        assert line in page, line
