@@ -231,7 +231,7 @@ def test_a_bundle_that_was_interrupted_half_way_is_made_again(tmp_path: Path, mo
             raise KeyboardInterrupt
         (folder / bundle.MANIFEST).touch()
 
-    module = SimpleNamespace(eval=lambda: module, cpu=lambda: module)
+    module = SimpleNamespace(eval=lambda: module, cpu=lambda: module, encode=lambda rows: rows)
     monkeypatch.setattr(preparing.Run, "build", lambda run: module)
     monkeypatch.setattr(preparing, "train", lambda *_: None)
     monkeypatch.setattr(preparing, "write_trained", write)
