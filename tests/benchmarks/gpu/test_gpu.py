@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from benchmarks.gpu import __main__ as command
@@ -231,8 +232,10 @@ def test_a_bundle_that_was_interrupted_half_way_is_made_again(tmp_path: Path, mo
             raise KeyboardInterrupt
         (folder / bundle.MANIFEST).touch()
 
-    module = SimpleNamespace(eval=lambda: module, cpu=lambda: module)
-    monkeypatch.setattr(preparing.Run, "build", lambda run: module)
+    class Encoding(torch.nn.Module):
+        encode = torch.nn.Module.forward
+
+    monkeypatch.setattr(preparing.Run, "build", lambda run: Encoding())
     monkeypatch.setattr(preparing, "train", lambda *_: None)
     monkeypatch.setattr(preparing, "write_trained", write)
     with pytest.raises(KeyboardInterrupt):

@@ -19,7 +19,7 @@ def run(overhead: float, per_row: float, hurried: list[Hurried]) -> Served:
 
 HURRIED = st.builds(
     Hurried,
-    gives=st.floats(0.01, 4.0),
+    timeout=st.floats(0.01, 4.0),
     num_rows=st.integers(1, WHOLE // 4),
     priority=st.sampled_from([-(2**70), -1, 0, 1, 2**70]),
     pause=st.sampled_from([0.0, 0.25, 0.6, 3.0]),
