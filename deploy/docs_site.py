@@ -49,7 +49,7 @@ def on_files(files: Any, config: Any) -> Any:
     return files
 
 
-def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Leads links that leave docs/ to where the site has what they mean."""
     here, origin = PurePosixPath(page.file.src_uri), origin_of(page.file.src_uri)
     parts = _parts(markdown)

@@ -3,8 +3,8 @@
     python -m benchmarks.results.bands            a second; prints the tables of docs/guides/alpha.md
 
 With one calibration set of n rows the share of in-distribution rows that is flagged at alpha is a draw of
-Beta(k, n + 1 - k), k = floor(alpha (n + 1)): see `latentserve/conformal.py`. Exact, nothing is simulated; only the levels
-of the conditional guarantee depend on its adjustment (Simes, delta 0.1, as exported).
+Beta(k, n + 1 - k), k = floor(alpha (n + 1)): see `latentserve/conformal.py`. Exact, nothing is simulated; only the
+levels of the conditional guarantee depend on its adjustment (Simes, delta 0.1, as exported).
 """
 
 from __future__ import annotations

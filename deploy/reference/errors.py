@@ -5,9 +5,10 @@ from __future__ import annotations
 from deploy.reference.markdown import code, doc_of, head, table
 from latentserve.errors import LatentserveError
 
-TEXT = """Every error that latentserve raises on purpose is a `LatentserveError` (`latentserve.errors`): the service raises it,
-the transport turns it into a gRPC status, the client turns the status back. A message names the field, what was got and what
-was expected. Sentences that users meet most, and what to do: [When something goes wrong](../guides/wrong.md)."""
+TEXT = """Every error that latentserve raises on purpose is a `LatentserveError` (`latentserve.errors`): the service
+raises it, the transport turns it into a gRPC status, the client turns the status back. A message names the field, what
+was got and what was expected. Sentences that users meet most, and what to do: [When something goes
+wrong](../guides/wrong.md)."""
 
 
 def page() -> str:

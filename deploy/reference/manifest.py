@@ -9,7 +9,8 @@ from deploy.reference.markdown import code, doc_of, head, table, type_name
 from latentserve import bundle, inputs
 
 TEXT = f"""`bundle.json` of every bundle, schema version {bundle.SCHEMA_VERSION}. What a bundle is, file by file:
-[Bundle](../concepts/bundle.md). A service reads the schemas up to its own, and rejects a bundle with an unknown field."""
+[Bundle](../concepts/bundle.md). A service reads the schemas up to its own, and rejects a bundle with an unknown
+field."""
 KINDS = (
     *(bundle.Manifest, inputs.ImageInput, inputs.AudioInput, inputs.TensorSpec, bundle.Graph, bundle.Detector),
     *(bundle.Parity, bundle.Evaluation, bundle.Provenance),

@@ -9,8 +9,8 @@ from deploy.reference.markdown import code, doc_of, head, table, type_name
 from latentserve.calls import Analysis, Scores
 from latentserve.client import AsyncClient, Client
 
-TEXT = """`from latentserve import Client, AsyncClient, Scores`. How to use it: [Client](../guides/client.md). What it raises:
-[Errors](errors.md)."""
+TEXT = """`from latentserve import Client, AsyncClient, Scores`. How to use it: [Client](../guides/client.md).
+What it raises: [Errors](errors.md)."""
 
 
 def page() -> str:
