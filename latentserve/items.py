@@ -242,7 +242,9 @@ def _as_rows(array: NDArray[Any], place: str, first: int | None = 0) -> NDArray[
     if not fits.all():
         where = np.unravel_index(int(np.argmin(fits)), array.shape)
         at = place if first is None else f"{place}[{where[0]}]"
-        raise InvalidInput.at(at, got=f"{array.dtype} {array[where]:g}", expected=expected)
+        small = wanted == np.uint8 and array.min() >= 0 and array.max() <= 1
+        meant = ": multiply by 255 and round" if small else ""
+        raise InvalidInput.at(at, got=f"{array.dtype} {array[where]:g}", expected=expected + meant)
     if array.dtype.kind == "f" and wanted == np.uint8 and array.max() == 1:
         raise InvalidInput.at(place, got=f"{array.dtype} 0 to 1", expected=f"{expected}: multiply by 255")
     return array.astype(wanted)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ipaddress
 import json
 import os
+import re
+import urllib.parse
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +21,10 @@ MODEL_HEADER = "x-latentserve-model"
 """Header with the model's name, by which a proxy chooses a replica that serves it."""
 TOKEN = "LATENTSERVE_TOKEN"
 """Environment variable with the bearer token of clients that have no `token` argument."""
+_UNREACHED = re.compile(
+    r"last error: \w+: ipv[46]:(?P<address>\S+): (?P<why>Failed to connect to remote host: .*|Failed parsing HTTP/2.*)"
+)
+"""Of gRPC's message, the address that was tried last and what came of it."""
 _LOCAL = ("unix:", "unix-abstract:", "vsock:")
 Metadata = tuple[tuple[str, str], ...]
 _SERVICE_CONFIG = {
@@ -108,4 +114,16 @@ def error_of(error: grpc.RpcError) -> LatentserveError:
     call: Any = error
     code = call.code()
     metadata = dict(call.trailing_metadata() or ())
-    return from_code(code.value[0], call.details() or code.name, int(metadata.get("retry-after-ms", 0)) / 1000)
+    told = _in_words(call.details() or code.name)
+    return from_code(code.value[0], told, int(metadata.get("retry-after-ms", 0)) / 1000)
+
+
+def _in_words(details: str) -> str:
+    """What gRPC says of a server that it cannot reach, in a sentence that names the address."""
+    found = _UNREACHED.search(details)
+    if found is None:
+        return details
+    address, why = urllib.parse.unquote(found["address"]), found["why"]
+    if "HTTP/2" in why:
+        return f"{address} does not speak gRPC in plaintext (is it the port of the metrics, or does it want TLS?)"
+    return f"nobody listens at {address} ({why.removeprefix('Failed to connect to remote host: ')})"

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import difflib
 import logging
 import sys
 from collections.abc import Callable
@@ -42,6 +43,7 @@ def main(arguments: list[str]) -> int:
 
         return tokens.main(arguments[1:])
     try:
+        _check_options(arguments)
         config = load_config(arguments)
         logging.basicConfig(level=config.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
         logging.getLogger("hpack").setLevel(logging.INFO)  # at debug it logs every header, tokens too
@@ -64,6 +66,17 @@ def main(arguments: list[str]) -> int:
         print(f"error: {_in_words(error)}", file=sys.stderr)
         return 1
     return 0
+
+
+def _check_options(arguments: list[str]) -> None:
+    """Raises ConfigError for an option that there is not, with the nearest that there is."""
+    known = ["--help", *("--" + name.replace("_", "-") for name in Config.model_fields)]
+    for one in arguments:
+        name = one.partition("=")[0]
+        if name.startswith("--") and name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            meant = f"; did you mean {near[0]}?" if near else ""
+            raise ConfigError(f"options: got {name}, which is none{meant} (--help lists all)")
 
 
 def _in_words(error: Exception) -> str:

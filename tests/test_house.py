@@ -18,7 +18,10 @@ ALLOWED_IMPORTS = {
     "service": {"service", "latentserve"},
     "training": {"training", "latentserve.audio", "latentserve.cpus", "latentserve.images", "latentserve.records"},
     "export": {"export", "training", "latentserve"},
-    "deploy": {"deploy", "service.observing.metric", "service.observing.metric_table"},
+    "deploy": {
+        *("deploy", "service.observing.metric", "service.observing.metric_table"),
+        *("service.config", "latentserve"),  # what the reference pages are made from
+    },
 }
 ALLOWED_ROOMS = {
     "__main__": {"server", "config", "transport", "api", "engine"},

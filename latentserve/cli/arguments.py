@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+import sys
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NoReturn, get_args
 
 from latentserve.calls import Decision, Guarantee, Priority
 from latentserve.cli.sinks import FORMATS
@@ -14,9 +16,23 @@ from latentserve.errors import InvalidInput
 TARGET = "localhost:50051"
 
 
+class Parser(argparse.ArgumentParser):
+    """One that says what is wrong in a sentence, and names the option that was meant."""
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the command with status 2."""
+        unknown = message.removeprefix("unrecognized arguments: ")
+        if unknown != message:
+            known = [name for action in self._actions for name in action.option_strings]
+            near = difflib.get_close_matches(unknown.split()[0].partition("=")[0], known, 1)
+            message = f"options: got {unknown}, which is none{f'; did you mean {near[0]}?' if near else ''}"
+        print(f"error: {message} ({self.prog} --help lists all)", file=sys.stderr)
+        sys.exit(2)
+
+
 def parser(command: str, about: str) -> argparse.ArgumentParser:
     """One that knows the server."""
-    made = argparse.ArgumentParser(f"latentserve {command}", description=about, allow_abbrev=False)
+    made = Parser(f"latentserve {command}", description=about, allow_abbrev=False)
     server = made.add_argument_group("server")
     server.add_argument("--target", default=TARGET, metavar="HOST:PORT", help=f"of gRPC (default: {TARGET})")
     server.add_argument("--timeout", type=float, default=30.0, metavar="SECONDS", help="of each request (default: 30)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import importlib
 import sys
 from collections.abc import Callable
@@ -94,7 +95,8 @@ def _told(run: Callable[[list[str]], int], arguments: list[str]) -> int:
     try:
         return run(arguments)
     except Unavailable as error:
-        print(f"error: no answer: {error}; is `latentserve serve` running there?", file=sys.stderr)
+        advice = "is `latentserve serve` running there? --target HOST:PORT names another server"
+        print(f"error: no answer: {error}; {advice}", file=sys.stderr)
     except LatentserveError as error:
         print(f"error: {error}", file=sys.stderr)
     except BrokenPipeError:
@@ -103,7 +105,8 @@ def _told(run: Callable[[list[str]], int], arguments: list[str]) -> int:
         print("\nstopped", file=sys.stderr)
         return 130
     except OSError as error:
-        print(f"error: {error.filename or 'the system'}: {error.strerror or error}", file=sys.stderr)
+        advice = "; make room and run it again" if error.errno == errno.ENOSPC else ""
+        print(f"error: {error.filename or 'output'}: {error.strerror or error}{advice}", file=sys.stderr)
     return 1
 
 

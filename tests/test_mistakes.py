@@ -1,0 +1,207 @@
+"""docs/guides/wrong.md: each usual mistake is made, and what the user sees is what the page says."""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from numpy.typing import NDArray
+
+from benchmarks.processes.served import ServedProcess
+from latentserve.cli.main import main
+from training.running.run_folder import held
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "guides" / "wrong.md"
+BROKEN = b"hello"
+
+
+def sections() -> dict[str, str]:
+    """Of each mistake what the page says one sees."""
+    parts = re.split(r"^## ", PAGE.read_text(), flags=re.MULTILINE)[1:]
+    found = {part.splitlines()[0]: re.search(r"```text\n(.*?)\n```", part, re.DOTALL) for part in parts}
+    return {name: block[1] for name, block in found.items() if block}
+
+
+class Scene:
+    """A user in a folder with some files, beside a server.
+
+    Args:
+        server: of digits; ports are told as the usual ones.
+        capsys: of the test.
+    """
+
+    def __init__(self, server: ServedProcess, capsys: pytest.CaptureFixture[str]) -> None:
+        self.target = server.target
+        self.metrics = server.metrics_url.split("/")[2]
+        self._capsys = capsys
+
+    def told(self, *arguments: str, target: str = "", status: int = 1) -> str:
+        """What a command of the client says, its first line."""
+        assert main([*arguments, "--target", target or self.target]) == status
+        return self.first(*self._capsys.readouterr())
+
+    def said(self, *arguments: str, status: int = 1) -> str:
+        """What another command says last."""
+        assert main(list(arguments)) == status
+        return self._capsys.readouterr().err.strip().splitlines()[-1]
+
+    def err(self) -> str:
+        """What stands on standard error."""
+        return self._capsys.readouterr().err.strip()
+
+    @staticmethod
+    def first(out: str, err: str) -> str:
+        """Of the item if it is its fault, else of all."""
+        return (out or err).strip().splitlines()[0]
+
+
+def no_server(scene: Scene) -> str:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    said = scene.told("score", "digit.png", "--timeout", "2", target=f"127.0.0.1:{port}")
+    return said.replace(f":{port}", ":50051")
+
+
+def wrong_port(scene: Scene) -> str:
+    return scene.told("score", "digit.png", target=scene.metrics).replace(scene.metrics, "127.0.0.1:9464")
+
+
+def missing_extra(_: Scene) -> str:
+    code = "import sys; sys.modules['torch'] = None; from latentserve.cli.main import main; sys.exit(main(['train']))"
+    return python("-c", code, status=1)
+
+
+def at_work(scene: Scene) -> str:
+    folder = Path("runs/digits")
+    folder.mkdir(parents=True)
+    with held(folder):
+        return scene.said("train", "vae", "--data", "digits", "--run", str(folder), "--smoke")
+
+
+def run_exists(scene: Scene) -> str:
+    folder = Path("runs/digits")
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text("{}")
+    return scene.said("train", "vae", "--data", "digits", "--run", str(folder), "--smoke")
+
+
+def ctrl_c(_: Scene) -> str:
+    command = [sys.executable, "-m", "latentserve", "train", "vae", "--epochs", "500", "--run", "runs/digits"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as training:
+        assert training.stderr is not None
+        assert training.stderr.readline().startswith("epoch 1/500")
+        training.send_signal(signal.SIGINT)
+        said = training.stderr.read().strip().splitlines()[-1]
+        assert training.wait(60) == 130
+    return said
+
+
+def full_disk(scene: Scene) -> str:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    given = [*("score", "digit.png", "--format", "csv", "--target"), scene.target]
+    with Path("/dev/full").open("w") as full:
+        return python("-m", "latentserve", *given, status=1, stdout=full)
+
+
+def unknown_option(scene: Scene) -> str:
+    with pytest.raises(SystemExit, match="2"):
+        main(["score", "digit.png", "--alph", "0.1"])
+    return scene.err()
+
+
+def port_taken(scene: Scene) -> str:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        Path("models").mkdir()
+        said = scene.said("serve", "--models", "models", "--port", port, "--metrics-port", "0")
+    return said.replace(port, "50051")
+
+
+def no_bundle(scene: Scene) -> str:
+    Path("models").mkdir()
+    return scene.said("serve", "--models", "models", "--port", "0", "--metrics-port", "0")
+
+
+def python(*arguments: str, status: int, stdout: Any = subprocess.PIPE) -> str:
+    done = subprocess.run([sys.executable, *arguments], stdout=stdout, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == status, done.stderr
+    return done.stderr.strip().splitlines()[-1]
+
+
+MISTAKES: dict[str, Callable[[Scene], str]] = {
+    "No server is running": no_server,
+    "Wrong port": wrong_port,
+    "Wrong model": lambda scene: scene.told("score", "digit.png", "--model", "photos"),
+    "Images as floats from 0 to 1": lambda scene: scene.told("score", "float.npy"),
+    "Wrong channels": lambda scene: scene.told("score", "colour.npy"),
+    "Wrong size": lambda scene: scene.told("score", "large.npy"),
+    "Alpha below the smallest p-value": lambda scene: scene.told("score", "digit.png", "--alpha", "0.001"),
+    "Empty folder": lambda scene: scene.told("score", "empty"),
+    "Too few images to train on": lambda scene: scene.said("train", "vae", "--data", "folder:empty"),
+    "An extra is not installed": missing_extra,
+    "A run is there already": run_exists,
+    "Two trainings in one run folder": at_work,
+    "Ctrl-C": ctrl_c,
+    "The disk is full": full_disk,
+    "Unknown option": unknown_option,
+    "Unknown command": lambda scene: scene.said("scor", "digit.png", status=2),
+    "A file that cannot be read": lambda scene: scene.told("score", "broken.jpg"),
+    "A path that is not there": lambda scene: scene.told("score", "digts.png"),
+    "The port is taken": port_taken,
+    "No bundle to serve": no_bundle,
+}
+OF_SOUND = "Wrong sample rate"
+
+
+@pytest.fixture(scope="module")
+def digits_server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedProcess]:
+    with ServedProcess(repository, tmp_path_factory.mktemp("server") / "log") as process:
+        yield process
+
+
+@pytest.fixture(autouse=True)
+def _files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, digits: NDArray[np.uint8], encode: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    Path("digit.png").write_bytes(encode(digits[0]))
+    Path("broken.jpg").write_bytes(BROKEN)
+    Path("empty").mkdir()
+    np.save("float.npy", np.full((2, 8, 8, 1), 0.5, np.float32))
+    np.save("colour.npy", np.zeros((2, 8, 8, 3), np.uint8))
+    np.save("large.npy", np.zeros((2, 28, 28, 1), np.uint8))
+    soundfile.write("clip.wav", np.zeros(8000, np.int16), 16000)
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_what_a_user_sees_is_what_the_page_says(
+    name: str, digits_server: ServedProcess, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert MISTAKES[name](Scene(digits_server, capsys)) == sections()[name]
+
+
+@pytest.mark.slow
+def test_a_clip_of_another_rate(tones: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from export.exporter import export_run
+    from training.__main__ import Options, run_training
+    from training.methods.cpc_audio import CpcAudioConfig
+    from training.schedule import LoopConfig
+
+    options = Options(f"audio:{tones}", num_samples=4000, run=tmp_path / "run", loop=LoopConfig(1, 2))
+    export_run(run_training("cpc_audio", CpcAudioConfig(num_filters=8, width=16, num_steps=3), options), Path("models"))
+    with ServedProcess(Path("models"), tmp_path / "log") as server:
+        assert Scene(server, capsys).told("embed", "clip.wav") == sections()[OF_SOUND]
+
+
+def test_the_page_has_no_other_mistakes() -> None:
+    assert list(sections()) == [*MISTAKES, OF_SOUND]
