@@ -1,4 +1,4 @@
-"""The bundle's report.html, for the person who decides whether to use the model: what matters first, the rest folded."""
+"""The bundle's report.html, for the person who decides whether to use the model: what matters comes first."""
 
 from export.report.page import bundle_report
 

@@ -1,4 +1,4 @@
-"""What the model confuses: classes whose neighbours are of another class; without classes, neighbours as pictures.
+"""What the model confuses: classes whose neighbours are of another class.
 
 Shape legend: N rows, K classes.
 """
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from export.figures import Measured
 from export.report.pictures import picture, strip
-from export.report.words import count, item, percent
+from export.report.words import count, item, percent, plural
 from latentserve.bundle import Manifest
 from training.data import Data
 from training.evaluation.page import Html, Section, element, scrolled, table
@@ -24,8 +24,8 @@ MOST_ROWS = 2000
 NUM_PAIRS = 6
 NUM_QUERIES, NUM_NEIGHBOURS = 6, 5
 TITLE = "What it confuses"
-SHORT = 3
-"""Letters of a name that fit on top of a narrow column; longer ones are turned."""
+SHORT, LONG = 3, 18
+"""Letters of a name that fit on top of a narrow column; longer ones are turned, and cut at the other number."""
 
 
 def confusion(manifest: Manifest, data: Data, measured: Measured) -> Section:
@@ -37,10 +37,10 @@ def confusion(manifest: Manifest, data: Data, measured: Measured) -> Section:
     shown = "" if num == len(data.test) else f" (the first of {len(data.test):,})"
     note = (
         f"Each of {count(num, item(manifest))} held out{shown} gets the class that its 20 nearest training rows vote"
-        f" for, by their embeddings: {percent(right / num)} are right. Labels are used for this table and other figures,"
-        " never in training."
+        f" for, by their embeddings: {percent(right / num)} are right. Labels are used for figures such as these, never"
+        " in training."
     )
-    pairs = table(("class", "taken for", "rows", "of its rows"), _pairs(counts_KK, data), "what is confused most")
+    pairs = table(("class", "taken for", "how often"), _pairs(counts_KK, data), "what is confused most")
     body = [pairs if right < num else element("p", "None was wrong.")]
     if len(counts_KK) <= MOST_CLASSES:
         caption = "Lines: the class of a row; columns: the class that was voted for; a darker cell is a larger share."
@@ -78,19 +78,14 @@ def _pairs(counts_KK: NDArray[np.int64], data: Data) -> list[tuple[str, ...]]:
     places = np.argsort(-wrong_KK, axis=None, kind="stable")[:NUM_PAIRS]
     found = [divmod(int(place), len(names)) for place in places]
     return [
-        (
-            names[true],
-            names[voted],
-            f"{wrong_KK[true, voted]} of {totals_K[true]}",
-            percent(wrong_KK[true, voted] / totals_K[true]),
-        )
+        (names[true], names[voted], f"{num} of {totals_K[true]} ({percent(num / totals_K[true])})")
         for true, voted in found
-        if wrong_KK[true, voted]
+        if (num := int(wrong_KK[true, voted]))
     ]
 
 
 def _table(counts_KK: NDArray[np.int64], data: Data) -> Html:
-    names = _names(data)
+    names = [_short(name) for name in _names(data)]
     turned = {"class_": "turned"} if max(map(len, names)) > SHORT else {}
     head = element(
         "tr", element("td", ""), *(element("th", element("span", name, **turned), scope="col") for name in names)
@@ -103,7 +98,7 @@ def _table(counts_KK: NDArray[np.int64], data: Data) -> Html:
                 "td",
                 f"{num}" if num else "",
                 class_="hit" if voted == true else "miss",
-                style=f"--share: {num / total:.0%}",
+                style=f"--share: {num / total:.2f}",
             )
             for voted, num in enumerate(counts_KK[true].tolist())
         ]
@@ -112,10 +107,13 @@ def _table(counts_KK: NDArray[np.int64], data: Data) -> Html:
     return scrolled(whole, "confusion table")
 
 
+def _short(name: str) -> str:
+    return name if len(name) <= LONG else f"{name[: LONG - 1]}…"
+
+
 def _pictures(manifest: Manifest, data: Data, measured: Measured) -> Section:
-    one = item(manifest)
     note = (
-        f"The {count(2, one)[2:]} have no labels, so nothing can be counted. Look: on the left is one that was held out,"
+        f"The {plural(item(manifest))} have no labels, so nothing can be counted. Look: on the left is one that was held out,"
         f" beside it are the {NUM_NEIGHBOURS} trained on whose embeddings are nearest. What lies near it, it takes to"
         " be alike."
     )

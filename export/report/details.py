@@ -66,8 +66,8 @@ def _report(data: Data, measured: Measured) -> list[Section]:
     corruption = "The linear probe was fitted on embeddings of clean images and is evaluated on corrupted test images."
     law = (
         "A change g of the image should change the embedding f predictably (left) or not at all (right). 1 is all of"
-        " it, 0 no better than the mean embedding, and below 0 worse than it: with few rows for many dimensions a linear"
-        " map fits training rows and no others, so that figures far below 0 say little about the model."
+        " it, 0 no better than the mean embedding, and below 0 worse than that: with few rows for many dimensions a"
+        " linear map fits training rows and no others, so that figures far below 0 say little about the model."
     )
     sections = (
         Section("Labels curve", curve, figure=plot_labels_curve(measured.metrics, where)),

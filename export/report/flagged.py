@@ -65,6 +65,7 @@ def _tile(row: int, what: str, data: Data, measured: Measured, alpha: float) -> 
     if "reconstruction" in measured.test:
         shown.append(picture(measured.test["reconstruction"][row], f"reconstruction of test row {row}"))
     said = element("b", p_value(p), class_="flagged" if is_flagged else "passed")
-    label = "" if test.labels_N is None else f"class {test.name_of(int(test.labels_N[row]))}"
     name = "" if test.names_N is None else str(test.names_N[row])
-    return tile(shown, said, label, name)
+    label = "" if test.labels_N is None else test.name_of(int(test.labels_N[row]))
+    is_said = not label or name.startswith(f"{label}/")  # a folder's name is that of the class
+    return tile(shown, said, "" if is_said else f"class {label}", name)

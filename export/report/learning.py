@@ -18,7 +18,7 @@ from latentserve.inputs import INPUT
 from training.data import ImageShape
 from training.data.rows import Values
 from training.evaluation.baselines import Encode
-from training.evaluation.page import Section
+from training.evaluation.page import Section, chart, table
 from training.evaluation.plots import plot_loss
 from training.evaluation.probes import nearest_rows
 from training.evaluation.report import METHOD, Metric, has_classes, some_rows
@@ -47,7 +47,7 @@ def learning(training: Training, measured: Measured, runner: GraphRunner, encode
     """The curve, and what can be said with labels or without."""
     trained, data = training.trained, training.data
     losses = [row["loss"] for row in trained.history if "loss" in row]
-    curve = (
+    note = (
         f"The loss of each epoch: {losses[0]:.4g} after the first, {losses[-1]:.4g} after the last." if losses else ""
     )
     if has_classes(data):
@@ -60,7 +60,8 @@ def learning(training: Training, measured: Measured, runner: GraphRunner, encode
             " training's own task is solved better, not that the embedding suits yours."
         )
         headings, rows = (), ()
-    return Section(TITLE, curve, headings, rows, plot_loss(trained.history), (said,))
+    beside = [table(headings, rows, TITLE)] if rows else []
+    return Section(TITLE, note, body=(chart(plot_loss(trained.history), "the loss of each epoch"), said, *beside))
 
 
 def _with_labels(metrics: Sequence[Metric], num_test: int) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...], str]:
@@ -75,9 +76,10 @@ def _with_labels(metrics: Sequence[Metric], num_test: int) -> tuple[tuple[str, .
     said = "Classes that can be read from the embedding, in percent of held-out rows."
     if own is not None and before is not None:
         chance = 1.96 * sqrt((own * (1 - own) + before * (1 - before)) / num_test)
+        side = "above" if own >= before else "below"
         said += (
-            f" By the linear probe training added {100 * (own - before):+.1f} points to what the same network finds"
-            f" with random weights; with {num_test:,} rows up to about {100 * chance:.1f} points can be chance."
+            f" By the linear probe the trained network is {100 * abs(own - before):.1f} points {side} the same network"
+            f" with random weights; with {num_test:,} rows about {100 * chance:.1f} points can be chance."
         )
     return ("in percent", *(BESIDE[name] for name in columns)), rows, said
 
@@ -88,7 +90,7 @@ def _without_labels(
     rows = some_rows(training.data.test, NUM_RECOGNISED).values
     encoder = runner.sessions[encoder_file]
 
-    def own(values: Values) -> np.ndarray:  # type: ignore[type-arg]
+    def own(values: Values) -> np.ndarray:
         return np.asarray(encoder.run(["embedding"], {INPUT: values})[0])
 
     both = [recognised(encode, rows) for encode in (own, torch_encoder(untrained(training.run)))]

@@ -1,4 +1,4 @@
-"""The order of the page: what it is, is it trained, what it flags, what it confuses, how fast it is, everything else."""
+"""The order of the page: what it is, is it trained, what it flags and confuses, how fast it is, everything else."""
 
 from __future__ import annotations
 

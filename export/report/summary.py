@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from export.draft import Training
-from export.report.alarms import Alarms
-from export.report.words import between, count, item, percent
+from export.report.alarms import CONFIDENCE, Alarms
+from export.report.words import NO_BREAK, between, count, item, percent, plural
 from latentserve.bundle import Manifest
 from latentserve.inputs import ImageInput
 from training.data.units import count as count_units
@@ -23,7 +23,7 @@ def summary(manifest: Manifest, training: Training, alarms: Alarms | None) -> Se
     """The first thing on the page."""
     one = item(manifest)
     body = [_what(manifest, training, one), *_alarms(alarms, one, len(training.data.calibration))]
-    return Section("In short", body=(*body, _facts(manifest, training, alarms)))
+    return Section("In short", body=(body[0], _facts(manifest, training, alarms), *body[1:]))
 
 
 def _what(manifest: Manifest, training: Training, one: str) -> str:
@@ -37,7 +37,7 @@ def _what(manifest: Manifest, training: Training, one: str) -> str:
     trained = training.trained
     rows = count(len(training.data.train), one)
     return (
-        f"This model {', '.join(does[:-1])}{' and ' if len(does) > 1 else ''}{does[-1]}."
+        f"This model {', '.join(does[:-1])}{', and ' if len(does) > 1 else ''}{does[-1]}."
         f" It was trained on {rows} of {manifest.provenance.data}, without labels,"
         f" for {count(trained.epochs, 'epoch')} in {trained.seconds:,.0f} s."
         f" {LEARNS.get(training.run.method, f'The method is {training.run.method}.')}"
@@ -48,7 +48,7 @@ def _input(manifest: Manifest) -> str:
     given = manifest.input
     if isinstance(given, ImageInput):
         colour = "a grey" if given.channels == 1 else "a colour"
-        return f"{colour} image of {given.width} × {given.height} pixels"
+        return f"{colour} image of {given.width} by {given.height} pixels"
     seconds = given.num_samples / given.sample_rate_hz
     return f"a clip of sound ({seconds:.3g} s at {given.sample_rate_hz:,} Hz)"
 
@@ -59,19 +59,18 @@ def _alarms(alarms: Alarms | None, one: str, num_calibration: int) -> list[str]:
             f"It gives no p-values: {count(num_calibration, one)} for calibration are too few."
             " It flags nothing; its embeddings can be used."
         ]
-    rows = count(alarms.num_calibration, one)
-    within = alarms.expected[0] <= alarms.share <= alarms.expected[1]
+    rows, many = count(alarms.num_calibration, one), plural(one)
+    inside = alarms.expected[0] <= alarms.share <= alarms.expected[1]
     return [
-        f"At alpha {percent(alarms.alpha)} about {percent(alarms.alpha)} of in-distribution {count(2, one)[2:]} are"
-        " flagged: false alarms. That is an average over calibration sets. This model is calibrated on"
-        f" {rows} that it was not trained on; with so many the share of false alarms lies {between(alarms.band)} (in"
-        f" 95{chr(160)}% of calibration sets).",
-        f"Measured: of {count(alarms.num_test, one)} held out for this test, {alarms.num_flagged:,} are flagged,"
-        f" {percent(alarms.share)}. {'Between' if within else 'That is outside what chance explains: between'}"
-        f" {percent(alarms.expected[0])} and {percent(alarms.expected[1])} were to be expected of so few"
-        f" (95{chr(160)}%).",
-        f"This holds for {count(2, one)[2:]} like those that it was trained and calibrated on. It says nothing of how"
-        " many unlike ones are found.",
+        f"False alarms to expect: at alpha {percent(alarms.alpha)} about {percent(alarms.alpha)} of in-distribution"
+        f" {many} are flagged, as an average over calibration sets. This model has one such set, {rows} that it was not"
+        f" trained on; with so many, the share flagged lies {between(alarms.band)} (in {percent(CONFIDENCE)} of"
+        " calibration sets).",
+        f"Measured: {alarms.num_flagged:,} of {count(alarms.num_test, one)} held out for this test are flagged,"
+        f" {percent(alarms.share)}. That is {'within' if inside else 'outside'} what chance allows for so many:"
+        f" {between(alarms.expected)} (in {percent(CONFIDENCE)} of calibration and test sets).",
+        f"This holds for {many} like those of training and calibration. How many unlike ones are found is another"
+        " question, which only unlike ones of your own can answer.",
     ]
 
 
@@ -83,11 +82,11 @@ def _facts(manifest: Manifest, training: Training, alarms: Alarms | None) -> Htm
     if num_different < len(training.data.train):
         facts.append(("of them in different groups, or not equal", f"{num_different:,}"))
     if alarms is not None:
-        low, high = (percent(edge).replace(f"{chr(160)}%", "") for edge in alarms.band)
+        low, high = map(percent, alarms.band)
         facts += [
             ("calibrated on", count(alarms.num_calibration, one)),
-            (f"false alarms to expect at alpha {percent(alarms.alpha)}", f"{low} to {high}{chr(160)}%"),
-            ("false alarms measured", f"{percent(alarms.share)} of {alarms.num_test:,}"),
+            (f"false alarms to expect at alpha {percent(alarms.alpha)}", f"{low} to {high}".replace(" ", NO_BREAK)),
+            ("false alarms measured", f"{alarms.num_flagged:,} of {alarms.num_test:,}, {percent(alarms.share)}"),
         ]
     facts.append(("embedding", f"{dim:,} numbers"))
     return element("dl", *(element("div", element("dt", name), element("dd", value)) for name, value in facts))

@@ -21,10 +21,14 @@ def between(edges: tuple[float, float]) -> str:
 
 
 def count(num: int, one: str) -> str:
-    """So many of something, with its plural; a clip of sound has several clips."""
-    head, _, rest = one.partition(" of ")
-    plural = f"{head}{'' if num == 1 else 's'}" + (f" of {rest}" if rest else "")
-    return f"{num:,} {plural}"
+    """So many of something."""
+    return f"{num:,} {one if num == 1 else plural(one)}"
+
+
+def plural(one: str) -> str:
+    """Of a noun: a clip of sound, clips of sound."""
+    head, of, rest = one.partition(" of ")
+    return f"{head}s{of}{rest}"
 
 
 def p_value(p: float) -> str:

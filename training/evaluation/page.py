@@ -1,7 +1,7 @@
 """A page for people: one HTML file that needs no network, for a phone, a desk, the dark and paper.
 
-Every piece is made by `element`, which escapes what is not `Html` already: names of files and classes may hold anything.
-The page may load nothing (Content-Security-Policy), so what slipped through could not act either.
+Every piece is made by `element`, which escapes what is not `Html` already: names of files and classes may hold
+anything. The page may load nothing (Content-Security-Policy), so what slipped through could not act either.
 """
 
 from __future__ import annotations
@@ -78,7 +78,13 @@ def render_report(title: str, sections: Iterable[Section], folded: Sequence[Sect
 
 
 def element(tag: str, *content: str, **attributes: str) -> Html:
-    """An element; text and attributes are escaped, `Html` is not. `class_` is the attribute class, `aria_label` aria-label."""
+    """An element. Text and attributes are escaped, `Html` is not.
+
+    Args:
+        tag: name of the element.
+        content: text and `Html`.
+        attributes: `class_` is written class, `aria_label` aria-label.
+    """
     inside = "".join(part if isinstance(part, Html) else html.escape(part) for part in content)
     given = (f' {name.rstrip("_").replace("_", "-")}="{html.escape(text)}"' for name, text in attributes.items())
     return Html(f"<{tag}{''.join(given)}>{inside}</{tag}>")
