@@ -113,9 +113,9 @@ def _short(name: str) -> str:
 
 def _pictures(manifest: Manifest, data: Data, measured: Measured) -> Section:
     note = (
-        f"The {plural(item(manifest))} have no labels, so nothing can be counted. Look: on the left is one that was held out,"
-        f" beside it are the {NUM_NEIGHBOURS} trained on whose embeddings are nearest. What lies near it, it takes to"
-        " be alike."
+        f"The {plural(item(manifest))} have no labels, so nothing can be counted. Look: on the left is one that was"
+        f" held out, beside it are the {NUM_NEIGHBOURS} trained on whose embeddings are nearest. The model takes them"
+        " to be alike; are they?"
     )
     return Section(TITLE, note, body=neighbours(data, measured))
 

@@ -18,7 +18,8 @@ h1, h2, h3, p, td, th, dd, figcaption { overflow-wrap: anywhere }
 p { margin: .6rem 0; max-width: 44rem } p.note { color: var(--soft) }
 table { border-collapse: collapse; font-size: .92rem }
 td, th { padding: .3rem 1rem .3rem 0; text-align: left; vertical-align: top; overflow-wrap: break-word }
-thead th { font-weight: 600; color: var(--soft); vertical-align: bottom } tbody th { font-weight: 400; min-width: 9.5rem }
+thead th { font-weight: 600; color: var(--soft); vertical-align: bottom }
+tbody th { font-weight: 400; min-width: 9.5rem }
 tr { border-bottom: 1px solid var(--line) }
 .figure { font-variant-numeric: tabular-nums; text-align: right; white-space: nowrap }
 .scroll { overflow-x: auto; margin: .8rem 0 }
@@ -41,7 +42,7 @@ audio { width: 100%; height: 2.2rem; margin-top: .3rem }
 .strip { display: grid; gap: 3px; margin: .3rem 0 .9rem; align-items: center }
 .strip .query { border-right: 3px solid var(--accent); padding-right: 3px }
 .confusion td { text-align: center; padding: .3rem .5rem; min-width: 2.3rem; white-space: nowrap }
-.confusion td { 
+.confusion td {
   background: color-mix(in srgb, var(--tint, transparent) calc(var(--share, 0) * 45%), transparent) }
 .confusion th { padding: .3rem .6rem .3rem 0; min-width: 0; white-space: nowrap }
 .confusion thead th { text-align: center; padding: .3rem .4rem }
