@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from export.bundle_report import bundle_report
 from export.calibration import Promise, calibrate, can_score
 from export.detectors import Scorer
 from export.detectors.detector import Arrays
@@ -39,6 +38,7 @@ from export.onnx_evaluation import exported_report
 from export.parity import check_parity, trained_tensors
 from export.provenance import from_training, input_of, provenance
 from export.quantise import quantise
+from export.report import bundle_report
 from export.versions import next_version
 from latentserve import bundle, records
 from latentserve.bundle import Manifest, Parity, Precision
@@ -211,7 +211,7 @@ def _with_report(
     records.write(report, folder / EVALUATION)
     measured = measure(runner, data, train, test, report.metrics, calibration, draft.choices.promise.alpha)
     manifest = replace(manifest, evaluations=measured.evaluations + manifest.evaluations)
-    page = bundle_report(manifest, draft.training.trained, data, measured, runner)
+    page = bundle_report(manifest, draft.training, measured, runner, folder)
     (folder / bundle.REPORT).write_text(records.printable(page), encoding="utf-8")
     return manifest
 

@@ -20,7 +20,7 @@ from latentserve import records
 from latentserve.audio import SUFFIXES, AudioError, decode_audio, sample_rate_of
 from training.data.decoding import LARGEST_SET_BYTES
 from training.data.files import files_in
-from training.data.folder import folder_labels
+from training.data.folder import folder_labels, with_names
 from training.data.grouping import GroupBy
 from training.data.rows import Data, DataError, Rows, three_splits
 
@@ -70,7 +70,8 @@ def read(
     if len(kept) < at_least:
         raise DataError(f"audio: got {len(kept)} readable clips under {folder}, expected at least {at_least}")
     units_N = group_by.of_files(kept) if group_by else None
-    return Rows(rows, folder_labels([file.relative_to(folder) for file in kept]), units_N=units_N), rate
+    named = [file.relative_to(folder) for file in kept]
+    return with_names(Rows(rows, folder_labels(named), units_N=units_N), named), rate
 
 
 def _decode_all(

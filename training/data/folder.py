@@ -6,6 +6,7 @@ A file that cannot be decoded is skipped, counted and named (`training.data.deco
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -43,9 +44,16 @@ def read(path: str, image_size: int, group_by: GroupBy | None = None, at_least: 
     units_N = group_by.of_files(files) if group_by else None
     decoded = decode_all("folder", [File(records.printable(str(file)), file.read_bytes) for file in files], image_size)
     images_NHWC, rows = readable("folder", decoded, at_least)
-    labels_N = folder_labels([files[row].relative_to(folder) for row in rows])
+    named = [files[row].relative_to(folder) for row in rows]
     kept_N = units_N[rows] if units_N is not None else group_by.of_rows(images_NHWC) if group_by else None
-    return Rows(images_NHWC, labels_N, units_N=kept_N)
+    return with_names(Rows(images_NHWC, folder_labels(named), units_N=kept_N), named)
+
+
+def with_names(rows: Rows, files: list[Path]) -> Rows:
+    """The rows with the names of their files and of their classes, whose labels are `folder_labels`."""
+    names_N = np.array([str(file) for file in files], np.object_)
+    classes = () if rows.labels_N is None else tuple(sorted({file.parts[0] for file in files}))
+    return replace(rows, names_N=names_N, label_names=classes)
 
 
 def folder_labels(files: list[Path]) -> NDArray[np.int64] | None:

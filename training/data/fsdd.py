@@ -55,7 +55,8 @@ def load(sample_rate_hz: int | None, num_samples: int | None, seed: int) -> Data
     digits, speakers, indices = zip(*(found.groups() for _, found in named), strict=True)
     order = np.random.default_rng([seed, len(named)]).permutation(len(named))
     groups_N = np.unique(speakers, return_inverse=True)[1].astype(np.int64)
-    clips = Rows(values, np.array(digits, np.int64), groups_N).take(order)
+    names_N = np.array([file.name for file, _ in named], np.object_)
+    clips = Rows(values, np.array(digits, np.int64), groups_N, names_N=names_N).take(order)
     is_test_N = np.array(indices, np.int64)[order] < NUM_TEST_PER_DIGIT
     test = clips.take(is_test_N)
     rest = clips.take(~is_test_N).without(test).with_twins()

@@ -23,6 +23,8 @@ FEWEST_CALIBRATION_UNITS = 19
 """As few as can keep a level of 5 %. Where rows are grouped, up to a quarter of the units are spent on them."""
 Values = NDArray[Any]
 """Rows as data sets hold them and clients send them: images, uint8 [N, H, W, C], or clips of sound, int16 [N, T]."""
+OF_ROWS = ("labels_N", "groups_N", "factors_NF", "units_N", "names_N")
+"""What `Rows` says of each row besides its values."""
 LONG_ROW_SECONDS = 2.56
 """20,480 samples at 8 kHz: as many as a row of van den Oord et al., section 3.1, https://arxiv.org/abs/1807.03748."""
 
@@ -63,6 +65,8 @@ class Rows:
         factors_NF: int64 value of each generative factor, 0 and up, or None where they are not known. Never
             trained on.
         units_N: int64 sampling unit of each row, or None where each row is one: see `training.data.units`.
+        names_N: str, the file that each row was read from, or None where there is none of its own. For reports only.
+        label_names: of the classes, by their numbers; none where the numbers say all.
     """
 
     values: Values
@@ -70,14 +74,21 @@ class Rows:
     groups_N: NDArray[np.int64] | None = None
     factors_NF: NDArray[np.int64] | None = None
     units_N: NDArray[np.int64] | None = None
+    names_N: NDArray[np.object_] | None = None
+    label_names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.values)
 
     def take(self, rows: NDArray[Any] | slice) -> Rows:
         """Some of the rows."""
-        known = (self.labels_N, self.groups_N, self.factors_NF, self.units_N)
-        return Rows(self.values[rows], *(None if of_rows is None else of_rows[rows] for of_rows in known))
+        known = {name: getattr(self, name) for name in OF_ROWS}
+        taken = {name: None if of_rows is None else of_rows[rows] for name, of_rows in known.items()}
+        return Rows(self.values[rows], **taken, label_names=self.label_names)
+
+    def name_of(self, label: int) -> str:
+        """The class of a number."""
+        return self.label_names[label] if label < len(self.label_names) else str(label)
 
     def with_twins(self) -> Rows:
         """The same rows, equal ones of one unit."""

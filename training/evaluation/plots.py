@@ -13,17 +13,33 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from matplotlib.typing import ColorType
+
+from latentserve import records
 
 INK, ACCENT, OOD = "#22313f", "#1f77b4", ("#d62728", "#ff7f0e", "#9467bd", "#8c564b")
 
 MOST_COLORS = 20
 
 
+def plot_loss(history: Sequence[dict[str, float]]) -> Figure:
+    """The loss per epoch, large enough for a phone; what else was logged where a method logs no one loss."""
+    if not all("loss" in row for row in history):
+        return plot_history(history)
+    figure, axis = plt.subplots(figsize=(5.6, 2.6))
+    epochs = [row["epoch"] + 1 for row in history]
+    axis.plot(epochs, [row["loss"] for row in history], color=ACCENT, marker="o" if len(epochs) < 20 else "", ms=4)
+    axis.set(xlabel="epoch", ylabel="loss")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    plain(axis)
+    return figure
+
+
 def plot_history(history: Sequence[dict[str, float]]) -> Figure:
-    """One small plot for each thing that was logged per epoch, four in a line."""
+    """One small plot for each thing that was logged per epoch, three in a line."""
     names = [name for name in history[0] if name != "epoch"]
-    columns = min(len(names), 4)
+    columns = min(len(names), 3)
     lines = -(-len(names) // columns)
     figure, axes = plt.subplots(lines, columns, figsize=(3.4 * columns, 2.6 * lines), squeeze=False)
     for axis in axes.flat[len(names) :]:
@@ -108,19 +124,26 @@ def _ood_colors(sets: Collection[str]) -> list[ColorType]:
     return [plt.get_cmap("turbo")(place) for place in np.linspace(0.05, 0.95, len(sets))]
 
 
-def plot_false_alarms(p_values: NDArray[Any]) -> Figure:
-    """Share of test rows flagged at every level alpha: calibrated scores lie on the diagonal."""
+def plot_false_alarms(p_values: NDArray[Any], band_levels: NDArray[Any], band_L2: NDArray[Any]) -> Figure:
+    """Share of test rows flagged at every level alpha: calibrated scores lie on the diagonal, near it by chance.
+
+    Args:
+        p_values: of the test rows.
+        band_levels: levels [L] of the band.
+        band_L2: where the share may lie at each of them.
+    """
     figure, axis = plt.subplots(figsize=(4, 3.4))
     levels = np.arange(201) / 200  # by division, or a p-value of 3/20 would lie above the level 0.15
     axis.plot([0, 1], [0, 1], color="#b0b8bf", linewidth=1)
+    axis.fill_between(band_levels, *band_L2.T, color=ACCENT, alpha=0.18, linewidth=0)
     axis.plot(levels, [(p_values <= level).mean() for level in levels], color=ACCENT)
     axis.set(xlabel="alpha", ylabel="share of test rows flagged", xlim=(0, 1), ylim=(0, 1))
     plain(axis)
     return figure
 
 
-def plot_map(points_N2: NDArray[Any], labels_N: NDArray[Any] | None) -> Figure:
-    """A 2-D map of embeddings, coloured by label where there are any."""
+def plot_map(points_N2: NDArray[Any], labels_N: NDArray[Any] | None, names: Sequence[str] = ()) -> Figure:
+    """A 2-D map of embeddings, coloured by label where there are any; `names` of the labels, in their order."""
     figure, axis = plt.subplots(figsize=(6.4, 5))
     x_N, y_N = points_N2.T
     classes = [] if labels_N is None else np.unique(labels_N).tolist()
@@ -129,11 +152,24 @@ def plot_map(points_N2: NDArray[Any], labels_N: NDArray[Any] | None) -> Figure:
     else:
         colors = plt.get_cmap("tab10" if len(classes) <= 10 else "tab20")
         for i, label in enumerate(classes):
-            axis.scatter(x_N[labels_N == label], y_N[labels_N == label], s=6, alpha=0.7, color=colors(i), label=label)
+            axis.scatter(
+                x_N[labels_N == label],
+                y_N[labels_N == label],
+                s=6,
+                alpha=0.7,
+                color=colors(i),
+                label=_plain_text(names[i] if names else label),
+            )
         axis.legend(frameon=False, title="label", markerscale=2.5, loc="center left", bbox_to_anchor=(1.0, 0.5))
     axis.set(xticks=[], yticks=[])
     axis.spines[:].set_visible(False)
     return figure
+
+
+def _plain_text(name: object) -> str:
+    """A name that may hold anything: dollars are no formula, an underscore in front hides nothing."""
+    text = records.printable(str(name)).replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
 
 
 def plain(axis: Axes) -> None:

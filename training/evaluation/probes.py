@@ -113,18 +113,26 @@ def knn_accuracy(
     num_neighbours: int = 20,
 ) -> float:
     """Accuracy of the cosine k-nearest-neighbour vote, weighted exp(similarity / 0.07), 0 to 1."""
+    voted_N = knn_labels(train_ND, train_labels_N, test_ND, num_neighbours)
+    return int((voted_N == test_labels_N).sum()) / len(test_ND)
+
+
+def knn_labels(
+    train_ND: Features, train_labels_N: Labels, test_ND: Features, num_neighbours: int = 20
+) -> NDArray[np.int64]:
+    """The class that each test row's neighbours vote for: see `knn_accuracy`."""
     bank = unit_rows(train_ND)
     queries = unit_rows(test_ND)
     num_neighbours = min(num_neighbours, len(bank))
     votes_for = np.eye(int(train_labels_N.max()) + 1, dtype=np.float32)[train_labels_N]
-    right = 0
+    voted = []
     for start in range(0, len(queries), 500):
         similarity = queries[start : start + 500] @ bank.T
         nearest = np.argpartition(-similarity, num_neighbours - 1, axis=1)[:, :num_neighbours]
         weight = np.exp(np.take_along_axis(similarity, nearest, axis=1) / KNN_TEMPERATURE)
         votes = np.einsum("nk,nkc->nc", weight, votes_for[nearest])
-        right += int((votes.argmax(axis=1) == test_labels_N[start : start + 500]).sum())
-    return right / len(queries)
+        voted.append(votes.argmax(axis=1))
+    return np.concatenate(voted)
 
 
 def nearest_rows(bank_ND: Features, queries_ND: Features, num_neighbours: int) -> NDArray[np.int64]:

@@ -1,4 +1,4 @@
-"""The bundle's report.html: what the model is, for people."""
+"""Everything else that was measured, folded: for who wants to know more."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ from sklearn.manifold import TSNE
 
 from export.figures import TRAVERSAL_REACH, Measured, traversals
 from export.graphs import GraphRunner
+from export.report.alarms import band
+from export.report.confusion import neighbours
+from export.report.pictures import picture, strip
 from latentserve.bundle import Manifest
 from latentserve.conformal import at_most
-from training.data import Data, ImageShape
-from training.evaluation.page import Section, render_report
-from training.evaluation.plots import plot_false_alarms, plot_history, plot_images, plot_map, plot_roc, plot_scores
-from training.evaluation.probes import nearest_rows
+from training.data import Data
+from training.evaluation.page import Section
+from training.evaluation.plots import plot_false_alarms, plot_history, plot_map, plot_roc, plot_scores
+from training.evaluation.report import has_classes
 from training.evaluation.report_plots import plot_equivariance, plot_labels_curve, plot_robustness
 from training.evaluation.separation import found_rates
 from training.evaluation.table import report_table
 from training.running.loop import Trained
 
-NUM_IMAGES = 16
+NUM_IMAGES, IN_LINE = 16, 8
 NUM_POINTS = 2000
-NUM_QUERIES = 8
-NUM_NEIGHBOURS = 8
 
 
-def bundle_report(manifest: Manifest, trained: Trained, data: Data, measured: Measured, runner: GraphRunner) -> str:
-    """The page, as HTML."""
+def details(manifest: Manifest, trained: Trained, data: Data, measured: Measured, runner: GraphRunner) -> list[Section]:
+    """The sections, in their order."""
     sections = [*_figures(manifest, measured), _training(trained), *_report(data, measured), _map(data, measured)]
-    if isinstance(data.shape, ImageShape):
+    if has_classes(data) and data.sample_rate_hz is None:
         sections.append(_neighbours(data, measured))
     if "reconstruction" in measured.test:
         sections += [_reconstructions(data, measured), _traversals(measured, runner)]
     if manifest.detectors:
         sections += _scores(manifest, measured)
-    sections += [_parity(manifest), _provenance(manifest)]
-    return render_report(f"{manifest.name}, version {manifest.version}", sections)
+    return [*sections, _parity(manifest), _provenance(manifest)]
 
 
 def _figures(manifest: Manifest, measured: Measured) -> list[Section]:
@@ -65,8 +65,9 @@ def _report(data: Data, measured: Measured) -> list[Section]:
     )
     corruption = "The linear probe was fitted on embeddings of clean images and is evaluated on corrupted test images."
     law = (
-        "A change g of the image should change the embedding f predictably (left) or not at all (right). An embedding"
-        " that is one point gets 0."
+        "A change g of the image should change the embedding f predictably (left) or not at all (right). 1 is all of"
+        " it, 0 no better than the mean embedding, and below 0 worse than that: with few rows for many dimensions a"
+        " linear map fits training rows and no others, so that figures far below 0 say little about the model."
     )
     sections = (
         Section("Labels curve", curve, figure=plot_labels_curve(measured.metrics, where)),
@@ -82,33 +83,31 @@ def _training(trained: Trained) -> Section:
 
 
 def _reconstructions(data: Data, measured: Measured) -> Section:
-    images = data.test.values[:NUM_IMAGES]
-    reconstructions = measured.test["reconstruction"][:NUM_IMAGES]
-    rows: list[tuple[str, NDArray[Any]]] = [("input", images), ("reconstruction", reconstructions)]
-    return Section("Reconstructions", "Test rows are above, their reconstructions below.", figure=plot_images(rows))
+    body = []
+    for start in range(0, min(NUM_IMAGES, len(data.test)), IN_LINE):
+        rows = range(start, min(start + IN_LINE, len(data.test)))
+        body.append(strip([picture(data.test.values[row], f"test row {row}") for row in rows]))
+        reconstructed = measured.test["reconstruction"]
+        body.append(strip([picture(reconstructed[row], f"reconstruction of test row {row}") for row in rows]))
+    return Section("Reconstructions", "Test rows are above, their reconstructions below.", body=tuple(body))
 
 
 def _traversals(measured: Measured, runner: GraphRunner) -> Section:
-    moved = traversals(runner, measured.test["latent"])
-    rows: list[tuple[str, NDArray[Any]]] = [(f"{i + 1}.", images) for i, images in enumerate(moved)]
     note = (
         "The first test row is decoded while one latent moves and the others stay. Each line shows one of the latents"
         f" that vary most, from -{TRAVERSAL_REACH:g} to {TRAVERSAL_REACH:g} standard deviations."
     )
-    return Section("Latent traversals", note, figure=plot_images(rows))
+    moved: list[NDArray[Any]] = [*traversals(runner, measured.test["latent"])]
+    lines = [
+        strip([picture(one, f"latent {place}, step {step}") for step, one in enumerate(images, 1)], widest=4.5)
+        for place, images in enumerate(moved, 1)
+    ]
+    return Section("Latent traversals", note, body=tuple(lines))
 
 
 def _neighbours(data: Data, measured: Measured) -> Section:
-    queries = slice(0, NUM_QUERIES)
-    nearest = nearest_rows(measured.train["embedding"], measured.test["embedding"][queries], NUM_NEIGHBOURS)
-    gap = np.full_like(data.test.values[:1], 255)
-    rows = [
-        ("", np.concatenate([query[None], gap, data.train.values[found]]))
-        for query, found in zip(data.test.values[queries], nearest, strict=True)
-    ]
-    captions = ["query", "", "nearest", *[str(place + 1) for place in range(1, nearest.shape[1])]]
     note = "A test row is on the left; beside it are the training rows whose embeddings are nearest by cosine."
-    return Section("Nearest neighbours", note, figure=plot_images(rows, captions))
+    return Section("Nearest neighbours", note, body=neighbours(data, measured))
 
 
 def _map(data: Data, measured: Measured) -> Section:
@@ -116,11 +115,10 @@ def _map(data: Data, measured: Measured) -> Section:
     labels = None if data.test.labels_N is None else data.test.labels_N[: len(embeddings)]
     perplexity = min(30.0, (len(embeddings) - 1) / 3)  # t-SNE needs fewer neighbours than rows
     points = TSNE(perplexity=perplexity, init="random", random_state=0).fit_transform(embeddings)
-    note = (
-        f"t-SNE of {len(points)} test rows; colours are labels that the model never saw. Near means alike; far means"
-        " little."
-    )
-    return Section("Map of the embedding", note, figure=plot_map(points, labels))
+    of_labels = "; colours are labels that the model never saw" if labels is not None else ""
+    note = f"t-SNE of {len(points)} test rows{of_labels}. Near means alike; far means little."
+    named = () if labels is None else tuple(data.test.name_of(int(label)) for label in np.unique(labels))
+    return Section("Map of the embedding", note, figure=plot_map(points, labels, named))
 
 
 def _scores(manifest: Manifest, measured: Measured) -> list[Section]:
@@ -135,12 +133,15 @@ def _scores(manifest: Manifest, measured: Measured) -> list[Section]:
     note = "The share of OOD rows flagged for each share of ID rows flagged, which has a logarithmic axis."
     curves = Section("ROC curves", note, figure=plot_roc(found_rates(scores)))
     flagged = at_most(measured.p_values, manifest.default_alpha).mean()
+    num = detector.num_calibration_rows
+    levels = np.arange(1, 100) / 100
     alarms = Section(
         "False alarms",
-        f"Scores are calibrated on {detector.num_calibration_rows} rows that neither training nor the detector saw. At"
-        f" the default alpha {manifest.default_alpha:g}, {flagged:.2%} of the"
-        f" test rows are flagged; the smallest possible p-value is {detector.smallest_p_value:.2g}.",
-        figure=plot_false_alarms(measured.p_values),
+        f"Scores are calibrated on {num} rows that neither training nor the detector saw. At the default alpha"
+        f" {manifest.default_alpha:g}, {flagged:.2%} of the test rows are flagged; the smallest possible p-value is"
+        f" {detector.smallest_p_value:.2g}. The band holds the share of in-distribution rows flagged for 95 % of"
+        " calibration sets of this size.",
+        figure=plot_false_alarms(measured.p_values, levels, np.array([band(num, level) for level in levels])),
     )
     return [histogram, curves, alarms]
 
