@@ -23,6 +23,7 @@ import tyro
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
+from scipy.stats import betabinom
 
 from benchmarks.processes.served import ServedProcess
 from benchmarks.results.recipes import RECIPES, read_recipe
@@ -128,6 +129,7 @@ def request_all(
         tables["out-of-distribution"][name] = (
             f"p median {np.median(answer.p_values):.2g}  flagged {answer.flagged.mean():.2%}  AUROC {area:.4f}"
         )
+    tables["out-of-distribution"]["false alarms to expect"] = expected(described.detectors[0], len(data.test.values))
     tables["probes (test accuracy)"] = probe_rows(client, run, data, answered.embeddings, figures)
     tables["service"] = {
         "one image, one client": f"p50 {p50:.2f} ms  p99 {p99:.2f} ms  ({NUM_LATENCIES} calls)",
@@ -146,6 +148,18 @@ def model_rows(model: pb.Model, embeddings: NDArray[Any]) -> Rows:
         "embedding space": model.embedding_space,
         "detector": f"{model.detectors[0].name}, calibrated on {model.detectors[0].num_calibration_rows} rows",
     }
+
+
+def expected(detector: pb.Detector, num_rows: int) -> str:
+    """The share of in-distribution rows that is flagged, given so few of them and so few to calibrate on.
+
+    At level alpha the rate of a calibration set of n rows is a draw of Beta(k, n + 1 - k), k = floor(alpha (n + 1));
+    of so many rows as many are flagged as that rate makes.
+    """
+    n = detector.num_calibration_rows
+    k = int(ALPHA * (n + 1))
+    low, high = betabinom(num_rows, k, n + 1 - k).interval(0.95)
+    return f"{low / num_rows:.1%} to {high / num_rows:.1%} (95 %) of {num_rows} rows, calibrated on {n}"
 
 
 def probe_rows(client: Client, run: Run, data: Data, test_embeddings: NDArray[Any], figures: dict[str, float]) -> Rows:

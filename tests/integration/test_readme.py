@@ -38,9 +38,7 @@ def test_every_link_leads_somewhere() -> None:
         assert (ROOT / target).exists(), target
 
 
-@pytest.mark.parametrize(
-    ("code", "said"), list(zip(blocks("python"), ["digits-vae"], strict=True))
-)
+@pytest.mark.parametrize(("code", "said"), list(zip(blocks("python"), ["digits-vae"], strict=True)))
 def test_the_client_examples_run(server: ServedProcess, code: str, said: str) -> None:
     assert "localhost:50051" in code
     code = code.replace("localhost:50051", server.target)
