@@ -35,7 +35,7 @@ from training.evaluation.comparison import baseline_report
 from training.evaluation.ood_sets import IMAGES, QUICK_SETS, ood_rows
 from training.evaluation.plots import plot_images
 from training.evaluation.probes import knn_accuracy, linear_probe_accuracy
-from training.evaluation.report import FULL
+from training.evaluation.report import EVALUATION, FULL, METHOD
 from training.evaluation.separation import auroc
 from training.running.run import RUN, Run
 
@@ -44,6 +44,8 @@ NUM_LATENCIES = 500
 NUM_PICTURED = 8
 ALPHA = 0.05
 BASELINES = ("pixels", "PCA-16", "random init")
+
+FEW_LABELS = "accuracy of a linear probe with ten labels a class"
 
 Rows = dict[str, str]
 
@@ -73,6 +75,7 @@ def main(options: Options) -> int:
     with ServedProcess(models, folder / "server.log", ports=PORTS if options.serve else (0, 0)) as server:
         with Client(server.target) as client:
             tables, figures = request_all(client, server, records.read(Run, run / RUN), folder)
+        tables[FEW_LABELS] = few_labels(models)
         show(tables)
         (folder / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
         (report,) = models.glob("*/*/report.html")
@@ -180,6 +183,17 @@ def probe_rows(client: Client, run: Run, data: Data, test_embeddings: NDArray[An
         figures |= {f"{name} linear": baseline_linear, f"{name} knn_20": baseline_knn}
         rows[f"baseline: {name}"] = f"linear {baseline_linear:.2%}  kNN-20 {baseline_knn:.2%}"
     return rows
+
+
+def few_labels(models: Path) -> Rows:
+    """What ten labels a class are worth, from the bundle's evaluation report: there an encoder shows its training."""
+    (path,) = models.glob(f"*/*/{EVALUATION}")
+    metrics = [one for one in json.loads(path.read_text())["metrics"] if one["name"] == "labels_10_per_class_accuracy"]
+    names = {METHOD: "this encoder", "random init": "the same network untrained"}
+    return {
+        names.get(one["features"], one["features"]): f"{one['value']:.2%} +- {one['standard_deviation']:.2%}"
+        for one in metrics
+    }
 
 
 def latencies(client: Client, images: NDArray[Any]) -> NDArray[np.float64]:
