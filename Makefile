@@ -5,13 +5,14 @@ BIN := $(VENV)/bin
 UV_VERSION := 0.13.8
 RECIPE ?= vae_digits
 BUF := npx --yes @bufbuild/buf@1.75.0
+MERMAID := mermaid@11.17.2
 PACKAGES := latentserve service training export deploy
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml
 
 # is_new_enough PYTHON, WHAT_TO_DO
 is_new_enough = $(1) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: $(1) is $$($(1) --version 2>&1), expected Python 3.11 or later: $(2)" >&2; exit 1; }
 
-.PHONY: help setup demo serve mnist test ops-test check fix protos lock bench soak clients gpu gpu-rehearsal reproduce clean
+.PHONY: help setup demo serve mnist test ops-test check fix protos docs lock bench soak clients gpu gpu-rehearsal reproduce clean
 .DEFAULT_GOAL := help
 
 help:  ## list the verbs
@@ -56,11 +57,24 @@ fix: setup  ## format, and mend what ruff can mend
 protos: setup  ## generate the stubs from protos/
 	deploy/make_stubs.sh $(BIN)/python .
 
+docs: build/docs-venv/ready build/mermaid.min.js  ## build the site of the documents into build/docs, strictly
+	NO_MKDOCS_2_WARNING=1 build/docs-venv/bin/mkdocs build --strict --quiet
+	@echo build/docs/index.html
+
+build/mermaid.min.js:  # without npm the site's readers ask unpkg.com for it
+	if command -v npm >/dev/null; then cd build && npm pack --silent $(MERMAID) >/dev/null && tar -xzOf mermaid-*.tgz package/dist/mermaid.min.js >mermaid.min.js && rm mermaid-*.tgz; fi
+
+build/docs-venv/ready: requirements/docs.txt | setup
+	$(PYTHON) -m venv --clear build/docs-venv
+	$(BIN)/uv pip sync --quiet --require-hashes --python build/docs-venv/bin/python requirements/docs.txt
+	touch $@
+
 lock: setup  ## pin what pyproject.toml asks for, with hashes
 	$(COMPILE) --extra serve --extra train --extra dev -o requirements/dev.txt
 	$(COMPILE) --extra serve -c requirements/dev.txt -o requirements/serve.txt
 	$(COMPILE) --extra serve-cpu -c requirements/dev.txt -o requirements/serve-cpu.txt
 	$(COMPILE) --extra serve --extra train -c requirements/dev.txt -o requirements/train.txt
+	$(COMPILE) --extra docs -c requirements/dev.txt -o requirements/docs.txt
 
 bench: setup  ## serving beside its peers, as ratios (needs h2load)
 	$(BIN)/python -m benchmarks.serving

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shutil
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -25,6 +26,9 @@ DECISIONS = "development/decisions.md"
 SOURCE = "source"
 _LINK = re.compile(r"(?<!!)\[(?P<text>[^\]]+)\]\((?!\w+:|#)(?P<target>[^)#\s]+)(?P<anchor>#[^)\s]*)?\)")
 _FENCE = re.compile(r"(^```.*?^```)", re.DOTALL | re.MULTILINE)
+MERMAID = ROOT / "build" / "mermaid.min.js"
+"""What draws diagrams; `make docs` brings it where there is npm. Without it a reader's browser asks unpkg.com."""
+_FROM_ELSEWHERE = re.compile(r'"https://unpkg\.com/mermaid@[^"]*"')
 log = logging.getLogger("mkdocs.hooks.docs_site")
 
 
@@ -55,6 +59,20 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     parts = _parts(markdown)
     parts[::2] = [_LINK.sub(lambda found: rewritten(found, here, origin), text) for text in parts[::2]]
     return "".join(parts)
+
+
+def on_post_build(config: Any) -> None:
+    """Has diagrams drawn by a file of our own, so that the site loads nothing from elsewhere."""
+    site = Path(config["site_dir"])
+    if not MERMAID.is_file():
+        return
+    shutil.copyfile(MERMAID, site / "assets" / MERMAID.name)
+    for bundle in (site / "assets" / "javascripts").glob("bundle.*.js"):
+        own = f'new URL("assets/{MERMAID.name}",__md_scope).href'
+        changed, num = _FROM_ELSEWHERE.subn(own, bundle.read_text())
+        if not num:
+            log.warning("%s: names no mermaid, expected unpkg.com's", bundle.name)
+        bundle.write_text(changed)
 
 
 def origin_of(src_uri: str) -> Path:

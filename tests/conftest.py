@@ -75,6 +75,13 @@ def server(
 
 
 @pytest.fixture(scope="session")
+def digits_server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedProcess]:
+    """The real server on its default transport, for tests to which transports are one."""
+    with ServedProcess(repository, tmp_path_factory.mktemp("digits-server") / "log") as process:
+        yield process
+
+
+@pytest.fixture(scope="session")
 def client(server: ServedProcess) -> Iterator[Client]:
     """A client of it."""
     with Client(server.target) as made:

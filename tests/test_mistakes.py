@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ BROKEN = b"hello"
 def sections() -> dict[str, str]:
     """Of each mistake what the page says one sees."""
     parts = re.split(r"^## ", PAGE.read_text(), flags=re.MULTILINE)[1:]
-    found = {part.splitlines()[0]: re.search(r"```text\n(.*?)\n```", part, re.DOTALL) for part in parts}
+    found = {part.splitlines()[0]: re.search(r"```\{\.text \.wrap\}\n(.*?)\n```", part, re.DOTALL) for part in parts}
     return {name: block[1] for name, block in found.items() if block}
 
 
@@ -162,12 +162,6 @@ MISTAKES: dict[str, Callable[[Scene], str]] = {
     "No bundle to serve": no_bundle,
 }
 OF_SOUND = "Wrong sample rate"
-
-
-@pytest.fixture(scope="module")
-def digits_server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedProcess]:
-    with ServedProcess(repository, tmp_path_factory.mktemp("server") / "log") as process:
-        yield process
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,8 @@ from deploy.reference.markdown import head
 from latentserve.cli.main import COMMANDS, main, usage
 
 WIDTH = 100
-METHODS = ("vae", "simclr", "cpc", "cpc_audio", "bigbigan")
+BELOW = {"train": ("vae", "simclr", "cpc", "cpc_audio", "bigbigan"), "tokens": ("new", "renew", "settle")}
+"""Commands that have commands, each with options of its own."""
 
 
 def page() -> str:
@@ -22,8 +23,7 @@ def page() -> str:
         needs = f" Needs `pip install 'latentserve[{command.extra}]'`." if command.extra else ""
         out.append(f"## latentserve {name}\n\n{command.about[0].upper()}{command.about[1:]}.{needs}\n")
         out.append(fenced(help_of(name)))
-        if name == "train":
-            out += [f"### latentserve train {one}\n\n{fenced(help_of('train', one))}" for one in METHODS]
+        out += [f"### latentserve {name} {one}\n\n{fenced(help_of(name, one))}" for one in BELOW.get(name, ())]
     return "\n".join(out)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import get_args
 
 from pydantic.fields import FieldInfo
 
@@ -15,7 +15,7 @@ first, then the environment, then the file. A setting that is unknown or out of 
 
 A setting marked *SIGHUP* may change while the server runs: edit the file and send it SIGHUP. When to change which:
 [Operations](../operating.md#tuning)."""
-BOUNDS = {"Ge": "{ge} or more", "Gt": "above {gt}", "Le": "at most {le}"}
+BOUNDS = {"ge": "{}", "gt": "above {}", "le": "to {}"}
 
 
 def page() -> str:
@@ -37,15 +37,15 @@ def _takes(field: FieldInfo) -> str:
         return ", ".join(map(code, choices))
     if field.annotation is bool:
         return "`true`, `false`"
-    bounds = [
-        BOUNDS[type(one).__name__].format(**_bound(one)) for one in field.metadata if type(one).__name__ in BOUNDS
-    ]
-    kind = {int: "a whole number", float: "a number", str: "a text"}.get(field.annotation or str, "a path")
-    return ", ".join([kind, *bounds])
+    if field.annotation not in (int, float):
+        return "a text" if field.annotation is str else "a path"
+    bounds = {name: getattr(one, name) for one in field.metadata for name in BOUNDS if hasattr(one, name)}
+    return " ".join(BOUNDS[name].format(_short(bounds[name])) for name in BOUNDS if name in bounds)
 
 
-def _bound(one: Any) -> dict[str, str]:
-    return {name: f"{getattr(one, name):,}" for name in ("ge", "gt", "le") if hasattr(one, name)}
+def _short(value: float) -> str:
+    power = int(value).bit_length() - 1
+    return f"2^{power}" if value == 2**power and power > 20 else f"{value:,g}" if value < 10**6 else f"{int(value):,}"
 
 
 def _plain(value: object) -> str:
