@@ -13,7 +13,7 @@ wrong](../guides/wrong.md)."""
 
 def page() -> str:
     """The page as Markdown."""
-    kinds = [LatentserveError, *_below(LatentserveError)]
+    kinds: list[type[LatentserveError]] = [LatentserveError, *_below(LatentserveError)]
     rows = [(code(kind.__name__), code(kind.code.name), " ".join(doc_of(kind).text.split())) for kind in kinds[1:]]
     attributes = [
         (code(f"{kind.__name__}.{name}"), text)
