@@ -21,9 +21,7 @@ MODEL_HEADER = "x-latentserve-model"
 """Header with the model's name, by which a proxy chooses a replica that serves it."""
 TOKEN = "LATENTSERVE_TOKEN"
 """Environment variable with the bearer token of clients that have no `token` argument."""
-_UNREACHED = re.compile(
-    r"last error: \w+: ipv[46]:(?P<address>\S+): (?P<why>Failed to connect to remote host: .*|Failed parsing HTTP/2.*)"
-)
+_UNREACHED = re.compile(r"last error: \w+: ipv[46]:(?P<address>\S+): (?P<why>.*)")
 """Of gRPC's message, the address that was tried last and what came of it."""
 _LOCAL = ("unix:", "unix-abstract:", "vsock:")
 Metadata = tuple[tuple[str, str], ...]
@@ -124,6 +122,8 @@ def _in_words(details: str) -> str:
     if found is None:
         return details
     address, why = urllib.parse.unquote(found["address"]), found["why"]
-    if "HTTP/2" in why:
+    if "HTTP/2" in why or why == "Socket closed":
         return f"{address} does not speak gRPC in plaintext (is it the port of the metrics, or does it want TLS?)"
-    return f"nobody listens at {address} ({why.removeprefix('Failed to connect to remote host: ')})"
+    if why.startswith(refused := "Failed to connect to remote host: "):
+        return f"nobody listens at {address} ({why.removeprefix(refused)})"
+    return f"{address}: {why}"

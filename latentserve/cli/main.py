@@ -96,6 +96,8 @@ def _told(run: Callable[[list[str]], int], arguments: list[str]) -> int:
         return run(arguments)
     except Unavailable as error:
         advice = "is `latentserve serve` running there? --target HOST:PORT names another server"
+        if any(one.startswith("--tls") for one in arguments):
+            advice = f"is its certificate one that --tls-ca trusts, and {advice}"
         print(f"error: no answer: {error}; {advice}", file=sys.stderr)
     except LatentserveError as error:
         print(f"error: {error}", file=sys.stderr)
