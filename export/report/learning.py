@@ -76,10 +76,11 @@ def _with_labels(metrics: Sequence[Metric], num_test: int) -> tuple[tuple[str, .
     said = "Classes that can be read from the embedding, in percent of held-out rows."
     if own is not None and before is not None:
         chance = 1.96 * sqrt((own * (1 - own) + before * (1 - before)) / num_test)
-        side = "above" if own >= before else "below"
+        points = f"{100 * abs(own - before):.1f}"
+        side = "as good as" if points == "0.0" else f"{points} points {'above' if own > before else 'below'}"
         said += (
-            f" By the linear probe the trained network is {100 * abs(own - before):.1f} points {side} the same network"
-            f" with random weights; with {num_test:,} rows about {100 * chance:.1f} points can be chance."
+            f" By the linear probe the trained network is {side} the same network with random weights; with"
+            f" {num_test:,} rows about {100 * chance:.1f} points can be chance."
         )
     return ("in percent", *(BESIDE[name] for name in columns)), rows, said
 
