@@ -11,6 +11,7 @@ from latentserve.cli import main as module
 from latentserve.cli.main import COMMANDS, main, usage
 from latentserve.errors import InvalidInput, Unavailable
 
+ELSEWHERE = "is `latentserve serve` running there? --target HOST:PORT names another server"
 ROOT = Path(__file__).resolve().parents[3]
 
 
@@ -53,7 +54,11 @@ def test_a_module_of_ours_that_is_missing_is_a_fault(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("raised", "said", "status"),
     [
-        (Unavailable("refused"), "error: no answer: refused; is `latentserve serve` running there?", 1),
+        (
+            Unavailable("refused"),
+            "error: no answer: refused; is `latentserve serve` running there? --target HOST:PORT names another server",
+            1,
+        ),
         (InvalidInput("alpha: got 2"), "error: alpha: got 2", 1),
         (KeyboardInterrupt(), "stopped", 130),
         (FileNotFoundError(2, "No such file or directory", "x.pem"), "error: x.pem: No such file or directory", 1),
