@@ -17,10 +17,10 @@ BELOW = {"train": ("vae", "simclr", "cpc", "cpc_audio", "bigbigan"), "tokens": (
 
 def page() -> str:
     """The page as Markdown."""
-    text = "`latentserve COMMAND` after `pip install latentserve`; in a checkout `.venv/bin/latentserve COMMAND`."
+    text = "`latentserve COMMAND` where the package is installed; in a checkout `.venv/bin/latentserve COMMAND`."
     out = [head("Command line", "the `--help` of each command", text), fenced(usage())]
     for name, command in COMMANDS.items():
-        needs = f" Needs `pip install 'latentserve[{command.extra}]'`." if command.extra else ""
+        needs = f" Needs the extra `latentserve[{command.extra}]`." if command.extra else ""
         out.append(f"## latentserve {name}\n\n{command.about[0].upper()}{command.about[1:]}.{needs}\n")
         out.append(fenced(help_of(name)))
         out += [f"### latentserve {name} {one}\n\n{fenced(help_of(name, one))}" for one in BELOW.get(name, ())]
