@@ -25,7 +25,7 @@ from pathlib import Path
 import tyro
 
 from benchmarks.processes.served import ServedProcess
-from benchmarks.soak.faults import FAULTS, Scene, Unexpected
+from benchmarks.soak.faults import FAULTS, Scene, Unexpected, good_version, removed_version
 from benchmarks.soak.ledger import Ledger
 from benchmarks.soak.load import Load, questions
 from benchmarks.soak.machine import others
@@ -39,6 +39,8 @@ LOAD = 0.7
 MOST_MB_PER_HOUR = 1.0
 GROWTH_MINUTES = 30.0
 """Growth is checked in runs of at least this length: a shorter run tells nothing of an hour."""
+VERSIONS = 16
+"""That are loaded and unloaded before memory is watched, in runs in which growth is checked."""
 WARM_UP = 0.2
 """Of the time, before memory is looked at: arenas and caches fill up. Longer than a round of all faults."""
 MOST_DISTURBED = 0.1
@@ -118,6 +120,17 @@ def main(options: Options) -> int:
     return int(bool(found_missed))
 
 
+def load_versions(scene: Scene) -> None:
+    """Versions come and go before memory is watched.
+
+    Each leaves the allocator's arenas a little fuller than the one before it, until a dozen have been there; a leak
+    would go on. In half an hour the faults load only eight.
+    """
+    for _ in range(VERSIONS):
+        good_version(scene)
+        removed_version(scene)
+
+
 def soaked(options: Options, model: Path, folder: Path) -> Figures:
     """Starts the server, finds out what it can do, and soaks it."""
     settings = folder / "settings.toml"
@@ -129,6 +142,8 @@ def soaked(options: Options, model: Path, folder: Path) -> Figures:
         scene = Scene(server, model, settings, ledger, asked)
         capacity = 0.0 if options.rate else capacity_of(scene, min(5.0, options.minutes * 6))
         rate = options.rate or LOAD * capacity
+        if options.minutes >= GROWTH_MINUTES:
+            load_versions(scene)
         load, samples = Load(server.target, asked, rate, ledger), Samples(server.pid, others(server.pid))
         started = time.monotonic()
         load.start()

@@ -83,6 +83,7 @@ def _facts(manifest: Manifest, training: Training, alarms: Alarms | None) -> Htm
         facts.append(("of them in different groups, or not equal", f"{num_different:,}"))
     if alarms is not None:
         low, high = map(percent, alarms.band)
+        low = low.removesuffix(f"{NO_BREAK}%")
         facts += [
             ("calibrated on", count(alarms.num_calibration, one)),
             (f"false alarms to expect at alpha {percent(alarms.alpha)}", f"{low} to {high}".replace(" ", NO_BREAK)),

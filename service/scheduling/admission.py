@@ -149,10 +149,11 @@ class Admission:
         is_full = held_rows + rows > most_rows or held_bytes + size_bytes > most_bytes
         if is_full or not lets_in(priority, max(held_rows / most_rows, held_bytes / most_bytes)):
             self._dropped("full", rows)
+            fits = rows <= most_rows and size_bytes <= most_bytes  # once nothing waits
             raise Overloaded(
                 f"queue is full: {held_rows} of {most_rows} rows and {held_bytes} of {most_bytes} bytes wait,"
                 f" {rows} rows of {size_bytes} bytes came{'' if is_full else ', of low priority'}",
-                retry_after_seconds=self._retry_after(held_rows),
+                retry_after_seconds=self._retry_after(held_rows) if fits else 0.0,
             )
         self.rows += rows
         self.size_bytes += size_bytes

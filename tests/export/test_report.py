@@ -32,6 +32,7 @@ from training.__main__ import Options, run_training
 from training.data import Data, Rows, load_data
 from training.evaluation.page import Section, chart, element, render_report
 from training.evaluation.probes import knn_accuracy
+from training.evaluation.transforms import GENERATORS
 from training.methods.cpc_audio import CpcAudioConfig
 from training.methods.simclr import SimClrConfig
 
@@ -265,7 +266,7 @@ def test_large_images_are_made_small_and_small_ones_stay_as_they_are() -> None:
 def test_the_confusion_table_counts_the_votes_of_neighbours() -> None:
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 3, 400) * 2  # 0, 2, 4: classes that do not occur take no place
-    features = np.eye(5)[labels] + rng.normal(0, 0.5, (400, 5))
+    features = (np.eye(5)[labels] + rng.normal(0, 0.5, (400, 5))).astype(np.float32)
     rows = Rows(np.zeros((400, 8, 8, 1), np.uint8), labels)
     data = Data("made", rows.take(slice(0, 300)), rows.take(slice(0, 0)), rows.take(slice(300, 400)))
     found = Measured((), (), {"embedding": features[:300]}, {"embedding": features[300:]}, np.empty(0))
@@ -279,10 +280,11 @@ def test_the_confusion_table_counts_the_votes_of_neighbours() -> None:
 def test_an_image_is_recognised_if_nothing_else_is_nearer() -> None:
     rng = np.random.default_rng(0)
     images = rng.integers(0, 200, (50, 8, 8, 1)).astype(np.uint8)
-    found = recognised(lambda rows: rows.reshape(len(rows), -1).astype(np.float32), images)
+    changed = {name: change(images) for name, change in GENERATORS.items()}
+    found = recognised(lambda rows: rows.reshape(len(rows), -1).astype(np.float32), images, changed)
     assert found["brighten"] == 1.0
     assert found["flip"] < 0.3
-    noise = recognised(lambda rows: rng.normal(size=(len(rows), 8)).astype(np.float32), images)
+    noise = recognised(lambda rows: rng.normal(size=(len(rows), 8)).astype(np.float32), images, changed)
     assert max(noise.values()) < 0.3
 
 
@@ -296,9 +298,9 @@ def test_times_are_medians_after_a_warm_up_within_a_budget() -> None:
 
         return median_seconds(run, lambda: now[0], budget=0.5), calls[0]
 
-    assert clocked([0.4, 0.01, 0.03, 0.02, 0.01, 0.03]) == (pytest.approx(0.02), 1 + NUM_RUNS)
-    assert clocked([0.4, 0.3, 0.3]) == (pytest.approx(0.3), 3)
-    assert clocked([2.0]) == (pytest.approx(2.0), 1)
+    assert clocked([0.4, 0.01, 0.03, 0.02, 0.01, 0.03]) == pytest.approx((0.02, 1 + NUM_RUNS))
+    assert clocked([0.4, 0.3, 0.3]) == pytest.approx((0.3, 3))
+    assert clocked([2.0]) == pytest.approx((2.0, 1))
 
 
 def test_speed_and_size_are_of_this_bundle(page: str, bundle_folder: Path) -> None:

@@ -14,7 +14,7 @@ main { max-width: 52rem; margin: 0 auto; padding: 1rem 1rem 4rem }
 h1 { font-size: 1.7rem; line-height: 1.2; margin: 1rem 0 }
 h2 { font-size: 1.3rem; line-height: 1.25; margin: 2.6rem 0 .6rem }
 h3 { font-size: 1rem; margin: 1.4rem 0 .4rem }
-h1, h2, h3, p, td, th, dd, figcaption { overflow-wrap: anywhere }
+h1, h2, h3, p, td, th, figcaption { overflow-wrap: anywhere }
 p { margin: .6rem 0; max-width: 44rem } p.note { color: var(--soft) }
 table { border-collapse: collapse; font-size: .92rem }
 td, th { padding: .3rem 1rem .3rem 0; text-align: left; vertical-align: top; overflow-wrap: break-word }
@@ -22,13 +22,14 @@ thead th { font-weight: 600; color: var(--soft); vertical-align: bottom }
 tbody th { font-weight: 400; min-width: 9.5rem }
 tr { border-bottom: 1px solid var(--line) }
 .figure { font-variant-numeric: tabular-nums; text-align: right; white-space: nowrap }
+thead .figure { white-space: normal }
 .scroll { overflow-x: auto; margin: .8rem 0 }
 img { max-width: 100%; height: auto } .chart { display: block; margin: .8rem 0 }
 .scroll .chart { max-width: none; margin: 0 }
 dl { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.4rem, 1fr)); gap: .6rem; margin: 1.2rem 0 }
-dl div { background: var(--panel); border-radius: .5rem; padding: .7rem .8rem }
+dl div { background: var(--panel); border-radius: .5rem; padding: .65rem .7rem }
 dt { color: var(--soft); font-size: .85rem; line-height: 1.3 }
-dd { margin: .2rem 0 0; font-size: 1.1rem; font-weight: 600; line-height: 1.25 }
+dd { margin: .2rem 0 0; font-size: 1.05rem; font-weight: 600; line-height: 1.25 }
 .tiles { display: grid;
   grid-template-columns: repeat(auto-fill, minmax(var(--tile, 6.8rem), 1fr)); gap: .9rem; margin: .8rem 0 }
 .tiles:has(.pair, audio) { --tile: 7.4rem }
@@ -57,7 +58,7 @@ summary { cursor: pointer; padding: .45rem 0 } summary h3 { display: inline; mar
   details::details-content { content-visibility: visible; display: block }
   summary { list-style: none } audio { display: none }
   .scroll { overflow: visible } .scroll .chart { max-width: 100% } table { font-size: 8.5pt }
-  h2, h3, summary { break-after: avoid } figure, tr, img, dl div, .strip { break-inside: avoid }
+  h2, h3, summary, .note { break-after: avoid } figure, tr, img, dl div, .strip { break-inside: avoid }
   dl div, .confusion td { print-color-adjust: exact; -webkit-print-color-adjust: exact }
 }
 """

@@ -11,6 +11,7 @@ from latentserve.cli import main as module
 from latentserve.cli.main import COMMANDS, main, usage
 from latentserve.errors import InvalidInput, Unavailable
 
+ELSEWHERE = "is `latentserve serve` running there? --target HOST:PORT names another server"
 ROOT = Path(__file__).resolve().parents[3]
 
 

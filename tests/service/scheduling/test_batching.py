@@ -774,10 +774,29 @@ def test_6_the_hint_is_what_the_rows_that_wait_will_take_at_the_pace_learned() -
 
 def test_6_before_any_batch_ran_the_hint_is_a_second() -> None:
     async def body() -> None:
+        async with bench(QueueConfig(max_batch_rows=1, max_queue_rows=1)) as b:
+            b.engine.open = False
+            tasks = [b.submit(0)]
+            await settle()
+            tasks.append(b.submit(1))
+            await settle()
+            with pytest.raises(Overloaded, match="1 of 1 rows") as refused:
+                await b.submit(2)
+            assert refused.value.retry_after_seconds == 1.0
+            assert b.observer.drops == {"full": 1}
+            b.engine.open = True
+            b.engine.release()
+            await asyncio.gather(*tasks)
+
+    run(body())
+
+
+def test_6_what_would_never_fit_is_not_asked_to_come_again() -> None:
+    async def body() -> None:
         async with bench(QueueConfig(max_queue_rows=1)) as b:
             with pytest.raises(Overloaded) as refused:
                 await b.submit(1, 2)
-            assert refused.value.retry_after_seconds == 1.0
+            assert refused.value.retry_after_seconds == 0.0
             assert b.observer.drops == {"full": 2}
             await b.submit(1)  # as many as there is room for
 
