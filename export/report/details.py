@@ -49,12 +49,12 @@ def _figures(manifest: Manifest, measured: Measured) -> list[Section]:
     )
     on_report = {metric.name for metric in measured.metrics}
     others = tuple(
-        (figure.name.replace("_", " "), figure.data, f"{figure.value:.4f}")
+        (figure.name.replace("_", " "), f"{figure.value:.4f}", figure.data)
         for figure in manifest.evaluations
         if figure.name not in on_report
     )
     report = [Section("Evaluation report", note, headings, rows)] if rows else []
-    return [*report, Section("Other figures", "", ("", "on", "figure"), others)] if others else report
+    return [*report, Section("Other figures", "", ("", "figure", "on"), others)] if others else report
 
 
 def _report(data: Data, measured: Measured) -> list[Section]:

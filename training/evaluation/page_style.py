@@ -58,7 +58,8 @@ summary { cursor: pointer; padding: .45rem 0 } summary h3 { display: inline; mar
   details::details-content { content-visibility: visible; display: block }
   summary { list-style: none } audio { display: none }
   .scroll { overflow: visible } .scroll .chart { max-width: 100% } table { font-size: 8.5pt }
-  h2, h3, summary, .note { break-after: avoid } figure, tr, img, dl div, .strip { break-inside: avoid }
+  h2, h3, summary, .note { break-after: avoid } figure, tr, img, dl div, .strip, p { break-inside: avoid }
+  .tiles { grid-template-columns: repeat(6, 1fr) } dl { grid-template-columns: repeat(5, 1fr) }
   dl div, .confusion td { print-color-adjust: exact; -webkit-print-color-adjust: exact }
 }
 """
