@@ -66,8 +66,10 @@ def main(options: Options) -> int:
 
 def all_rows(*splits: Rows) -> Rows:
     """Several splits as one."""
-    parts: list[Any] = [[getattr(split, name) for split in splits] for name in ("values", "labels_N", "groups_N")]
-    return Rows(*(np.concatenate(part) for part in parts))
+    parts = {
+        name: np.concatenate([getattr(split, name) for split in splits]) for name in ("values", "labels_N", "groups_N")
+    }
+    return Rows(parts["values"], parts["labels_N"], parts["groups_N"])
 
 
 def embed(model: Any, values: NDArray[np.int16]) -> NDArray[np.float32]:
