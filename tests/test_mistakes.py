@@ -97,7 +97,15 @@ def run_exists(scene: Scene) -> str:
 
 def ctrl_c(_: Scene) -> str:
     command = [sys.executable, "-m", "latentserve", "train", "vae", "--epochs", "500", "--run", "runs/digits"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as training:
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.default_int_handler
+        ),  # a shell's background jobs ignore it
+    ) as training:
         assert training.stderr is not None
         assert training.stderr.readline().startswith("epoch 1/500")
         training.send_signal(signal.SIGINT)
