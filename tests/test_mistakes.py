@@ -200,7 +200,11 @@ def test_a_clip_of_another_rate(tones: Path, tmp_path: Path, capsys: pytest.Capt
     from training.schedule import LoopConfig
 
     options = Options(f"audio:{tones}", num_samples=4000, run=tmp_path / "run", loop=LoopConfig(1, 2))
-    export_run(run_training("cpc_audio", CpcAudioConfig(num_filters=8, width=16, num_steps=3), options), Path("models"))
+    export_run(
+        run_training("cpc_audio", CpcAudioConfig(num_filters=8, width=16, num_steps=3), options),
+        Path("models"),
+        report="none",
+    )
     with ServedProcess(Path("models"), tmp_path / "log") as server:
         assert Scene(server, capsys).told("embed", "clip.wav") == sections()[OF_SOUND]
 

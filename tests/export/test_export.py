@@ -70,7 +70,7 @@ def test_too_few_calibration_rows_make_a_bundle_that_does_not_score(
     run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Promise, "alpha", 1 / 302)  # as if the default level were so low: 300 rows are there
-    folder = export_run(run_folder, tmp_path, promise=Promise(alpha=1 / 302))
+    folder = export_run(run_folder, tmp_path, report="none", promise=Promise(alpha=1 / 302))
     assert "no scores: 300 calibration rows cannot keep a level of 0.0033" in capsys.readouterr().err
     manifest = bundle.load(folder)
     assert manifest.detectors == ()
@@ -273,7 +273,7 @@ def test_losses_exported_as_graphs_stay_finite_for_any_logit(tmp_path: Path) -> 
 def test_a_quantised_bundle_is_calibrated_on_its_own_numbers(
     run_folder: Path, bundle_folder: Path, tmp_path: Path
 ) -> None:
-    folder = export_run(run_folder, tmp_path, precision="int8")
+    folder = export_run(run_folder, tmp_path, report="none", precision="int8")
     manifest, whole = bundle.load(folder), bundle.load(bundle_folder)
     assert (folder.parent.name, manifest.precision, whole.precision) == ("digits-vae-int8", "int8", "float32")
     assert manifest.embedding_space != whole.embedding_space
@@ -296,7 +296,7 @@ def test_a_quantised_bundle_is_calibrated_on_its_own_numbers(
 def test_a_bundle_of_16_bits_is_calibrated_on_its_own_numbers(
     run_folder: Path, bundle_folder: Path, tmp_path: Path
 ) -> None:
-    folder = export_run(run_folder, tmp_path, precision="float16")
+    folder = export_run(run_folder, tmp_path, report="none", precision="float16")
     manifest, whole = bundle.load(folder), bundle.load(bundle_folder)
     assert (folder.parent.name, manifest.precision) == ("digits-vae-float16", "float16")
     assert manifest.embedding_space != whole.embedding_space

@@ -369,7 +369,7 @@ def test_collapse_figures_are_kept_of_every_epoch_and_of_the_test_split(finished
 
 
 def test_export_has_encoder_decoder_and_scorer_and_serves_the_averaged_mean(finished: Path, tmp_path: Path) -> None:
-    folder = export_run(finished, tmp_path)
+    folder = export_run(finished, tmp_path, report="none")
     manifest = bundle.load(folder)
     assert manifest.graphs.keys() == {"encoder", "decoder", "scorer"}
     assert {parity.tensor for parity in manifest.parity} == {
