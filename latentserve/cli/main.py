@@ -83,9 +83,10 @@ def usage() -> str:
 
 
 def _function(command: Command) -> Callable[[list[str]], int]:
-    for folder in (ROOMS, ROOMS.parents[1]):  # a wheel's, or a checkout's
-        if (folder / "service").is_dir() and str(folder) not in sys.path:
-            sys.path.insert(0, str(folder))
+    # A wheel's, or a checkout's. Never both: beside a wheel stand other people's packages, whatever they are called.
+    folder = ROOMS if ROOMS.is_dir() else ROOMS.parents[1]
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
     found: Callable[[list[str]], int] = getattr(importlib.import_module(command.module), command.function)
     return found
 
