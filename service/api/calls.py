@@ -179,6 +179,8 @@ class StreamCall:
         self._bounds = bounds
         self._open: set[InOrder] = set()
         self._draining = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     def of(self, caller: Caller) -> StreamCall:
         """The same method for one caller."""
@@ -198,6 +200,7 @@ class StreamCall:
             return DRAINING
         stream = InOrder(lambda body: self._begin(body, deadline), write, self._bounds)
         self._open.add(stream)
+        self._idle.clear()
         self._call.metrics.streams_open.inc()
         try:
             return Answer(b"") if await stream.run(messages) else DRAINING
@@ -206,12 +209,23 @@ class StreamCall:
         finally:
             self._call.metrics.streams_open.dec()
             self._open.discard(stream)
+            if not self._open:
+                self._idle.set()
 
     def drain(self) -> None:
         """Opens no more streams and reads no further from the open ones: they end when what was read is answered."""
         self._draining.set()
         for stream in self._open:
             stream.stop()
+
+    @property
+    def idle(self) -> bool:
+        """Whether no stream is open."""
+        return self._idle.is_set()
+
+    async def ended(self) -> None:
+        """Waits until no stream is open."""
+        await self._idle.wait()
 
     def unread(self, code: str) -> None:
         """See `Call.unread`."""

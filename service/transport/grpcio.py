@@ -79,6 +79,7 @@ class GrpcioServer:
                 ("grpc.so_reuseport", 0),  # a second server on the same port is an error, not a coin toss
             ),
         )
+        self._linger_seconds = limits.linger_seconds
         self._streams = [call for call in paths.values() if isinstance(call, StreamCall)]
         self._beside: set[asyncio.Task[Answer]] = set()
         self._stopping = self._ended = False
@@ -113,13 +114,26 @@ class GrpcioServer:
 
     async def stop(self, grace_seconds: float) -> None:
         """Rejects new calls, waits for those under way, then cancels what is left."""
-        for call in self._streams:
-            call.drain()
+        until = time.monotonic() + grace_seconds
         self._stopping = True
         for task in self._beside:
             task.cancel()
+        await self._end_streams(grace_seconds)
         if not self._ended:
-            await self._server.stop(grace_seconds)
+            await self._server.stop(max(0.0, until - time.monotonic()))
+
+    async def _end_streams(self, grace_seconds: float) -> None:
+        """A client writes on until it reads how its stream ended. grpcio closes the socket after the last stream, and
+        the client, writing, would know of a broken pipe alone.
+        """
+        for call in self._streams:
+            call.drain()
+        under_way = [asyncio.ensure_future(call.ended()) for call in self._streams if not call.idle]
+        if under_way:
+            _, late = await asyncio.wait(under_way, timeout=max(0.0, grace_seconds - self._linger_seconds))
+            for task in late:
+                task.cancel()
+            await asyncio.sleep(min(grace_seconds, self._linger_seconds))
 
     def _side(self, call: SideCall) -> Any:
         """Such a call may last for ever: draining does not wait for it."""
