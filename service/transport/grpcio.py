@@ -126,8 +126,10 @@ class GrpcioServer:
             await self._server.stop(max(0.0, until - time.monotonic()))
 
     async def _end_streams(self, grace_seconds: float) -> None:
-        """A client writes on until it reads how its stream ended. grpcio closes the socket after the last stream, and
-        the client, writing, would know of a broken pipe alone.
+        """Leaves the clients of streams the time to read how theirs ended.
+
+        They write on until they have, and grpcio closes the socket after the last stream: a client that writes then
+        knows of a broken pipe alone.
         """
         for call in self._streams:
             call.drain()
