@@ -23,6 +23,23 @@ class TensorSpec:
 
 
 @dataclass(frozen=True)
+class Resize:
+    """How an image of any size becomes one of the model's.
+
+    Attributes:
+        how: `crop`: the largest centred box of the model's aspect ratio; what lies outside is lost. `fit`: the whole
+            image, centred on black. `stretch`: the whole image, height and width each by its own factor.
+        shorter_side: of `crop`: the whole image is resized to it first, and a box of the model's size is cut out of its
+            centre, both rounded as torchvision's Resize and CenterCrop round.
+        filter: all of them are antialiased.
+    """
+
+    how: Literal["crop", "fit", "stretch"] = "crop"
+    shorter_side: int | None = None
+    filter: Literal["bilinear", "bicubic", "lanczos"] = "bilinear"
+
+
+@dataclass(frozen=True)
 class ImageInput:
     """One row of input: a uint8 image [height, width, channels], 0 (black) to 255 (white)."""
 
@@ -30,6 +47,7 @@ class ImageInput:
     width: int
     channels: int
     modality: Literal["image"] = "image"
+    resize: Resize = Resize()
 
     def __post_init__(self) -> None:
         if self.height < 1 or self.width < 1 or self.channels not in (1, 3):

@@ -18,11 +18,13 @@ class Encoding(NamedTuple):
         embedding: float [B, D], what probes and clients use.
         latent: float [B, L], what `decode` takes (the posterior mean), or None if nothing decodes.
         latent_scale: float [B, L], the posterior's standard deviation, or None if there is none.
+        patches: float [B, h, w, D], a vector for each place, or None if they are not kept.
     """
 
     embedding: Tensor
     latent: Tensor | None = None
     latent_scale: Tensor | None = None
+    patches: Tensor | None = None
 
 
 @runtime_checkable

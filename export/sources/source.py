@@ -1,0 +1,72 @@
+"""What a source gives, and what a user may say about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from latentserve.inputs import AudioInput, ImageInput
+from training.methods.encoding import Encoder
+
+Order = Literal["RGB", "BGR"]
+Layout = Literal["NCHW", "NHWC"]
+
+
+class SourceError(ValueError):
+    """The encoder cannot be taken over. The message says what was got, what was expected and what to do."""
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """What a user says about an encoder; None: what the source says itself, or else the default.
+
+    Attributes:
+        embedding: `auto`, `cls`, `mean`, `pooled`, or the name of a tensor (of an ONNX file).
+        patches: `auto`, or the name of the tensor that holds a vector for each place; None: no patches.
+        normalise: whether the embedding is scaled to length 1.
+        image_size: height and width.
+        how: crop, fit or stretch: see `latentserve.inputs.Resize`.
+        shorter_side: see `latentserve.inputs.Resize`.
+        filter: see `latentserve.inputs.Resize`.
+        mean: of each channel, of values between 0 and 1.
+        std: of each channel, of values between 0 and 1.
+        order: of the colours.
+        layout: of an ONNX file's images.
+        sample_rate_hz: of waveforms.
+        num_samples: of waveforms.
+    """
+
+    embedding: str = "auto"
+    patches: str | None = None
+    normalise: bool = False
+    image_size: tuple[int, int] | None = None
+    how: Literal["crop", "fit", "stretch"] | None = None
+    shorter_side: int | None = None
+    filter: Literal["bilinear", "bicubic", "lanczos"] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    order: Order | None = None
+    layout: Layout | None = None
+    sample_rate_hz: int | None = None
+    num_samples: int | None = None
+
+
+@dataclass(frozen=True)
+class Network:
+    """An encoder as its source gave it.
+
+    Attributes:
+        model: takes float images, 0 to 1 (mean and standard deviation are its own affair), or waveforms.
+        input: what one row is, and how files become rows: as the source's own preprocessing has it.
+        source: as the user wrote it.
+        weights_sha256: of the file, or of the tensors where there is no file.
+        licence: its text as far as it is known, or an empty text.
+        versions: of the libraries it came from.
+    """
+
+    model: Encoder
+    input: ImageInput | AudioInput
+    source: str
+    weights_sha256: str
+    licence: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
