@@ -21,6 +21,7 @@ ALLOWED_IMPORTS = {
         "latentserve.audio",
         "latentserve.cpus",
         "latentserve.images",
+        "latentserve.inputs",
         "latentserve.spelling",
         "latentserve.records",
     },
