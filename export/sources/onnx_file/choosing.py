@@ -42,7 +42,7 @@ def _named(file: File, wanted: str) -> tuple[str, Rule]:
     """The tensor, and what is to be done with it."""
     outputs = file.model.graph.output
     inside = [name for node in file.model.graph.node for name in node.output if name]
-    if wanted in RULES and wanted not in inside:
+    if wanted in RULES and (len(outputs) == 1 or wanted not in inside):  # a tensor of such a name: NAME:auto
         if len(outputs) != 1:
             listed = ", ".join(f"{one.name} {in_words(axes_of(one))}" for one in outputs)
             raise SourceError(

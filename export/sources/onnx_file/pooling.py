@@ -16,7 +16,7 @@ from export.sources.onnx_file.parts import Parts
 from latentserve.inputs import ImageInput
 
 SHORTEST = 1e-12
-"""Embeddings are divided by their length, or by this: torch.nn.functional.normalize's."""
+"""Embeddings are divided by their length, or by this where they have none: torch.nn.functional.normalize's."""
 MOST_TOKENS_BESIDE = 8
 """Tokens that are no places: a class, registers (DINOv2: 4)."""
 
@@ -48,7 +48,7 @@ class Pooled:
         elif self.pooling == "mean":
             values = values.mean(self._axes)
         if self.normalise:
-            values = values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), SHORTEST)
+            values = values / np.sqrt((values * values).sum(1, keepdims=True) + np.float32(SHORTEST**2))
         return values.astype(np.float32)
 
     def write(self, parts: Parts, output: str) -> None:
@@ -60,8 +60,8 @@ class Pooled:
             value = parts.reduce("ReduceMean", value, list(self._axes), keep=False)
         if self.normalise:
             squares = parts.reduce("ReduceSum", parts.add("Mul", value, value), [1], keep=True)
-            length = parts.add("Max", parts.add("Sqrt", squares), parts.constant(np.float32(SHORTEST)))
-            value = parts.add("Div", value, length)
+            squares = parts.add("Add", squares, parts.constant(np.float32(SHORTEST**2)))
+            value = parts.add("Div", value, parts.add("Sqrt", squares))
         parts.add("Identity", value, output=output)
 
     @property

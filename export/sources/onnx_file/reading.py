@@ -139,7 +139,7 @@ def _check_operators(model: onnx.ModelProto, name: str) -> None:
         if node.domain not in DOMAINS or (standard and not onnx.defs.has(node.op_type, "")):
             operator = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
             raise SourceError(
-                f"onnx: {name}: got the operator {operator} (node {node.name or node.output[0]!r}), expected those of"
+                f"onnx: {name}: got the operator {operator} (node {node.name or node.output[0]}), expected those of"
                 " ONNX and ONNX Runtime alone: the service runs no custom ones"
             )
 

@@ -107,6 +107,8 @@ def _checked(model: onnx.ModelProto, plan: Plan, expected: Expected) -> onnx.Mod
         try:
             got = runner.run([EMBEDDING, PATCHES][: len(expected.tensors)], {INPUT: expected.rows[:num]})
         except Exception as error:  # as above
+            if num == (plan.entry.fixed_rows or 1):
+                raise SourceError(f"onnx: {name}: got a graph that cannot be run: {reason(error)}") from None
             raise _fixed(plan, model, error) from None
         for one, other in zip(got, expected.tensors, strict=True):
             if one.shape != other[:num].shape:
