@@ -7,7 +7,7 @@ service, so that a file sent there gives the pixels that were trained on.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Sequence, Sized
+from collections.abc import Iterable, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from latentserve.cpus import available_cpus
 from latentserve.images import ImageError, decode_image
+from latentserve.inputs import ImageInput
 from training.data.digests import Digests, digest_of
 from training.data.errors import DataError
 from training.data.lazy import File, Lazy, Pixels, Store, as_values
@@ -33,7 +34,7 @@ FILES_AT_ONCE = 256  # encoded bytes that are in memory at a time: of these
 IMAGES_BETWEEN_SAVES = 4096
 
 
-class TooLarge(Exception):  # noqa: N818 - no fault: the set is read another way
+class TooLarge(Exception):
     """A stream of images turned out to be more than memory should hold."""
 
 
@@ -44,36 +45,35 @@ class Reading:
     Attributes:
         kind: of the data spec, for messages.
         source: what lies where, for the cache of digests.
-        image_size: height and width of the rows.
+        given: shape of a row, and how images of other sizes become one.
     """
 
     kind: str
     source: str
-    image_size: int
+    given: ImageInput
 
     @property
     def row_shape(self) -> tuple[int, int, int]:
         """Of one image."""
-        return (self.image_size, self.image_size, CHANNELS)
+        return (self.given.height, self.given.width, self.given.channels)
 
     @property
     def row_bytes(self) -> int:
         """Of one image."""
-        height, width, channels = self.row_shape
-        return height * width * channels
+        return self.given.height * self.given.width * self.given.channels
 
     def decode(self, data: bytes) -> Pixels:
-        """Decodes, resizes and crops.
+        """Decodes and resizes.
 
         Raises:
             ImageError: see `decode_image`.
         """
-        return decode_image(data, self.image_size, self.image_size, CHANNELS, MAX_PIXELS)
+        return decode_image(data, self.given, MAX_PIXELS)
 
     @property
     def rule(self) -> str:
         """Everything that decides what pixels a file becomes."""
-        return f"{self.row_shape} Pillow {PIL.__version__}"
+        return f"{self.given} Pillow {PIL.__version__}"
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ def _bar(num_files: int | None) -> tqdm[Any]:
 def readable(
     kind: str, decoded: Decoded, at_least: int = MIN_IMAGES, others: Sequence[str] = ()
 ) -> tuple[NDArray[np.uint8], list[int]]:
-    """The images of `decode_all`, uint8 [N, image_size, image_size, 3], and their places; prints why others are none.
+    """The images of `decode_all`, uint8 [N, height, width, 3], and their places; prints why others are none.
 
     Args:
         kind: of the data spec.

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from latentserve import records
 from latentserve.images import SUFFIXES
-from training.data.decoding import MIN_IMAGES, Reading, decode_all, readable
+from latentserve.inputs import ImageInput
+from training.data.decoding import CHANNELS, MIN_IMAGES, Reading, decode_all, readable
 from training.data.digests import Place
 from training.data.files import files_in
 from training.data.grouping import GroupBy
@@ -44,7 +45,7 @@ def read(path: str, image_size: int, group_by: GroupBy | None = None, at_least: 
     if len(files) < at_least:
         raise DataError(f"folder: got {len(files)} images under {folder}, expected at least {at_least}")
     units_N = group_by.of_files(files) if group_by else None
-    reading = Reading("folder", f"folder:{folder.resolve()}", image_size)
+    reading = Reading("folder", f"folder:{folder.resolve()}", ImageInput(image_size, image_size, CHANNELS))
     decoded = decode_all(reading, [_file(file) for file in files])
     images_NHWC, rows = readable("folder", decoded, at_least)
     named = [files[row].relative_to(folder) for row in rows]

@@ -35,7 +35,8 @@ from webdataset.tariterators import tar_file_expander
 
 from latentserve import records
 from latentserve.images import SUFFIXES
-from training.data.decoding import MIN_IMAGES, Decoded, Reading, TooLarge, decode_all, readable
+from latentserve.inputs import ImageInput
+from training.data.decoding import CHANNELS, MIN_IMAGES, Decoded, Reading, TooLarge, decode_all, readable
 from training.data.files import say_left_out
 from training.data.grouping import GroupBy
 from training.data.lazy import File
@@ -88,7 +89,8 @@ def read(shards: Sequence[str], image_size: int, group_by: GroupBy | None = None
     Raises:
         DataError: as `load`, of fewer than `at_least` images.
     """
-    members, decoded = _decoded(Reading("wds", " ".join(["wds:", *map(os.path.abspath, shards)]), image_size), shards)
+    source = " ".join(["wds:", *map(os.path.abspath, shards)])
+    members, decoded = _decoded(Reading("wds", source, ImageInput(image_size, image_size, CHANNELS)), shards)
     texts = members.classes()
     for image, fault in enumerate(members.faults(texts)):
         if fault is not None:
