@@ -47,7 +47,7 @@ class ImageInput:
     width: int
     channels: int
     modality: Literal["image"] = "image"
-    resize: Resize = Resize()  # noqa: RUF009 (frozen)
+    resize: Resize = Resize()
 
     def __post_init__(self) -> None:
         if self.height < 1 or self.width < 1 or self.channels not in (1, 3):

@@ -7,23 +7,45 @@ from dataclasses import replace
 import numpy as np
 
 from training.data import Data, ImageShape, Rows, load_data
+from training.data.decoding import MIN_IMAGES
 from training.data.loading import every_row
-from training.data.rows import Values
+from training.data.rows import CALIBRATION_SHARE, TEST_SHARE, Values, split_off
+from training.data.units import count
+from training.evaluation.progress import say
 from training.running.run import Run, RunError
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow turns RGB into grey
 
 
 def in_shape_of(run: Run, spec: str) -> Data:
-    """A data set with the size and the channels that the run's encoder takes."""
+    """A data set with the size and the channels that the run's encoder takes.
+
+    Of a user's own rows none is set aside: nothing is calibrated here, so that a fifth of them is tested, the rest fits
+    probes.
+    """
+    if spec == run.data:
+        return run.load_data()  # split as it was for the training: what is tested was not trained on
     if not isinstance(run.shape, ImageShape):
         raise RunError(f"transfer: got a run on {run.shape.modality}, expected one on images")
+    if not spec.startswith("audio:") and (own := every_row(spec, run.shape.image_size, at_least=MIN_IMAGES)):
+        return _two_splits(spec, _with_channels(own, run.shape.channels), run.loop.seed)
     data = load_data(spec, run.shape.image_size, run.loop.seed)
     if not isinstance(data.shape, ImageShape):
         raise RunError(f"transfer: got {spec}, which is {data.shape.modality}, expected images")
     channels = run.shape.channels
     train, calibration, test = (_with_channels(rows, channels) for rows in (data.train, data.calibration, data.test))
     return Data(data.spec, train, calibration, test)
+
+
+def _two_splits(spec: str, rows: Rows, seed: int) -> Data:
+    """All rows: those that fit probes, and those that are tested, one of each unit; none for calibration."""
+    twins = rows.with_twins()
+    num_test = max(1, int(count(twins.units_N, len(twins)) * (TEST_SHARE + CALIBRATION_SHARE)))
+    train, test = split_off(twins, num_test, seed)
+    num_left = len(rows) - len(train) - len(test)
+    said = f", {num_left} are twins of tested ones" if num_left else ""
+    say(f"{spec}: of {len(rows)} rows {len(train)} fit probes, {len(test)} are tested{said}")
+    return Data(spec, train, test.take(slice(0, 0)), test)
 
 
 def every_row_in_shape_of(run: Run, spec: str) -> Values | None:
