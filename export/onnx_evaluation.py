@@ -42,7 +42,7 @@ def evaluate_bundle(folder: Path, spec: str | None, options: ReportOptions) -> E
         run = records.from_json(Run, manifest.provenance.config)
     except records.RecordError as error:
         raise RunError(f"{folder}: provenance.config: {error}") from error
-    data = run.load_data() if spec is None else in_shape_of(run, spec)
+    data = run.load_data() if spec in (None, run.data) else in_shape_of(run, spec)  # its own is split as it was
     graph = manifest.graphs["encoder"]
     metrics = make_report(graph_encoder(folder, graph), run, data, options, latent_encoder(folder, graph))
     return EvaluationReport(

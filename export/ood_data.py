@@ -92,7 +92,7 @@ def ood_set(name: str, run: Run, id_rows: Values, sample: Sample) -> Values:
     if name == run.data:
         return id_rows  # the rest was trained on
     if (own := every_row_in_shape_of(run, name)) is not None:
-        return sample.of(own)
+        return sample.of(own.values)
     return sample.of(in_shape_of(run, name).test.values, MOST_ROWS)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from training.data import Data, ImageShape, Rows, load_data
 from training.data.decoding import MIN_IMAGES
 from training.data.loading import every_row
-from training.data.rows import CALIBRATION_SHARE, TEST_SHARE, Values, split_off
+from training.data.rows import CALIBRATION_SHARE, TEST_SHARE, split_off
 from training.data.units import count
 from training.evaluation.progress import say
 from training.running.run import Run, RunError
@@ -23,17 +23,15 @@ def in_shape_of(run: Run, spec: str) -> Data:
     Of a user's own rows none is set aside: nothing is calibrated here, so that a fifth of them is tested, the rest fits
     probes.
     """
-    if spec == run.data:
-        return run.load_data()  # split as it was for the training: what is tested was not trained on
     if not isinstance(run.shape, ImageShape):
         raise RunError(f"transfer: got a run on {run.shape.modality}, expected one on images")
     if not spec.startswith("audio:") and (own := every_row(spec, run.shape.image_size, at_least=MIN_IMAGES)):
-        return _two_splits(spec, _with_channels(own, run.shape.channels), run.loop.seed)
+        return _two_splits(spec, with_channels(own, run.shape.channels), run.loop.seed)
     data = load_data(spec, run.shape.image_size, run.loop.seed)
     if not isinstance(data.shape, ImageShape):
         raise RunError(f"transfer: got {spec}, which is {data.shape.modality}, expected images")
     channels = run.shape.channels
-    train, calibration, test = (_with_channels(rows, channels) for rows in (data.train, data.calibration, data.test))
+    train, calibration, test = (with_channels(rows, channels) for rows in (data.train, data.calibration, data.test))
     return Data(data.spec, train, calibration, test)
 
 
@@ -48,17 +46,17 @@ def _two_splits(spec: str, rows: Rows, seed: int) -> Data:
     return Data(spec, train, test.take(slice(0, 0)), test)
 
 
-def every_row_in_shape_of(run: Run, spec: str) -> Values | None:
+def every_row_in_shape_of(run: Run, spec: str) -> Rows | None:
     """All rows of a user's own data, as the run's encoder takes them; None of other data."""
     shape = run.shape
     if isinstance(shape, ImageShape):
         rows = None if spec.startswith("audio:") else every_row(spec, shape.image_size)
-        return None if rows is None else _with_channels(rows, shape.channels).values
-    sound = every_row(spec, None, shape.sample_rate_hz, shape.num_samples) if spec.startswith("audio:") else None
-    return None if sound is None else sound.values
+        return None if rows is None else with_channels(rows, shape.channels)
+    return every_row(spec, None, shape.sample_rate_hz, shape.num_samples) if spec.startswith("audio:") else None
 
 
-def _with_channels(images: Rows, channels: int) -> Rows:
+def with_channels(images: Rows, channels: int) -> Rows:
+    """Images in grey, or with a channel for each colour."""
     values_NHWC = images.values
     if (got := values_NHWC.shape[-1]) == channels:
         return images
