@@ -16,7 +16,15 @@ ROOT = Path(__file__).resolve().parents[1]
 ALLOWED_IMPORTS = {
     "latentserve": {"latentserve"},
     "service": {"service", "latentserve"},
-    "training": {"training", "latentserve.audio", "latentserve.cpus", "latentserve.images", "latentserve.records"},
+    "training": {
+        "training",
+        "latentserve.audio",
+        "latentserve.cpus",
+        "latentserve.images",
+        "latentserve.inputs",
+        "latentserve.spelling",
+        "latentserve.records",
+    },
     "export": {"export", "training", "latentserve"},
     "deploy": {
         *("deploy", "service.observing.metric", "service.observing.metric_table"),

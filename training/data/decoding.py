@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from latentserve.images import ImageError, decode_image
+from latentserve.inputs import ImageInput
 from training.data.rows import DataError
 
 CHANNELS = 3
@@ -47,10 +48,11 @@ def decode_all(kind: str, files: Iterable[File], image_size: int) -> list[NDArra
     Raises:
         DataError: more than memory should hold.
     """
+    given = ImageInput(image_size, image_size, CHANNELS)
 
     def decode(file: File) -> NDArray[np.uint8] | str:
         try:
-            return decode_image(file.read(), image_size, image_size, CHANNELS, MAX_PIXELS)
+            return decode_image(file.read(), given, MAX_PIXELS)
         except (ImageError, OSError) as error:
             return f"{file.name}: {error}"
 

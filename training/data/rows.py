@@ -229,9 +229,11 @@ def resized(images_NHWC: NDArray[np.uint8], image_size: int | None) -> NDArray[n
     if image_size is None or images_NHWC.shape[1:3] == (image_size, image_size):
         return images_NHWC
     from latentserve.images import fit_image
+    from latentserve.inputs import ImageInput
 
     num, _, _, channels = images_NHWC.shape
+    given = ImageInput(image_size, image_size, channels)
     out = np.empty((num, image_size, image_size, channels), np.uint8)
     for row, image_HWC in enumerate(images_NHWC):
-        out[row] = fit_image(image_HWC, image_size, image_size)
+        out[row] = fit_image(image_HWC, given)
     return out
