@@ -55,7 +55,7 @@ def load_pair(a: Side, b: Side, spec: str, num_rows: int, seed: int) -> Pair:
         RunError: the data that a bundle was trained on changed.
     """
     reference, other = (b, a) if spec == b.run.data != a.run.data else (a, b)
-    whole = in_shape_of(reference.run, spec)
+    whole = reference.run.load_data() if spec == reference.run.data else in_shape_of(reference.run, spec)
     same = _like(whole, reference, other, spec)
     datas = (whole, same) if reference is a else (same, whole)
     notes = list(_notes_on_origin(a, b, spec))
@@ -71,7 +71,8 @@ def load_pair(a: Side, b: Side, spec: str, num_rows: int, seed: int) -> Pair:
         notes.append("Too few others are left to leave them out, so that they flatter the bundle that knows them")
     if (num_test := len(datas[0].test)) < FEWEST_TEST_ROWS:
         raise DataError(
-            f"data: got {num_test} test rows of {spec}, expected {FEWEST_TEST_ROWS} or more: nothing is told from chance"
+            f"data: got {num_test} test rows of {spec}, expected {FEWEST_TEST_ROWS} or more:"
+            " so few tell no difference from chance"
         )
     return _drawn(*datas, notes, num_rows, seed)
 
@@ -136,7 +137,10 @@ def _notes_on_origin(a: Side, b: Side, spec: str) -> Iterator[str]:
         yield "Both have one encoder, equal bit for bit: only detectors, their calibration and timing can differ"
     for side in (a, b):
         if side.run.data != spec:
-            yield f"{side.label} was trained and calibrated on {side.run.data}: its false alarms here are promised nothing"
+            yield (
+                f"{side.label} was trained and calibrated on {side.run.data}, so that nothing is promised of its false"
+                " alarms on other data"
+            )
 
 
 def _trained_on(side: Side, data: Data, is_split_for_it: bool) -> tuple[NDArray[np.bool_], str]:

@@ -23,10 +23,10 @@ def in_shape_of(run: Run, spec: str) -> Data:
     Of a user's own rows none is set aside: nothing is calibrated here, so that a fifth of them is tested, the rest fits
     probes.
     """
+    if (own := every_row_in_shape_of(run, spec, MIN_IMAGES)) is not None:
+        return _two_splits(run, spec, own)
     if not isinstance(run.shape, ImageShape):
         raise RunError(f"transfer: got a run on {run.shape.modality}, expected one on images")
-    if not spec.startswith("audio:") and (own := every_row(spec, run.shape.image_size, at_least=MIN_IMAGES)):
-        return _two_splits(spec, with_channels(own, run.shape.channels), run.loop.seed)
     data = load_data(spec, run.shape.image_size, run.loop.seed)
     if not isinstance(data.shape, ImageShape):
         raise RunError(f"transfer: got {spec}, which is {data.shape.modality}, expected images")
@@ -35,24 +35,25 @@ def in_shape_of(run: Run, spec: str) -> Data:
     return Data(data.spec, train, calibration, test)
 
 
-def _two_splits(spec: str, rows: Rows, seed: int) -> Data:
+def _two_splits(run: Run, spec: str, rows: Rows) -> Data:
     """All rows: those that fit probes, and those that are tested, one of each unit; none for calibration."""
     twins = rows.with_twins()
     num_test = max(1, int(count(twins.units_N, len(twins)) * (TEST_SHARE + CALIBRATION_SHARE)))
-    train, test = split_off(twins, num_test, seed)
+    train, test = split_off(twins, num_test, run.loop.seed)
     num_left = len(rows) - len(train) - len(test)
     said = f", {num_left} are twins of tested ones" if num_left else ""
     say(f"{spec}: of {len(rows)} rows {len(train)} fit probes, {len(test)} are tested{said}")
-    return Data(spec, train, test.take(slice(0, 0)), test)
+    rate = None if isinstance(run.shape, ImageShape) else run.shape.sample_rate_hz
+    return Data(spec, train, test.take(slice(0, 0)), test, rate)
 
 
-def every_row_in_shape_of(run: Run, spec: str) -> Rows | None:
+def every_row_in_shape_of(run: Run, spec: str, at_least: int = 1) -> Rows | None:
     """All rows of a user's own data, as the run's encoder takes them; None of other data."""
-    shape = run.shape
+    shape, is_sound = run.shape, spec.startswith("audio:")
     if isinstance(shape, ImageShape):
-        rows = None if spec.startswith("audio:") else every_row(spec, shape.image_size)
+        rows = None if is_sound else every_row(spec, shape.image_size, at_least=at_least)
         return None if rows is None else with_channels(rows, shape.channels)
-    return every_row(spec, None, shape.sample_rate_hz, shape.num_samples) if spec.startswith("audio:") else None
+    return every_row(spec, None, shape.sample_rate_hz, shape.num_samples, at_least) if is_sound else None
 
 
 def with_channels(images: Rows, channels: int) -> Rows:
