@@ -19,9 +19,9 @@ BATCH_ROWS = (1, 32)
 NUM_ROUNDS = 6
 """Of A and B in turn. All six ratios lie above the median of such ratios, or below it, in 2 of 64 cases: the range of
 the six is an interval of 96.9 % for it, whatever else runs (David and Nagaraja, Order Statistics, section 7.1)."""
-SHORTEST_SECONDS = 0.02
-"""Of a round, which takes as many runs as it needs: the clock and the scheduler are no part of what is measured."""
-MOST_RUNS = 50
+ROUND_SECONDS = 0.02
+"""Of each, in runs that take turns, of which the median counts: the scheduler is no part of what is measured."""
+FEWEST_RUNS, MOST_RUNS = 3, 50
 
 Run = Callable[[], object]
 
@@ -64,16 +64,16 @@ def _run(session: ort.InferenceSession, rows: Values, num_rows: int) -> Run:
 def _timed(name: str, runs: Sequence[Run], num_rows: int, clock: Callable[[], float] = time.perf_counter) -> Figure:
     """Medians of the rounds, and the range of their ratios."""
 
-    def seconds(run: Run, times: int) -> float:
+    def seconds(run: Run) -> float:
         started = clock()
-        for _ in range(times):
-            run()
-        return (clock() - started) / times
+        run()
+        return max(clock() - started, 1e-9)
 
     for run in runs:
         run()  # the first of a shape is slower
-    times = [max(1, min(MOST_RUNS, round(SHORTEST_SECONDS / max(seconds(run, 1), 1e-9)))) for run in runs]
-    rounds = [[seconds(run, num) for run, num in zip(runs, times, strict=True)] for _ in range(NUM_ROUNDS)]
-    ratios = [one / max(other, 1e-12) for one, other in rounds]
-    a, b = (1000 * float(np.median(of_one)) / num_rows for of_one in zip(*rounds, strict=True))
+    slowest = max(map(seconds, runs))
+    num_runs = max(FEWEST_RUNS, min(MOST_RUNS, round(ROUND_SECONDS / slowest)))
+    rounds = [np.median([[seconds(run) for run in runs] for _ in range(num_runs)], axis=0) for _ in range(NUM_ROUNDS)]
+    ratios = [float(one / other) for one, other in rounds]
+    a, b = (1000 * np.median(rounds, axis=0) / num_rows).tolist()
     return cheaper(name, a, b, (min(ratios), max(ratios)))
