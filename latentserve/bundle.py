@@ -36,7 +36,7 @@ from latentserve.conformal import Adjustment, adjustments, check_delta, sha256_o
 from latentserve.errors import BundleError
 from latentserve.inputs import INPUT, AudioInput, ImageInput, TensorSpec
 
-SCHEMA_VERSION = 2  # 2: detectors have delta and adjustment, manifests a precision
+SCHEMA_VERSION = 3  # 2: detectors have delta and adjustment, manifests a precision; 3: images have a rule to resize by
 MANIFEST = "bundle.json"
 CALIBRATION = "calibration.npz"
 GOLDEN = "golden.npz"

@@ -1,8 +1,8 @@
 """How an encoded image becomes the pixels a model was trained on.
 
-Training reads image folders through this file and the service decodes requests through it, so
-that a photo becomes the same pixels on both sides: upright, on black where it is transparent, centre-cropped
-to the model's aspect ratio, resized with an antialiasing filter. Of several frames or pages the first is taken.
+Training and export read images through this file and the service decodes requests through it, so
+that a photo becomes the same pixels on all sides: upright, on black where it is transparent, in the size of the model's
+by the rule of its input (`latentserve.resizing`). Of several frames or pages the first is taken.
 
 Pillow decodes; `image_files` and `depth` check what it accepts too easily. Needs Pillow and simplejpeg
 (extras `serve` and `train`).
@@ -20,6 +20,8 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from latentserve.depth import png_samples, tiff_samples
 from latentserve.image_files import PNG_SIGNATURE, ImageError, Png, check_jpeg, read_png
+from latentserve.inputs import ImageInput
+from latentserve.resizing import center_crop, resized
 
 __all__ = ["FORMATS", "SUFFIXES", "ImageError", "center_crop", "decode_image", "fit_image", "image_pixels"]
 
@@ -40,16 +42,14 @@ TURNS = {
 """The transpose that sets a photo upright, by its EXIF orientation."""
 
 
-def decode_image(data: bytes, height: int, width: int, channels: int, max_pixels: int) -> NDArray[np.uint8]:
+def decode_image(data: bytes, given: ImageInput, max_pixels: int) -> NDArray[np.uint8]:
     """Decodes one JPEG, PNG, WebP, BMP or TIFF to uint8 [height, width, channels].
 
     The size is read from the header and held against `max_pixels` before a pixel is decoded.
 
     Args:
         data: the bytes of the file.
-        height: of the result.
-        width: of the result.
-        channels: of the result: 1 (grey) or 3 (RGB).
+        given: height, width and channels (1: grey, 3: RGB) of the result, and the rule by which it is resized.
         max_pixels: largest width x height that is decoded.
 
     Raises:
@@ -60,7 +60,7 @@ def decode_image(data: bytes, height: int, width: int, channels: int, max_pixels
     try:
         _check_size(image, max_pixels)
         pixels = _on_black(_upright(_pixels(image, file, png)))
-        return _fit(pixels, height, width, channels)
+        return _array(resized(pixels.convert(MODES[given.channels]), given), given)
     except ImageError:
         raise
     except Exception as error:  # any error of Pillow: one damaged file must not end a long run
@@ -170,30 +170,12 @@ def _on_black(image: Image.Image) -> Image.Image:
     return image
 
 
-def _fit(image: Image.Image, height: int, width: int, channels: int) -> NDArray[np.uint8]:
-    """Mode, centre crop and size."""
-    pixels: NDArray[Any] = np.asarray(_crop_and_resize(image.convert(MODES[channels]), height, width))
-    return pixels.reshape(height, width, channels)
+def fit_image(image_HWC: NDArray[np.uint8], given: ImageInput) -> NDArray[np.uint8]:
+    """As `decode_image` of an image that is an array already: uint8 [height, width, channels], its own channels."""
+    image = Image.fromarray(image_HWC[..., 0] if image_HWC.shape[-1] == 1 else image_HWC)
+    return _array(resized(image.convert(MODES[given.channels]), given), given)
 
 
-def fit_image(image_HWC: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    """Centre-crops and resizes an image that is already an array: uint8 [height, width, channels]."""
-    channels = image_HWC.shape[-1]
-    image = Image.fromarray(image_HWC[..., 0] if channels == 1 else image_HWC)
-    pixels: NDArray[Any] = np.asarray(_crop_and_resize(image, height, width))
-    return pixels.reshape(height, width, channels)
-
-
-def _crop_and_resize(image: Image.Image, height: int, width: int) -> Image.Image:
-    if (image.width, image.height) == (width, height):
-        return image
-    box = center_crop(image.width, image.height, height, width)
-    return image.resize((width, height), Image.Resampling.BILINEAR, box=box)
-
-
-def center_crop(got_width: int, got_height: int, height: int, width: int) -> tuple[float, float, float, float]:
-    """The largest centred box (left, upper, right, lower) of aspect ratio width / height."""
-    scale = min(got_width / width, got_height / height)
-    left = (got_width - width * scale) / 2
-    upper = (got_height - height * scale) / 2
-    return left, upper, left + width * scale, upper + height * scale
+def _array(image: Image.Image, given: ImageInput) -> NDArray[np.uint8]:
+    pixels: NDArray[Any] = np.asarray(image)
+    return pixels.reshape(given.height, given.width, given.channels)

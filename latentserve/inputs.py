@@ -11,6 +11,8 @@ from typing import Literal
 
 INPUT = "input"
 """Name of the tensor that the client sends."""
+HOWS = ("crop", "fit", "stretch")
+FILTERS = ("bilinear", "bicubic", "lanczos")
 
 
 @dataclass(frozen=True)
@@ -38,21 +40,55 @@ class Resize:
     shorter_side: int | None = None
     filter: Literal["bilinear", "bicubic", "lanczos"] = "bilinear"
 
+    def __post_init__(self) -> None:
+        if self.how not in HOWS:
+            raise ValueError(f"resize: got {self.how!r}, expected one of {', '.join(HOWS)}")
+        if self.filter not in FILTERS:
+            raise ValueError(f"filter: got {self.filter!r}, expected one of {', '.join(FILTERS)}")
+        if self.shorter_side is not None and self.how != "crop":
+            raise ValueError(f"shorter_side: got {self.shorter_side} with {self.how}, expected none, or crop")
+
 
 @dataclass(frozen=True)
 class ImageInput:
-    """One row of input: a uint8 image [height, width, channels], 0 (black) to 255 (white)."""
+    """One row of input: a uint8 image [height, width, channels], 0 (black) to 255 (white).
+
+    Attributes:
+        height: of the model's images.
+        width: of them.
+        channels: 1 (grey) or 3 (RGB).
+        modality: tells it from sound.
+        resize: how files of other sizes become such an image.
+    """
 
     height: int
     width: int
     channels: int
     modality: Literal["image"] = "image"
-    resize: Resize = Resize()  # noqa: RUF009 (frozen)
+    resize: Resize = Resize()
 
     def __post_init__(self) -> None:
         if self.height < 1 or self.width < 1 or self.channels not in (1, 3):
             got = f"{self.height} x {self.width} x {self.channels}"
             raise ValueError(f"input: got {got}, expected a height and width of 1 or more and 1 or 3 channels")
+        side, least = self.resize.shorter_side, min(self.height, self.width)
+        if side is not None and side < least:
+            size = f"{self.height} x {self.width}"
+            raise ValueError(f"shorter_side: got {side}, expected {least} or more for images of {size}")
+
+    @property
+    def in_words(self) -> str:
+        """How files become rows, for readers."""
+        size, how = f"{self.height} x {self.width} pixels (height x width)", self.resize.how
+        ending = f"antialiased, {self.resize.filter}"
+        if how == "stretch":
+            return f"the whole image is stretched to {size}, {ending}"
+        if how == "fit":
+            return f"the whole image is fitted into {size} on black, {ending}"
+        if self.resize.shorter_side is None:
+            return f"the largest centred box of this shape is cut out and resized to {size}, {ending}"
+        side = self.resize.shorter_side
+        return f"the shorter side is resized to {side} pixels, {ending}, and the centre of {size} is cut out"
 
     @property
     def spec(self) -> TensorSpec:

@@ -17,8 +17,9 @@ ALLOWED_IMPORTS = {
     "latentserve": {"latentserve"},
     "service": {"service", "latentserve"},
     "training": {
-        *("training", "latentserve.audio", "latentserve.cpus", "latentserve.images", "latentserve.records"),
-        *("latentserve.bundle", "latentserve.errors", "latentserve.inputs"),  # a bundle may be a teacher
+        *("training", "latentserve.audio", "latentserve.cpus", "latentserve.images", "latentserve.inputs"),
+        *("latentserve.spelling", "latentserve.records"),
+        *("latentserve.bundle", "latentserve.errors"),  # a bundle may be a teacher
     },
     "export": {"export", "training", "latentserve"},
     "deploy": {

@@ -122,7 +122,7 @@ class Teacher:
         Raises:
             TeacherError: one is not finite.
         """
-        seen_NHWC = np.stack([fit_image(row, self.input.height, self.input.width) for row in rows_NHWC])
+        seen_NHWC = np.stack([fit_image(row, self.input) for row in rows_NHWC])
         embedding_ND: NDArray[np.float32] = self.session.run([EMBEDDING], {INPUT: seen_NHWC})[0]
         if not np.isfinite(embedding_ND).all():
             raise TeacherError(f"teacher: got an embedding by {self.folder} that is not finite, expected numbers")

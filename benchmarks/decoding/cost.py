@@ -25,6 +25,7 @@ from PIL import Image
 from benchmarks.decoding import memory as decoding_memory
 from latentserve import records
 from latentserve.images import decode_image, image_pixels
+from latentserve.inputs import ImageInput
 from service.config import Config
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results" / "decoding_cost.json"
@@ -102,7 +103,7 @@ def measured(kind: str) -> Cost:
     pixels = image_pixels(data, 10**10)
     times = TIMES if pixels > 10**6 else 1000
     side = 8 if kind == SMALL else 224
-    cpu = least(lambda: decode_image(data, side, side, 3, 10**10), times)
+    cpu = least(lambda: decode_image(data, ImageInput(side, side, 3), 10**10), times)
     return Cost(kind, pixels, len(data), cpu * 1e3, least(lambda: image_pixels(data, 10**10), 20) * 1e6)
 
 

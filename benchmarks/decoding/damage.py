@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from latentserve.images import ImageError, decode_image
+from latentserve.inputs import ImageInput
 from training.data.decoding import MAX_PIXELS
 
 WRONG_LEVELS, WRONG_SHARE = 16, 0.1
@@ -89,7 +90,7 @@ def _is_spoilt(whole: bytes, damaged: bytes) -> bool:
 
 def _is_taken(file: bytes) -> bool:
     try:
-        decode_image(file, 8, 8, 3, MAX_PIXELS)
+        decode_image(file, ImageInput(8, 8, 3), MAX_PIXELS)
     except ImageError:
         return False
     return True

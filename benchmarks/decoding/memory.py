@@ -146,11 +146,12 @@ def deep_png(row: bytes, side: int) -> bytes:
 def decode(file: Path) -> int:
     """By how many bytes this process's peak grows while it decodes the file as the service would."""
     from latentserve.images import decode_image
+    from latentserve.inputs import ImageInput
 
     data = file.read_bytes()
-    decode_image(small(), 8, 8, 3, 1)  # what is loaded once is not counted
+    decode_image(small(), ImageInput(8, 8, 3), 1)  # what is loaded once is not counted
     before = peak_bytes()
-    decode_image(data, 224, 224, 3, 10**10)
+    decode_image(data, ImageInput(224, 224, 3), 10**10)
     return peak_bytes() - before
 
 

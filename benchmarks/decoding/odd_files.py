@@ -35,6 +35,7 @@ from latentserve.audio import SUFFIXES as SOUNDS
 from latentserve.audio import AudioError, decode_audio, sample_rate_of
 from latentserve.images import SUFFIXES as IMAGES
 from latentserve.images import ImageError, decode_image
+from latentserve.inputs import ImageInput
 from training.data.decoding import MAX_PIXELS
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results" / "odd_files.json"
@@ -161,7 +162,7 @@ def _differences(data: bytes, is_sound: bool) -> dict[str, float | None]:
     if is_sound:
         decode_audio(data, rate := sample_rate_of(data), rate)
     else:
-        decode_image(data, 8, 8, 3, MAX_PIXELS)
+        decode_image(data, ImageInput(8, 8, 3), MAX_PIXELS)
     found: dict[str, float | None] = {}
     for name, (module, oracle) in (SOUND_ORACLES if is_sound else IMAGE_ORACLES).items():
         try:
@@ -179,7 +180,7 @@ def _differences(data: bytes, is_sound: bool) -> dict[str, float | None]:
 
 
 def _at_size_of(pixels: NDArray[Any], data: bytes) -> NDArray[np.uint8]:
-    return decode_image(data, pixels.shape[0], pixels.shape[1], 3, MAX_PIXELS)
+    return decode_image(data, ImageInput(pixels.shape[0], pixels.shape[1], 3), MAX_PIXELS)
 
 
 def _reason(error: str) -> str:

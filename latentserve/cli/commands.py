@@ -96,6 +96,8 @@ def models(given: Sequence[str]) -> int:
         outputs = ", ".join(output.name for output in model.outputs)
         print(f"{model.name} version {model.version}: {model.method} on {model.data}, {model.execution_provider}")
         print(f"  input {list(spec.shape)}, outputs {outputs}")
+        if model.resize:
+            print(f"  of a file {model.resize}")
         for detector in model.detectors[:1]:
             calibrated = f"{detector.num_calibration_rows:,} calibration rows"
             print(f"  flags at alpha {model.default_alpha:g} by {detector.name}, {calibrated}")

@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from latentserve.errors import LatentserveError, Unavailable
+from latentserve.spelling import by_latentserve
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ COMMANDS = {
     "export": Command("turn a training run into a bundle", "export.__main__", extra="train"),
     "evaluate": Command("measure a run or a bundle", "latentserve.cli.evaluate", extra="train"),
     "ood": Command("how well a bundle detects other data", "export.__main__", extra="train", first=("ood",)),
+    "compare": Command("two bundles on your own data", "export.__main__", extra="train", first=("compare",)),
     "serve": Command("serve bundles over gRPC", "service.__main__", extra="serve"),
     "tokens": Command("make bearer tokens for a server", "service.__main__", extra="serve", first=("tokens",)),
     "embed": Command("embeddings of files, from a server", "latentserve.cli.commands", "embed"),
@@ -94,7 +96,8 @@ def _function(command: Command) -> Callable[[list[str]], int]:
 def _told(run: Callable[[list[str]], int], arguments: list[str]) -> int:
     """Errors in one sentence; Ctrl-C without a traceback."""
     try:
-        return run(arguments)
+        with by_latentserve():
+            return run(arguments)
     except Unavailable as error:
         advice = "is `latentserve serve` running there? --target HOST:PORT names another server"
         if any(one.startswith("--tls") for one in arguments):

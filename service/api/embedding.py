@@ -242,6 +242,7 @@ def _describe(model: ServedModel) -> pb.Model:
             for figure in manifest.evaluations
         ],
         audio=_audio(manifest.input),
+        resize=manifest.input.in_words if isinstance(manifest.input, ImageInput) else "",
     )
 
 

@@ -203,8 +203,7 @@ class Decoder:
             if isinstance(expected, AudioInput):
                 rows[place] = decode_audio(item, expected.sample_rate_hz, expected.num_samples)
             else:
-                size = expected.height, expected.width, expected.channels
-                rows[place] = decode_image(item, *size, self.limits.max_item_pixels)
+                rows[place] = decode_image(item, expected, self.limits.max_item_pixels)
         except (ImageError, AudioError) as error:
             raise InvalidInput(f"{field}[{place}]: {error}") from error
 

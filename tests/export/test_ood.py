@@ -17,6 +17,7 @@ from export.ood_report import print_examination
 from latentserve import bundle, records
 from latentserve.conformal import p_values
 from latentserve.images import decode_image
+from latentserve.inputs import ImageInput
 from tests.conftest import Encode
 from training.__main__ import Options as TrainingOptions
 from training.__main__ import run_training
@@ -123,7 +124,9 @@ def test_every_row_of_ones_own_folder_is_evaluated(
     deciding = found.rows[0]
     assert {row.num_rows for row in found.rows} == {num}
     manifest = bundle.load(bundle_folder)
-    rows = np.stack([decode_image((tmp_path / "others" / f"{i}.png").read_bytes(), 8, 8, 1, 10**6) for i in range(num)])
+    rows = np.stack(
+        [decode_image((tmp_path / "others" / f"{i}.png").read_bytes(), ImageInput(8, 8, 1), 10**6) for i in range(num)]
+    )
     scores = GraphRunner(bundle_folder, manifest.graphs.values()).run(rows)["scores"][:, 0]
     p = p_values(scores, bundle.load_calibration(bundle_folder, manifest)[deciding.detector])
     assert deciding.share_flagged == pytest.approx((p <= 0.05).mean())

@@ -75,7 +75,9 @@ def test_reconstruct_draws_pictures(server: ServedProcess, files: Path, tmp_path
 
 def test_models_and_health(server: ServedProcess, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", "--target", server.target]) == 0
-    assert "flags at alpha" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "flags at alpha" in said
+    assert "of a file the largest centred box of this shape is cut out and resized to 8 x 8 pixels" in said
     assert main(["health", server.target]) == 0
     assert capsys.readouterr().out == "SERVING\n"
 

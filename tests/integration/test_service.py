@@ -153,6 +153,7 @@ def test_a_model_describes_itself(client: Client) -> None:
     assert (model.name, model.version, model.method, model.data) == ("digits-vae", 1, "vae", "digits")
     assert model.execution_provider in ("CPUExecutionProvider", "CUDAExecutionProvider")
     assert list(model.input.shape) == [8, 8, 1]
+    assert model.resize.startswith("the largest centred box of this shape is cut out and resized to 8 x 8 pixels")
     assert {spec.name for spec in model.outputs} >= {"embedding", "latent", "reconstruction", "scores"}
     assert model.detectors[0].num_calibration_rows == 300
     assert any(figure.name == "linear_probe_accuracy" for figure in model.evaluations)

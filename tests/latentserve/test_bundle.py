@@ -13,6 +13,7 @@ import pytest
 from latentserve import bundle
 from latentserve.conformal import adjustments
 from latentserve.errors import BundleError
+from latentserve.inputs import ImageInput, Resize
 
 
 def change(folder: Path, **fields: Any) -> None:
@@ -51,7 +52,7 @@ def test_a_missing_manifest_is_named(copied_bundle: Path) -> None:
 
 def test_a_newer_schema_is_refused_whatever_else_it_holds(copied_bundle: Path) -> None:
     change(copied_bundle, schema_version=bundle.SCHEMA_VERSION + 1, things_of_tomorrow=[])
-    with pytest.raises(BundleError, match="schema_version: got 3, expected 1 to 2"):
+    with pytest.raises(BundleError, match="schema_version: got 4, expected 1 to 3"):
         bundle.load(copied_bundle)
 
 
@@ -61,6 +62,29 @@ def test_a_bundle_of_the_first_schema_is_read(copied_bundle: Path) -> None:
     old = [{key: one[key] for key in one if key not in ("delta", "adjustment")} for one in detectors]
     change(copied_bundle, schema_version=1, detectors=old)
     assert (bundle.load(copied_bundle).detectors[0].delta, old[0].keys() & {"delta"}) == (0.1, set())
+
+
+@pytest.mark.parametrize("schema", [1, 2])
+def test_a_bundle_that_names_no_rule_is_cropped_as_it_always_was(copied_bundle: Path, schema: int) -> None:
+    given = json.loads((copied_bundle / bundle.MANIFEST).read_text())["input"]
+    assert given.pop("resize") == {"how": "crop", "shorter_side": None, "filter": "bilinear"}
+    change(copied_bundle, schema_version=schema, input=given)
+    assert bundle.load(copied_bundle).input == ImageInput(8, 8, 1, resize=Resize("crop", None, "bilinear"))
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        ({"how": "squeeze"}, r"input.resize.how: got str 'squeeze', expected one of \['crop', 'fit', 'stretch'\]"),
+        ({"how": "crop", "shorter_side": 7}, "shorter_side: got 7, expected 8 or more for images of 8 x 8"),
+        ({"how": "fit", "shorter_side": 9}, "shorter_side: got 9 with fit, expected none"),
+    ],
+)
+def test_a_rule_that_cannot_be_is_refused(copied_bundle: Path, rule: dict[str, Any], message: str) -> None:
+    given = json.loads((copied_bundle / bundle.MANIFEST).read_text())["input"]
+    change(copied_bundle, input=given | {"resize": rule})
+    with pytest.raises(BundleError, match=message):
+        bundle.load(copied_bundle)
 
 
 def test_a_renamed_folder_is_refused(copied_bundle: Path) -> None:
@@ -192,7 +216,7 @@ def test_the_smallest_p_values_are_those_of_the_largest_score() -> None:
 @pytest.mark.parametrize("version", [0, -1, "2", None, 1.5])
 def test_a_schema_that_never_was_is_refused(copied_bundle: Path, version: Any) -> None:
     change(copied_bundle, schema_version=version)
-    with pytest.raises(BundleError, match=f"schema_version: got {version!r}, expected 1 to 2"):
+    with pytest.raises(BundleError, match=f"schema_version: got {version!r}, expected 1 to 3"):
         bundle.load(copied_bundle)
 
 

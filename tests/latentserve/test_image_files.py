@@ -16,6 +16,7 @@ from PIL import Image, ImageOps
 
 from latentserve import image_files
 from latentserve.images import ImageError, decode_image
+from latentserve.inputs import ImageInput
 from tests.conftest import Encode
 
 LIMIT = 10**6
@@ -78,7 +79,7 @@ def tiff(
 
 
 def decoded(data: bytes, like: NDArray[Any], channels: int = 3) -> NDArray[np.uint8]:
-    return decode_image(data, like.shape[0], like.shape[1], channels, LIMIT)
+    return decode_image(data, ImageInput(like.shape[0], like.shape[1], channels), LIMIT)
 
 
 def noise(*shape: int, below: int) -> NDArray[np.uint16]:
@@ -252,13 +253,13 @@ def test_long_samples_use_all_of_their_bits() -> None:
 )
 def test_tiffs_that_pillow_would_get_wrong_are_refused(file: bytes, said: str) -> None:
     with pytest.raises(ImageError, match=said):
-        decode_image(file, 2, 2, 3, LIMIT)
+        decode_image(file, ImageInput(2, 2, 3), LIMIT)
 
 
 def test_the_tiles_of_a_tiff_are_counted_before_they_are_decoded() -> None:
     file = tiff(np.zeros((2, 2, 1), np.uint8), t322=("I", (60_000,)), t323=("I", (60_000,)))
     with pytest.raises(ImageError, match="got tiles of 3600000000 pixels, expected at most 1000000"):
-        decode_image(file, 2, 2, 3, LIMIT)
+        decode_image(file, ImageInput(2, 2, 3), LIMIT)
 
 
 PALETTE = chunk(b"PLTE", bytes(range(6)))
@@ -342,7 +343,7 @@ def test_jpegs_with_a_damaged_middle_are_refused(encode: Any, options: dict[str,
     damaged = whole[:third] + middle + whole[2 * third :]
     Image.open(io.BytesIO(damaged)).load()  # Pillow has no word for it
     with pytest.raises(ImageError, match=f"got a corrupt JPEG of {len(damaged)} bytes: "):
-        decode_image(damaged, 192, 256, 3, LIMIT)
+        decode_image(damaged, ImageInput(192, 256, 3), LIMIT)
 
 
 def test_a_jpeg_that_ends_early_is_refused(encode: Any) -> None:
@@ -452,7 +453,7 @@ def test_without_simplejpeg_images_are_read_and_one_line_says_what_is_not_notice
     try:
         data = encode(np.full((16, 16, 3), 90, np.uint8), "JPEG")
         for _ in range(2):
-            assert decode_image(data, 16, 16, 3, 1000).shape == (16, 16, 3)
+            assert decode_image(data, ImageInput(16, 16, 3), 1000).shape == (16, 16, 3)
         assert [record.getMessage() for record in caplog.records] == [
             "simplejpeg is not installed: damage in the middle of a JPEG is not noticed"
         ]

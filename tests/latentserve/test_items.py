@@ -13,6 +13,7 @@ from PIL import Image
 
 from latentserve.errors import InvalidInput
 from latentserve.images import decode_image
+from latentserve.inputs import ImageInput
 from latentserve.items import Part, cut, cut_latents, cut_one
 from latentserve.tensors import from_tensor
 
@@ -102,7 +103,7 @@ def test_an_image_gives_what_its_file_gives(mode: str) -> None:
     image = Image.fromarray(noise).convert(mode)
     image.getexif()[0x0112] = 6  # turned by a quarter
     (part,) = cut([image]).parts
-    got = decode_image(part.message.encoded.items[0], 8, 8, 3, 10**6)
+    got = decode_image(part.message.encoded.items[0], ImageInput(8, 8, 3), 10**6)
     expected = np.asarray(image.convert("RGB").transpose(Image.Transpose.ROTATE_270))
     np.testing.assert_allclose(got.astype(int), expected.astype(int), atol=1)
 

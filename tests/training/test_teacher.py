@@ -31,7 +31,7 @@ def rows() -> NDArray[np.uint8]:
 def expected(folder: Path, rows: NDArray[np.uint8]) -> NDArray[np.float32]:
     """One row at a time, as a client's images would come."""
     session = ort.InferenceSession(folder / "encoder.onnx", providers=["CPUExecutionProvider"])
-    one = [session.run(["embedding"], {"input": fit_image(row, 12, 12)[None]})[0][0] for row in rows]
+    one = [session.run(["embedding"], {"input": fit_image(row, ImageInput(12, 12, 1))[None]})[0][0] for row in rows]
     return np.stack([vector / np.linalg.norm(vector) for vector in one])
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 import latentserve
 from latentserve.errors import InvalidInput, LatentserveError, PermissionDenied
-from latentserve.inputs import INPUT, TensorSpec
+from latentserve.inputs import INPUT, ImageInput, TensorSpec
 from latentserve.records import printable
 from service.api.inference import RECONSTRUCTION, SCORES, Context, Inference, Outcome
 from service.api.open_inference import tensors as tensors_of
@@ -88,7 +88,7 @@ class OpenInference:
     async def model_metadata(self, request: pb.ModelMetadataRequest, context: Context) -> pb.ModelMetadataResponse:
         """See the proto."""
         model = self._find(request.name, request.version, context)
-        manifest = model.manifest
+        manifest, given = model.manifest, model.manifest.input
         return pb.ModelMetadataResponse(
             name=manifest.name,
             versions=[str(one) for one in sorted(self._repository.models[manifest.name], reverse=True)],
@@ -102,6 +102,7 @@ class OpenInference:
                 "execution_provider": model.execution_provider,
                 "detectors": ",".join(detector.name for detector in manifest.detectors),
                 "default_alpha": f"{manifest.default_alpha:g}",
+                **({"resize": given.in_words} if isinstance(given, ImageInput) else {}),
             },
         )
 

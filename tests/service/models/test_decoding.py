@@ -41,9 +41,9 @@ class Counted:
         self.calls = 0
         monkeypatch.setattr("service.models.decoding.decode_image", self.decode)
 
-    def decode(self, data: bytes, *size: int) -> Any:
+    def decode(self, data: bytes, given: ImageInput, max_pixels: int) -> Any:
         self.calls += 1
-        return decode_image(data, *size)
+        return decode_image(data, given, max_pixels)
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def tensor(shape: tuple[int, ...], dtype: Any = np.uint8) -> pb.Input:
 def test_files_become_the_pixels_training_would_see_in_their_order(encode: Any) -> None:
     rng = np.random.default_rng(0)
     files = [encode(rng.integers(0, 256, (20 + i, 30, 3), dtype=np.uint8), "JPEG") for i in range(19)]
-    expected = np.stack([decode_image(file, 8, 6, 3, 10_000) for file in files])
+    expected = np.stack([decode_image(file, ImageInput(8, 6, 3), 10_000) for file in files])
     np.testing.assert_array_equal(decode(encoded(*files)), expected)
 
 

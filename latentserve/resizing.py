@@ -1,0 +1,84 @@
+"""An image of any size, as Pillow holds it, in the size of a model's: by the rule of its `Resize`.
+
+Every filter is antialiased: each pixel of the result is an average over all pixels of the image that it covers.
+"""
+
+from __future__ import annotations
+
+from PIL import Image
+
+from latentserve.inputs import ImageInput
+
+__all__ = ["center_crop", "resized"]
+
+FILTERS = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+LONGEST = 8
+"""Of an image that is longer than this times its width only the box that is kept is resized: the whole of a strip of
+1 x 10,000 pixels, made 256 wide, would be 2 GB. Rounded, the pixels may differ by one level."""
+
+
+def resized(image: Image.Image, given: ImageInput) -> Image.Image:
+    """The image in the height and width of the model's, in its own mode."""
+    size, resize = (given.width, given.height), given.resize
+    if resize.how == "crop" and resize.shorter_side is not None:
+        return _shorter_side_then_crop(image, size, resize.shorter_side, FILTERS[resize.filter])
+    if image.size == size:
+        return image
+    if resize.how == "fit":
+        return _whole_on_black(image, size, FILTERS[resize.filter])
+    box = center_crop(*image.size, given.height, given.width) if resize.how == "crop" else None
+    return image.resize(size, FILTERS[resize.filter], box=box)
+
+
+def center_crop(got_width: int, got_height: int, height: int, width: int) -> tuple[float, float, float, float]:
+    """The largest centred box (left, upper, right, lower) of aspect ratio width / height."""
+    scale = min(got_width / width, got_height / height)
+    left = (got_width - width * scale) / 2
+    upper = (got_height - height * scale) / 2
+    return left, upper, left + width * scale, upper + height * scale
+
+
+def _shorter_side_then_crop(
+    image: Image.Image, size: tuple[int, int], shorter_side: int, resample: Image.Resampling
+) -> Image.Image:
+    """As torchvision's Resize(shorter_side) and CenterCrop(size), which pads with black, to the last bit."""
+    shorter = min(image.size)
+    whole = tuple(shorter_side if one == shorter else int(shorter_side * one / shorter) for one in image.size)
+    starts = [_start(*pair) for pair in zip(whole, size, strict=True)]
+    box = (starts[0], starts[1], starts[0] + size[0], starts[1] + size[1])
+    if max(image.size) <= LONGEST * shorter:
+        return image.resize((whole[0], whole[1]), resample).crop(box)
+    seen = (max(box[0], 0), max(box[1], 0), min(box[2], whole[0]), min(box[3], whole[1]))
+    across, down = image.width / whole[0], image.height / whole[1]
+    right, lower = min(seen[2] * across, image.width), min(seen[3] * down, image.height)
+    of_image = (seen[0] * across, seen[1] * down, right, lower)
+    part = image.resize((seen[2] - seen[0], seen[3] - seen[1]), resample, box=of_image)
+    return _on_black(part, size, (seen[0] - box[0], seen[1] - box[1]))
+
+
+def _start(got: int, wanted: int) -> int:
+    """Where the box begins in an image of `got` pixels; negative where that is too small and black goes before it."""
+    return -((wanted - got) // 2) if got < wanted else round((got - wanted) / 2)
+
+
+def _whole_on_black(image: Image.Image, size: tuple[int, int], resample: Image.Resampling) -> Image.Image:
+    """As Pillow's ImageOps.pad, of which one side of a very long image is 0."""
+    (width, height), (got_width, got_height) = size, image.size
+    if got_width * height >= width * got_height:  # wider than the model's, or as wide
+        inside = (width, max(1, round(got_height / got_width * width)))
+    else:
+        inside = (max(1, round(got_width / got_height * height)), height)
+    place = round((width - inside[0]) * 0.5), round((height - inside[1]) * 0.5)
+    return _on_black(image.resize(inside, resample), size, place)
+
+
+def _on_black(image: Image.Image, size: tuple[int, int], place: tuple[int, int]) -> Image.Image:
+    if image.size == size:
+        return image
+    black = Image.new(image.mode, size, 0)
+    black.paste(image, place)
+    return black
