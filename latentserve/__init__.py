@@ -11,6 +11,7 @@
 * `tensors`  numpy arrays to protobuf tensors and back
 * `cli`      the command `latentserve`
 * `health`   whether a server is ready
+* `spelling` commands as their user typed them
 * `records`  frozen dataclasses to JSON and back, strictly
 * `v1`       stubs generated from `protos/latentserve/v1`
 

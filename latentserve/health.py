@@ -16,6 +16,8 @@ import urllib.error
 import urllib.request
 from typing import Any
 
+from latentserve.spelling import as_typed
+
 TARGET = "localhost:50051"
 TIMEOUT_SECONDS = 2.0
 SERVING, NOT_SERVING = "SERVING", "NOT_SERVING"
@@ -24,7 +26,7 @@ SERVING, NOT_SERVING = "SERVING", "NOT_SERVING"
 def command(arguments: list[str]) -> int:
     """`latentserve health [TARGET]`; returns the exit status."""
     if arguments[:1] in (["-h"], ["--help"]) or len(arguments) > 1:
-        print(__doc__)
+        print(as_typed(__doc__))
         return 0 if len(arguments) == 1 else 2
     return main(arguments[0] if arguments else TARGET)
 

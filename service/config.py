@@ -17,6 +17,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, CliSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from latentserve.cpus import available_cpus as available_cpus
+from latentserve.spelling import as_typed
 from service.engine.providers import ENGINE_CACHE, Device, DeviceConfig
 from service.models.decoding import Limits
 from service.models.model import ModelsConfig
@@ -66,13 +67,12 @@ class _SettingsFile(PydanticBaseSettingsSource):
 
 
 class Config(BaseSettings):
-    """Serves every bundle of a model repository over gRPC; `python -m service tokens` makes bearer tokens."""
+    """Serves every bundle of a model repository over gRPC; the command `tokens` makes bearer tokens."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
         frozen=True,
         extra="forbid",
-        cli_prog_name="python -m service",
         cli_kebab_case=True,
         cli_hide_none_type=True,
         cli_avoid_json=True,
@@ -275,7 +275,8 @@ def load_config(arguments: Sequence[str]) -> Config:
     if unknown:
         raise ConfigError(f"environment: got unknown variable {unknown[0]}, expected one of {', '.join(sorted(known))}")
     try:
-        source: CliSettingsSource[object] = CliSettingsSource(Config, cli_parse_args=list(arguments))
+        called = as_typed("python -m service")
+        source: CliSettingsSource[object] = CliSettingsSource(Config, called, cli_parse_args=list(arguments))
         return Config(_cli_settings_source=source)  # type: ignore[call-arg]
     except ValidationError as error:
         faults = [_sentence(fault) for fault in error.errors()]

@@ -17,7 +17,12 @@ ALLOWED_IMPORTS = {
     "latentserve": {"latentserve"},
     "service": {"service", "latentserve"},
     "training": {
-        *("training", "latentserve.audio", "latentserve.cpus", "latentserve.images", "latentserve.inputs"),
+        "training",
+        "latentserve.audio",
+        "latentserve.cpus",
+        "latentserve.images",
+        "latentserve.inputs",
+        "latentserve.spelling",
         "latentserve.records",
     },
     "export": {"export", "training", "latentserve"},

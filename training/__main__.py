@@ -16,6 +16,7 @@ import torch
 import tyro
 
 from latentserve import records
+from latentserve.spelling import as_typed
 from training.data import load_data
 from training.data.loading import check_spec
 from training.methods import METHODS
@@ -89,8 +90,8 @@ def main(arguments: list[str]) -> int:
 def _usage(arguments: list[str]) -> int:
     got = f"got {arguments[0]!r}, " if arguments and not arguments[0].startswith("-") else ""
     meant = nearest(arguments[0], METHODS) if got else ""
-    print("usage: python -m training METHOD [OPTIONS]\n       python -m training evaluate RUN [OPTIONS]")
-    print("       python -m training --resume [--run RUN]")
+    ways = ("METHOD [OPTIONS]", "evaluate RUN [OPTIONS]", "--resume [--run RUN]")
+    print("usage: " + "\n       ".join(as_typed(f"python -m training {way}") for way in ways))
     print(f"METHOD: {got}expected one of {', '.join(METHODS)}{meant}")
     return 0 if arguments in (["-h"], ["--help"]) else 2
 
@@ -117,9 +118,8 @@ def parse(name: str, arguments: list[str], found: Found | None = None) -> tuple[
         options = Options(run.data, **run.sizes, run=found.folder, resume=True, loop=run.loop)
         config = run.read_config()
     command = make_dataclass("Command", [("options", Options, options), ("method", type(config), config)], frozen=True)
-    parsed: Any = tyro.cli(
-        command, args=arguments, prog=f"python -m training {name}", config=(tyro.conf.OmitArgPrefixes,)
-    )
+    called = as_typed(f"python -m training {name}")
+    parsed: Any = tyro.cli(command, args=arguments, prog=called, config=(tyro.conf.OmitArgPrefixes,))
     return parsed.options, parsed.method
 
 

@@ -17,6 +17,7 @@ import tyro
 from export.onnx_evaluation import evaluate_bundle
 from latentserve import records
 from latentserve.errors import BundleError
+from latentserve.spelling import as_typed
 from training.data.loading import check_spec
 from training.evaluation.comparison import ReportOptions
 from training.evaluation.table import print_report
@@ -42,7 +43,7 @@ class Options:
 def main(arguments: list[str]) -> int:
     """Runs the command line; returns the exit status."""
     try:
-        options = tyro.cli(Options, args=arguments, prog="python -m export evaluate")
+        options = tyro.cli(Options, args=arguments, prog=as_typed("python -m export evaluate"))
         check_options(options)
         check_new_file("json", options.json)
         for spec in (options.data, options.report.transfer):

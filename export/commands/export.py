@@ -15,15 +15,16 @@ from export.exporter import export_run
 from export.graphs import Device, ExportError
 from latentserve import records
 from latentserve.bundle import Precision
+from latentserve.spelling import as_typed
 from training.options import check_options, in_words
 
 
 @dataclass(frozen=True)
 class Options:
-    """Exports a finished training run; `python -m export evaluate|ood BUNDLE` measures a bundle.
+    """Exports a finished training run; the commands `evaluate` and `ood` measure a bundle.
 
     Attributes:
-        run: folder that `python -m training` left behind.
+        run: folder that a training left behind.
         to: the model repository; the bundle goes to <to>/<name>/<version>.
         name: name of the model; default: <data>-<method>, and -int8 or -float16 if it is.
         report: how much of the evaluation report goes into the bundle: `full` takes minutes and has every baseline;
@@ -46,7 +47,7 @@ class Options:
 def main(arguments: list[str]) -> int:
     """Runs the command line; returns the exit status."""
     try:
-        options = tyro.cli(Options, args=arguments, prog="python -m export")
+        options = tyro.cli(Options, args=arguments, prog=as_typed("python -m export"))
         check_options(options)
         folder = export_run(
             options.run, options.to, options.name, options.report, options.precision, options.promise, options.device

@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from latentserve.errors import LatentserveError, Unavailable
+from latentserve.spelling import by_latentserve
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,8 @@ def _function(command: Command) -> Callable[[list[str]], int]:
 def _told(run: Callable[[list[str]], int], arguments: list[str]) -> int:
     """Errors in one sentence; Ctrl-C without a traceback."""
     try:
-        return run(arguments)
+        with by_latentserve():
+            return run(arguments)
     except Unavailable as error:
         advice = "is `latentserve serve` running there? --target HOST:PORT names another server"
         if any(one.startswith("--tls") for one in arguments):

@@ -39,7 +39,6 @@ LONGEST_MESSAGE = 600
 """Characters of a status's message, each of up to 12 bytes in a header. It may quote what the client sent, and clients
 reject long headers: grpcio takes 8 KB, and calls a longer one RESOURCE_EXHAUSTED."""
 PROBES = frozenset({"ServerLive", "ServerReady", "ModelReady"})
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?P<trace_id>[0-9a-f]{32})-[0-9a-f]{16}-(?P<flags>[0-9a-f]{2})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,8 +178,6 @@ class StreamCall:
         self._bounds = bounds
         self._open: set[InOrder] = set()
         self._draining = asyncio.Event()
-        self._idle = asyncio.Event()
-        self._idle.set()
 
     def of(self, caller: Caller) -> StreamCall:
         """The same method for one caller."""
@@ -200,7 +197,6 @@ class StreamCall:
             return DRAINING
         stream = InOrder(lambda body: self._begin(body, deadline), write, self._bounds)
         self._open.add(stream)
-        self._idle.clear()
         self._call.metrics.streams_open.inc()
         try:
             return Answer(b"") if await stream.run(messages) else DRAINING
@@ -209,23 +205,17 @@ class StreamCall:
         finally:
             self._call.metrics.streams_open.dec()
             self._open.discard(stream)
-            if not self._open:
-                self._idle.set()
+
+    @property
+    def num_open(self) -> int:
+        """Streams under way."""
+        return len(self._open)
 
     def drain(self) -> None:
         """Opens no more streams and reads no further from the open ones: they end when what was read is answered."""
         self._draining.set()
         for stream in self._open:
             stream.stop()
-
-    @property
-    def idle(self) -> bool:
-        """Whether no stream is open."""
-        return self._idle.is_set()
-
-    async def ended(self) -> None:
-        """Waits until no stream is open."""
-        await self._idle.wait()
 
     def unread(self, code: str) -> None:
         """See `Call.unread`."""
@@ -293,12 +283,6 @@ def _unary(service: Any, messages: Any, servicer: Any, metrics: Metrics, most_ro
 
 def _snake(name: str) -> str:
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
-
-
-def trace_id(traceparent: str) -> str:
-    """The id of a sampled trace from the header that names it, else empty. Source: https://www.w3.org/TR/trace-context/."""
-    found = _TRACEPARENT.fullmatch(traceparent)
-    return found["trace_id"] if found and int(found["flags"], 16) & 1 else ""
 
 
 def clipped(message: str) -> str:

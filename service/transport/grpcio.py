@@ -17,14 +17,17 @@ import grpc
 import grpc.aio
 
 from service.api.access.callers import Access
-from service.api.calls import DRAINING, OK, Answer, Call, Services, StreamCall, clipped, trace_id
+from service.api.calls import DRAINING, OK, Answer, Call, Services, StreamCall, clipped
 from service.api.entrance import entered
+from service.api.trace import trace_id
 from service.transport.http2.health_and_reflection import SideCall, side_calls
 from service.transport.http2.limits import Limits
 from service.transport.tls import Tls
 
 LOOK_SECONDS = 1.0
 """How long we may say that we are ready when we are not."""
+STREAM_LOOK_SECONDS = 0.02
+"""How often a server that stops looks whether its streams have ended."""
 _STATUS = {status.value[0]: status for status in grpc.StatusCode}
 
 
@@ -123,17 +126,19 @@ class GrpcioServer:
             await self._server.stop(max(0.0, until - time.monotonic()))
 
     async def _end_streams(self, grace_seconds: float) -> None:
-        """A client writes on until it reads how its stream ended. grpcio closes the socket after the last stream, and
-        the client, writing, would know of a broken pipe alone.
+        """Leaves the clients of streams the time to read how theirs ended.
+
+        They write on until they have, and grpcio closes the socket after the last stream: a client that writes then
+        knows of a broken pipe alone.
         """
         for call in self._streams:
             call.drain()
-        under_way = [asyncio.ensure_future(call.ended()) for call in self._streams if not call.idle]
-        if under_way:
-            _, late = await asyncio.wait(under_way, timeout=max(0.0, grace_seconds - self._linger_seconds))
-            for task in late:
-                task.cancel()
-            await asyncio.sleep(min(grace_seconds, self._linger_seconds))
+        if not any(call.num_open for call in self._streams):
+            return
+        until = time.monotonic() + grace_seconds - self._linger_seconds
+        while any(call.num_open for call in self._streams) and time.monotonic() < until:
+            await asyncio.sleep(STREAM_LOOK_SECONDS)
+        await asyncio.sleep(min(grace_seconds, self._linger_seconds))
 
     def _side(self, call: SideCall) -> Any:
         """Such a call may last for ever: draining does not wait for it."""

@@ -15,6 +15,7 @@ from typing import Annotated
 import tyro
 
 from latentserve import records
+from latentserve.spelling import as_typed
 from training.data.loading import check_spec
 from training.evaluation.comparison import ReportOptions, make_report
 from training.evaluation.report import EVALUATION, EvaluationReport
@@ -29,7 +30,7 @@ class Options:
     """Measures a finished training run and writes evaluation.json beside it.
 
     Attributes:
-        run: folder that `python -m training METHOD` left behind.
+        run: folder that a training left behind.
     """
 
     run: Annotated[Path, tyro.conf.Positional]
@@ -39,7 +40,7 @@ class Options:
 def main(arguments: list[str]) -> int:
     """Runs the command line; returns the exit status."""
     try:
-        options = tyro.cli(Options, args=arguments, prog="python -m training evaluate")
+        options = tyro.cli(Options, args=arguments, prog=as_typed("python -m training evaluate"))
         check_options(options)
         if options.report.transfer is not None:
             check_spec(options.report.transfer)

@@ -1,4 +1,4 @@
-"""Makes bearer tokens and keeps their file (`service --tokens FILE`). A token is shown once, its hash is what is kept.
+"""Makes bearer tokens and keeps their file (`python -m service --tokens FILE`). A token is shown once; its hash is kept.
 
     python -m service tokens new --file tokens.toml --name camera-7 --methods Embed 'Score*' --rows-per-second 500
     python -m service tokens renew --file tokens.toml --name camera-7     another token for it; the old one goes on
@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 
+from latentserve.spelling import as_typed
 from service.api.access.grants import Grant, TokensError, grants_of
 
 TOKEN_BYTES = 32
@@ -100,7 +101,9 @@ def change(path: Path, make: Callable[[str], str]) -> None:
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m service tokens", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=as_typed("python -m service tokens"),
+        description=as_typed(__doc__),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verbs = parser.add_subparsers(dest="verb", required=True)
     for verb, needs_file in (("new", False), ("renew", True), ("settle", True)):

@@ -11,8 +11,9 @@ from typing import Any
 
 from service.api import retry
 from service.api.access.callers import Access
-from service.api.calls import DRAINING, OK, Answer, Call, Ended, Services, StreamCall, trace_id
+from service.api.calls import DRAINING, OK, Answer, Call, Ended, Services, StreamCall
 from service.api.entrance import entered
+from service.api.trace import trace_id
 from service.transport.http2 import frames as wire
 from service.transport.http2 import grpc_framing as framing
 from service.transport.http2.budget import Shared
