@@ -19,7 +19,7 @@ from training.data.loading import WITHOUT, check_spec
 from training.data.rows import Values
 from training.data.subset import Subset
 from training.evaluation.ood_sets import CONTROL, IMAGES, SOUNDS, known_sets, ood_rows, saved_as
-from training.evaluation.other_data import every_row_in_shape_of, in_shape_of
+from training.evaluation.other_data import every_row_in_shape_of, in_shape, in_shape_of
 from training.options import nearest
 from training.running.run import Run
 
@@ -108,7 +108,7 @@ def whole_of(subset: Subset, run: Run) -> Data:
             sample_rate_hz=shape.sample_rate_hz if named else None,
             num_samples=shape.num_samples,
         )
-    return load_data(subset.base, shape.image_size, run.loop.seed, group_by=run.group_by)
+    return load_data(subset.base, **in_shape(shape), seed=run.loop.seed, group_by=run.group_by)
 
 
 def is_jpeg(data: Data, name: str) -> bool:

@@ -35,7 +35,7 @@ def provenance(run: Run, trained: Trained, execution_provider: str) -> Provenanc
 def input_of(shape: ImageShape | AudioShape) -> ImageInput | AudioInput:
     """The shape of a row, as the service describes it."""
     if isinstance(shape, ImageShape):
-        return ImageInput(shape.image_size, shape.image_size, shape.channels)
+        return shape.input
     return AudioInput(shape.sample_rate_hz, shape.num_samples)
 
 

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from latentserve.images import ImageError, decode_image
-from latentserve.inputs import ImageInput
 from training.data.rows import DataError
+from training.data.sizes import Size
 
 CHANNELS = 3
 MIN_IMAGES = 20
@@ -34,21 +34,21 @@ class File(NamedTuple):
     read: Callable[[], bytes]
 
 
-def decode_all(kind: str, files: Iterable[File], image_size: int) -> list[NDArray[np.uint8] | str]:
+def decode_all(kind: str, files: Iterable[File], size: Size) -> list[NDArray[np.uint8] | str]:
     """Decodes, resizes and crops, in several threads.
 
     Args:
         kind: of the data spec, for messages.
         files: may be a stream; taken some at a time.
-        image_size: height and width of the result.
+        size: of the result, and how it is come by.
 
     Returns:
-        Of each file uint8 [image_size, image_size, 3], or a sentence that says why not.
+        Of each file uint8 [height, width, 3], or a sentence that says why not.
 
     Raises:
         DataError: more than memory should hold.
     """
-    given = ImageInput(image_size, image_size, CHANNELS)
+    given = size.input(CHANNELS)
 
     def decode(file: File) -> NDArray[np.uint8] | str:
         try:
@@ -57,20 +57,20 @@ def decode_all(kind: str, files: Iterable[File], image_size: int) -> list[NDArra
             return f"{file.name}: {error}"
 
     num_files = len(files) if isinstance(files, Sized) else 0
-    _check_size(kind, num_files, image_size)
+    _check_size(kind, num_files, size)
     stream, decoded = iter(files), list[NDArray[np.uint8] | str]()
     with ThreadPoolExecutor() as pool, tqdm(desc="decoding", total=num_files or None, unit=" images") as bar:
         while some := list(islice(stream, FILES_AT_ONCE)):
             decoded += pool.map(decode, some)
             bar.update(len(some))
-            _check_size(kind, len(decoded), image_size)
+            _check_size(kind, len(decoded), size)
     return decoded
 
 
 def readable(
     kind: str, decoded: list[NDArray[np.uint8] | str], at_least: int = MIN_IMAGES
 ) -> tuple[NDArray[np.uint8], list[int]]:
-    """The images of `decode_all`, uint8 [N, image_size, image_size, 3], and their places; prints why others are none.
+    """The images of `decode_all`, uint8 [N, height, width, 3], and their places; prints why others are none.
 
     Raises:
         DataError: fewer than `at_least`.
@@ -88,10 +88,10 @@ def readable(
     return np.stack([image for image in decoded if not isinstance(image, str)]), rows
 
 
-def _check_size(kind: str, num_images: int, image_size: int) -> None:
-    size = num_images * image_size**2 * CHANNELS
-    if size > LARGEST_SET_BYTES:
+def _check_size(kind: str, num_images: int, size: Size) -> None:
+    num_bytes = num_images * size.height * size.width * CHANNELS
+    if num_bytes > LARGEST_SET_BYTES:
         raise DataError(
-            f"{kind}: {num_images} images of {image_size} x {image_size} are {size} bytes,"
+            f"{kind}: {num_images} images of {size} are {num_bytes} bytes,"
             f" expected at most {LARGEST_SET_BYTES}: choose a smaller --image-size"
         )

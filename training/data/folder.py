@@ -18,18 +18,20 @@ from training.data.decoding import MIN_IMAGES, File, decode_all, readable
 from training.data.files import files_in
 from training.data.grouping import GroupBy
 from training.data.rows import Data, DataError, Rows, three_splits
+from training.data.seen import Seen
+from training.data.sizes import Size
 
 
-def load(path: str, image_size: int, seed: int, group_by: GroupBy | None = None) -> Data:
+def load(path: str, size: Size, seed: int, group_by: GroupBy | None = None) -> Data:
     """80 % training rows, 10 % for calibration, 10 % for test, drawn by the seed.
 
     Raises:
         DataError: no such folder, too few images in it, or what to group by says nothing about them.
     """
-    return three_splits(f"folder:{path}", read(path, image_size, group_by), seed)
+    return three_splits(f"folder:{path}", read(path, size, group_by), seed)
 
 
-def read(path: str, image_size: int, group_by: GroupBy | None = None, at_least: int = MIN_IMAGES) -> Rows:
+def read(path: str, size: Size, group_by: GroupBy | None = None, at_least: int = MIN_IMAGES) -> Rows:
     """All images of a folder.
 
     Raises:
@@ -42,7 +44,8 @@ def read(path: str, image_size: int, group_by: GroupBy | None = None, at_least: 
     if len(files) < at_least:
         raise DataError(f"folder: got {len(files)} images under {folder}, expected at least {at_least}")
     units_N = group_by.of_files(files) if group_by else None
-    decoded = decode_all("folder", [File(records.printable(str(file)), file.read_bytes) for file in files], image_size)
+    Seen("folder").every(files).say(size)
+    decoded = decode_all("folder", [File(records.printable(str(file)), file.read_bytes) for file in files], size)
     images_NHWC, rows = readable("folder", decoded, at_least)
     named = [files[row].relative_to(folder) for row in rows]
     kept_N = units_N[rows] if units_N is not None else group_by.of_rows(images_NHWC) if group_by else None

@@ -66,7 +66,7 @@ def baselines_of(data: Data, patches: bool = True) -> tuple[str, ...]:
     """Those of `BASELINES` that the data has: all but the untrained network are about images."""
     if not isinstance(data.shape, ImageShape):
         return ("random init",)
-    return BASELINES if patches and data.shape.image_size > PATCH else BASELINES[:-1]
+    return BASELINES if patches and min(data.shape.size) > PATCH else BASELINES[:-1]
 
 
 def baseline_report(

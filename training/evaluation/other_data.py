@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -14,23 +15,28 @@ from training.running.run import Run, RunError
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow turns RGB into grey
 
 
+def in_shape(shape: ImageShape) -> dict[str, Any]:
+    """The arguments of `load_data` and `every_row` that load images as those of another set are."""
+    return {"image_size": "{}x{}".format(*shape.size), "resize": shape.resize}
+
+
 def in_shape_of(run: Run, spec: str) -> Data:
     """A data set with the size and the channels that the run's encoder takes."""
     if not isinstance(run.shape, ImageShape):
         raise RunError(f"transfer: got a run on {run.shape.modality}, expected one on images")
-    data = load_data(spec, run.shape.image_size, run.loop.seed)
+    data = load_data(spec, **in_shape(run.shape), seed=run.loop.seed)
     if not isinstance(data.shape, ImageShape):
         raise RunError(f"transfer: got {spec}, which is {data.shape.modality}, expected images")
     channels = run.shape.channels
     train, calibration, test = (_with_channels(rows, channels) for rows in (data.train, data.calibration, data.test))
-    return Data(data.spec, train, calibration, test)
+    return Data(data.spec, train, calibration, test, resize=data.resize)
 
 
 def every_row_in_shape_of(run: Run, spec: str) -> Values | None:
     """All rows of a user's own data, as the run's encoder takes them; None of other data."""
     shape = run.shape
     if isinstance(shape, ImageShape):
-        rows = None if spec.startswith("audio:") else every_row(spec, shape.image_size)
+        rows = None if spec.startswith("audio:") else every_row(spec, **in_shape(shape))
         return None if rows is None else _with_channels(rows, shape.channels).values
     sound = every_row(spec, None, shape.sample_rate_hz, shape.num_samples) if spec.startswith("audio:") else None
     return None if sound is None else sound.values
