@@ -70,8 +70,7 @@ def test_shards_give_the_pixels_the_service_would_see_with_their_classes(
     images = {name[:-4]: data for name, data in members.items() if not name.endswith("cls")}
     stretched = ImageInput(16, 16, 3, resize=Resize("stretch"))
     served = {
-        decode_image(image, stretched, 10**6).tobytes(): int(members[f"{key}.cls"])
-        for key, image in images.items()
+        decode_image(image, stretched, 10**6).tobytes(): int(members[f"{key}.cls"]) for key, image in images.items()
     }
     assert rows_of(data) == served
 
