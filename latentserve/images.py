@@ -22,7 +22,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from latentserve.depth import png_samples, tiff_samples
 from latentserve.image_files import PNG_SIGNATURE, ImageError, Png, check_jpeg, read_png
 from latentserve.inputs import ImageInput
-from latentserve.resizing import resized
+from latentserve.resizing import resized, scaled_down
 
 __all__ = ["FORMATS", "SUFFIXES", "ImageError", "decode_image", "fit_image", "image_pixels", "upright_size"]
 
@@ -41,6 +41,10 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 """The transpose that sets a photo upright, by its EXIF orientation."""
+SIDEWAYS = (5, 6, 7, 8)
+"""Orientations by which height and width change places."""
+EXIF_FIRST = ("JPEG", "MPO", "WEBP")
+"""Formats whose EXIF can be read before a pixel is decoded."""
 
 
 def decode_image(data: bytes, given: ImageInput, max_pixels: int) -> NDArray[np.uint8]:
@@ -60,6 +64,8 @@ def decode_image(data: bytes, given: ImageInput, max_pixels: int) -> NDArray[np.
     image, file, png = _with_header(data)
     try:
         _check_size(image, max_pixels)
+        if given.resize.scaled and image.format in ("JPEG", "MPO"):
+            scaled_down(image, given, turned=_orientation(image) in SIDEWAYS)
         pixels = _on_black(_upright(_pixels(image, file, png)))
         return _array(resized(pixels.convert(MODES[given.channels]), given), given)
     except ImageError:
@@ -91,11 +97,7 @@ def upright_size(file: bytes | Path) -> tuple[int, int]:
         OSError: the file cannot be read.
     """
     with _open(file) as image:
-        try:
-            said = image.getexif() if image.format in ("JPEG", "MPO", "WEBP") else {}  # of a PNG it would be decoded
-            turned = said.get(ExifTags.Base.Orientation, 1) in range(5, 9)
-        except Exception:
-            turned = False
+        turned = image.format in EXIF_FIRST and _orientation(image) in SIDEWAYS
         return (image.width, image.height) if turned else (image.height, image.width)
 
 
@@ -171,12 +173,18 @@ def _without(image: Image.Image, png: Png) -> Image.Image:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """As its EXIF says it is held. EXIF that cannot be read says nothing, as in browsers: the pixels may be whole."""
-    try:
-        turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:
-        turn = None
+    """As its EXIF says it is held."""
+    turn = TURNS.get(_orientation(image))
     return image if turn is None else image.transpose(turn)
+
+
+def _orientation(image: Image.Image) -> int:
+    """By its EXIF. EXIF that cannot be read says nothing, as in browsers: the pixels may be whole."""
+    try:
+        said = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:
+        return 1
+    return said if isinstance(said, int) else 1
 
 
 def _on_black(image: Image.Image) -> Image.Image:

@@ -20,6 +20,12 @@ LONGEST = 8
 """Of an image that is longer than this times its width only the box that is kept is resized: the whole of a strip of
 1 x 10,000 pixels, made 256 wide, would be 2 GB. Rounded, the pixels may differ by one level."""
 
+LARGE_PIXELS = 1_000_000
+"""Of a JPEG from which on it is decoded at a part of its size, if the rule says so."""
+FINER = 2
+"""How many times as large as the result such an image is at least: with 2 no pixel of it differs by more than a few
+levels from that of the whole image (`tests/latentserve/test_resizing.py`)."""
+
 
 def resized(image: Image.Image, given: ImageInput) -> Image.Image:
     """The image in the height and width of the model's, in its own mode."""
@@ -35,6 +41,28 @@ def resized(image: Image.Image, given: ImageInput) -> Image.Image:
     if resize.how == "fit":
         return _whole_on_black(image, size, FILTERS[resize.filter])
     return image.resize(size, FILTERS[resize.filter])
+
+
+def scaled_down(image: Image.Image, given: ImageInput, turned: bool) -> None:
+    """Has libjpeg decode a large JPEG, of which only the header was read, at a part of its size.
+
+    Args:
+        image: as Pillow opened it.
+        given: the model's.
+        turned: whether height and width change places afterwards.
+    """
+    if image.width * image.height < LARGE_PIXELS:
+        return
+    side = given.resize.shorter_side
+    height, width = (given.width, given.height) if turned else (given.height, given.width)
+    down, across = image.height / height, image.width / width
+    if side is not None:
+        down = across = min(image.size) / side
+    finest = {"crop": min, "fit": max, "stretch": min}[given.resize.how](down, across)
+    for factor in (8, 4, 2):
+        if factor * FINER <= finest and image.width % factor == image.height % factor == 0:  # or its shape would change
+            image.draft(None, (image.width // factor, image.height // factor))
+            return
 
 
 def center_crop(got_width: int, got_height: int, height: int, width: int) -> tuple[float, float, float, float]:

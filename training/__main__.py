@@ -16,8 +16,9 @@ import torch
 import tyro
 
 from latentserve import records
+from latentserve.inputs import Resize
 from latentserve.spelling import as_typed
-from training.data import load_data
+from training.data import ImageShape, load_data
 from training.data.loading import check_spec
 from training.methods import METHODS
 from training.options import Dataclass, check_options, in_words, is_out_of_memory, nearest, say_any_name
@@ -153,7 +154,7 @@ def run_training(name: str, config: Dataclass, options: Options) -> Path:
     check_spec(options.data, group_by=options.group_by)
     check_folder(folder, options.resume)
     sizes = (options.image_size, loop.seed, options.sample_rate_hz, options.num_samples)
-    data = load_data(options.data, *sizes, options.group_by, options.resize)
+    data = load_data(options.data, *sizes, options.group_by, _rule(options, folder))
     num_rows = find(folder).run.num_train_rows if options.resume else SMOKE_ROWS if options.smoke else len(data.train)
     data = replace(data, train=data.train.take(slice(0, num_rows)))
     run = Run(
@@ -173,6 +174,13 @@ def run_training(name: str, config: Dataclass, options: Options) -> Path:
         trained = train(module, data, loop, folder / CHECKPOINT, run.identity)
         records.write(trained, folder / RESULT)
     return folder
+
+
+def _rule(options: Options, folder: Path) -> Resize | str | None:
+    """How images become rows: of a run that goes on, and is not asked for another rule, just as before."""
+    if options.resume and isinstance(shape := find(folder).run.shape, ImageShape):
+        return shape.resize if options.resize in (None, shape.resize.how) else options.resize
+    return options.resize
 
 
 def quiet_lightning() -> None:

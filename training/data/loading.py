@@ -15,7 +15,7 @@ from training.options import nearest
 
 OWN_IMAGE_SIZE = 64
 """Height and width of a user's own images, unless said otherwise."""
-OWN_RESIZE = Resize("stretch")
+OWN_RESIZE = Resize("stretch", scaled=True)
 """How a user's own images of other sizes become rows, unless said otherwise: nothing of them is lost."""
 OWN_VALUES_A_PIXEL = {"digits": 1_797, "mnist": 70_000, "cifar10": 3 * 60_000, "shapes": 60_000}
 FSDD_BYTES_A_SAMPLE = 2 * 3_000
@@ -85,7 +85,7 @@ def load_data(
         return _load_audio(name, place, sample_rate_hz, num_samples, seed, grouped)
     _reject(spec, sample_rate_hz=sample_rate_hz, num_samples=num_samples)
     loaded = _load_images(name, place, _size(name, image_size, resize), seed, grouped)
-    return loaded if resize is None else replace(loaded, resize=rule(resize))
+    return loaded if resize is None else replace(loaded, resize=rule(resize, scaled=name in OWN))
 
 
 def _load_audio(
@@ -108,7 +108,7 @@ def _size(name: str, image_size: int | str | None, resize: Resize | str | None) 
         default = Resize() if resize is None else rule(resize)
         return None if image_size is None else Size(*parsed(image_size), default)
     sides = parsed(OWN_IMAGE_SIZE if image_size is None else image_size)
-    return Size(*sides, OWN_RESIZE, chosen=False) if resize is None else Size(*sides, rule(resize))
+    return Size(*sides, OWN_RESIZE, chosen=False) if resize is None else Size(*sides, rule(resize, scaled=True))
 
 
 def _load_images(name: str, place: str, size: Size | None, seed: int, grouped: GroupBy | None) -> Data:

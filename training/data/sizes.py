@@ -53,8 +53,12 @@ def parsed(image_size: int | str) -> tuple[int, int]:
     return int(sides[0]), int(sides[1])
 
 
-def rule(resize: Resize | str) -> Resize:
+def rule(resize: Resize | str, scaled: bool = False) -> Resize:
     """A rule as it is, or by its name.
+
+    Args:
+        resize: the rule, or `crop`, `fit` or `stretch`.
+        scaled: of a rule by its name: see `Resize`.
 
     Raises:
         DataError: no rule is called so.
@@ -63,7 +67,7 @@ def rule(resize: Resize | str) -> Resize:
         return resize
     for how in HOWS:
         if how == resize:
-            return Resize(how)
+            return Resize(how, scaled=scaled)
     raise DataError(f"resize: got {resize!r}, expected one of {', '.join(HOWS)}")
 
 

@@ -110,7 +110,7 @@ def test_a_folder_gives_the_pixels_the_service_would_see(photos: Path) -> None:
     assert set(np.unique(data.train.labels_N)) == {0, 1}
     assert isinstance(data.shape, ImageShape)
     given = data.shape.input
-    assert given == ImageInput(16, 16, 3, resize=Resize("stretch"))
+    assert given == ImageInput(16, 16, 3, resize=Resize("stretch", scaled=True))
     served = {decode_image(path.read_bytes(), given, 10**6).tobytes() for path in photos.rglob("*.*")}
     assert unique(data.train.values) <= served
 

@@ -70,8 +70,8 @@ def test_rows_of_any_height_and_width_are_those_of_the_rule(tmp_path: Path, enco
     folder = pictures(tmp_path / "photos", encode, [(20, 50), (40, 30)])
     for how in HOWS:
         data = load_data(f"folder:{folder}", image_size="16x24", resize=how)
-        given = ImageInput(16, 24, 3, resize=Resize(how))
-        assert data.shape == ImageShape(16, 3, width=24, resize=Resize(how))
+        given = ImageInput(16, 24, 3, resize=Resize(how, scaled=True))
+        assert data.shape == ImageShape(16, 3, width=24, resize=Resize(how, scaled=True))
         assert isinstance(data.shape, ImageShape)
         assert data.shape.input == given
         rng = np.random.default_rng(0)
