@@ -1,14 +1,16 @@
-"""`python -m export RUN --to models/`, `python -m export evaluate BUNDLE` and `python -m export ood BUNDLE`."""
+"""`python -m export RUN --to models/`, `python -m export import SOURCE --data SPEC --to models/`, and what measures a
+bundle: `python -m export evaluate BUNDLE` and `python -m export ood BUNDLE`.
+"""
 
 from __future__ import annotations
 
 import sys
 
-from export.commands import evaluate, export, ood
+from export.commands import evaluate, export, imports, ood
 from training.options import say_any_name
 from training.running.threads import keep_to_quota
 
-COMMANDS = {"evaluate": evaluate.main, "ood": ood.main}
+COMMANDS = {"evaluate": evaluate.main, "import": imports.main, "ood": ood.main}
 """Commands by the first argument; any other first argument is a run to export."""
 
 

@@ -89,7 +89,7 @@ def export_run(
     check_new_folder("to", repository / name)
     with next_version(repository / name) as claim:
         data = run.load_data()
-        _check_promise(promise, data)
+        check_promise(promise, data)
         training = Training(TrainedRun(run, trained), load_model(run_folder, run), data)
         write_bundle(claim.folder, training, name, claim.version, Choices(report, precision, promise, device))
         return claim.publish()
@@ -101,7 +101,7 @@ def default_name(run: Run, precision: Precision) -> str:
     return f"{data}-{run.method}" + ("" if precision == "float32" else f"-{precision}")
 
 
-def _check_promise(promise: Promise, data: Data) -> None:
+def check_promise(promise: Promise, data: Data) -> None:
     """Raises ExportError if there are too few rows for the level that the user chose; the default may be left out."""
     num_rows = len(data.calibration)
     if not can_score(promise, num_rows) and promise.alpha != Promise.alpha:
