@@ -1,5 +1,7 @@
-"""`python -m export RUN --to models/`, `python -m export import SOURCE --data SPEC --to models/`, and what measures a
-bundle: `python -m export evaluate BUNDLE` and `python -m export ood BUNDLE`.
+"""`python -m export RUN --to models/`: makes a bundle of a run.
+
+`python -m export import SOURCE --data SPEC --to models/` makes one of an encoder from elsewhere, and
+`python -m export evaluate BUNDLE` and `python -m export ood BUNDLE` measure one.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ def _check_name(timm: Any, name: str) -> None:
     bare, _, tag = name.partition(".")
     if not timm.is_model(bare):
         meant = nearest(bare, timm.list_models())
-        raise SourceError(f"timm: got {name!r}, expected the name of a network{meant} (timm.list_models() has them all)")
+        raise SourceError(f"timm: got {name!r}, expected a network of timm.list_models(){meant}")
     if tag and name not in (known := timm.list_pretrained(f"{bare}*")):
         raise SourceError(f"timm: got {name!r}, expected one of its weights{nearest(name, known)}")
 

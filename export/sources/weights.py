@@ -71,7 +71,9 @@ def _bare(name: str) -> str:
     return name
 
 
-def put_weights(model: nn.Module, tensors: dict[str, Tensor], names: tuple[str, str], spare: Sequence[str] = ()) -> None:
+def put_weights(
+    model: nn.Module, tensors: dict[str, Tensor], names: tuple[str, str], spare: Sequence[str] = ()
+) -> None:
     """Loads weights into a network, all of it.
 
     Args:
@@ -121,8 +123,8 @@ def check_size(model: nn.Module, name: str) -> None:
     size = sum(4 * tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
     if size + FOR_THE_REST >= LARGEST_BYTES:
         raise SourceError(
-            f"{name}: got weights of {size / 1e9:.1f} GB, expected less than {LARGEST_BYTES / 1e9:.1f} GB, the most that"
-            " an ONNX graph holds; take a smaller one of its family, or distil it"
+            f"{name}: got weights of {size / 1e9:.1f} GB, expected less than {LARGEST_BYTES / 1e9:.1f} GB, the most"
+            " that an ONNX graph holds; take a smaller one of its family, or distil it"
         )
 
 
