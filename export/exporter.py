@@ -30,6 +30,7 @@ from export.graphs import (
     ExportError,
     GraphRunner,
     Tensors,
+    WritesItself,
     encoder_outputs,
     export_graph,
 )
@@ -139,9 +140,12 @@ def _with_graphs(draft: Draft) -> Draft:
     folder, model, data = draft.folder, draft.training.model, draft.training.data
     example = torch.from_numpy(data.test.values[:EXAMPLE_ROWS])
     names = encoder_outputs(model, example)
-    graphs = {"encoder": export_graph(EncoderGraph(model), {INPUT: example}, names, folder / "encoder.onnx")}
+    file = folder / "encoder.onnx"
+    if isinstance(model, WritesItself):
+        graphs = {"encoder": model.write_graph(file)}
+    else:
+        graphs = {"encoder": export_graph(EncoderGraph(model), {INPUT: example}, names, file)}
     if (precision := draft.choices.precision) != "float32":
-        file = folder / "encoder.onnx"
         share = halve(file) if precision == "float16" else quantise(file, data.train.values)
         _say(f"encoder in {precision}: {share:.0%} of its size")
     if isinstance(model, Decoder):

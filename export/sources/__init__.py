@@ -13,13 +13,13 @@ from training.options import nearest
 __all__ = ["SOURCES", "Network", "SourceError", "SourceOptions", "open_source"]
 
 SOURCES = {
-    "timm": ("NAME[=CHECKPOINT]", "export.sources.timm_models", "open_timm"),
-    "torchvision": ("NAME=CHECKPOINT", "export.sources.torchvision_models", "open_torchvision"),
-    "hf": ("FOLDER", "export.sources.huggingface", "open_folder"),
-    "python": ("package.module:factory", "export.sources.python_factory", "open_python"),
-    "onnx": ("FILE", "export.sources.onnx_file", "open_onnx"),
+    "timm": ("NAME[=CHECKPOINT]", "timm_models"),
+    "torchvision": ("NAME=CHECKPOINT", "torchvision_models"),
+    "hf": ("FOLDER", "huggingface"),
+    "python": ("package.module:factory", "python_factory"),
+    "onnx": ("FILE", "onnx_file"),
 }
-"""By what stands before the colon: what stands after it, and the function that opens it, imported when it is needed."""
+"""By what stands before the colon: what stands after it, and the file whose `open` is meant, imported when it is."""
 
 
 def check_source(spec: str) -> None:
@@ -27,7 +27,7 @@ def check_source(spec: str) -> None:
     kind, colon, argument = spec.partition(":")
     if kind in SOURCES and argument:
         return
-    known = [f"{one}:{place}" for one, (place, *_) in SOURCES.items()]
+    known = [f"{one}:{place}" for one, (place, _) in SOURCES.items()]
     meant = nearest(kind, SOURCES) if colon else ""
     raise SourceError(f"source: got {spec!r}, expected one of {', '.join(known)}{meant}")
 
@@ -40,6 +40,6 @@ def open_source(spec: str, options: SourceOptions) -> Network:
     """
     check_source(spec)
     kind, _, argument = spec.partition(":")
-    _, module, function = SOURCES[kind]
-    network: Network = getattr(importlib.import_module(module), function)(argument, options)
+    module = importlib.import_module(f"export.sources.{SOURCES[kind][1]}")
+    network: Network = module.open(argument, options)
     return network

@@ -50,7 +50,7 @@ class ModuleBackbone(Backbone):
         raise SourceError(f"python: got a tensor of {found.ndim} axes of the module, expected 2, 3 or 4")
 
 
-def open_python(argument: str, options: SourceOptions) -> Network:
+def open(argument: str, options: SourceOptions) -> Network:  # noqa: A001 (as every source has it)
     """See the module.
 
     Raises:

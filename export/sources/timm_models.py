@@ -51,7 +51,7 @@ class TimmBackbone(Backbone):
         return Features(pooled)
 
 
-def open_timm(argument: str, options: SourceOptions) -> Network:
+def open(argument: str, options: SourceOptions) -> Network:  # noqa: A001 (as every source has it)
     """See the module.
 
     Raises:
