@@ -30,6 +30,7 @@ from export.graphs import (
     ExportError,
     GraphRunner,
     Tensors,
+    WritesItself,
     encoder_outputs,
     export_graph,
 )
@@ -89,7 +90,7 @@ def export_run(
     check_new_folder("to", repository / name)
     with next_version(repository / name) as claim:
         data = run.load_data()
-        _check_promise(promise, data)
+        check_promise(promise, data)
         training = Training(TrainedRun(run, trained), load_model(run_folder, run), data)
         write_bundle(claim.folder, training, name, claim.version, Choices(report, precision, promise, device))
         return claim.publish()
@@ -101,7 +102,7 @@ def default_name(run: Run, precision: Precision) -> str:
     return f"{data}-{run.method}" + ("" if precision == "float32" else f"-{precision}")
 
 
-def _check_promise(promise: Promise, data: Data) -> None:
+def check_promise(promise: Promise, data: Data) -> None:
     """Raises ExportError if there are too few rows for the level that the user chose; the default may be left out."""
     num_rows = len(data.calibration)
     if not can_score(promise, num_rows) and promise.alpha != Promise.alpha:
@@ -139,9 +140,12 @@ def _with_graphs(draft: Draft) -> Draft:
     folder, model, data = draft.folder, draft.training.model, draft.training.data
     example = torch.from_numpy(data.test.values[:EXAMPLE_ROWS])
     names = encoder_outputs(model, example)
-    graphs = {"encoder": export_graph(EncoderGraph(model), {INPUT: example}, names, folder / "encoder.onnx")}
+    file = folder / "encoder.onnx"
+    if isinstance(model, WritesItself):
+        graphs = {"encoder": model.write_graph(file)}
+    else:
+        graphs = {"encoder": export_graph(EncoderGraph(model), {INPUT: example}, names, file)}
     if (precision := draft.choices.precision) != "float32":
-        file = folder / "encoder.onnx"
         share = halve(file) if precision == "float16" else quantise(file, data.train.values)
         _say(f"encoder in {precision}: {share:.0%} of its size")
     if isinstance(model, Decoder):
