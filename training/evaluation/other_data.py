@@ -1,4 +1,4 @@
-"""Another data set than the run's own, in the shape that the run's encoder takes."""
+"""Another data set than the encoder's own, in the shape that the encoder takes."""
 
 from __future__ import annotations
 
@@ -6,37 +6,38 @@ from dataclasses import replace
 
 import numpy as np
 
-from training.data import Data, ImageShape, Rows, load_data
+from training.data import Data, DataError, ImageShape, Rows, load_data
 from training.data.loading import every_row
+from training.data.origin import DataOrigin
 from training.data.rows import Values
-from training.running.run import Run, RunError
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow turns RGB into grey
 
 
-def in_shape_of(run: Run, spec: str) -> Data:
-    """A data set with the size and the channels that the run's encoder takes."""
-    if not isinstance(run.shape, ImageShape):
-        raise RunError(f"transfer: got a run on {run.shape.modality}, expected one on images")
-    data = load_data(spec, run.shape.image_size, run.loop.seed)
+def in_shape_of(origin: DataOrigin, spec: str) -> Data:
+    """A data set with the size and the channels that the encoder takes."""
+    if not isinstance(origin.shape, ImageShape):
+        raise DataError(f"transfer: got an encoder of {origin.shape.modality}, expected one on images")
+    data = load_data(spec, origin.shape.image_size, origin.seed)
     if not isinstance(data.shape, ImageShape):
-        raise RunError(f"transfer: got {spec}, which is {data.shape.modality}, expected images")
-    channels = run.shape.channels
-    train, calibration, test = (_with_channels(rows, channels) for rows in (data.train, data.calibration, data.test))
+        raise DataError(f"transfer: got {spec}, which is {data.shape.modality}, expected images")
+    channels = origin.shape.channels
+    train, calibration, test = (with_channels(rows, channels) for rows in (data.train, data.calibration, data.test))
     return Data(data.spec, train, calibration, test)
 
 
-def every_row_in_shape_of(run: Run, spec: str) -> Values | None:
-    """All rows of a user's own data, as the run's encoder takes them; None of other data."""
-    shape = run.shape
+def every_row_in_shape_of(origin: DataOrigin, spec: str) -> Values | None:
+    """All rows of a user's own data, as the encoder takes them; None of other data."""
+    shape = origin.shape
     if isinstance(shape, ImageShape):
         rows = None if spec.startswith("audio:") else every_row(spec, shape.image_size)
-        return None if rows is None else _with_channels(rows, shape.channels).values
+        return None if rows is None else with_channels(rows, shape.channels).values
     sound = every_row(spec, None, shape.sample_rate_hz, shape.num_samples) if spec.startswith("audio:") else None
     return None if sound is None else sound.values
 
 
-def _with_channels(images: Rows, channels: int) -> Rows:
+def with_channels(images: Rows, channels: int) -> Rows:
+    """The images as grey or as colour ones."""
     values_NHWC = images.values
     if (got := values_NHWC.shape[-1]) == channels:
         return images
