@@ -1,14 +1,14 @@
-"""`python -m export RUN --to models/`, `python -m export evaluate BUNDLE` and `python -m export ood BUNDLE`."""
+"""`python -m export RUN --to models/`, and of bundles `python -m export evaluate|ood BUNDLE`, `compare A B`."""
 
 from __future__ import annotations
 
 import sys
 
-from export.commands import evaluate, export, ood
+from export.commands import compare, evaluate, export, ood
 from training.options import say_any_name
 from training.running.threads import keep_to_quota
 
-COMMANDS = {"evaluate": evaluate.main, "ood": ood.main}
+COMMANDS = {"compare": compare.main, "evaluate": evaluate.main, "ood": ood.main}
 """Commands by the first argument; any other first argument is a run to export."""
 
 

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.graphs import GraphRunner, Tensors
-from export.origin import read_config
 from export.ood_data import MOST_ROWS, Sample, as_files, check_set, id_rows_of, is_jpeg, ood_set
+from export.origin import read_config
 from latentserve import bundle
 from latentserve.bundle import Manifest
 from latentserve.conformal import at_most, p_values

@@ -40,7 +40,9 @@ def evaluate_bundle(folder: Path, spec: str | None, options: ReportOptions) -> E
     folder = folder.resolve()
     manifest = bundle.load(folder)
     origin = read_config(manifest.provenance, folder)
-    data = origin.load_data() if spec is None else in_shape_of(origin, spec)
+    data = (
+        origin.load_data() if spec in (None, origin.data) else in_shape_of(origin, spec)
+    )  # its own is split as it was
     graph = manifest.graphs["encoder"]
     metrics = make_report(graph_encoder(folder, graph), origin, data, options, latent_encoder(folder, graph))
     return EvaluationReport(

@@ -92,7 +92,7 @@ def ood_set(name: str, origin: DataOrigin, id_rows: Values, sample: Sample) -> V
     if name == origin.data:
         return id_rows  # the rest was trained on
     if (own := every_row_in_shape_of(origin, name)) is not None:
-        return sample.of(own)
+        return sample.of(own.values)
     return sample.of(in_shape_of(origin, name).test.values, MOST_ROWS)
 
 

@@ -50,9 +50,7 @@ def plot_recipes(rows: Sequence[Probed], path: Path) -> None:
     axis.spines[["top", "right"]].set_visible(False)
     found = dict(zip(*axis.get_legend_handles_labels()[::-1], strict=True))
     names, marks = found.keys(), found.values()  # above the rows: no dot is hidden
-    axis.legend(
-        marks, names, frameon=False, fontsize=9, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=len(found)
-    )
+    axis.legend(marks, names, frameon=False, fontsize=9, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=len(found))
     figure.tight_layout()
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)

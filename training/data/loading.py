@@ -109,31 +109,36 @@ def _load_images(name: str, place: str, image_size: int | None, seed: int, group
 
 
 def every_row(
-    spec: str, image_size: int | None = None, sample_rate_hz: int | None = None, num_samples: int | None = None
+    spec: str,
+    image_size: int | None = None,
+    sample_rate_hz: int | None = None,
+    num_samples: int | None = None,
+    at_least: int = 1,
 ) -> Rows | None:
-    """All rows of a user's own data, however few, in no splits; None of a set that brings its splits.
+    """All rows of a user's own data in no splits; None of a set that brings its splits.
 
     Args:
         spec: `folder:PATH`, `wds:PATTERN` or `audio:PATH`, or some of their rows.
         image_size: see `load_data`.
         sample_rate_hz: see `load_data`.
         num_samples: see `load_data`.
+        at_least: so many files; by default however few.
 
     Raises:
-        DataError: nothing there can be read.
+        DataError: there are fewer, or nothing there can be read.
     """
     from training.data import audio, folder, shards
 
     if (subset := Subset.parse(spec)) is not None:
-        whole = every_row(subset.base, image_size, sample_rate_hz, num_samples)
+        whole = every_row(subset.base, image_size, sample_rate_hz, num_samples, at_least)
         return None if whole is None else subset.kept(whole, spec)
     name, _, argument = spec.partition(":")
     if name == "folder":
-        return folder.read(argument, image_size or OWN_IMAGE_SIZE, at_least=1)
+        return folder.read(argument, image_size or OWN_IMAGE_SIZE, at_least=at_least)
     if name == "wds":
-        return shards.read(shards.matching(argument), image_size or OWN_IMAGE_SIZE, at_least=1)
+        return shards.read(shards.matching(argument), image_size or OWN_IMAGE_SIZE, at_least=at_least)
     if name == "audio":
-        return audio.read(argument, sample_rate_hz, num_samples, at_least=1)[0]
+        return audio.read(argument, sample_rate_hz, num_samples, at_least=at_least)[0]
     return None
 
 

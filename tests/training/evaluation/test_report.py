@@ -32,7 +32,7 @@ from training.evaluation.report_plots import plot_equivariance, plot_labels_curv
 from training.evaluation.table import print_report, report_table
 from training.evaluation.torch_encoders import torch_encoder, untrained, weights_sha256
 from training.evaluation.transforms import GENERATORS
-from training.running.run import RunError, load_model, open_run
+from training.running.run import load_model, open_run
 
 Array = NDArray[Any]
 
