@@ -30,11 +30,13 @@ from export.graphs import (
     ExportError,
     GraphRunner,
     Tensors,
+    WritesItself,
     encoder_outputs,
     export_graph,
 )
 from export.half import halve
 from export.onnx_evaluation import exported_report
+from export.origin import TrainedRun
 from export.parity import check_parity, trained_tensors
 from export.provenance import from_training, input_of, provenance
 from export.quantise import quantise
@@ -88,8 +90,8 @@ def export_run(
     check_new_folder("to", repository / name)
     with next_version(repository / name) as claim:
         data = run.load_data()
-        _check_promise(promise, data)
-        training = Training(run, trained, load_model(run_folder, run), data)
+        check_promise(promise, data)
+        training = Training(TrainedRun(run, trained), load_model(run_folder, run), data)
         write_bundle(claim.folder, training, name, claim.version, Choices(report, precision, promise, device))
         return claim.publish()
 
@@ -100,7 +102,7 @@ def default_name(run: Run, precision: Precision) -> str:
     return f"{data}-{run.method}" + ("" if precision == "float32" else f"-{precision}")
 
 
-def _check_promise(promise: Promise, data: Data) -> None:
+def check_promise(promise: Promise, data: Data) -> None:
     """Raises ExportError if there are too few rows for the level that the user chose; the default may be left out."""
     num_rows = len(data.calibration)
     if not can_score(promise, num_rows) and promise.alpha != Promise.alpha:
@@ -138,9 +140,12 @@ def _with_graphs(draft: Draft) -> Draft:
     folder, model, data = draft.folder, draft.training.model, draft.training.data
     example = torch.from_numpy(data.test.values[:EXAMPLE_ROWS])
     names = encoder_outputs(model, example)
-    graphs = {"encoder": export_graph(EncoderGraph(model), {INPUT: example}, names, folder / "encoder.onnx")}
+    file = folder / "encoder.onnx"
+    if isinstance(model, WritesItself):
+        graphs = {"encoder": model.write_graph(file)}
+    else:
+        graphs = {"encoder": export_graph(EncoderGraph(model), {INPUT: example}, names, file)}
     if (precision := draft.choices.precision) != "float32":
-        file = folder / "encoder.onnx"
         share = halve(file) if precision == "float16" else quantise(file, data.train.values)
         _say(f"encoder in {precision}: {share:.0%} of its size")
     if isinstance(model, Decoder):
@@ -218,22 +223,22 @@ def _with_report(
 
 def _manifest(draft: Draft, name: str, version: int, parity: tuple[Parity, ...]) -> Manifest:
     """Without the hashes of files, which are not all written, and the figures of the evaluation."""
-    run, trained, choices = draft.training.run, draft.training.trained, draft.choices
+    choices, origin = draft.choices, draft.training.origin
     encoder_sha256 = bundle.sha256_of_file(draft.folder / draft.graphs["encoder"].file)
     return Manifest(
         schema_version=bundle.SCHEMA_VERSION,
         name=name,
         version=version,
-        input=input_of(draft.training.data.shape),
+        input=input_of(draft.training),
         graphs=draft.graphs,
         embedding_space=bundle.embedding_space(encoder_sha256),
         precision=choices.precision,
-        provenance=provenance(run, trained, PROVIDERS[choices.device]),
+        provenance=provenance(origin, PROVIDERS[choices.device]),
         files={},
         detectors=draft.detectors,
         default_alpha=choices.promise.alpha if draft.detectors else 0.0,
         parity=parity,
-        evaluations=from_training(run, trained),
+        evaluations=from_training(origin),
     )
 
 

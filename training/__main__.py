@@ -22,12 +22,14 @@ from training.data import ImageShape, load_data
 from training.data.loading import check_spec
 from training.methods import METHODS
 from training.options import Dataclass, check_options, in_words, is_out_of_memory, nearest, say_any_name
+from training.running.given import check_teacher, given_by, start
 from training.running.loop import TrainingDiverged, train
 from training.running.revision import git_revision
 from training.running.run import CHECKPOINT, RESULT, Run, RunError
 from training.running.run_folder import RUNS, Found, check_folder, claimed, find, resumed
 from training.running.threads import keep_to_quota
 from training.schedule import LoopConfig
+from training.teacher import TARGETS
 
 SMOKE_ROWS = 512
 
@@ -143,6 +145,8 @@ def run_training(name: str, config: Dataclass, options: Options) -> Path:
         DataError: the data cannot be loaded.
         CheckpointError: the one there is of another run, or none can be saved.
         TrainingDiverged: the loss became NaN or infinite.
+        TeacherError: there is no such teacher, or it was changed or cannot be shown the rows.
+        StartError: the weights to start with do not fit.
     """
     if records.printable(str(options.run)) != str(options.run):
         raise RunError(f"run: got {options.run}, expected a name in UTF-8: no checkpoint can be read from another")
@@ -153,6 +157,7 @@ def run_training(name: str, config: Dataclass, options: Options) -> Path:
         check_options(one)
     check_spec(options.data, group_by=options.group_by)
     check_folder(folder, options.resume)
+    given = given_by(config)
     sizes = (options.image_size, loop.seed, options.sample_rate_hz, options.num_samples)
     data = load_data(options.data, *sizes, options.group_by, _rule(options, folder))
     num_rows = find(folder).run.num_train_rows if options.resume else SMOKE_ROWS if options.smoke else len(data.train)
@@ -167,12 +172,17 @@ def run_training(name: str, config: Dataclass, options: Options) -> Path:
         loop=loop,
         config=records.to_json(config),
         group_by=options.group_by,
+        given=given,
     )
     torch.manual_seed(loop.seed)
     module = run.build()
+    check_teacher(module)
+    if not (folder / CHECKPOINT).exists():
+        start(module, config)
     with claimed(folder, run, options.resume):
         trained = train(module, data, loop, folder / CHECKPOINT, run.identity)
         records.write(trained, folder / RESULT)
+        (folder / TARGETS).unlink(missing_ok=True)
     return folder
 
 

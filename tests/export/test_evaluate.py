@@ -14,10 +14,13 @@ from export.figures import NUM_TRAVERSED, TRAVERSAL_STEPS, traversals
 from export.graphs import GraphRunner
 from export.onnx_evaluation import evaluate_bundle
 from latentserve import bundle, records
+from tests.conftest import Encode
 from training.data import load_data
 from training.evaluation.command import evaluate_run
 from training.evaluation.comparison import ReportOptions
+from training.evaluation.other_data import in_shape_of
 from training.evaluation.report import EVALUATION, EvaluationReport
+from training.running.run import Run
 
 
 def test_onnx_and_torch_get_the_same_report(bundle_folder: Path, run_folder: Path) -> None:
@@ -99,3 +102,31 @@ def test_a_traversal_moves_one_latent_at_a_time(bundle_folder: Path) -> None:
         still = np.delete(moved, np.flatnonzero(np.ptp(moved, axis=0)), axis=1)
         np.testing.assert_array_equal(still[0], np.delete(latent[0], np.flatnonzero(np.ptp(moved, axis=0))))
         assert shown.shape == (TRAVERSAL_STEPS, 8, 8, 1)
+
+
+@pytest.mark.parametrize("num", [20, 43])
+def test_of_ones_own_folder_every_row_is_used(
+    num: int, bundle_folder: Path, tmp_path: Path, encode: Encode, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """None is set aside to calibrate what is calibrated already."""
+    for i in range(num):
+        (tmp_path / "set" / f"{i % 2}").mkdir(parents=True, exist_ok=True)
+        image = np.random.default_rng(i).integers(0, 256, (12, 12, 3), dtype=np.uint8)
+        (tmp_path / "set" / f"{i % 2}" / f"{i}.png").write_bytes(encode(image))
+    spec = f"folder:{tmp_path / 'set'}"
+    run = records.from_json(Run, bundle.load(bundle_folder).provenance.config)
+    data = in_shape_of(run, spec)
+    assert data.train.names_N is not None
+    assert data.test.names_N is not None
+    assert len({*data.train.names_N, *data.test.names_N}) == len(data.train) + len(data.test) == num
+    assert len(data.test) == num // 5
+    report = evaluate_bundle(bundle_folder, spec, ReportOptions())
+    assert f"of {num} rows {num - num // 5} fit probes, {num // 5} are tested" in capsys.readouterr().err
+    assert {metric.data for metric in report.metrics} == {f"{spec} test"}
+
+
+def test_of_the_data_it_was_trained_on_the_runs_own_rows_are_measured(bundle_folder: Path) -> None:
+    """The 512 training rows of the run fit the probe, not the 1,197 that the set has."""
+    options = ReportOptions()
+    asked, own = (evaluate_bundle(bundle_folder, spec, options).metrics for spec in ("digits", None))
+    assert asked == own

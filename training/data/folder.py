@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 
 from latentserve import records
 from latentserve.images import SUFFIXES
-from training.data.decoding import MIN_IMAGES, File, decode_all, readable
+from training.data.decoding import CHANNELS, MIN_IMAGES, Reading, decode_all, readable
+from training.data.digests import Place
 from training.data.files import files_in
 from training.data.grouping import GroupBy
+from training.data.lazy import File
 from training.data.rows import Data, DataError, Rows, three_splits
 from training.data.seen import Seen
 from training.data.sizes import Size
@@ -28,7 +30,7 @@ def load(path: str, size: Size, seed: int, group_by: GroupBy | None = None) -> D
     Raises:
         DataError: no such folder, too few images in it, or what to group by says nothing about them.
     """
-    return three_splits(f"folder:{path}", read(path, size, group_by), seed)
+    return three_splits(f"folder:{path}", read(path, size, group_by), seed, in_place=True)
 
 
 def read(path: str, size: Size, group_by: GroupBy | None = None, at_least: int = MIN_IMAGES) -> Rows:
@@ -45,11 +47,20 @@ def read(path: str, size: Size, group_by: GroupBy | None = None, at_least: int =
         raise DataError(f"folder: got {len(files)} images under {folder}, expected at least {at_least}")
     units_N = group_by.of_files(files) if group_by else None
     Seen("folder").every(files).say(size)
-    decoded = decode_all("folder", [File(records.printable(str(file)), file.read_bytes) for file in files], size)
+    reading = Reading("folder", f"folder:{folder.resolve()}", size.input(CHANNELS))
+    decoded = decode_all(reading, [_file(file) for file in files])
     images_NHWC, rows = readable("folder", decoded, at_least)
     named = [files[row].relative_to(folder) for row in rows]
     kept_N = units_N[rows] if units_N is not None else group_by.of_rows(images_NHWC) if group_by else None
     return with_names(Rows(images_NHWC, folder_labels(named), units_N=kept_N), named)
+
+
+def _file(path: Path) -> File:
+    def place() -> Place:
+        found = path.stat()
+        return Place(str(path), found.st_size, found.st_mtime_ns)
+
+    return File(records.printable(str(path)), path.read_bytes, place)
 
 
 def with_names(rows: Rows, files: list[Path]) -> Rows:

@@ -131,8 +131,9 @@ def every_row(
     sample_rate_hz: int | None = None,
     num_samples: int | None = None,
     resize: Resize | str | None = None,
+    at_least: int = 1,
 ) -> Rows | None:
-    """All rows of a user's own data, however few, in no splits; None of a set that brings its splits.
+    """All rows of a user's own data in no splits; None of a set that brings its splits.
 
     Args:
         spec: `folder:PATH`, `wds:PATTERN` or `audio:PATH`, or some of their rows.
@@ -140,22 +141,23 @@ def every_row(
         sample_rate_hz: see `load_data`.
         num_samples: see `load_data`.
         resize: see `load_data`.
+        at_least: so many files; by default however few.
 
     Raises:
-        DataError: nothing there can be read.
+        DataError: there are fewer, or nothing there can be read.
     """
     from training.data import audio, folder, shards
 
     if (subset := Subset.parse(spec)) is not None:
-        whole = every_row(subset.base, image_size, sample_rate_hz, num_samples, resize)
+        whole = every_row(subset.base, image_size, sample_rate_hz, num_samples, resize, at_least)
         return None if whole is None else subset.kept(whole, spec)
     name, _, argument = spec.partition(":")
     if name in OWN and (size := _size(name, image_size, resize)) is not None:
         if name == "folder":
-            return folder.read(argument, size, at_least=1)
-        return shards.read(shards.matching(argument), size, at_least=1)
+            return folder.read(argument, size, at_least=at_least)
+        return shards.read(shards.matching(argument), size, at_least=at_least)
     if name == "audio":
-        return audio.read(argument, sample_rate_hz, num_samples, at_least=1)[0]
+        return audio.read(argument, sample_rate_hz, num_samples, at_least=at_least)[0]
     return None
 
 

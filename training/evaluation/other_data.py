@@ -1,4 +1,4 @@
-"""Another data set than the run's own, in the shape that the run's encoder takes."""
+"""Another data set than the encoder's own, in the shape that the encoder takes."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from training.data import Data, ImageShape, Rows, load_data
+from training.data import Data, DataError, ImageShape, Rows, load_data
+from training.data.decoding import MIN_IMAGES
 from training.data.loading import every_row
-from training.data.rows import Values
-from training.running.run import Run, RunError
+from training.data.origin import DataOrigin
+from training.data.rows import CALIBRATION_SHARE, TEST_SHARE, split_off
+from training.data.units import count
+from training.evaluation.progress import say
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow turns RGB into grey
 
@@ -20,29 +23,47 @@ def in_shape(shape: ImageShape) -> dict[str, Any]:
     return {"image_size": "{}x{}".format(*shape.size), "resize": shape.resize}
 
 
-def in_shape_of(run: Run, spec: str) -> Data:
-    """A data set with the size and the channels that the run's encoder takes."""
-    if not isinstance(run.shape, ImageShape):
-        raise RunError(f"transfer: got a run on {run.shape.modality}, expected one on images")
-    data = load_data(spec, **in_shape(run.shape), seed=run.loop.seed)
+def in_shape_of(origin: DataOrigin, spec: str) -> Data:
+    """A data set with the size and the channels that the encoder takes.
+
+    Of a user's own rows none is set aside: nothing is calibrated here, so that a fifth of them is tested, the rest fits
+    probes.
+    """
+    if (own := every_row_in_shape_of(origin, spec, MIN_IMAGES)) is not None:
+        return _two_splits(origin, spec, own)
+    if not isinstance(origin.shape, ImageShape):
+        raise DataError(f"transfer: got an encoder of {origin.shape.modality}, expected one on images")
+    data = load_data(spec, **in_shape(origin.shape), seed=origin.seed)
     if not isinstance(data.shape, ImageShape):
-        raise RunError(f"transfer: got {spec}, which is {data.shape.modality}, expected images")
-    channels = run.shape.channels
-    train, calibration, test = (_with_channels(rows, channels) for rows in (data.train, data.calibration, data.test))
+        raise DataError(f"transfer: got {spec}, which is {data.shape.modality}, expected images")
+    channels = origin.shape.channels
+    train, calibration, test = (with_channels(rows, channels) for rows in (data.train, data.calibration, data.test))
     return Data(data.spec, train, calibration, test, resize=data.resize)
 
 
-def every_row_in_shape_of(run: Run, spec: str) -> Values | None:
-    """All rows of a user's own data, as the run's encoder takes them; None of other data."""
-    shape = run.shape
+def _two_splits(origin: DataOrigin, spec: str, rows: Rows) -> Data:
+    """All rows: those that fit probes, and those that are tested, one of each unit; none for calibration."""
+    twins = rows.with_twins()
+    num_test = max(1, int(count(twins.units_N, len(twins)) * (TEST_SHARE + CALIBRATION_SHARE)))
+    train, test = split_off(twins, num_test, origin.seed)
+    num_left = len(rows) - len(train) - len(test)
+    said = f", {num_left} are twins of tested ones" if num_left else ""
+    say(f"{spec}: of {len(rows)} rows {len(train)} fit probes, {len(test)} are tested{said}")
+    rate = None if isinstance(origin.shape, ImageShape) else origin.shape.sample_rate_hz
+    return Data(spec, train, test.take(slice(0, 0)), test, rate)
+
+
+def every_row_in_shape_of(origin: DataOrigin, spec: str, at_least: int = 1) -> Rows | None:
+    """All rows of a user's own data, as the encoder takes them; None of other data."""
+    shape, is_sound = origin.shape, spec.startswith("audio:")
     if isinstance(shape, ImageShape):
-        rows = None if spec.startswith("audio:") else every_row(spec, **in_shape(shape))
-        return None if rows is None else _with_channels(rows, shape.channels).values
-    sound = every_row(spec, None, shape.sample_rate_hz, shape.num_samples) if spec.startswith("audio:") else None
-    return None if sound is None else sound.values
+        rows = None if is_sound else every_row(spec, **in_shape(shape), at_least=at_least)
+        return None if rows is None else with_channels(rows, shape.channels)
+    return every_row(spec, None, shape.sample_rate_hz, shape.num_samples, at_least=at_least) if is_sound else None
 
 
-def _with_channels(images: Rows, channels: int) -> Rows:
+def with_channels(images: Rows, channels: int) -> Rows:
+    """Images in grey, or with a channel for each colour."""
     values_NHWC = images.values
     if (got := values_NHWC.shape[-1]) == channels:
         return images

@@ -21,6 +21,7 @@ from training.methods import METHODS
 from training.methods.encoding import Encoder, as_encoder
 from training.options import Dataclass
 from training.running import checkpoint
+from training.running.given import Given
 from training.running.loop import Trained
 from training.schedule import LoopConfig
 
@@ -49,6 +50,7 @@ class Run:
         loop: how long and in what steps.
         config: of the method.
         group_by: rows that no split parts: see `training.data.grouping`. Runs that are older than it have none.
+        given: what it was given besides the data, by the name of the option: a teacher, weights to start with.
     """
 
     method: str
@@ -60,6 +62,12 @@ class Run:
     loop: LoopConfig
     config: dict[str, Any]
     group_by: str | None = None
+    given: dict[str, Given] | None = None
+
+    @property
+    def seed(self) -> int:
+        """Draws the splits, and the weights at the beginning."""
+        return self.loop.seed
 
     @property
     def identity(self) -> dict[str, Any]:
