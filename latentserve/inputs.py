@@ -7,12 +7,14 @@ clients into rows.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 INPUT = "input"
 """Name of the tensor that the client sends."""
-HOWS = ("crop", "fit", "stretch")
-FILTERS = ("bilinear", "bicubic", "lanczos")
+How = Literal["crop", "fit", "stretch"]
+Filter = Literal["bilinear", "bicubic", "lanczos"]
+HOWS: tuple[How, ...] = get_args(How)
+FILTERS: tuple[Filter, ...] = get_args(Filter)
 
 
 @dataclass(frozen=True)
@@ -36,9 +38,9 @@ class Resize:
         filter: all of them are antialiased.
     """
 
-    how: Literal["crop", "fit", "stretch"] = "crop"
+    how: How = "crop"
     shorter_side: int | None = None
-    filter: Literal["bilinear", "bicubic", "lanczos"] = "bilinear"
+    filter: Filter = "bilinear"
 
     def __post_init__(self) -> None:
         if self.how not in HOWS:

@@ -28,17 +28,20 @@ def resized(image: Image.Image, given: ImageInput) -> Image.Image:
         return _shorter_side_then_crop(image, size, resize.shorter_side, FILTERS[resize.filter])
     if image.size == size:
         return image
+    if resize.how == "crop" or image.width * given.height == image.height * given.width:
+        # of the model's own shape every rule is this one, to the last bit
+        box = center_crop(*image.size, given.height, given.width)
+        return image.resize(size, FILTERS[resize.filter], box=box)
     if resize.how == "fit":
         return _whole_on_black(image, size, FILTERS[resize.filter])
-    box = center_crop(*image.size, given.height, given.width) if resize.how == "crop" else None
-    return image.resize(size, FILTERS[resize.filter], box=box)
+    return image.resize(size, FILTERS[resize.filter])
 
 
 def center_crop(got_width: int, got_height: int, height: int, width: int) -> tuple[float, float, float, float]:
     """The largest centred box (left, upper, right, lower) of aspect ratio width / height."""
     scale = min(got_width / width, got_height / height)
-    left = (got_width - width * scale) / 2
-    upper = (got_height - height * scale) / 2
+    left = max(0.0, (got_width - width * scale) / 2)  # rounded below 0 it would be no box for Pillow
+    upper = max(0.0, (got_height - height * scale) / 2)
     return left, upper, left + width * scale, upper + height * scale
 
 

@@ -10,7 +10,7 @@ import sys
 import warnings
 from dataclasses import dataclass, field, make_dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 import tyro
@@ -21,12 +21,14 @@ from training.data import load_data
 from training.data.loading import check_spec
 from training.methods import METHODS
 from training.options import Dataclass, check_options, in_words, is_out_of_memory, nearest, say_any_name
+from training.running.given import check_teacher, given_by, start
 from training.running.loop import TrainingDiverged, train
 from training.running.revision import git_revision
 from training.running.run import CHECKPOINT, RESULT, Run, RunError
 from training.running.run_folder import RUNS, Found, check_folder, claimed, find, resumed
 from training.running.threads import keep_to_quota
 from training.schedule import LoopConfig
+from training.teacher import TARGETS
 
 SMOKE_ROWS = 512
 
@@ -37,7 +39,9 @@ class Options:
 
     Attributes:
         data: digits, mnist, cifar10, shapes, folder:PATH, wds:PATTERN (WebDataset shards), fsdd or audio:PATH.
-        image_size: height and width; default: the data set's own (folder, wds: 64).
+        image_size: pixels of height and width, or HEIGHTxWIDTH; default: the data set's own (folder, wds: 64).
+        resize: what becomes of images of another shape: crop (the border is never seen), fit (the whole of it on black)
+            or stretch (the whole of it); default: of folder and wds stretch, else crop.
         sample_rate_hz: take only clips of this rate from audio:PATH; default: the one rate that all have.
         num_samples: samples of a row of audio; longer clips are cut, shorter ones padded; default: one second.
         group_by: rows that belong together and must not be parted between training and calibration: folder,
@@ -49,7 +53,8 @@ class Options:
     """
 
     data: str = "digits"
-    image_size: int | None = None
+    image_size: int | str | None = None
+    resize: Literal["crop", "fit", "stretch"] | None = None
     sample_rate_hz: int | None = None
     num_samples: int | None = None
     group_by: str | None = None
@@ -115,7 +120,9 @@ def parse(name: str, arguments: list[str], found: Found | None = None) -> tuple[
         options, config = Options(), METHODS[name].config()
     else:
         run = found.run
-        options = Options(run.data, **run.sizes, run=found.folder, resume=True, loop=run.loop)
+        sizes = run.sizes
+        how = sizes.pop("resize").how if "resize" in sizes else None
+        options = Options(run.data, **sizes, resize=how, run=found.folder, resume=True, loop=run.loop)
         config = run.read_config()
     command = make_dataclass("Command", [("options", Options, options), ("method", type(config), config)], frozen=True)
     called = as_typed(f"python -m training {name}")
@@ -137,6 +144,8 @@ def run_training(name: str, config: Dataclass, options: Options) -> Path:
         DataError: the data cannot be loaded.
         CheckpointError: the one there is of another run, or none can be saved.
         TrainingDiverged: the loss became NaN or infinite.
+        TeacherError: there is no such teacher, or it was changed or cannot be shown the rows.
+        StartError: the weights to start with do not fit.
     """
     if records.printable(str(options.run)) != str(options.run):
         raise RunError(f"run: got {options.run}, expected a name in UTF-8: no checkpoint can be read from another")
@@ -147,8 +156,9 @@ def run_training(name: str, config: Dataclass, options: Options) -> Path:
         check_options(one)
     check_spec(options.data, group_by=options.group_by)
     check_folder(folder, options.resume)
+    given = given_by(config)
     sizes = (options.image_size, loop.seed, options.sample_rate_hz, options.num_samples)
-    data = load_data(options.data, *sizes, options.group_by)
+    data = load_data(options.data, *sizes, options.group_by, options.resize)
     num_rows = find(folder).run.num_train_rows if options.resume else SMOKE_ROWS if options.smoke else len(data.train)
     data = replace(data, train=data.train.take(slice(0, num_rows)))
     run = Run(
@@ -161,12 +171,17 @@ def run_training(name: str, config: Dataclass, options: Options) -> Path:
         loop=loop,
         config=records.to_json(config),
         group_by=options.group_by,
+        given=given,
     )
     torch.manual_seed(loop.seed)
     module = run.build()
+    check_teacher(module)
+    if not (folder / CHECKPOINT).exists():
+        start(module, config)
     with claimed(folder, run, options.resume):
         trained = train(module, data, loop, folder / CHECKPOINT, run.identity)
         records.write(trained, folder / RESULT)
+        (folder / TARGETS).unlink(missing_ok=True)
     return folder
 
 

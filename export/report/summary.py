@@ -14,6 +14,7 @@ from training.evaluation.page import Html, Section, element
 LEARNS = {
     "vae": "It learned to reconstruct its inputs through a bottleneck (method: vae).",
     "simclr": "It learned to find two changed views of one image among those of many (method: simclr).",
+    "distill": "It learned what a bigger model makes of the same images (method: distill).",
     "cpc": "It learned to predict parts of an image from other parts (method: cpc).",
     "cpc_audio": "It learned to predict the next moments of a sound from those before (method: cpc_audio).",
     "bigbigan": "It learned to generate images and to find what they are generated from (method: bigbigan).",

@@ -317,8 +317,8 @@ def test_a_bundle_of_16_bits_is_calibrated_on_its_own_numbers(
 
 
 def test_the_next_version_is_written_beside_the_last(run_folder: Path, tmp_path: Path) -> None:
-    first = export_run(run_folder, tmp_path, "mine")
-    second = export_run(run_folder, tmp_path, "mine")
+    first = export_run(run_folder, tmp_path, "mine", report="none")
+    second = export_run(run_folder, tmp_path, "mine", report="none")
     assert (first, second) == (tmp_path / "mine" / "1", tmp_path / "mine" / "2")
     one, two = bundle.load(first), bundle.load(second)
     assert one.embedding_space == two.embedding_space  # the same encoder: embeddings may be compared

@@ -160,6 +160,25 @@ def test_the_default_is_what_it_was_before_there_was_a_choice() -> None:
         np.testing.assert_array_equal(fit_image(np.asarray(image), ImageInput(16, 12, 3)), np.asarray(before))
 
 
+@settings(deadline=None)
+@given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 9), st.integers(1, 9))
+def test_of_the_models_own_shape_every_rule_is_one(height: int, width: int, times: int, to_times: int) -> None:
+    image, to = noise(height * times, width * times), (height * to_times, width * to_times, 3)
+    crop, fit, stretch = (fit_image(image, ImageInput(*to, resize=Resize(how))) for how in HOWS)
+    np.testing.assert_array_equal(fit, crop)
+    np.testing.assert_array_equal(stretch, crop)
+
+
+def test_a_square_of_any_side_is_taken() -> None:
+    """3 / 187 * 187 is more than 3 to a computer, and a box that begins before the image is none to Pillow."""
+    for side in range(1, 300):
+        for to in (28, 187, 275):
+            left, upper, right, lower = center_crop(side, side, to, to)
+            assert (left, upper) == (0, 0) or min(left, upper) > 0
+            assert np.float32(max(right, lower)) <= side
+    assert fit_image(noise(3, 3), ImageInput(187, 187, 3)).shape == (187, 187, 3)
+
+
 def test_stretch_keeps_what_lies_at_the_border_and_crop_does_not() -> None:
     image = np.zeros((20, 60, 1), np.uint8)
     image[:, :5] = image[:, -5:] = 255

@@ -76,7 +76,7 @@ def baselines_of(data: Data, patches: bool = True, trained_here: bool = True) ->
     left_out = set() if trained_here else {UNTRAINED}
     if not isinstance(data.shape, ImageShape):
         left_out |= set(BASELINES) - {UNTRAINED}
-    elif not patches or data.shape.image_size <= PATCH:
+    elif not patches or min(data.shape.size) <= PATCH:
         left_out.add("k-means patches")
     return tuple(name for name in BASELINES if name not in left_out)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +18,11 @@ from training.evaluation.progress import say
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow turns RGB into grey
 
 
+def in_shape(shape: ImageShape) -> dict[str, Any]:
+    """The arguments of `load_data` and `every_row` that load images as those of another set are."""
+    return {"image_size": "{}x{}".format(*shape.size), "resize": shape.resize}
+
+
 def in_shape_of(origin: DataOrigin, spec: str) -> Data:
     """A data set with the size and the channels that the encoder takes.
 
@@ -27,12 +33,12 @@ def in_shape_of(origin: DataOrigin, spec: str) -> Data:
         return _two_splits(origin, spec, own)
     if not isinstance(origin.shape, ImageShape):
         raise DataError(f"transfer: got an encoder of {origin.shape.modality}, expected one on images")
-    data = load_data(spec, origin.shape.image_size, origin.seed)
+    data = load_data(spec, **in_shape(origin.shape), seed=origin.seed)
     if not isinstance(data.shape, ImageShape):
         raise DataError(f"transfer: got {spec}, which is {data.shape.modality}, expected images")
     channels = origin.shape.channels
     train, calibration, test = (with_channels(rows, channels) for rows in (data.train, data.calibration, data.test))
-    return Data(data.spec, train, calibration, test)
+    return Data(data.spec, train, calibration, test, resize=data.resize)
 
 
 def _two_splits(origin: DataOrigin, spec: str, rows: Rows) -> Data:
@@ -51,9 +57,9 @@ def every_row_in_shape_of(origin: DataOrigin, spec: str, at_least: int = 1) -> R
     """All rows of a user's own data, as the encoder takes them; None of other data."""
     shape, is_sound = origin.shape, spec.startswith("audio:")
     if isinstance(shape, ImageShape):
-        rows = None if is_sound else every_row(spec, shape.image_size, at_least=at_least)
+        rows = None if is_sound else every_row(spec, **in_shape(shape), at_least=at_least)
         return None if rows is None else with_channels(rows, shape.channels)
-    return every_row(spec, None, shape.sample_rate_hz, shape.num_samples, at_least) if is_sound else None
+    return every_row(spec, None, shape.sample_rate_hz, shape.num_samples, at_least=at_least) if is_sound else None
 
 
 def with_channels(images: Rows, channels: int) -> Rows:

@@ -5,6 +5,7 @@ Evaluation and export know a trained model by these protocols alone.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
 
 import torch
@@ -62,6 +63,24 @@ class Decoder(Protocol):
 
     def decode(self, z_BL: Tensor, /) -> Tensor:
         """Decodes latents to images, float [B, C, H, W], 0 to 1."""
+        ...
+
+
+@runtime_checkable
+class Taught(Protocol):
+    """A model that learns targets which are computed once, before its training begins."""
+
+    def check_teacher(self) -> None:
+        """Raises TeacherError if there will be no targets of such rows."""
+        ...
+
+    def targets(self, values: Any, folder: Path, /) -> Tensor:
+        """The target of each row, [N, ...]: a step gets those of its rows behind them.
+
+        Args:
+            values: rows, uint8 [N, H, W, C].
+            folder: of the run; what is computed may be kept there until the training is done.
+        """
         ...
 
 

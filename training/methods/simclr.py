@@ -46,6 +46,7 @@ class SimClrConfig:
 
     Attributes:
         backbone: `small`, or the name of a timm model.
+        backbone_weights: file of weights that the backbone starts with (safetensors, or .pth of tensors alone).
         width: channels after the stem of `small` (its own: 16) and of timm's ResNets (64).
         hidden_dim: size of the projection head's hidden layer.
         projection_dim: size of a projection, P.
@@ -57,6 +58,7 @@ class SimClrConfig:
     """
 
     backbone: str = SMALL
+    backbone_weights: str | None = None
     width: int | None = None
     hidden_dim: int = 512
     projection_dim: int = 128
@@ -125,7 +127,7 @@ class SimClr(LightningModule):
         self.config = config
         self.loop = loop
         self.views = Views(config.views, shape.channels)
-        self.encoder, embedding_dim = build_backbone(config.backbone, shape.channels, shape.image_size, config.width)
+        self.encoder, embedding_dim = build_backbone(config.backbone, shape.channels, shape.size, config.width)
         self.projection_head = nn.Sequential(
             nn.Linear(embedding_dim, config.hidden_dim, bias=False),
             nn.BatchNorm1d(config.hidden_dim),

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from training.data import Data, DataError
+from training.methods.encoding import Taught
 from training.running.checkpoint import SUFFIX, SafetensorsIO
 from training.running.precision import Exact, bfloat16_here, exact_precision, warning
 from training.schedule import LoopConfig, Precision
@@ -57,22 +58,25 @@ class Trained:
 class Batches:
     """Minibatches of rows that lie in memory as uint8, in an order drawn by (seed, epoch).
 
-    The last batch is dropped when it is not full: BatchNorm must not meet a batch of one.
+    The last batch is dropped when it is not full: BatchNorm must not meet a batch of one. Where each row has a target
+    a batch is both.
     """
 
-    def __init__(self, rows: Tensor, batch_rows: int, seed: int, epoch: int) -> None:
+    def __init__(self, rows: Tensor, batch_rows: int, seed: int, epoch: int, targets: Tensor | None = None) -> None:
         self.rows = rows
+        self.targets = targets
         self.batch_rows = min(batch_rows, len(rows))
         self.generator_seed = seed * 1_000_003 + epoch
 
     def __len__(self) -> int:
         return len(self.rows) // self.batch_rows
 
-    def __iter__(self) -> Iterator[Tensor]:
+    def __iter__(self) -> Iterator[Tensor | tuple[Tensor, Tensor]]:
         generator = torch.Generator().manual_seed(self.generator_seed)
         order = torch.randperm(len(self.rows), generator=generator).to(self.rows.device)
         for start in range(0, len(self) * self.batch_rows, self.batch_rows):
-            yield self.rows[order[start : start + self.batch_rows]]
+            chosen = order[start : start + self.batch_rows]
+            yield self.rows[chosen] if self.targets is None else (self.rows[chosen], self.targets[chosen])
 
 
 def train(module: LightningModule, data: Data, loop: LoopConfig, checkpoint: Path, identity: dict[str, Any]) -> Trained:
@@ -92,10 +96,12 @@ def train(module: LightningModule, data: Data, loop: LoopConfig, checkpoint: Pat
     module.to(memory_format=torch.channels_last)  # convolutions of images are faster so, on CPUs as on GPUs
     diary = Diary(loop.seed)
     trainer = _trainer(loop, precision, SafetensorsIO(identity), [diary, _save_every_epoch(checkpoint)])
-    rows = torch.from_numpy(data.training_rows).to(trainer.strategy.root_device)
+    device = trainer.strategy.root_device
+    rows = torch.from_numpy(data.training_rows).to(device)
+    targets = module.targets(data.training_rows, checkpoint.parent).to(device) if isinstance(module, Taught) else None
 
     def batches() -> Batches:
-        return Batches(rows, loop.batch_rows, loop.seed, trainer.current_epoch)
+        return Batches(rows, loop.batch_rows, loop.seed, trainer.current_epoch, targets)
 
     module.train_dataloader = batches  # type: ignore[method-assign]
     try:

@@ -15,17 +15,21 @@ from typing import Any
 from lightning import LightningModule
 
 from latentserve import records
+from latentserve.inputs import Resize
 from training.data import AudioShape, Data, ImageShape, load_data
 from training.methods import METHODS
 from training.methods.encoding import Encoder, as_encoder
 from training.options import Dataclass
 from training.running import checkpoint
+from training.running.given import Given
 from training.running.loop import Trained
 from training.schedule import LoopConfig
 
 RUN = "run.json"
 RESULT = "result.json"
 CHECKPOINT = "last.safetensors"
+BEFORE = (("width", None), ("resize", records.to_json(Resize())))
+"""What the shape of a run is that is older than these fields: its checkpoint does not name them."""
 
 
 class RunError(ValueError):
@@ -46,6 +50,7 @@ class Run:
         loop: how long and in what steps.
         config: of the method.
         group_by: rows that no split parts: see `training.data.grouping`. Runs that are older than it have none.
+        given: what it was given besides the data, by the name of the option: a teacher, weights to start with.
     """
 
     method: str
@@ -57,6 +62,7 @@ class Run:
     loop: LoopConfig
     config: dict[str, Any]
     group_by: str | None = None
+    given: dict[str, Given] | None = None
 
     @property
     def seed(self) -> int:
@@ -65,9 +71,13 @@ class Run:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a checkpoint belongs to, JSON: all of it but the revision, and whether a compiler takes part."""
+        """What a checkpoint belongs to, JSON: all of it but the revision, and whether a compiler takes part.
+
+        What is as it was before there was a choice is not named, so that older checkpoints go on.
+        """
         said = {name: value for name, value in records.to_json(self).items() if name != "git_revision"}
         said["loop"] = {name: value for name, value in said["loop"].items() if name != "compiled"}
+        said["shape"] = {name: value for name, value in said["shape"].items() if (name, value) not in BEFORE}
         return said
 
     def load_data(self) -> Data:
@@ -120,7 +130,9 @@ class Run:
     def sizes(self) -> dict[str, Any]:
         """The arguments of `load_data`, besides spec and seed, that load these rows again."""
         if isinstance(self.shape, ImageShape):
-            return {"image_size": self.shape.image_size, "group_by": self.group_by}
+            height, width = self.shape.size
+            image_size = height if height == width else f"{height}x{width}"
+            return {"image_size": image_size, "resize": self.shape.resize, "group_by": self.group_by}
         shape = self.shape
         return {"sample_rate_hz": shape.sample_rate_hz, "num_samples": shape.num_samples, "group_by": self.group_by}
 

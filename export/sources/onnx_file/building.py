@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -112,9 +113,10 @@ def rename(graph: onnx.GraphProto, names: dict[str, str]) -> None:
     for node in graph.node:
         for inner in inner_graphs(node):
             rename(inner, names)
-        for values in (node.input, node.output):
-            values[:] = [names.get(one, one) for one in values]
-    for one in (*graph.initializer, *graph.input, *graph.output, *graph.value_info):
+        for used in (node.input, node.output):
+            used[:] = [names.get(one, one) for one in used]
+    values: list[Any] = [*graph.initializer, *graph.input, *graph.output, *graph.value_info]
+    for one in values:
         one.name = names.get(one.name, one.name)
     for sparse in graph.sparse_initializer:
         sparse.values.name = names.get(sparse.values.name, sparse.values.name)

@@ -68,6 +68,8 @@ def verified(plan: Plan, original: Original) -> onnx.ModelProto:
     except FixedRows as error:
         try:
             return _checked(build(plan, expected.shapes, free=True), plan, expected)
+        except FixedRows as remaining:
+            raise remaining from None
         except SourceError:
             raise error from None
 

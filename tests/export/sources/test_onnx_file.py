@@ -65,17 +65,18 @@ def direct(path: Path, x: NDArray[Any], name: str) -> NDArray[np.float32]:
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 def test_layouts_orders_and_scales(tmp_path: Path, layout: str, order: str, scale: str) -> None:
     path = encoder(tmp_path / "net.onnx", layout, uint8=scale == "uint8")
-    numbers: dict[str, Any] = {
+    said: dict[str, dict[str, Any]] = {
         "unit": {"mean": MEAN, "std": STD},
         "integers": {"mean": (104.0, 117.0, 123.0)},
         "as it is": {"scale": "integers"},
         "uint8": {},
-    }[scale]
+    }
+    numbers = said[scale]
     x: NDArray[Any] = ROWS[..., ::-1] if order == "BGR" else ROWS
     if scale == "unit":
-        x = (x.astype(np.float32) / 255 - np.float32(MEAN)) / np.float32(STD)  # type: ignore[arg-type]
+        x = (x.astype(np.float32) / 255 - np.array(MEAN, np.float32)) / np.array(STD, np.float32)
     elif scale != "uint8":
-        x = x.astype(np.float32) - (np.float32(numbers["mean"]) if "mean" in numbers else 0)
+        x = x.astype(np.float32) - np.array(numbers.get("mean", 0), np.float32)
     expected = direct(path, x.transpose(0, 3, 1, 2) if layout == "NCHW" else x, "features")
     network = opened(path, order=order, **numbers)
     assert isinstance(network.input, ImageInput)
@@ -155,7 +156,7 @@ def tokens(path: Path, num_beside: int = 1) -> Path:
         node("Concat", [*["mean"] * num_beside, "squares"], ["hidden"], axis=1),
     ]
     kernel = np.random.default_rng(1).normal(size=(DIM, 3, 4, 4)).astype(np.float32)
-    weights = {"patchify": kernel, "flat": np.array([0, DIM, -1], np.int64)}
+    weights: dict[str, NDArray[Any]] = {"patchify": kernel, "flat": np.array([0, DIM, -1], np.int64)}
     return write(path, [images()], nodes, [output("hidden", "n", 6 + num_beside, DIM)], weights=weights)
 
 
@@ -199,7 +200,7 @@ def test_what_an_inner_tensor_does_not_need_is_cut_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize("channel", [False, True])
 @pytest.mark.parametrize("scale", ["unit", "integers"])
 def test_waveforms(tmp_path: Path, scale: Literal["unit", "integers"], channel: bool) -> None:
-    axes = ["n", 1, "t"] if channel else ["n", "t"]
+    axes: list[str | int | None] = ["n", 1, "t"] if channel else ["n", "t"]
     kernel = np.random.default_rng(1).normal(size=(DIM, 1, 16)).astype(np.float32)
     name = "sound" if channel else "with_channel"
     nodes = [node("Conv", [name, "k"], ["conv"], strides=[8]), node("ReduceMean", ["conv"], ["out"], axes=[2])]
@@ -228,7 +229,7 @@ def test_weights_beside_the_file_become_part_of_the_bundle(tmp_path: Path) -> No
     onnx.save(onnx.load(whole), parted, save_as_external_data=True, location="weights.bin", size_threshold=0)
     one, other = opened(whole), opened(parted)
     got = [both(each, tmp_path)[0]["embedding"] for each in (one, other)]
-    np.testing.assert_array_equal(*got)
+    np.testing.assert_array_equal(got[0], got[1])
     assert list(tmp_path.glob("weights.bin"))
     assert one.weights_sha256 != other.weights_sha256
     (tmp_path / "weights.bin").write_bytes((tmp_path / "weights.bin").read_bytes()[:-4] + b"\0\0\0\0")

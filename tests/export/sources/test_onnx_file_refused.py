@@ -60,7 +60,7 @@ def test_weights_that_are_not_there(path: Path) -> None:
 
 
 def test_operators_that_onnx_runtime_has_not(path: Path) -> None:
-    network(path, node("Sharpen", ["features"], ["end"], domain="com.example"), **{"com.example": 1})
+    network(path, node("Sharpen", ["features"], ["end"], domain="com.example"), domains={"com.example": 1})
     assert "got the operator com.example.Sharpen (node end_node)" in refused(path)
     network(path, node("Sharpen", ["features"], ["end"]))
     assert "got the operator Sharpen (node end_node)" in refused(path)
