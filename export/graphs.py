@@ -115,6 +115,7 @@ def export_graph(module: nn.Module, example: dict[str, Tensor], outputs: Sequenc
             dynamic_shapes=shapes,
         )
         assert program is not None
+    _rename_namesakes(program.model.graph)
     onnx.save(without_traces(program.model_proto), path)
     return graph_of(path)
 
@@ -130,6 +131,16 @@ def graph_of(path: Path) -> Graph:
         inputs=tuple(_spec(value) for value in graph.input),
         outputs=tuple(_spec(value) for value in graph.output),
     )
+
+
+def _rename_namesakes(graph: Any) -> None:
+    """The exporter calls a tensor within after its operator, `embedding` say, though an output is called so, too."""
+    ends = (*graph.inputs, *graph.outputs)
+    taken = {value.name for value in ends}
+    for node in graph:
+        for value in node.outputs:
+            if value.name in taken and not any(value is end for end in ends):
+                value.name = f"{value.name}_within"
 
 
 def without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
