@@ -9,10 +9,10 @@ from typing import Literal
 from export.calibration import Promise
 from export.detectors import Scorer
 from export.graphs import Device, GraphRunner
+from export.origin import Imported, Origin, TrainedRun
 from latentserve.bundle import Detector, Graph, Precision
 from training.data import Data
 from training.methods.encoding import Encoder
-from training.running.loop import Trained
 from training.running.run import Run
 
 ReportSize = Literal["none", "quick", "full"]
@@ -20,19 +20,22 @@ ReportSize = Literal["none", "quick", "full"]
 
 @dataclass(frozen=True)
 class Training:
-    """A finished training.
+    """An encoder, trained here or elsewhere.
 
     Attributes:
-        run: its config.
-        trained: what it tells about itself.
-        model: with the weights of the last epoch, in eval mode.
-        data: the rows that it trained on, and the other splits.
+        origin: where it came from.
+        model: with its final weights, in eval mode.
+        data: the rows that it trained on, or that its detectors are to be fitted on, and the other splits.
     """
 
-    run: Run
-    trained: Trained
+    origin: Origin
     model: Encoder
     data: Data
+
+    @property
+    def config(self) -> Run | Imported:
+        """What the bundle's provenance holds of it."""
+        return self.origin.run if isinstance(self.origin, TrainedRun) else self.origin
 
 
 @dataclass(frozen=True)

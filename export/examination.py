@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from export.graphs import GraphRunner, Tensors
 from export.ood_data import MOST_ROWS, Sample, as_files, check_set, id_rows_of, is_jpeg, ood_set
-from latentserve import bundle, records
+from export.origin import read_config
+from latentserve import bundle
 from latentserve.bundle import Manifest
 from latentserve.conformal import at_most, p_values
 from latentserve.errors import BundleError
@@ -19,7 +20,6 @@ from training.evaluation.intervals import auroc_interval, share_interval
 from training.evaluation.ood_sets import CONTROL, known_sets
 from training.evaluation.progress import say
 from training.evaluation.separation import Separation, separation
-from training.running.run import Run
 
 Scores = NDArray[np.float32]
 
@@ -83,30 +83,30 @@ def examine(
 
     Raises:
         BundleError: not a bundle, changed since it was made, or one that does not score.
-        RunError: its provenance is no training run of ours, or its data changed.
+        RunError: its provenance is no training run of ours and no import, or its data changed.
         DataError: the data cannot be loaded.
         ValueError: no such set.
     """
     manifest = bundle.load(folder.resolve())
     if not manifest.detectors:
         raise BundleError(f"{folder.resolve()}: has no calibrated detector")
-    run = records.from_json(Run, manifest.provenance.config)
+    origin = read_config(manifest.provenance, folder)
     for name in against:
-        check_set(name, run)
-    data, sample = run.load_data(), Sample(num_rows, seed)
+        check_set(name, origin)
+    data, sample = origin.load_data(), Sample(num_rows, seed)
     runner = GraphRunner(folder.resolve(), manifest.graphs.values())
     calibration = bundle.load_calibration(folder.resolve(), manifest)
     names = tuple(dict.fromkeys(against)) or (*known_sets(data.test.values), CONTROL)
     id_rows = sample.of(data.test.values, MOST_ROWS)
     id_scores = {kind: runner.run(rows)["scores"] for kind, rows in id_rows_of(id_rows, data, names)}
-    found, kept = list[Row](), {run.data: id_scores[""][:, 0]}
+    found, kept = list[Row](), {origin.data: id_scores[""][:, 0]}
     for name in names:
         say(f"against {name}")
-        scores = runner.run(as_files(ood_set(name, run, id_rows, sample), data, name))["scores"]
+        scores = runner.run(as_files(ood_set(name, origin, id_rows, sample), data, name))["scores"]
         kept[name] = scores[:, 0]
         found += _rows(name, manifest, calibration, id_scores["JPEG" if is_jpeg(data, name) else ""], scores)
     model = f"{manifest.name}/{manifest.version}"
-    return Examination(model, run.data, len(id_rows), manifest.default_alpha, seed, tuple(found)), kept
+    return Examination(model, origin.data, len(id_rows), manifest.default_alpha, seed, tuple(found)), kept
 
 
 def _rows(against: str, manifest: Manifest, calibration: Tensors, id_NK: Scores, ood_MK: Scores) -> Iterator[Row]:

@@ -35,6 +35,7 @@ from export.graphs import (
 )
 from export.half import halve
 from export.onnx_evaluation import exported_report
+from export.origin import TrainedRun
 from export.parity import check_parity, trained_tensors
 from export.provenance import from_training, input_of, provenance
 from export.quantise import quantise
@@ -89,7 +90,7 @@ def export_run(
     with next_version(repository / name) as claim:
         data = run.load_data()
         _check_promise(promise, data)
-        training = Training(run, trained, load_model(run_folder, run), data)
+        training = Training(TrainedRun(run, trained), load_model(run_folder, run), data)
         write_bundle(claim.folder, training, name, claim.version, Choices(report, precision, promise, device))
         return claim.publish()
 
@@ -218,22 +219,22 @@ def _with_report(
 
 def _manifest(draft: Draft, name: str, version: int, parity: tuple[Parity, ...]) -> Manifest:
     """Without the hashes of files, which are not all written, and the figures of the evaluation."""
-    run, trained, choices = draft.training.run, draft.training.trained, draft.choices
+    choices, origin = draft.choices, draft.training.origin
     encoder_sha256 = bundle.sha256_of_file(draft.folder / draft.graphs["encoder"].file)
     return Manifest(
         schema_version=bundle.SCHEMA_VERSION,
         name=name,
         version=version,
-        input=input_of(draft.training.data.shape),
+        input=input_of(draft.training),
         graphs=draft.graphs,
         embedding_space=bundle.embedding_space(encoder_sha256),
         precision=choices.precision,
-        provenance=provenance(run, trained, PROVIDERS[choices.device]),
+        provenance=provenance(origin, PROVIDERS[choices.device]),
         files={},
         detectors=draft.detectors,
         default_alpha=choices.promise.alpha if draft.detectors else 0.0,
         parity=parity,
-        evaluations=from_training(run, trained),
+        evaluations=from_training(origin),
     )
 
 

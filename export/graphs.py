@@ -15,7 +15,7 @@ import logging
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import onnx
@@ -44,6 +44,15 @@ Tensors = dict[str, NDArray[np.float32]]
 
 class ExportError(RuntimeError):
     """No bundle was written. The message says why."""
+
+
+@runtime_checkable
+class WritesItself(Protocol):
+    """A model that torch cannot trace, and that has a graph of its own: an ONNX file."""
+
+    def write_graph(self, path: Path, /) -> Graph:
+        """Writes `input` -> what `encode` returns, by its names, to one file with all of its weights."""
+        ...
 
 
 class EncoderGraph(nn.Module):
@@ -106,7 +115,12 @@ def export_graph(module: nn.Module, example: dict[str, Tensor], outputs: Sequenc
             dynamic_shapes=shapes,
         )
         assert program is not None
-    onnx.save(_without_traces(program.model_proto), path)
+    onnx.save(without_traces(program.model_proto), path)
+    return graph_of(path)
+
+
+def graph_of(path: Path) -> Graph:
+    """Describes a file that was written; raises ExportError if its row axis is fixed."""
     graph = onnx.load(path).graph
     for value in (*graph.input, *graph.output):
         if not value.type.tensor_type.shape.dim[0].dim_param:
@@ -118,7 +132,7 @@ def export_graph(module: nn.Module, example: dict[str, Tensor], outputs: Sequenc
     )
 
 
-def _without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
+def without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
     """The exporter notes where in whose source each node came from: paths that would make equal encoders differ."""
     graph = model.graph
     parts: list[Any] = [model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer]

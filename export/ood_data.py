@@ -16,12 +16,12 @@ import numpy as np
 
 from training.data import AudioShape, Data, DataError, load_data
 from training.data.loading import WITHOUT, check_spec
+from training.data.origin import DataOrigin
 from training.data.rows import Values
 from training.data.subset import Subset
 from training.evaluation.ood_sets import CONTROL, IMAGES, SOUNDS, known_sets, ood_rows, saved_as
 from training.evaluation.other_data import every_row_in_shape_of, in_shape_of
 from training.options import nearest
-from training.running.run import Run
 
 JPEG_SETS = ("cifar10",)
 """Data sets whose images were JPEG files."""
@@ -60,55 +60,55 @@ class Sample:
         return np.asarray(rows[np.sort(np.random.default_rng(self.seed).permutation(len(rows))[:num])])
 
 
-def check_set(name: str, run: Run) -> None:
+def check_set(name: str, origin: DataOrigin) -> None:
     """Raises ValueError if the name is that of no set for a model of such a run; nothing is loaded."""
-    of_sounds = isinstance(run.shape, AudioShape)
+    of_sounds = isinstance(origin.shape, AudioShape)
     made = (*(SOUNDS if of_sounds else IMAGES), CONTROL, OTHERS)
-    if name == OTHERS and Subset.parse(run.data) is None:
-        raise ValueError(f"against: got {OTHERS} for a model of all of {run.data}, expected one of a part of it")
-    if name in made or name == run.data:
+    if name == OTHERS and Subset.parse(origin.data) is None:
+        raise ValueError(f"against: got {OTHERS} for a model of all of {origin.data}, expected one of a part of it")
+    if name in made or name == origin.data:
         return
     if of_sounds and not name.startswith("audio:"):
         known = (*made, "audio:PATH")
         raise ValueError(f"against: got {name!r}, expected one of {', '.join(known)}{nearest(name, known)}")
     if not of_sounds and re.match(r"(fsdd|audio)\b", name):
-        raise ValueError(f"against: got {name!r}, which are sounds, expected images for a model of {run.data}")
+        raise ValueError(f"against: got {name!r}, which are sounds, expected images for a model of {origin.data}")
     try:
         check_spec(name, also=made)
     except DataError as error:
         raise ValueError(f"against: no set made of the test rows is called so ({', '.join(made)}); {error}") from error
 
 
-def ood_set(name: str, run: Run, id_rows: Values, sample: Sample) -> Values:
+def ood_set(name: str, origin: DataOrigin, id_rows: Values, sample: Sample) -> Values:
     """The rows of one set; made of the in-distribution rows as many as these, of the user's own all."""
     if name == CONTROL:
         return id_rows
     if name in known_sets(id_rows):
         return ood_rows(name, id_rows, sample.seed)
     if name == OTHERS:
-        subset = Subset.parse(run.data)
+        subset = Subset.parse(origin.data)
         assert subset is not None  # or `check_set` would have rejected it
-        return sample.of(subset.others(whole_of(subset, run)).values, MOST_ROWS)
-    if name == run.data:
+        return sample.of(subset.others(whole_of(subset, origin)).values, MOST_ROWS)
+    if name == origin.data:
         return id_rows  # the rest was trained on
-    if (own := every_row_in_shape_of(run, name)) is not None:
+    if (own := every_row_in_shape_of(origin, name)) is not None:
         return sample.of(own.values)
-    return sample.of(in_shape_of(run, name).test.values, MOST_ROWS)
+    return sample.of(in_shape_of(origin, name).test.values, MOST_ROWS)
 
 
-def whole_of(subset: Subset, run: Run) -> Data:
-    """The data set that a run was trained on a part of, split as the part was."""
-    shape = run.shape
+def whole_of(subset: Subset, origin: DataOrigin) -> Data:
+    """The data set that an encoder was made with a part of, split as the part was."""
+    shape = origin.shape
     if isinstance(shape, AudioShape):
         named = subset.base.startswith("audio:")
         return load_data(
             subset.base,
-            seed=run.loop.seed,
-            group_by=run.group_by,
+            seed=origin.seed,
+            group_by=origin.group_by,
             sample_rate_hz=shape.sample_rate_hz if named else None,
             num_samples=shape.num_samples,
         )
-    return load_data(subset.base, shape.image_size, run.loop.seed, group_by=run.group_by)
+    return load_data(subset.base, shape.image_size, origin.seed, group_by=origin.group_by)
 
 
 def is_jpeg(data: Data, name: str) -> bool:

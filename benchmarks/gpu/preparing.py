@@ -31,6 +31,7 @@ from benchmarks.serving.encoders import write_bundle
 from export.draft import Choices, Training
 from export.exporter import write_bundle as write_trained
 from export.graphs import ExportError
+from export.origin import TrainedRun
 from latentserve import bundle, records
 from latentserve.bundle import Precision
 from service.config import available_cpus
@@ -123,7 +124,9 @@ def _make(small: Small, folder: Path, wanted: dict[Precision, Path]) -> list[str
             bundle_folder.mkdir(parents=True)
             name = bundle_folder.parent.name
             try:
-                write_trained(bundle_folder, Training(run, trained, model, data), name, 1, Choices("none", precision))
+                write_trained(
+                    bundle_folder, Training(TrainedRun(run, trained), model, data), name, 1, Choices("none", precision)
+                )
             except ExportError as error:  # a model that 16 bits do not hold: there is nothing to measure then
                 shutil.rmtree(bundle_folder.parent)
                 problems.append(f"{name}: {error}")

@@ -26,7 +26,7 @@ class Probed(NamedTuple):
 
 def plot_recipes(rows: Sequence[Probed], path: Path) -> None:
     """Share of wrong answers, logarithmic: dots for the seeds, trained and untrained, and a stroke for the target."""
-    figure, axis = plt.subplots(figsize=(9, 0.9 + 0.33 * len(rows)))
+    figure, axis = plt.subplots(figsize=(7, 0.9 + 0.33 * len(rows)))
     for y, row in enumerate(rows):
         wrong, untrained = [100 * (1 - one) for one in row.trained], [100 * (1 - one) for one in row.untrained]
         if untrained:
@@ -49,7 +49,8 @@ def plot_recipes(rows: Sequence[Probed], path: Path) -> None:
     axis.minorticks_off()
     axis.spines[["top", "right"]].set_visible(False)
     found = dict(zip(*axis.get_legend_handles_labels()[::-1], strict=True))
-    axis.legend(found.values(), found.keys(), frameon=False, fontsize=9, loc="lower right")
+    names, marks = found.keys(), found.values()  # above the rows: no dot is hidden
+    axis.legend(marks, names, frameon=False, fontsize=9, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=len(found))
     figure.tight_layout()
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)

@@ -10,6 +10,7 @@ from sklearn.manifold import TSNE
 
 from export.figures import TRAVERSAL_REACH, Measured, traversals
 from export.graphs import GraphRunner
+from export.origin import Imported, Origin
 from export.report.alarms import band
 from export.report.confusion import neighbours
 from export.report.pictures import picture, strip
@@ -22,22 +23,21 @@ from training.evaluation.report import has_classes
 from training.evaluation.report_plots import plot_equivariance, plot_labels_curve, plot_robustness
 from training.evaluation.separation import found_rates
 from training.evaluation.table import report_table
-from training.running.loop import Trained
 
 NUM_IMAGES, IN_LINE = 16, 8
 NUM_POINTS = 2000
 
 
-def details(manifest: Manifest, trained: Trained, data: Data, measured: Measured, runner: GraphRunner) -> list[Section]:
+def details(manifest: Manifest, origin: Origin, data: Data, measured: Measured, runner: GraphRunner) -> list[Section]:
     """The sections, in their order."""
-    sections = [*_figures(manifest, measured), _training(trained), *_report(data, measured), _map(data, measured)]
+    sections = [*_figures(manifest, measured), *_training(origin), *_report(data, measured), _map(data, measured)]
     if has_classes(data) and data.sample_rate_hz is None:
         sections.append(_neighbours(data, measured))
     if "reconstruction" in measured.test:
         sections += [_reconstructions(data, measured), _traversals(measured, runner)]
     if manifest.detectors:
         sections += _scores(manifest, measured)
-    return [*sections, _parity(manifest), _provenance(manifest)]
+    return [*sections, _parity(manifest), _provenance(manifest, origin)]
 
 
 def _figures(manifest: Manifest, measured: Measured) -> list[Section]:
@@ -77,9 +77,12 @@ def _report(data: Data, measured: Measured) -> list[Section]:
     return [section for section in sections if section.figure is not None]
 
 
-def _training(trained: Trained) -> Section:
+def _training(origin: Origin) -> list[Section]:
+    if isinstance(origin, Imported):
+        return []
+    trained = origin.trained
     note = f"{trained.epochs} epochs in {trained.seconds:.0f} s on {trained.device}."
-    return Section("Training", note, figure=plot_history(trained.history))
+    return [Section("Training", note, figure=plot_history(trained.history))]
 
 
 def _reconstructions(data: Data, measured: Measured) -> Section:
@@ -153,15 +156,18 @@ def _parity(manifest: Manifest) -> Section:
     return Section("Parity", note, rows=rows)
 
 
-def _provenance(manifest: Manifest) -> Section:
+def _provenance(manifest: Manifest, origin: Origin) -> Section:
     source = manifest.provenance
+    if isinstance(origin, Imported):
+        made = [("source", origin.source), ("weights sha256", origin.weights_sha256)]
+    else:
+        made = [("epochs", str(source.epochs)), ("trained", f"{source.trained_seconds:.0f} s on {source.device}")]
     rows = (
         ("method", source.method),
         ("data", source.data),
         ("data sha256", source.data_sha256[:16]),
         ("seed", str(source.seed)),
-        ("epochs", str(source.epochs)),
-        ("trained", f"{source.trained_seconds:.0f} s on {source.device}"),
+        *made,
         ("git revision", source.git_revision),
         ("made", source.created_at),
         ("embedding space", manifest.embedding_space),

@@ -39,5 +39,5 @@ def bundle_report(manifest: Manifest, training: Training, measured: Measured, ru
         confusion(manifest, data, measured),
         speed(manifest, folder, paces(runner, encoder, data.test.values)),
     ]
-    rest = details(manifest, training.trained, data, measured, runner)
+    rest = details(manifest, training.origin, data, measured, runner)
     return render_report(f"{manifest.name}, version {manifest.version}", sections, rest, THE_REST)

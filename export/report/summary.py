@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from export.draft import Training
+from export.origin import Imported
 from export.report.alarms import CONFIDENCE, Alarms
 from export.report.words import NO_BREAK, between, count, item, percent, plural
 from latentserve.bundle import Manifest
@@ -33,14 +34,23 @@ def _what(manifest: Manifest, training: Training, one: str) -> str:
     if "reconstruction" in outputs:
         does.append("reconstructs it")
     if manifest.detectors:
-        does.append("says by a p-value how far it is from what the model was trained on")
-    trained = training.trained
-    rows = count(len(training.data.train), one)
+        imported = isinstance(training.origin, Imported)
+        fitted = "its detectors were fitted on" if imported else "the model was trained on"
+        does.append(f"says by a p-value how far it is from what {fitted}")
+    what = f"This model {', '.join(does[:-1])}{', and ' if len(does) > 1 else ''}{does[-1]}."
+    return f"{what} {_history(manifest, training, count(len(training.data.train), one))}"
+
+
+def _history(manifest: Manifest, training: Training, rows: str) -> str:
+    data, origin = manifest.provenance.data, training.origin
+    if isinstance(origin, Imported):
+        fitted = f" Its detectors were fitted on {rows} of {data}, without labels." if manifest.detectors else ""
+        return f"It was trained elsewhere and imported from {origin.source}.{fitted}"
+    method, trained = origin.run.method, origin.trained
     return (
-        f"This model {', '.join(does[:-1])}{', and ' if len(does) > 1 else ''}{does[-1]}."
-        f" It was trained on {rows} of {manifest.provenance.data}, without labels,"
+        f"It was trained on {rows} of {data}, without labels,"
         f" for {count(trained.epochs, 'epoch')} in {trained.seconds:,.0f} s."
-        f" {LEARNS.get(training.run.method, f'The method is {training.run.method}.')}"
+        f" {LEARNS.get(method, f'The method is {method}.')}"
     )
 
 
@@ -78,7 +88,8 @@ def _facts(manifest: Manifest, training: Training, alarms: Alarms | None) -> Htm
     one = item(manifest)
     (dim,) = manifest.outputs["embedding"].shape
     num_different = count_units(training.data.train.units_N, len(training.data.train))
-    facts = [("trained on", count(len(training.data.train), one))]
+    imported = isinstance(training.origin, Imported)
+    facts = [("fitted on" if imported else "trained on", count(len(training.data.train), one))]
     if num_different < len(training.data.train):
         facts.append(("of them in different groups, or not equal", f"{num_different:,}"))
     if alarms is not None:

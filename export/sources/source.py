@@ -10,6 +10,7 @@ from training.methods.encoding import Encoder
 
 Order = Literal["RGB", "BGR"]
 Layout = Literal["NCHW", "NHWC"]
+Scale = Literal["unit", "integers"]
 
 
 class SourceError(ValueError):
@@ -21,16 +22,19 @@ class SourceOptions:
     """What a user says about an encoder; None: what the source says itself, or else the default.
 
     Attributes:
-        embedding: `auto`, `cls`, `mean`, `pooled`, or the name of a tensor (of an ONNX file).
+        embedding: `auto`, `cls`, `mean`, `pooled`, or the name of a tensor (of an ONNX file), which may be followed by
+            `:cls` or `:mean`.
         patches: `auto`, or the name of the tensor that holds a vector for each place; None: no patches.
         normalise: whether the embedding is scaled to length 1.
         image_size: height and width.
         how: crop, fit or stretch: see `latentserve.inputs.Resize`.
         shorter_side: see `latentserve.inputs.Resize`.
         filter: see `latentserve.inputs.Resize`.
-        mean: of each channel, of values between 0 and 1.
-        std: of each channel, of values between 0 and 1.
+        mean: of each channel, in the network's order of colours and on its scale; one number is that of all channels.
+        std: likewise.
         order: of the colours.
+        scale: of the numbers that an ONNX file takes, before mean and std: `unit`: 0 to 1, of waveforms -1 to 1;
+            `integers`: 0 to 255, of waveforms -32768 to 32767. None: integers if a mean or std is above 1.
         layout: of an ONNX file's images.
         sample_rate_hz: of waveforms.
         num_samples: of waveforms.
@@ -46,6 +50,7 @@ class SourceOptions:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     order: Order | None = None
+    scale: Scale | None = None
     layout: Layout | None = None
     sample_rate_hz: int | None = None
     num_samples: int | None = None

@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 
 from latentserve import records
 from latentserve.audio import SUFFIXES, AudioError, decode_audio, sample_rate_of
-from training.data.decoding import LARGEST_SET_BYTES
 from training.data.files import files_in
 from training.data.folder import folder_labels, with_names
 from training.data.grouping import GroupBy
 from training.data.rows import Data, DataError, Rows, three_splits
 
 MIN_CLIPS = 20
+LARGEST_SET_BYTES = 8 * 2**30
+"""Clips are held in memory, whatever their number."""
 
 
 def load(

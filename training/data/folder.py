@@ -14,9 +14,12 @@ from numpy.typing import NDArray
 
 from latentserve import records
 from latentserve.images import SUFFIXES
-from training.data.decoding import MIN_IMAGES, File, decode_all, readable
+from latentserve.inputs import ImageInput
+from training.data.decoding import CHANNELS, MIN_IMAGES, Reading, decode_all, readable
+from training.data.digests import Place
 from training.data.files import files_in
 from training.data.grouping import GroupBy
+from training.data.lazy import File
 from training.data.rows import Data, DataError, Rows, three_splits
 
 
@@ -26,7 +29,7 @@ def load(path: str, image_size: int, seed: int, group_by: GroupBy | None = None)
     Raises:
         DataError: no such folder, too few images in it, or what to group by says nothing about them.
     """
-    return three_splits(f"folder:{path}", read(path, image_size, group_by), seed)
+    return three_splits(f"folder:{path}", read(path, image_size, group_by), seed, in_place=True)
 
 
 def read(path: str, image_size: int, group_by: GroupBy | None = None, at_least: int = MIN_IMAGES) -> Rows:
@@ -42,11 +45,20 @@ def read(path: str, image_size: int, group_by: GroupBy | None = None, at_least: 
     if len(files) < at_least:
         raise DataError(f"folder: got {len(files)} images under {folder}, expected at least {at_least}")
     units_N = group_by.of_files(files) if group_by else None
-    decoded = decode_all("folder", [File(records.printable(str(file)), file.read_bytes) for file in files], image_size)
+    reading = Reading("folder", f"folder:{folder.resolve()}", ImageInput(image_size, image_size, CHANNELS))
+    decoded = decode_all(reading, [_file(file) for file in files])
     images_NHWC, rows = readable("folder", decoded, at_least)
     named = [files[row].relative_to(folder) for row in rows]
     kept_N = units_N[rows] if units_N is not None else group_by.of_rows(images_NHWC) if group_by else None
     return with_names(Rows(images_NHWC, folder_labels(named), units_N=kept_N), named)
+
+
+def _file(path: Path) -> File:
+    def place() -> Place:
+        found = path.stat()
+        return Place(str(path), found.st_size, found.st_mtime_ns)
+
+    return File(records.printable(str(path)), path.read_bytes, place)
 
 
 def with_names(rows: Rows, files: list[Path]) -> Rows:

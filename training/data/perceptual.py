@@ -19,7 +19,7 @@ from training.data.units import Units, components
 FREQUENCIES = 8  # Zauner's; with 64 of them but the mean a hash fits one integer
 NEAR_BITS = 6
 """Bits of 63 that may differ. Two unrelated images, whose bits are coins, come that close once in 10^11 pairs."""
-ROWS_AT_ONCE = 1000
+ROWS_AT_ONCE = 100
 PAIRS_AT_ONCE = 2**22
 
 
@@ -30,7 +30,7 @@ def perceptual_hashes(images_NHWC: NDArray[np.uint8]) -> NDArray[np.uint64]:
     hashes = np.empty(len(images_NHWC), np.uint64)
     weights_B = np.uint64(1) << np.arange(FREQUENCIES**2 - 1, dtype=np.uint64)
     for start in range(0, len(images_NHWC), ROWS_AT_ONCE):
-        grey_NHW = images_NHWC[start : start + ROWS_AT_ONCE].mean(axis=3)
+        grey_NHW = np.asarray(images_NHWC[start : start + ROWS_AT_ONCE]).mean(axis=3)
         waves_NB = (down_FH @ grey_NHW @ across_FW.T).reshape(len(grey_NHW), -1)[:, 1:]
         # a constant image has no waves but for rounding, which must not decide
         waves_NB = np.where(np.abs(waves_NB) < 1e-6, 0, waves_NB)

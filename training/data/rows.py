@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from latentserve import records
+from training.data.errors import DataError as DataError
+from training.data.lazy import Lazy
+from training.data.parting import parted
 from training.data.units import FEWEST_UNITS, count, drawn, equal_rows, merged, row_digests
 
 CALIBRATION_SHARE = TEST_SHARE = 0.1
@@ -27,13 +30,6 @@ OF_ROWS = ("labels_N", "groups_N", "factors_NF", "units_N", "names_N")
 """What `Rows` says of each row besides its values."""
 LONG_ROW_SECONDS = 2.56
 """20,480 samples at 8 kHz: as many as a row of van den Oord et al., section 3.1, https://arxiv.org/abs/1807.03748."""
-
-
-class DataError(ValueError):
-    """Data cannot be loaded. The message says what was got, what was expected and what to do."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(records.printable(message))  # it may name a file
 
 
 @dataclass(frozen=True)
@@ -59,7 +55,8 @@ class Rows:
     """Rows of one split.
 
     Attributes:
-        values: uint8 [N, H, W, C] or int16 [N, T].
+        values: uint8 [N, H, W, C] or int16 [N, T]. Images that memory should not hold are a `Lazy`, which has the same
+            shape and indices; whoever reads rows takes some at a time, `np.asarray(values[a:b])`.
         labels_N: int64 class of each row, or None where there are none. Never trained on.
         groups_N: int64 source of each row (its speaker), or None where it is not known.
         factors_NF: int64 value of each generative factor, 0 and up, or None where they are not known. Never
@@ -82,9 +79,18 @@ class Rows:
 
     def take(self, rows: NDArray[Any] | slice) -> Rows:
         """Some of the rows."""
+        return self._with(self.values[rows], rows)
+
+    def parted(self, parts: Sequence[NDArray[Any]]) -> list[Rows]:
+        """What `take` makes of each part, without a copy: the values are moved in their own memory. They are ours."""
+        if isinstance(self.values, Lazy):
+            return [self.take(rows) for rows in parts]
+        return [self._with(values, rows) for values, rows in zip(parted(self.values, parts), parts, strict=True)]
+
+    def _with(self, values: Values, rows: NDArray[Any] | slice) -> Rows:
         known = {name: getattr(self, name) for name in OF_ROWS}
         taken = {name: None if of_rows is None else of_rows[rows] for name, of_rows in known.items()}
-        return Rows(self.values[rows], **taken, label_names=self.label_names)
+        return Rows(values, **taken, label_names=self.label_names)
 
     def name_of(self, label: int) -> str:
         """The class of a number."""
@@ -151,13 +157,23 @@ class Data:
     @property
     def fingerprint(self) -> str:
         """sha256 of the training rows in their order, in hex."""
+        values: object = self.train.values
+        if isinstance(values, Lazy):
+            return values.sha256()
         return hashlib.sha256(np.ascontiguousarray(self.train.values).data).hexdigest()
 
 
-def three_splits(spec: str, rows: Rows, seed: int, sample_rate_hz: int | None = None) -> Data:
+def three_splits(spec: str, rows: Rows, seed: int, sample_rate_hz: int | None = None, in_place: bool = False) -> Data:
     """A set that brings no splits: 80 % training rows, 10 % for calibration, 10 % for test, drawn by the seed.
 
     Units are drawn, not rows, and equal rows are of one unit: see `training.data.units`.
+
+    Args:
+        spec: of the data.
+        rows: all of them.
+        seed: of the draw.
+        sample_rate_hz: of audio.
+        in_place: whether the values are nobody else's: then they are moved and not copied.
 
     Raises:
         DataError: what the user grouped by, and equal rows, leave fewer than three units.
@@ -168,9 +184,12 @@ def three_splits(spec: str, rows: Rows, seed: int, sample_rate_hz: int | None = 
     num_calibration = max(1, int(num_units * CALIBRATION_SHARE))
     if twins.units_N is not None:
         num_calibration = max(num_calibration, min(FEWEST_CALIBRATION_UNITS, num_units // 4))
-    rest, test = split_off(twins, num_test, seed)
-    train, calibration = split_off(rest, num_calibration, seed)
-    return Data(spec, train, calibration, test, sample_rate_hz)
+    rest, test = _places(twins.units_N, len(twins), num_test, seed)
+    units_N = None if twins.units_N is None else twins.units_N[rest]
+    of_train, of_calibration = _places(units_N, len(rest), num_calibration, seed)
+    parts = [rest[of_train], rest[of_calibration], test]
+    train, calibration, held_out = twins.parted(parts) if in_place else [twins.take(part) for part in parts]
+    return Data(spec, train, calibration, held_out, sample_rate_hz)
 
 
 def _together(spec: str, rows: Rows) -> Rows:
@@ -197,9 +216,17 @@ def _together(spec: str, rows: Rows) -> Rows:
 
 def split_off(rows: Rows, num_units: int, seed: int) -> tuple[Rows, Rows]:
     """Two disjoint parts of a set, drawn by the seed: the rest, and a row of each of `num_units` units."""
-    order = np.random.default_rng([seed, len(rows)]).permutation(len(rows))
-    chosen, rest = drawn(rows.units_N, order, num_units)
-    return rows.take(np.sort(rest)), rows.take(np.sort(chosen))
+    rest, chosen = _places(rows.units_N, len(rows), num_units, seed)
+    return rows.take(rest), rows.take(chosen)
+
+
+def _places(
+    units_N: NDArray[np.int64] | None, num_rows: int, num_units: int, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Which rows `split_off` returns, each in ascending order."""
+    order = np.random.default_rng([seed, num_rows]).permutation(num_rows)
+    chosen, rest = drawn(units_N, order, num_units)
+    return np.sort(rest), np.sort(chosen)
 
 
 def say(line: str) -> None:

@@ -35,9 +35,12 @@ from webdataset.tariterators import tar_file_expander
 
 from latentserve import records
 from latentserve.images import SUFFIXES
-from training.data.decoding import MIN_IMAGES, File, decode_all, readable
+from latentserve.inputs import ImageInput
+from training.data.decoding import CHANNELS, MIN_IMAGES, Decoded, Reading, TooLarge, decode_all, readable
 from training.data.files import say_left_out
 from training.data.grouping import GroupBy
+from training.data.lazy import File
+from training.data.members import Kept
 from training.data.rows import Data, DataError, Rows, three_splits
 
 PREFERRED = (".jpg", ".jpeg", ".png", ".webp")
@@ -54,7 +57,7 @@ def load(pattern: str, image_size: int, seed: int, group_by: GroupBy | None = No
         DataError: no shard fits the pattern, one cannot be read, too few images are in them, or what to group by says
             nothing about them.
     """
-    return three_splits(f"wds:{pattern}", read(matching(pattern), image_size, group_by), seed)
+    return three_splits(f"wds:{pattern}", read(matching(pattern), image_size, group_by), seed, in_place=True)
 
 
 def matching(pattern: str) -> list[str]:
@@ -86,13 +89,13 @@ def read(shards: Sequence[str], image_size: int, group_by: GroupBy | None = None
     Raises:
         DataError: as `load`, of fewer than `at_least` images.
     """
-    members = _Members()
-    decoded = decode_all("wds", members.images(shards), image_size)
+    source = " ".join(["wds:", *map(os.path.abspath, shards)])
+    members, decoded = _decoded(Reading("wds", source, ImageInput(image_size, image_size, CHANNELS)), shards)
     texts = members.classes()
     for image, fault in enumerate(members.faults(texts)):
-        if fault is not None and isinstance(decoded[image], np.ndarray):
-            decoded[image] = fault
-    images_NHWC, rows = readable("wds", decoded + members.lonely(), at_least)
+        if fault is not None:
+            decoded.faults.setdefault(image, fault)
+    images_NHWC, rows = readable("wds", decoded, at_least, members.lonely())
     units_N = None
     if group_by:
         named_N = group_by.of_names([members.keys[row][1] for row in rows])
@@ -100,10 +103,25 @@ def read(shards: Sequence[str], image_size: int, group_by: GroupBy | None = None
     return Rows(images_NHWC, labels([texts[row] for row in rows]), units_N=units_N)
 
 
+def _decoded(reading: Reading, shards: Sequence[str]) -> tuple[_Members, Decoded]:
+    """Reads all shards, and once more from their beginning if they turn out to be more than memory should hold."""
+    members = _Members()
+    try:
+        return members, decode_all(reading, members.images(shards))
+    except TooLarge:
+        members = _Members(Kept())
+        return members, decode_all(reading, members.images(shards), lazily=True)
+
+
 @dataclass
 class _Members:
-    """What the shards held, in the order of the images."""
+    """What the shards held, in the order of the images.
 
+    Attributes:
+        keep: says where a member can be read again; None: nowhere, its bytes are held.
+    """
+
+    keep: Kept | None = None
     keys: list[tuple[str, str]] = field(default_factory=list)
     suffixes: list[str] = field(default_factory=list)
     class_of: dict[tuple[str, str], bytes] = field(default_factory=dict)
@@ -120,7 +138,8 @@ class _Members:
                 elif kind in SUFFIXES:
                     self.keys.append(key)
                     self.suffixes.append(kind)
-                    yield File(_called(key), partial(_same, data))
+                    called = _called(key)
+                    yield self.keep.file(called, shard, name, data) if self.keep else File(called, partial(_same, data))
                 elif kind == CLASS:
                     self.class_of[key] = data
                 else:
@@ -155,7 +174,7 @@ class _Members:
             else:
                 yield None
 
-    def lonely(self) -> list[NDArray[np.uint8] | str]:
+    def lonely(self) -> list[str]:
         """A sentence for each class without an image."""
         known = {*self.keys, *((shard, _webdataset_key(stem)) for shard, stem in self.keys)}
         return [f"{_called(key)}: got a class and no image" for key in self.class_of if key not in known]

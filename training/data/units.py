@@ -17,13 +17,15 @@ Shape legend: N rows, G units.
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+
+from training.data.digests import digest_of
+from training.data.lazy import Lazy
 
 Units = NDArray[np.int64]
 """[N], the unit of each row; any whole numbers."""
@@ -46,7 +48,8 @@ def equal_rows(values: NDArray[Any]) -> Units | None:
 
 def row_digests(values: NDArray[Any]) -> list[bytes]:
     """16 bytes for each row, equal only if the rows are."""
-    return [hashlib.blake2b(np.ascontiguousarray(row).data, digest_size=16).digest() for row in values]
+    rows: object = values
+    return rows.digests() if isinstance(rows, Lazy) else [digest_of(row) for row in values]
 
 
 def merged(one_N: Units | None, other_N: Units | None) -> Units | None:

@@ -6,14 +6,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from training.data import Data, ImageShape
+from training.data.origin import DataOrigin
 from training.evaluation.baselines import PATCH, Encode, patch_centres, pixels, principal_components
 from training.evaluation.other_data import in_shape_of
 from training.evaluation.progress import say
 from training.evaluation.report import FULL, Metric, Part, ReportConfig, evaluation_report, some_rows
 from training.evaluation.torch_encoders import encoders, untrained
+from training.methods.encoding import Encoder
 from training.running.run import Run
 
-BASELINES = ("pixels", "PCA-16", "PCA-64", "random init", "k-means patches")
+UNTRAINED = "random init"
+BASELINES = ("pixels", "PCA-16", "PCA-64", UNTRAINED, "k-means patches")
 PATCH_PARTS: tuple[Part, ...] = ("probes", "labels", "clusters")
 """What k-means patches are measured on; changed images too would take minutes."""
 
@@ -40,37 +43,46 @@ class ReportOptions:
 
 
 def make_report(
-    encode: Encode, run: Run, data: Data, options: ReportOptions, latent: Encode | None = None
+    encode: Encode, origin: DataOrigin, data: Data, options: ReportOptions, latent: Encode | None = None
 ) -> list[Metric]:
     """The encoder's figures, then those of the baselines.
 
     Args:
         encode: of the trained model.
-        run: the training run, for the untrained network and the shape of its images.
-        data: of the run, or another set in its shape.
+        origin: the training run, whose untrained network is a baseline, or an import, which has none.
+        data: of it, or another set in its shape.
         options: what else goes into the report.
         latent: of the trained model, where it has latents.
     """
-    transfer = None if options.transfer is None else in_shape_of(run, options.transfer)
+    transfer = None if options.transfer is None else in_shape_of(origin, options.transfer)
     if options.rows is not None:
         data, transfer = _fewer(data, options.rows), transfer and _fewer(transfer, options.rows)
     say("the encoder")
     metrics = evaluation_report(encode, data, transfer=transfer, latent=latent)
-    for name in baselines_of(data, options.patches) if options.baselines else ():
+    for name in baselines_of(data, options.patches, isinstance(origin, Run)) if options.baselines else ():
         config = replace(FULL, parts=PATCH_PARTS) if name == "k-means patches" else FULL
-        metrics += baseline_report(name, run, data, config, transfer)
+        metrics += baseline_report(name, origin, data, config, transfer)
     return metrics
 
 
-def baselines_of(data: Data, patches: bool = True) -> tuple[str, ...]:
-    """Those of `BASELINES` that the data has: all but the untrained network are about images."""
+def baselines_of(data: Data, patches: bool = True, trained_here: bool = True) -> tuple[str, ...]:
+    """Those of `BASELINES` that there are: all but the untrained network are about images.
+
+    Args:
+        data: to measure on.
+        patches: whether k-means patches are wanted.
+        trained_here: whether the network can be had as it was before its training.
+    """
+    left_out = set() if trained_here else {UNTRAINED}
     if not isinstance(data.shape, ImageShape):
-        return ("random init",)
-    return BASELINES if patches and data.shape.image_size > PATCH else BASELINES[:-1]
+        left_out |= set(BASELINES) - {UNTRAINED}
+    elif not patches or data.shape.image_size <= PATCH:
+        left_out.add("k-means patches")
+    return tuple(name for name in BASELINES if name not in left_out)
 
 
 def baseline_report(
-    name: str, run: Run, data: Data, config: ReportConfig, transfer: Data | None = None
+    name: str, origin: DataOrigin, data: Data, config: ReportConfig, transfer: Data | None = None
 ) -> list[Metric]:
     """The figures of one of `BASELINES`. Those with few dimensions are evaluated on factors, too, as latents are."""
     say(f"baseline: {name}")
@@ -79,11 +91,17 @@ def baseline_report(
         "pixels": lambda: (pixels, None),
         "PCA-16": lambda: (principal_components(train_NHWC, 16),) * 2,
         "PCA-64": lambda: (principal_components(train_NHWC, 64), None),
-        "random init": lambda: encoders(untrained(run), data),
+        UNTRAINED: lambda: encoders(_untrained(origin), data),
         "k-means patches": lambda: (patch_centres(train_NHWC), None),
     }
     encode, latent = makers[name]()
     return evaluation_report(encode, data, config, name, transfer, latent)
+
+
+def _untrained(origin: DataOrigin) -> Encoder:
+    if not isinstance(origin, Run):
+        raise TypeError(f"{UNTRAINED}: got {type(origin).__name__}, expected a training run")
+    return untrained(origin)
 
 
 def _fewer(data: Data, rows: int) -> Data:

@@ -1,4 +1,4 @@
-"""Another data set than the run's own, in the shape that the run's encoder takes."""
+"""Another data set than the encoder's own, in the shape that the encoder takes."""
 
 from __future__ import annotations
 
@@ -6,50 +6,50 @@ from dataclasses import replace
 
 import numpy as np
 
-from training.data import Data, ImageShape, Rows, load_data
+from training.data import Data, DataError, ImageShape, Rows, load_data
 from training.data.decoding import MIN_IMAGES
 from training.data.loading import every_row
+from training.data.origin import DataOrigin
 from training.data.rows import CALIBRATION_SHARE, TEST_SHARE, split_off
 from training.data.units import count
 from training.evaluation.progress import say
-from training.running.run import Run, RunError
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow turns RGB into grey
 
 
-def in_shape_of(run: Run, spec: str) -> Data:
-    """A data set with the size and the channels that the run's encoder takes.
+def in_shape_of(origin: DataOrigin, spec: str) -> Data:
+    """A data set with the size and the channels that the encoder takes.
 
     Of a user's own rows none is set aside: nothing is calibrated here, so that a fifth of them is tested, the rest fits
     probes.
     """
-    if (own := every_row_in_shape_of(run, spec, MIN_IMAGES)) is not None:
-        return _two_splits(run, spec, own)
-    if not isinstance(run.shape, ImageShape):
-        raise RunError(f"transfer: got a run on {run.shape.modality}, expected one on images")
-    data = load_data(spec, run.shape.image_size, run.loop.seed)
+    if (own := every_row_in_shape_of(origin, spec, MIN_IMAGES)) is not None:
+        return _two_splits(origin, spec, own)
+    if not isinstance(origin.shape, ImageShape):
+        raise DataError(f"transfer: got an encoder of {origin.shape.modality}, expected one on images")
+    data = load_data(spec, origin.shape.image_size, origin.seed)
     if not isinstance(data.shape, ImageShape):
-        raise RunError(f"transfer: got {spec}, which is {data.shape.modality}, expected images")
-    channels = run.shape.channels
+        raise DataError(f"transfer: got {spec}, which is {data.shape.modality}, expected images")
+    channels = origin.shape.channels
     train, calibration, test = (with_channels(rows, channels) for rows in (data.train, data.calibration, data.test))
     return Data(data.spec, train, calibration, test)
 
 
-def _two_splits(run: Run, spec: str, rows: Rows) -> Data:
+def _two_splits(origin: DataOrigin, spec: str, rows: Rows) -> Data:
     """All rows: those that fit probes, and those that are tested, one of each unit; none for calibration."""
     twins = rows.with_twins()
     num_test = max(1, int(count(twins.units_N, len(twins)) * (TEST_SHARE + CALIBRATION_SHARE)))
-    train, test = split_off(twins, num_test, run.loop.seed)
+    train, test = split_off(twins, num_test, origin.seed)
     num_left = len(rows) - len(train) - len(test)
     said = f", {num_left} are twins of tested ones" if num_left else ""
     say(f"{spec}: of {len(rows)} rows {len(train)} fit probes, {len(test)} are tested{said}")
-    rate = None if isinstance(run.shape, ImageShape) else run.shape.sample_rate_hz
+    rate = None if isinstance(origin.shape, ImageShape) else origin.shape.sample_rate_hz
     return Data(spec, train, test.take(slice(0, 0)), test, rate)
 
 
-def every_row_in_shape_of(run: Run, spec: str, at_least: int = 1) -> Rows | None:
-    """All rows of a user's own data, as the run's encoder takes them; None of other data."""
-    shape, is_sound = run.shape, spec.startswith("audio:")
+def every_row_in_shape_of(origin: DataOrigin, spec: str, at_least: int = 1) -> Rows | None:
+    """All rows of a user's own data, as the encoder takes them; None of other data."""
+    shape, is_sound = origin.shape, spec.startswith("audio:")
     if isinstance(shape, ImageShape):
         rows = None if is_sound else every_row(spec, shape.image_size, at_least=at_least)
         return None if rows is None else with_channels(rows, shape.channels)

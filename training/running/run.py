@@ -59,6 +59,11 @@ class Run:
     group_by: str | None = None
 
     @property
+    def seed(self) -> int:
+        """Draws the splits, and the weights at the beginning."""
+        return self.loop.seed
+
+    @property
     def identity(self) -> dict[str, Any]:
         """What a checkpoint belongs to, JSON: all of it but the revision, and whether a compiler takes part."""
         said = {name: value for name, value in records.to_json(self).items() if name != "git_revision"}

@@ -246,12 +246,6 @@ def test_a_pattern_that_fits_nothing_is_rejected(pattern: str, message: str) -> 
         load_data(f"wds:{pattern}")
 
 
-def test_a_set_that_memory_should_not_hold_is_rejected(pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.data.decoding.LARGEST_SET_BYTES", 20_000)
-    with pytest.raises(DataError, match="wds: 30 images of 16 x 16 are 23040 bytes, expected at most 20000"):
-        load_data(f"wds:{pattern}", image_size=16)
-
-
 def test_an_empty_shard_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="wds: got 0 readable images of 0, expected at least 20 JPEG or PNG"):
         load_data(f"wds:{write_shard(tmp_path / 'empty.tar', {})}")

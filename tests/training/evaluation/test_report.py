@@ -32,7 +32,7 @@ from training.evaluation.report_plots import plot_equivariance, plot_labels_curv
 from training.evaluation.table import print_report, report_table
 from training.evaluation.torch_encoders import torch_encoder, untrained, weights_sha256
 from training.evaluation.transforms import GENERATORS
-from training.running.run import RunError, load_model, open_run
+from training.running.run import load_model, open_run
 
 Array = NDArray[Any]
 
@@ -267,12 +267,14 @@ def test_sound_has_the_baseline_that_is_not_about_images(run_folder: Path) -> No
     rows = Rows(np.zeros((20, 80), np.int16), np.arange(20) % 2)
     sound = Data("clips", rows, rows, rows, sample_rate_hz=8000)
     assert baselines_of(sound) == ("random init",)
+    assert baselines_of(sound, trained_here=False) == ()
     assert len(baselines_of(load_data("digits"), patches=False)) == len(baselines_of(load_data("digits"))) - 1
+    assert "random init" not in baselines_of(load_data("digits"), trained_here=False)
     names = by_name(evaluation_report(lambda clips: clips.astype(np.float32), sound, QUICK), "clips test")
     assert "linear_probe_accuracy" in names
     assert not any("variance" in name or "under" in name for name in names)
     run = replace(open_run(run_folder)[0], shape=AudioShape(8000, 80))
-    with pytest.raises(RunError, match="transfer: got a run on audio"):
+    with pytest.raises(DataError, match="transfer: got an encoder of audio"):
         in_shape_of(run, "digits")
 
 
