@@ -131,7 +131,7 @@ def compare(folder_a: Path, folder_b: Path, choices: Choices) -> Comparison:
         ValueError: no such out-of-distribution set.
     """
     a, b = open_sides(folder_a, folder_b)
-    spec = a.run.data if choices.data is None else choices.data
+    spec = a.origin.data if choices.data is None else choices.data
     check_spec(spec)
     check_sets(a, b, spec, choices.against)
     pair = load_pair(a, b, spec, choices.rows, choices.seed)

@@ -183,7 +183,7 @@ def test_rows_that_a_bundle_was_trained_on_are_left_out_and_told(
     found: Comparison, bundle_folder: Path, other_folder: Path
 ) -> None:
     a, b = open_sides(bundle_folder, other_folder)
-    trained = {row.tobytes() for row in b.run.load_data().train.values}
+    trained = {row.tobytes() for row in b.origin.load_data().train.values}
     whole = load_data("digits", 12, 0).test
     num = sum(row.tobytes() in trained for row in whole.values)
     assert num > 0
@@ -323,6 +323,6 @@ def test_a_bundle_whose_data_are_gone_is_said_not_to_be_known(
     bundle_folder: Path, other_folder: Path, tmp_path: Path, encode: Encode
 ) -> None:
     a, b = open_sides(bundle_folder, other_folder)
-    moved = replace(b, run=replace(b.run, data="folder:/gone"))
+    moved = replace(b, origin=replace(b.origin, data="folder:/gone"))
     pair = load_pair(a, moved, f"folder:{write_images(tmp_path / 'set', 120, encode)}", 10_000, 0)
     assert any("Whether B was trained on some of the test rows is not known" in note for note in pair.notes)
