@@ -92,8 +92,8 @@ def check_sets(a: Side, b: Side, data: str, against: Sequence[str]) -> None:
             raise ValueError(f"against: got {name}, the data that are compared on, expected another set")
         if name == OTHERS and a.origin.data != b.origin.data:
             raise ValueError(
-                f"against: got {OTHERS}, which are others for a model of {a.origin.data} than for one of {b.origin.data},"
-                " expected a set that is one for both"
+                f"against: got {OTHERS}, which are others for a model of {a.origin.data} than for one of"
+                f" {b.origin.data}, expected a set that is one for both"
             )
         trained_on = [side for side in (a, b) if side.origin.data == name]
         if trained_on:
@@ -108,9 +108,9 @@ def detect(
         return (), ()
     names = tuple(dict.fromkeys(against)) or (*known_sets(pair.a.test.values), CONTROL)
     pair = bounded(pair, sample.seed)
-    scored = tuple(_scored(side, data, names, alpha) for side, data in ((a, pair.a), (b, pair.b)))
-    sets = tuple(_against(name, *scored, sample) for name in names)
-    return sets, tuple(_false_alarms(one, alpha) for one in scored)
+    scored_a, scored_b = _scored(a, pair.a, names, alpha), _scored(b, pair.b, names, alpha)
+    sets = tuple(_against(name, scored_a, scored_b, sample) for name in names)
+    return sets, (_false_alarms(scored_a, alpha), _false_alarms(scored_b, alpha))
 
 
 def bounded(pair: Pair, seed: int) -> Pair:

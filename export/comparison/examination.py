@@ -135,10 +135,10 @@ def compare(folder_a: Path, folder_b: Path, choices: Choices) -> Comparison:
     check_spec(spec)
     check_sets(a, b, spec, choices.against)
     pair = load_pair(a, b, spec, choices.rows, choices.seed)
-    embedded = [_embedded(side, data) for side, data in ((a, pair.a), (b, pair.b))]
+    embedded_a, embedded_b = _embedded(a, pair.a), _embedded(b, pair.b)
     say("probes")
-    classes = probe(*embedded, pair.a, choices.seed)
-    alignment = _alignment(*embedded, choices.seed)
+    classes = probe(embedded_a, embedded_b, pair.a, choices.seed)
+    alignment = _alignment(embedded_a, embedded_b, choices.seed)
     alpha = choices.alpha or a.manifest.default_alpha or b.manifest.default_alpha
     sets, false_alarms = detect(a, b, pair, choices.against, alpha, Sample(choices.rows, choices.seed))
     say("times")

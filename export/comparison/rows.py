@@ -65,7 +65,8 @@ def load_pair(a: Side, b: Side, spec: str, num_rows: int, seed: int) -> Pair:
         notes += [note] if note else []
     if trained_on.any() and (~trained_on).sum() >= FEWEST_TEST_ROWS:
         notes.append(f"The {trained_on.sum():,} test rows that a bundle was trained on are left out for both")
-        datas = tuple(replace(data, test=data.test.take(np.flatnonzero(~trained_on))) for data in datas)
+        kept = np.flatnonzero(~trained_on)
+        datas = _tested(datas[0], kept), _tested(datas[1], kept)
     elif trained_on.any():
         notes.append("Too few others are left to leave them out, so that they flatter the bundle that knows them")
     if (num_test := len(datas[0].test)) < FEWEST_TEST_ROWS:
@@ -74,6 +75,10 @@ def load_pair(a: Side, b: Side, spec: str, num_rows: int, seed: int) -> Pair:
             " so few tell no difference from chance"
         )
     return _drawn(*datas, notes, num_rows, seed)
+
+
+def _tested(data: Data, rows: NDArray[np.int64]) -> Data:
+    return replace(data, test=data.test.take(rows))
 
 
 def _like(whole: Data, reference: Side, other: Side, spec: str) -> Data:
@@ -136,8 +141,8 @@ def _notes_on_origin(a: Side, b: Side, spec: str) -> Iterator[str]:
     for side in (a, b):
         if side.origin.data != spec:
             yield (
-                f"{side.label} was trained and calibrated on {side.origin.data}, so that nothing is promised of its false"
-                " alarms on other data"
+                f"{side.label} was trained and calibrated on {side.origin.data}, so that nothing is promised of its"
+                " false alarms on other data"
             )
 
 

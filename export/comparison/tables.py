@@ -103,9 +103,9 @@ def _sets(found: Comparison) -> Iterator[Told]:
 def _alarms(found: Comparison) -> Iterator[Told]:
     if found.false_alarms:
         note = (
-            f"The share of {found.false_alarms[0].num_test:,} test rows that a bundle flags at alpha {found.alpha:g}, and where it"
-            " lies for 95 % of calibration and test sets of these sizes. Nothing is promised where the bundle was"
-            " calibrated on other data."
+            f"The share of {found.false_alarms[0].num_test:,} test rows that a bundle flags at alpha {found.alpha:g},"
+            " and where it lies for 95 % of calibration and test sets of these sizes. Nothing is promised where the"
+            " bundle was calibrated on other data."
         )
         rows = tuple(
             (

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
 
 from export.__main__ import main
 from export.commands.compare import Options
@@ -23,27 +25,82 @@ from export.comparison.page import page
 from export.comparison.rows import load_pair
 from export.comparison.sides import open_sides
 from export.comparison.summary import summary
-from export.exporter import export_run
+from export.graphs import GraphRunner
 from export.onnx_evaluation import evaluate_bundle
 from latentserve import bundle, records
+from latentserve.conformal import sha256_of_scores
 from latentserve.errors import BundleError
+from latentserve.inputs import ImageInput, TensorSpec
 from tests.conftest import Encode
-from training.__main__ import Options as TrainingOptions
-from training.__main__ import run_training
-from training.data import load_data
+from training.data import ImageShape, load_data
 from training.evaluation.comparison import ReportOptions
 from training.evaluation.separation import auroc
-from training.methods.simclr import SimClrConfig
+from training.running.run import Run
 
 
 @pytest.fixture(scope="module")
-def other_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """SimCLR on digits of 12 pixels, split by another seed: some of its training rows are test rows of the VAE's."""
-    folder = tmp_path_factory.mktemp("other")
-    options = TrainingOptions(data="digits", image_size=12, smoke=True, run=folder / "run")
-    options = replace(options, loop=replace(options.loop, seed=3))
-    config = SimClrConfig(width=4, hidden_dim=16, projection_dim=8)
-    return export_run(run_training("simclr", config, options), folder / "models", report="none")
+def other_folder(bundle_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle by hand: a random projection of digits of 12 pixels, whose score is its length.
+
+    It is of a run that was split by another seed: some of its training rows are test rows of the VAE's.
+    """
+    folder = tmp_path_factory.mktemp("other") / "projection" / "1"
+    folder.mkdir(parents=True)
+    data = load_data("digits", 12, 3)
+    data = replace(data, train=data.train.take(slice(0, 512)))
+    rng = np.random.default_rng(0)
+    w_PD = rng.normal(size=(144, 16)).astype(np.float32) / 3000
+    graphs = {"encoder": _encoder(folder, w_PD), "scorer": _scorer(folder)}
+    flat_NP = data.calibration.values.reshape(len(data.calibration), -1).astype(np.float32)
+    scores = np.sort(GraphRunner(folder, graphs.values()).run(data.calibration.values)["scores"][:, 0])
+    np.testing.assert_allclose(scores, np.sort(np.abs(flat_NP @ w_PD).sum(axis=1)), rtol=1e-4)
+    np.savez(folder / bundle.CALIBRATION, length=scores)
+    np.savez(folder / bundle.GOLDEN, input=data.test.values[:2])
+    manifest = bundle.load(bundle_folder)
+    run = records.from_json(Run, manifest.provenance.config)
+    shape, loop = ImageShape(12, 1), replace(run.loop, seed=3)
+    run = replace(run, shape=shape, loop=loop, num_train_rows=len(data.train), data_sha256=data.fingerprint)
+    made = replace(
+        manifest,
+        name="projection",
+        input=ImageInput(12, 12, 1),
+        graphs=graphs,
+        embedding_space="es1-other",
+        provenance=replace(manifest.provenance, method="projection", config=records.to_json(run)),
+        files={path.name: bundle.sha256_of_file(path) for path in folder.iterdir()},
+        detectors=(bundle.Detector("length", "sum of magnitudes", len(scores), sha256_of_scores(scores)),),
+        parity=(),
+        evaluations=(),
+    )
+    records.write(made, folder / bundle.MANIFEST)
+    return folder
+
+
+def _encoder(folder: Path, w_PD: NDArray[np.float32]) -> bundle.Graph:
+    nodes = [
+        helper.make_node("Cast", ["input"], ["floats"], to=TensorProto.FLOAT),
+        helper.make_node("Flatten", ["floats"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "w"], ["embedding"]),
+    ]
+    given = helper.make_tensor_value_info("input", TensorProto.UINT8, ["rows", 12, 12, 1])
+    made = helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["rows", 16])
+    weights = [numpy_helper.from_array(w_PD, "w")]
+    graph = helper.make_graph(nodes, "encoder", [given], [made], weights)
+    return _saved(folder / "encoder.onnx", graph, ImageInput(12, 12, 1).spec, TensorSpec("embedding", "float32", (16,)))
+
+
+def _scorer(folder: Path) -> bundle.Graph:
+    nodes = [helper.make_node("ReduceL1", ["embedding"], ["scores"], axes=[1], keepdims=1)]
+    given = helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["rows", 16])
+    made = helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["rows", 1])
+    graph = helper.make_graph(nodes, "scorer", [given], [made])
+    specs = TensorSpec("embedding", "float32", (16,)), TensorSpec("scores", "float32", (1,))
+    return _saved(folder / "scorer.onnx", graph, *specs)
+
+
+def _saved(path: Path, graph: Any, given: TensorSpec, made: TensorSpec) -> bundle.Graph:
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return bundle.Graph(path.name, (given,), (made,))
 
 
 @pytest.fixture(scope="module")
@@ -207,7 +264,7 @@ def test_the_command_prints_and_writes(
     assert (read.num_train, read.num_test, read.alpha) == (60, 60, 0.1)
     assert "Of 512 training rows 60 were drawn (seed 0)" in read.notes
     assert [one.num_rows for one in read.sets] == [60]
-    for told in ("neighbours kept", "Flagged at alpha 0.1", "A is digits-vae/1, B is digits-simclr/1", "by AUROC"):
+    for told in ("neighbours kept", "Flagged at alpha 0.1", "A is digits-vae/1, B is projection/1", "by AUROC"):
         assert told in printed
     html = (tmp_path / "c.html").read_text()
     assert html.count("data:image/png;base64,") == 2
