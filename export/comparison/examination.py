@@ -131,14 +131,14 @@ def compare(folder_a: Path, folder_b: Path, choices: Choices) -> Comparison:
         ValueError: no such out-of-distribution set.
     """
     a, b = open_sides(folder_a, folder_b)
-    spec = a.run.data if choices.data is None else choices.data
+    spec = a.origin.data if choices.data is None else choices.data
     check_spec(spec)
     check_sets(a, b, spec, choices.against)
     pair = load_pair(a, b, spec, choices.rows, choices.seed)
-    embedded = [_embedded(side, data) for side, data in ((a, pair.a), (b, pair.b))]
+    embedded_a, embedded_b = _embedded(a, pair.a), _embedded(b, pair.b)
     say("probes")
-    classes = probe(*embedded, pair.a, choices.seed)
-    alignment = _alignment(*embedded, choices.seed)
+    classes = probe(embedded_a, embedded_b, pair.a, choices.seed)
+    alignment = _alignment(embedded_a, embedded_b, choices.seed)
     alpha = choices.alpha or a.manifest.default_alpha or b.manifest.default_alpha
     sets, false_alarms = detect(a, b, pair, choices.against, alpha, Sample(choices.rows, choices.seed))
     say("times")

@@ -23,17 +23,23 @@ def in_shape(shape: ImageShape) -> dict[str, Any]:
     return {"image_size": "{}x{}".format(*shape.size), "resize": shape.resize}
 
 
-def in_shape_of(origin: DataOrigin, spec: str) -> Data:
+def in_shape_of(origin: DataOrigin, spec: str, seed: int | None = None) -> Data:
     """A data set with the size and the channels that the encoder takes.
 
     Of a user's own rows none is set aside: nothing is calibrated here, so that a fifth of them is tested, the rest fits
     probes.
+
+    Args:
+        origin: of the encoder.
+        spec: of the data.
+        seed: draws the splits; None: the one of the encoder's own.
     """
+    seed = origin.seed if seed is None else seed
     if (own := every_row_in_shape_of(origin, spec, MIN_IMAGES)) is not None:
-        return _two_splits(origin, spec, own)
+        return _two_splits(origin, spec, own, seed)
     if not isinstance(origin.shape, ImageShape):
         raise DataError(f"transfer: got an encoder of {origin.shape.modality}, expected one on images")
-    data = load_data(spec, **in_shape(origin.shape), seed=origin.seed)
+    data = load_data(spec, **in_shape(origin.shape), seed=seed)
     if not isinstance(data.shape, ImageShape):
         raise DataError(f"transfer: got {spec}, which is {data.shape.modality}, expected images")
     channels = origin.shape.channels
@@ -41,11 +47,11 @@ def in_shape_of(origin: DataOrigin, spec: str) -> Data:
     return Data(data.spec, train, calibration, test, resize=data.resize)
 
 
-def _two_splits(origin: DataOrigin, spec: str, rows: Rows) -> Data:
+def _two_splits(origin: DataOrigin, spec: str, rows: Rows, seed: int) -> Data:
     """All rows: those that fit probes, and those that are tested, one of each unit; none for calibration."""
     twins = rows.with_twins()
     num_test = max(1, int(count(twins.units_N, len(twins)) * (TEST_SHARE + CALIBRATION_SHARE)))
-    train, test = split_off(twins, num_test, origin.seed)
+    train, test = split_off(twins, num_test, seed)
     num_left = len(rows) - len(train) - len(test)
     said = f", {num_left} are twins of tested ones" if num_left else ""
     say(f"{spec}: of {len(rows)} rows {len(train)} fit probes, {len(test)} are tested{said}")
