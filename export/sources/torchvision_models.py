@@ -80,10 +80,14 @@ def open(argument: str, options: SourceOptions) -> Network:  # noqa: A001 (as ev
     network = _made(models, name, tensors)
     check_size(network, f"torchvision:{name}")
     spare = [one for one in AUXILIARY if not hasattr(network, one)]
+    last = _last_layer(network, name)
+    if headless := not any(one.startswith(f"{last}.") for one in tensors):
+        network.set_submodule(last, nn.Identity())  # a backbone's checkpoint: its classifier would go anyway
     put_weights(network, tensors, (str(file), f"torchvision:{name}"), spare)
     weights = _like(models.get_model_weights(name), file)
     preprocessing = _preprocessing(weights).said_by(options)
-    _without_last_layer(network, name)
+    if not headless:
+        network.set_submodule(last, nn.Identity())
     backbone = TorchvisionBackbone(network, options.patches is not None or options.embedding in ("mean", "cls"))
     model = ImportedEncoder(
         backbone,
@@ -117,10 +121,6 @@ def _last_layer(network: nn.Module, name: str) -> str:
     if not layers or ("." in layers[-1] and layers[-1].split(".")[0] not in ("classifier", "head", "heads")):
         raise SourceError(f"torchvision: got {name}, which is no classifier with a linear layer at its end")
     return layers[-1]
-
-
-def _without_last_layer(network: nn.Module, name: str) -> None:
-    network.set_submodule(_last_layer(network, name), nn.Identity())
 
 
 def _like(weights: Any, file: Path) -> Any:
