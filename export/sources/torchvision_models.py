@@ -114,7 +114,7 @@ def _last_layer(network: nn.Module, name: str) -> str:
     """The name of the last linear layer that is no auxiliary classifier's."""
     layers = [one for one, module in network.named_modules() if isinstance(module, nn.Linear)]
     layers = [one for one in layers if not one.startswith(AUXILIARY)]
-    if not layers or "." in layers[-1] and layers[-1].split(".")[0] not in ("classifier", "head", "heads"):
+    if not layers or ("." in layers[-1] and layers[-1].split(".")[0] not in ("classifier", "head", "heads")):
         raise SourceError(f"torchvision: got {name}, which is no classifier with a linear layer at its end")
     return layers[-1]
 
@@ -138,7 +138,7 @@ def _preprocessing(weights: Any) -> Preprocessing:
 
 
 def _licence(weights: Any, file: Path) -> str:
-    """torchvision says nothing of a file that only its user knows."""
+    """Torchvision says nothing of a file that only its user knows."""
     if Path(weights.url).stem != file.stem:
         return ""
     return f"of torchvision's weights {weights}, see {weights.meta.get('recipe', weights.url)}"
