@@ -126,8 +126,8 @@ def write_bundle(folder: Path, training: Training, name: str, version: int, choi
     draft, calibration = _with_scorer(draft, train)
     runner = draft.runner
     _say("parity")
-    manifest = _manifest(draft, name, version, _checked(draft, runner))
-    _write_golden(draft, runner, training.data.test.values[:GOLDEN_ROWS])
+    manifest = _manifest(draft, name, version, _checked(draft, runner.with_patches()))
+    _write_golden(draft, runner.with_patches(), training.data.test.values[:GOLDEN_ROWS])
     if choices.report != "none":
         _say("evaluation through ONNX")
         manifest = _with_report(draft, manifest, runner, train, calibration)

@@ -9,6 +9,7 @@ Shape legend: B rows, H height, W width, C channels, D embedding, L latent, K de
 from __future__ import annotations
 
 import contextlib
+import copy
 import inspect
 import io
 import logging
@@ -24,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from latentserve.bundle import Graph
+from latentserve.bundle import ON_REQUEST, Graph
 from latentserve.cpus import available_cpus, cpu_set
 from latentserve.devices import CPU, CUDA, CUDA_OPTIONS
 from latentserve.inputs import INPUT, TensorSpec
@@ -136,11 +137,13 @@ def graph_of(path: Path) -> Graph:
 def _rename_namesakes(graph: Any) -> None:
     """The exporter calls a tensor within after its operator, `embedding` say, though an output is called so, too."""
     ends = (*graph.inputs, *graph.outputs)
-    taken = {value.name for value in ends}
-    for node in graph:
-        for value in node.outputs:
-            if value.name in taken and not any(value is end for end in ends):
-                value.name = f"{value.name}_within"
+    within = [*graph.initializers.values(), *(value for node in graph for value in node.outputs)]
+    for value in within:
+        if value.name in {end.name for end in ends} and not any(value is end for end in ends):
+            graph.initializers.pop(value.name, None)
+            value.name = f"{value.name}_within"
+            if value.is_initializer() or value.producer() is None:
+                graph.initializers[value.name] = value
 
 
 def without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -179,16 +182,23 @@ class GraphRunner:
 
     def __init__(self, folder: Path, graphs: Iterable[Graph], device: Device = "cpu") -> None:
         self.graphs = list(graphs)
+        self._left_out = frozenset(ON_REQUEST)
         self.sessions = {graph.file: _session(folder / graph.file, device) for graph in self.graphs}
 
+    def with_patches(self) -> GraphRunner:
+        """The same, which also computes what is large and seldom wanted."""
+        runner = copy.copy(self)
+        runner._left_out = frozenset()
+        return runner
+
     def run(self, rows: Values, batch_rows: int = RUN_ROWS) -> Tensors:
-        """The outputs of every graph, for all rows."""
+        """The outputs of every graph, for all rows; without `ON_REQUEST`."""
         parts: dict[str, list[NDArray[np.float32]]] = {}
         for start in range(0, len(rows), batch_rows):
             tensors: dict[str, Any] = {INPUT: rows[start : start + batch_rows]}
             for graph in self.graphs:
                 feed = {spec.name: tensors[spec.name] for spec in graph.inputs}
-                names = [spec.name for spec in graph.outputs]
+                names = [spec.name for spec in graph.outputs if spec.name not in self._left_out]
                 tensors.update(zip(names, self.sessions[graph.file].run(names, feed), strict=True))
             for name, tensor in tensors.items():
                 if name != INPUT:

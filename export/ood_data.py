@@ -20,7 +20,7 @@ from training.data.origin import DataOrigin
 from training.data.rows import Values
 from training.data.subset import Subset
 from training.evaluation.ood_sets import CONTROL, IMAGES, SOUNDS, known_sets, ood_rows, saved_as
-from training.evaluation.other_data import every_row_in_shape_of, in_shape, in_shape_of
+from training.evaluation.other_data import every_row_in_shape_of, in_channels, in_shape, in_shape_of
 from training.options import nearest
 
 JPEG_SETS = ("cifar10",)
@@ -108,7 +108,8 @@ def whole_of(subset: Subset, origin: DataOrigin) -> Data:
             sample_rate_hz=shape.sample_rate_hz if named else None,
             num_samples=shape.num_samples,
         )
-    return load_data(subset.base, **in_shape(shape), seed=origin.seed, group_by=origin.group_by)
+    whole = load_data(subset.base, **in_shape(shape), seed=origin.seed, group_by=origin.group_by)
+    return in_channels(whole, shape.channels)
 
 
 def is_jpeg(data: Data, name: str) -> bool:

@@ -42,9 +42,7 @@ def in_shape_of(origin: DataOrigin, spec: str, seed: int | None = None) -> Data:
     data = load_data(spec, **in_shape(origin.shape), seed=seed)
     if not isinstance(data.shape, ImageShape):
         raise DataError(f"transfer: got {spec}, which is {data.shape.modality}, expected images")
-    channels = origin.shape.channels
-    train, calibration, test = (with_channels(rows, channels) for rows in (data.train, data.calibration, data.test))
-    return Data(data.spec, train, calibration, test, resize=data.resize)
+    return in_channels(data, origin.shape.channels)
 
 
 def _two_splits(origin: DataOrigin, spec: str, rows: Rows, seed: int) -> Data:
@@ -66,6 +64,12 @@ def every_row_in_shape_of(origin: DataOrigin, spec: str, at_least: int = 1) -> R
         rows = None if is_sound else every_row(spec, **in_shape(shape), at_least=at_least)
         return None if rows is None else with_channels(rows, shape.channels)
     return every_row(spec, None, shape.sample_rate_hz, shape.num_samples, at_least=at_least) if is_sound else None
+
+
+def in_channels(data: Data, channels: int) -> Data:
+    """The same images in grey, or with a channel for each colour."""
+    train, calibration, test = (with_channels(rows, channels) for rows in (data.train, data.calibration, data.test))
+    return replace(data, train=train, calibration=calibration, test=test)
 
 
 def with_channels(images: Rows, channels: int) -> Rows:
