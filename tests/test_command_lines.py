@@ -103,7 +103,12 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for place in (
         *("training.__main__.train", "training.evaluation.command.make_report", "export.exporter.write_bundle"),
-        *("export.onnx_evaluation.make_report", "export.examination.GraphRunner", "service.__main__.serve"),
+        *(
+            "export.onnx_evaluation.make_report",
+            "export.examination.GraphRunner",
+            "export.comparison.sides.GraphRunner",
+            "service.__main__.serve",
+        ),
     ):
         monkeypatch.setattr(place, began)
 
