@@ -100,6 +100,14 @@ def check_sets(a: Side, b: Side, data: str, against: Sequence[str]) -> None:
             raise ValueError(f"against: got {name}, which {trained_on[0].label} was trained on, expected other rows")
 
 
+def check_alpha(a: Side, b: Side, alpha: float) -> None:
+    """Raises ValueError if a bundle has too few calibration rows to flag anything at such a level."""
+    for side in (a, b):
+        smallest = side.manifest.detectors[0].smallest_p_value if side.manifest.detectors else 0.0
+        if alpha < smallest:
+            raise ValueError(f"alpha: got {alpha:g}, expected at least {smallest:.3g}, {side.label}'s smallest p-value")
+
+
 def detect(
     a: Side, b: Side, pair: Pair, against: Sequence[str], alpha: float, sample: Sample
 ) -> tuple[tuple[Against, ...], tuple[FalseAlarms, ...]]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from export.comparison.sides import Side
 from latentserve.records import printable
-from training.data import Data, DataError, Rows, load_data
+from training.data import Data, DataError, ImageShape, Rows, load_data
 from training.data.loading import WITHOUT
 from training.data.subset import Subset
 from training.data.units import row_digests
@@ -86,7 +86,10 @@ def _like(whole: Data, reference: Side, other: Side, spec: str) -> Data:
     every = every_row_in_shape_of(other.origin, spec)
     if every is not None and (places := _places(every)):
         train, test = (_named(every, getattr(whole, split), places, other) for split in SPLITS)
-        return replace(whole, train=train, test=test, sample_rate_hz=_rate(other))
+        shape = other.origin.shape
+        if isinstance(shape, ImageShape):
+            return replace(whole, train=train, test=test, resize=shape.resize)
+        return replace(whole, train=train, test=test, sample_rate_hz=shape.sample_rate_hz)
     if spec == reference.origin.data:
         sizes = {**other.origin.sizes, "group_by": reference.origin.group_by}
         found = load_data(spec, seed=reference.origin.seed, **sizes)
@@ -129,10 +132,6 @@ def _check_same(one: Rows, same: Rows, split: str, reference: Side, other: Side)
 
 def _in_channels(rows: Rows, side: Side) -> Rows:
     return rows if side.manifest.input.modality == "audio" else with_channels(rows, side.manifest.input.spec.shape[-1])
-
-
-def _rate(side: Side) -> int | None:
-    return getattr(side.manifest.input, "sample_rate_hz", None)
 
 
 def _notes_on_origin(a: Side, b: Side, spec: str) -> Iterator[str]:

@@ -342,6 +342,7 @@ def test_images_and_sounds_are_not_compared(bundle_folder: Path, copied_bundle: 
         (["BUNDLE", "BUNDLE", "--data", "folder:SOME"], "expected 20 or more: so few tell no difference from chance"),
         (["BUNDLE", "BUNDLE", "--against", "digits"], "against: got digits, the data that are compared on"),
         (["BUNDLE", "BUNDLE", "--data", "shapes", "--against", "digits"], "against: got digits, which A was trained"),
+        (["BUNDLE", "BUNDLE", "--alpha", "0.001"], "alpha: got 0.001, expected at least 0.00332, A's smallest p-value"),
         (["BUNDLE", "BUNDLE", "--against", "others"], "against: got others for a model of all of digits"),
     ],
 )

@@ -53,8 +53,10 @@ def _two_splits(origin: DataOrigin, spec: str, rows: Rows, seed: int) -> Data:
     num_left = len(rows) - len(train) - len(test)
     said = f", {num_left} are twins of tested ones" if num_left else ""
     say(f"{spec}: of {len(rows)} rows {len(train)} fit probes, {len(test)} are tested{said}")
-    rate = None if isinstance(origin.shape, ImageShape) else origin.shape.sample_rate_hz
-    return Data(spec, train, test.take(slice(0, 0)), test, rate)
+    none, shape = test.take(slice(0, 0)), origin.shape
+    if isinstance(shape, ImageShape):
+        return Data(spec, train, none, test, resize=shape.resize)
+    return Data(spec, train, none, test, shape.sample_rate_hz)
 
 
 def every_row_in_shape_of(origin: DataOrigin, spec: str, at_least: int = 1) -> Rows | None:
