@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from training.data import Data, ImageShape, Rows, load_data
+from training.data.lazy import Pixels, changed_rows
 from training.data.loading import every_row
 from training.data.rows import Values
 from training.running.run import Run, RunError
@@ -40,5 +41,9 @@ def _with_channels(images: Rows, channels: int) -> Rows:
     values_NHWC = images.values
     if (got := values_NHWC.shape[-1]) == channels:
         return images
-    grey = np.rint(values_NHWC @ np.array(LUMA)).astype(np.uint8)[..., None] if got == 3 else values_NHWC
-    return replace(images, values=np.repeat(grey, channels, axis=-1))
+
+    def change(rows_NHWC: Pixels) -> Pixels:
+        grey = np.rint(rows_NHWC @ np.array(LUMA)).astype(np.uint8)[..., None] if got == 3 else rows_NHWC
+        return np.repeat(grey, channels, axis=-1)
+
+    return replace(images, values=changed_rows(values_NHWC, change))

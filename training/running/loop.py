@@ -20,11 +20,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from training.data import Data, DataError
+from training.data.lazy import Lazy, as_values
 from training.running.checkpoint import SUFFIX, SafetensorsIO
+from training.running.lazy_batches import Parts, ahead
 from training.running.precision import Exact, bfloat16_here, exact_precision, warning
 from training.schedule import LoopConfig, Precision
 
 TEST_BATCH_ROWS = 1000
+CPU = torch.device("cpu")
 SECONDS_BETWEEN_LINES = 5.0
 STEPS_BETWEEN_CHECKS = 50
 """On a GPU, where to read a number is to wait for it: the next steps could have been sent meanwhile."""
@@ -55,13 +58,14 @@ class Trained:
 
 
 class Batches:
-    """Minibatches of rows that lie in memory as uint8, in an order drawn by (seed, epoch).
+    """Minibatches of rows that lie in memory as uint8, or are decoded, in an order drawn by (seed, epoch).
 
     The last batch is dropped when it is not full: BatchNorm must not meet a batch of one.
     """
 
-    def __init__(self, rows: Tensor, batch_rows: int, seed: int, epoch: int) -> None:
+    def __init__(self, rows: Tensor | Lazy, batch_rows: int, seed: int, epoch: int, device: torch.device = CPU) -> None:
         self.rows = rows
+        self.device = device
         self.batch_rows = min(batch_rows, len(rows))
         self.generator_seed = seed * 1_000_003 + epoch
 
@@ -70,7 +74,12 @@ class Batches:
 
     def __iter__(self) -> Iterator[Tensor]:
         generator = torch.Generator().manual_seed(self.generator_seed)
-        order = torch.randperm(len(self.rows), generator=generator).to(self.rows.device)
+        order = torch.randperm(len(self.rows), generator=generator)
+        if isinstance(self.rows, Lazy):
+            parts = torch.split(order, self.batch_rows)[: len(self)]
+            yield from ahead(as_values(self.rows), [part.numpy() for part in parts], self.device)
+            return
+        order = order.to(self.rows.device)
         for start in range(0, len(self) * self.batch_rows, self.batch_rows):
             yield self.rows[order[start : start + self.batch_rows]]
 
@@ -92,10 +101,11 @@ def train(module: LightningModule, data: Data, loop: LoopConfig, checkpoint: Pat
     module.to(memory_format=torch.channels_last)  # convolutions of images are faster so, on CPUs as on GPUs
     diary = Diary(loop.seed)
     trainer = _trainer(loop, precision, SafetensorsIO(identity), [diary, _save_every_epoch(checkpoint)])
-    rows = torch.from_numpy(data.training_rows).to(trainer.strategy.root_device)
+    device, values = trainer.strategy.root_device, data.training_rows
+    rows = values if isinstance(values, Lazy) else torch.from_numpy(values).to(device)
 
     def batches() -> Batches:
-        return Batches(rows, loop.batch_rows, loop.seed, trainer.current_epoch)
+        return Batches(rows, loop.batch_rows, loop.seed, trainer.current_epoch, device)
 
     module.train_dataloader = batches  # type: ignore[method-assign]
     try:
@@ -105,7 +115,7 @@ def train(module: LightningModule, data: Data, loop: LoopConfig, checkpoint: Pat
     torch.manual_seed(loop.seed)
     test: Mapping[str, float] = {}
     if len(data.test_rows):
-        test_batches: Any = torch.split(torch.from_numpy(data.test_rows), TEST_BATCH_ROWS)
+        test_batches: Any = Parts(data.test_rows, TEST_BATCH_ROWS)
         (test,) = trainer.test(module, DataLoader(test_batches, batch_size=None), verbose=False)
     return Trained(
         epochs=loop.epochs,
