@@ -9,6 +9,7 @@ import numpy as np
 
 from training.data import Data, DataError, ImageShape, Rows, load_data
 from training.data.decoding import MIN_IMAGES
+from training.data.lazy import Pixels, changed_rows
 from training.data.loading import every_row
 from training.data.origin import DataOrigin
 from training.data.rows import CALIBRATION_SHARE, TEST_SHARE, split_off
@@ -79,5 +80,9 @@ def with_channels(images: Rows, channels: int) -> Rows:
     values_NHWC = images.values
     if (got := values_NHWC.shape[-1]) == channels:
         return images
-    grey = np.rint(values_NHWC @ np.array(LUMA)).astype(np.uint8)[..., None] if got == 3 else values_NHWC
-    return replace(images, values=np.repeat(grey, channels, axis=-1))
+
+    def change(rows_NHWC: Pixels) -> Pixels:
+        grey = np.rint(rows_NHWC @ np.array(LUMA)).astype(np.uint8)[..., None] if got == 3 else rows_NHWC
+        return np.repeat(grey, channels, axis=-1)
+
+    return replace(images, values=changed_rows(values_NHWC, change))
