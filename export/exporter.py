@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from export.calibration import Promise, calibrate, can_score
-from export.detectors import Scorer
+from export.detectors import DETECTORS, Scorer
 from export.detectors.detector import Arrays
 from export.detectors.scorer import Drawn
 from export.draft import Choices, Draft, ReportSize, Training
@@ -106,6 +106,8 @@ def default_name(run: Run, precision: Precision) -> str:
 
 def check_promise(promise: Promise, data: Data) -> None:
     """Raises ExportError if there are too few rows for the level that the user chose; the default may be left out."""
+    if promise.deciding is not None and promise.deciding not in DETECTORS:
+        raise ExportError(f"deciding: got {promise.deciding!r}, expected one of {', '.join(DETECTORS)}")
     num_rows = len(data.calibration)
     if not can_score(promise, num_rows) and promise.alpha != Promise.alpha:
         raise ExportError(
@@ -184,6 +186,8 @@ def _with_scorer(
         return draft, None
     tensors: Arrays = {INPUT: data.train.values, **train}
     scorer = Scorer.fit(draft.training.model, tensors, data.train.units_N, chosen)
+    if promise.deciding is not None:
+        scorer = scorer.deciding(promise.deciding)
     example = {name: torch.from_numpy(np.asarray(tensors[name][:EXAMPLE_ROWS])) for name in scorer.inputs}
     graph = export_graph(scorer, example, ["scores"], draft.folder / "scorer.onnx")
     draft = replace(draft, graphs={**draft.graphs, "scorer": graph}, scorer=scorer)

@@ -6,6 +6,7 @@ Shape legend: B rows, K columns.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from typing import NamedTuple, Self, cast
 
 import numpy as np
@@ -30,6 +31,8 @@ FITTED: tuple[type[FittedDetector], ...] = (
     *(StatisticsMahalanobis, Mahalanobis, ClusterMahalanobis, Neighbours, Density, Magnitude),
     *(InputMahalanobis, InputNeighbours, EdgeNeighbours),
 )
+DETECTORS = (*Fusion.names, *(kind.name for kind in FITTED), JointDiscriminator.name)
+"""Names of all that there are; which of them a bundle has depends on its model's tensors."""
 REFERENCE_ROWS = 2000
 REFERENCE_SHARE = 0.2
 """Largest share of the training rows; the detectors are fitted on the rest."""
@@ -60,7 +63,8 @@ class Scorer(nn.Module):
 
     Attributes:
         inputs: names of the tensors.
-        names: of the columns. The first decides: the fusion of all where there are several, whatever the data.
+        names: of the columns. The first decides: the fusion of all where there are several, unless `deciding` made
+            another the first.
         methods: how each is computed, for people.
     """
 
@@ -79,6 +83,22 @@ class Scorer(nn.Module):
         names, methods = ((), ()) if fusion is None else (fusion.names, fusion.methods)
         self.names: tuple[str, ...] = (*names, *(detector.name for detector in detectors))
         self.methods: tuple[str, ...] = (*methods, *(detector.method for detector in detectors))
+        self.order: tuple[int, ...] = ()
+
+    def deciding(self, name: str) -> Self:
+        """The same with another column first; the others keep their order.
+
+        Raises:
+            ValueError: there is none of that name.
+        """
+        if name not in self.names:
+            raise ValueError(f"deciding: got {name!r}, expected one of {', '.join(self.names)}")
+        first = self.names.index(name)
+        other = copy(self)
+        other.order = (first, *(column for column in range(len(self.names)) if column != first))
+        other.names = tuple(self.names[column] for column in other.order)
+        other.methods = tuple(self.methods[column] for column in other.order)
+        return other
 
     @property
     def members(self) -> Sequence[Detector]:
@@ -121,6 +141,10 @@ class Scorer(nn.Module):
 
     def forward(self, *tensors: Tensor) -> Tensor:
         """Scores [B, K]."""
+        scores_BK = self._in_order_of_fit(*tensors)
+        return scores_BK[:, list(self.order)] if self.order else scores_BK
+
+    def _in_order_of_fit(self, *tensors: Tensor) -> Tensor:
         scores_BK = scores_of(self.members, dict(zip(self.inputs, tensors, strict=True)))
         if self.plateaus is not None:
             scores_BK = self.plateaus(scores_BK)

@@ -19,7 +19,7 @@ from training.running.run import Run
 UNTRAINED = "random init"
 BASELINES = ("pixels", "PCA-16", "PCA-64", UNTRAINED, "k-means patches")
 BASELINE_BYTES = 2**26
-"""Of pixels, in each split, of sets that memory should not hold: as floats, and centred, they are eight times as much."""
+"""Of pixels, in each split, of sets that memory should not hold: as centred floats they are eight times as much."""
 PATCH_PARTS: tuple[Part, ...] = ("probes", "labels", "clusters")
 """What k-means patches are measured on; changed images too would take minutes."""
 
@@ -91,9 +91,7 @@ def baseline_report(
     say(f"baseline: {name}")
     if is_lazy(data.train.values):
         data = _fewer(data, rows_within(data.train.values, BASELINE_BYTES))
-        say(
-            f"of {data.spec}, which memory should not hold, {len(data.train)} training rows and {len(data.test)} test rows"
-        )
+        say(f"of {data.spec}, too large for memory, {len(data.train)} training rows and {len(data.test)} test rows")
     train_NHWC = data.train.values
     makers: dict[str, Callable[[], tuple[Encode, Encode | None]]] = {
         "pixels": lambda: (pixels, None),
