@@ -6,7 +6,7 @@ Shape legend: B rows, K columns.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Self, cast
+from typing import NamedTuple, Self, cast
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from export.detectors.density import Density
-from export.detectors.detector import Arrays, Detector, FittedDetector
+from export.detectors.detector import Arrays, Detector, FittedDetector, batches_of
 from export.detectors.fusion import Fusion
 from export.detectors.inputs import EdgeNeighbours, InputMahalanobis, InputNeighbours
 from export.detectors.joint import JointDiscriminator
@@ -37,6 +37,22 @@ FEWEST_REFERENCE_UNITS = 2
 """A tail has two rows at least. With fewer units than that to draw, as of a camera that froze, rows are drawn."""
 FIT_ROWS = 20_000
 """Over ten for each of 1,500 dimensions; fitting takes longer with every one more."""
+
+
+class Drawn(NamedTuple):
+    """Which training rows the detectors are fitted on, and which others the fusion is."""
+
+    reference: NDArray[np.int64]
+    fitted: NDArray[np.int64]
+
+
+def draw(num_rows: int, units_N: Units | None) -> Drawn:
+    """Draws some of so many rows, the same ones each time; reference rows from units of which none is fitted on."""
+    if int(REFERENCE_SHARE * count(units_N, num_rows)) < FEWEST_REFERENCE_UNITS:
+        units_N = None
+    num_reference = min(REFERENCE_ROWS, int(REFERENCE_SHARE * count(units_N, num_rows)))
+    reference, rest = drawn(units_N, np.random.default_rng(0).permutation(num_rows), num_reference)
+    return Drawn(reference, rest[:FIT_ROWS])
 
 
 class Scorer(nn.Module):
@@ -70,22 +86,18 @@ class Scorer(nn.Module):
         return cast(Sequence[Detector], self.detectors)
 
     @classmethod
-    def fit(cls, model: object, train: Arrays, units_N: Units | None = None) -> Self:
+    def fit(cls, model: object, train: Arrays, units_N: Units | None = None, chosen: Drawn | None = None) -> Self:
         """Every detector that the model's tensors allow, fitted on training rows; the fusion on others of them.
 
         Args:
             model: trained; its discriminator becomes a detector if it has one.
             train: inputs, and the outputs of the exported graphs for them.
             units_N: of the rows. Of a unit that reference rows are of none is fitted on; default: equal rows are one.
+            chosen: rows of `train`, if they were drawn from more than these; `units_N` then says nothing.
         """
-        num_rows = len(train["embedding"])
-        if units_N is None and INPUT in train:
+        if units_N is None and INPUT in train and chosen is None:
             units_N = equal_rows(train[INPUT])
-        if int(REFERENCE_SHARE * count(units_N, num_rows)) < FEWEST_REFERENCE_UNITS:
-            units_N = None
-        num_reference = min(REFERENCE_ROWS, int(REFERENCE_SHARE * count(units_N, num_rows)))
-        reference, rest = drawn(units_N, np.random.default_rng(0).permutation(num_rows), num_reference)
-        fitted = rest[:FIT_ROWS]
+        reference, fitted = chosen or draw(len(train["embedding"]), units_N)
         rows: Arrays = {name: array[fitted] for name, array in train.items()}
         detectors: list[Detector] = [kind.fit(rows) for kind in FITTED if train.keys() >= set(kind.inputs)]
         if isinstance(discriminator := getattr(model, "discriminator", None), nn.Module):
@@ -119,21 +131,19 @@ class Scorer(nn.Module):
             fused_B2 = self.fused_plateaus(fused_B2)
         return torch.cat([fused_B2, scores_BK], dim=1)
 
-    def scores(self, arrays: Arrays, batch_rows: int = 500) -> NDArray[np.float32]:
+    def scores(self, arrays: Arrays) -> NDArray[np.float32]:
         """Scores of many rows in torch, [N, K]."""
-        given = [torch.from_numpy(arrays[name]) for name in self.inputs]
         with torch.no_grad():
-            parts = [self(*batch) for batch in zip(*(torch.split(one, batch_rows) for one in given), strict=True)]
+            parts = [self(*batch) for batch in batches_of(arrays, self.inputs)]
         scores_NK: NDArray[np.float32] = torch.cat(parts).numpy()
         return scores_NK
 
-    def _moved(self, arrays: Arrays, batch_rows: int = 500) -> NDArray[np.float32]:
+    def _moved(self, arrays: Arrays) -> NDArray[np.float32]:
         """What rounding moves the detectors' scores by, [N, K]: the most of some tries."""
         generator = torch.Generator().manual_seed(0)
-        given = [torch.from_numpy(arrays[name]) for name in self.inputs]
         parts = []
         with torch.no_grad():
-            for batch in zip(*(torch.split(one, batch_rows) for one in given), strict=True):
+            for batch in batches_of(arrays, self.inputs):
                 named = dict(zip(self.inputs, batch, strict=True))
                 scores_BK = scores_of(self.members, named)
                 tries = [scores_of(self.members, named, generator) - scores_BK for _ in range(NUDGES)]

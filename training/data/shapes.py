@@ -28,6 +28,7 @@ NUM_TEST = 5_000
 _SUPERSAMPLING = 3
 _LARGEST_RADIUS = 0.22  # of the image's side: the largest shape at the outermost position stays inside
 _ROWS_AT_ONCE = 1000
+_POINTS_AT_ONCE = 2**22
 
 
 def load(size: Size | None, seed: int) -> Data:
@@ -84,8 +85,9 @@ def render(indices: NDArray[np.integer], image_size: int = IMAGE_SIZE) -> NDArra
     """uint8 [n, image_size, image_size, 1]."""
     values = factors(indices)
     out = np.empty((len(values), image_size, image_size, 1), np.uint8)
-    for start in range(0, len(values), _ROWS_AT_ONCE):
-        part = slice(start, start + _ROWS_AT_ONCE)
+    num_rows = max(1, _POINTS_AT_ONCE // (image_size * _SUPERSAMPLING) ** 2)
+    for start in range(0, len(values), num_rows):
+        part = slice(start, start + num_rows)
         out[part, ..., 0] = _render(values[part], image_size)
     return out
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from training.data import Data, ImageShape
+from training.data.lazy import is_lazy, rows_within
 from training.data.origin import DataOrigin
 from training.evaluation.baselines import PATCH, Encode, patch_centres, pixels, principal_components
 from training.evaluation.other_data import in_shape_of
@@ -17,6 +18,8 @@ from training.running.run import Run
 
 UNTRAINED = "random init"
 BASELINES = ("pixels", "PCA-16", "PCA-64", UNTRAINED, "k-means patches")
+BASELINE_BYTES = 2**26
+"""Of pixels, in each split, of sets that memory should not hold: as floats, and centred, they are eight times as much."""
 PATCH_PARTS: tuple[Part, ...] = ("probes", "labels", "clusters")
 """What k-means patches are measured on; changed images too would take minutes."""
 
@@ -86,6 +89,11 @@ def baseline_report(
 ) -> list[Metric]:
     """The figures of one of `BASELINES`. Those with few dimensions are evaluated on factors, too, as latents are."""
     say(f"baseline: {name}")
+    if is_lazy(data.train.values):
+        data = _fewer(data, rows_within(data.train.values, BASELINE_BYTES))
+        say(
+            f"of {data.spec}, which memory should not hold, {len(data.train)} training rows and {len(data.test)} test rows"
+        )
     train_NHWC = data.train.values
     makers: dict[str, Callable[[], tuple[Encode, Encode | None]]] = {
         "pixels": lambda: (pixels, None),

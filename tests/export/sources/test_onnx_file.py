@@ -124,6 +124,26 @@ def test_a_fixed_number_of_rows_is_made_free(tmp_path: Path, rows: int, shape: l
         np.testing.assert_allclose(got["embedding"], expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("expanded", [False, True])
+def test_a_class_token_of_one_row_is_repeated(tmp_path: Path, expanded: bool) -> None:
+    nodes = [
+        *(*features(), node("Reshape", ["map", "shape"], ["columns"])),
+        node("Transpose", ["columns"], ["tokens"], perm=[0, 2, 1]),
+        node("Concat", ["token", "tokens"], ["joined"], axis=1),
+        node("Softmax", ["joined"], ["end"], axis=1),
+    ]
+    weights = {"shape": np.array([1, DIM, -1]), "token": np.full((1, 1, DIM), 0.5, np.float32)}
+    if expanded:
+        nodes.insert(0, node("Expand", ["class", "to"], ["token"]))
+        weights = weights | {"class": weights.pop("token")[0], "to": np.array([1, 1, DIM])}
+    given = [images(rows=1)], nodes, [output("end", 1, HEIGHT * WIDTH + 1, DIM)]
+    write(path := tmp_path / "net.onnx", *given, weights=weights)
+    x = ROWS.transpose(0, 3, 1, 2).astype(np.float32) / 255
+    expected = np.concatenate([direct(path, x[at : at + 1], "end")[:, 0] for at in range(len(x))])
+    for got in both(opened(path, embedding="cls", patches="auto"), tmp_path):
+        np.testing.assert_allclose(got["embedding"], expected, rtol=1e-5, atol=1e-6)
+
+
 def test_names_of_the_file_may_be_those_of_a_bundle(tmp_path: Path) -> None:
     nodes = [*features(name="input"), node("Flatten", ["pooled"], ["embedding"])]
     write(path := tmp_path / "net.onnx", [images(name="input")], nodes, [output("embedding", "n", DIM)])
