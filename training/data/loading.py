@@ -23,6 +23,8 @@ LARGEST_OWN_BYTES = 2**35
 """Limit of a set whose rows are to have another size: more than most machines have, less than a slip would take."""
 OWN = ("folder", "wds")
 """Names of a user's own images."""
+LARGEST_OWN_PIXELS = 2**24
+"""Of one row of a user's own images: more than any encoder takes, less than a slip would ask for."""
 WITHOUT = ("digits", "mnist", "cifar10", "shapes", "fsdd")
 WITH_A_PLACE = {"folder": "PATH", "wds": "PATTERN", "audio": "PATH"}
 """Names of data sets, and what comes after a colon of those that lie anywhere."""
@@ -108,6 +110,9 @@ def _size(name: str, image_size: int | str | None, resize: Resize | str | None) 
         default = Resize() if resize is None else rule(resize)
         return None if image_size is None else Size(*parsed(image_size), default)
     sides = parsed(OWN_IMAGE_SIZE if image_size is None else image_size)
+    if sides[0] * sides[1] > LARGEST_OWN_PIXELS:
+        got = f"{sides[0]} x {sides[1]} = {sides[0] * sides[1]} pixels"
+        raise DataError(f"image_size: got {got}, expected at most {LARGEST_OWN_PIXELS}")
     return Size(*sides, OWN_RESIZE, chosen=False) if resize is None else Size(*sides, rule(resize, scaled=True))
 
 

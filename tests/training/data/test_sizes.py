@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from latentserve.images import fit_image, upright_size
+from latentserve.images import decode_image, fit_image, upright_size
 from latentserve.inputs import HOWS, ImageInput, Resize
 from training.data import DataError, ImageShape, load_data
 from training.data.loading import every_row
@@ -59,6 +60,37 @@ def test_what_is_no_size_is_refused(given: int | str, message: str) -> None:
 def test_what_cannot_be_is_refused_before_anything_is_read(options: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         load_data("digits", **options)
+
+
+@pytest.mark.parametrize("size", ["8x10000000", 10**5])
+def test_a_row_that_no_memory_holds_is_refused(tmp_path: Path, encode: Any, size: int | str) -> None:
+    folder = pictures(tmp_path / "photos", encode, [(20, 50)])
+    for load in (load_data, every_row):
+        with pytest.raises(DataError, match=r"image_size: got \d+ x \d+ = \d+ pixels, expected at most 16777216"):
+            load(f"folder:{folder}", image_size=size)
+
+
+def test_a_strip_of_one_pixel_is_a_row(tmp_path: Path, encode: Any) -> None:
+    folder = pictures(tmp_path / "photos", encode, [(1, 10_000), (10_000, 1)])
+    for how in HOWS:
+        assert load_data(f"folder:{folder}", image_size=8, resize=how).train.values.shape == (16, 8, 8, 3)
+
+
+def test_every_format_and_depth_becomes_the_pixels_that_the_service_sees(tmp_path: Path, encode: Any) -> None:
+    rng = np.random.default_rng(0)
+    (tmp_path / "photos").mkdir()
+    for i in range(20):
+        kind = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")[i % 5]
+        deep = i >= 10 and kind in ("PNG", "TIFF")
+        image = rng.integers(0, 2**16 if deep else 256, (20, 30 + i) + (() if i >= 10 else (3,)))
+        data = encode(Image.fromarray(image.astype(np.uint16 if deep else np.uint8)), kind)
+        (tmp_path / "photos" / f"{i}.{kind.lower()}").write_bytes(data)
+    data = load_data(f"folder:{tmp_path}/photos", image_size="8x12")
+    assert isinstance(data.shape, ImageShape)
+    files = [path.read_bytes() for path in (tmp_path / "photos").iterdir()]
+    served = {decode_image(file, data.shape.input, 10**6).tobytes() for file in files}
+    assert len(served) == 20
+    assert {row.tobytes() for split in (data.train, data.calibration, data.test) for row in split.values} == served
 
 
 def test_sounds_have_no_rule(tmp_path: Path) -> None:
@@ -140,8 +172,6 @@ def test_nothing_is_said_of_squares(tmp_path: Path, encode: Any, capsys: pytest.
 
 
 def test_a_size_is_that_of_the_upright_image_and_little_of_a_file_is_read(tmp_path: Path, encode: Any) -> None:
-    from PIL import Image
-
     exif = Image.Exif()
     exif[0x0112] = 6
     for kind in ("JPEG", "WEBP", "PNG"):
