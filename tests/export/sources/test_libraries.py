@@ -92,7 +92,9 @@ def test_places_and_the_class_token_of_timm_s_transformers(tmp_path: Path) -> No
     whole = timm.create_model("vit_tiny_patch16_224", pretrained=False, img_size=32, depth=1).eval()
     save_file(whole.state_dict(), tmp_path / "w.safetensors")
     said = f"timm:vit_tiny_patch16_224={tmp_path / 'w.safetensors'}"
-    with pytest.raises(SourceError, match=r"its weights are not those of timm:vit_tiny_patch16_224: \d+ of \d+ tensors"):
+    with pytest.raises(
+        SourceError, match=r"its weights are not those of timm:vit_tiny_patch16_224: \d+ of \d+ tensors"
+    ):
         open_source(said, SourceOptions(image_size=(32, 32)))  # eleven blocks are missing
 
 
@@ -224,9 +226,7 @@ def test_a_classifier_s_folder_has_no_pooler_and_no_code_is_run(tmp_path: Path) 
         open_source(f"hf:{tmp_path}", SourceOptions())
 
 
-def test_a_library_that_is_missing_is_named_with_its_extra(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_library_that_is_missing_is_named_with_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import importlib
 
     (tmp_path / "config.json").write_text("{}")

@@ -33,9 +33,7 @@ def test_weights_are_found_wherever_programs_put_them(held: str, tmp_path: Path)
     torch.testing.assert_close(model.get_parameter("conv.weight"), weights["conv.weight"])
 
 
-def test_a_pickle_that_wants_code_is_refused_and_runs_none(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_pickle_that_wants_code_is_refused_and_runs_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.save({"state_dict": tiny.net().state_dict(), "trainer": Code()}, tmp_path / "x.pth")
     with pytest.raises(SourceError, match=r"its pickle wants code \(builtins\.print\), which is not run"):
         read_weights(tmp_path / "x.pth")
