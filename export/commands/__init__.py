@@ -1,1 +1,1 @@
-"""The commands of `python -m export`: what they call lies beside this folder."""
+"""The commands of `python -m export`: one file each. What they call lies beside this folder."""

@@ -97,7 +97,8 @@ def test_who_decides_is_the_exporter_s_choice(run_folder: Path, tmp_path: Path, 
     assert columns[0][0] == "cauchy"
     assert columns[1] == ["knn", *(name for name in columns[0] if name != "knn")]
     scores = [
-        GraphRunner(folder, load(folder).graphs.values()).run(digits[:20])["scores"] for folder in (by_all, by_one)
+        GraphRunner(folder, bundle.load(folder).graphs.values()).run(digits[:20])["scores"]
+        for folder in (by_all, by_one)
     ]
     for column, name in enumerate(columns[1]):
         np.testing.assert_array_equal(scores[1][:, column], scores[0][:, columns[0].index(name)])
