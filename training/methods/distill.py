@@ -5,8 +5,7 @@ where views are mirrored. The student sees a new view of the image in every epoc
 embedding of the whole of it. So a step costs what the student costs, whatever the teacher costs.
 
     u = mean over mirror images of f(x) / |f(x)|                          f: the teacher's embedding
-    t = W (u - m) / |W (u - m)|                  m: mean of u, W: its first P principal directions, each times
-                                                 its variance to the power of -whitening / 2
+    t = W (u - m) / |W (u - m)|                           m: mean of u, W: its first P principal directions
     s = g(h(view of x)) / |g(h(view of x))|      h: the student's embedding, g: a linear head
     cosine   = mean of 1 - s.t
     relation = mean of KL(p || q), p_j = softmax_j(t.a_j / tau), q_j = softmax_j(s.a_j / tau),      (SEED, eq. 3 to 5)
@@ -18,7 +17,7 @@ https://arxiv.org/abs/2106.05237, who show the teacher the student's view.
 
 What is ours: the teacher sees each image as it is. With the same view as the student it would have to run in every
 step. All its targets are there, so rows drawn from them stand where SEED has a queue, and a run that is resumed needs
-no queue. The *embedding* is h, not s: what g throws away is of use to a probe.
+none. The *embedding* is h, not s: what g throws away is of use to a probe.
 
 Shape legend: B rows, N training rows, V views that the teacher saw, C channels, H height, W width, D embedding,
 T teacher's embedding, P target, A anchors.
@@ -47,7 +46,6 @@ from training.preprocessing import image_from_uint8
 from training.schedule import LoopConfig, warmup_then_cosine
 from training.teacher import TARGETS, Teacher
 
-SMALLEST_VARIANCE = 1e-9  # of a direction, where embeddings have length 1: what float16 left of a constant
 ROWS_AT_ONCE = 10_000
 
 
@@ -61,7 +59,6 @@ class DistillConfig:
         backbone_weights: file of weights that the backbone starts with (safetensors, or .pth of tensors alone).
         width: channels after the stem of `small` (its own: 16) and of timm's ResNets (64).
         target_dim: principal directions of the teacher's embeddings that are learned, P.
-        whitening: 0 leaves their variances as they are, 1 makes them equal.
         relation: weight of the relational loss beside the cosine.
         temperature: what similarities are divided by in the relational loss, tau.
         num_anchors: rows that similarities are taken to in the relational loss, A.
@@ -74,8 +71,7 @@ class DistillConfig:
     backbone: str = SMALL
     backbone_weights: str | None = None
     width: int | None = None
-    target_dim: int = 256
-    whitening: float = 0.5
+    target_dim: int = 512
     relation: float = 0.0
     temperature: float = 0.1
     num_anchors: int = 1024
@@ -91,8 +87,6 @@ class DistillConfig:
         for name in ("relation", "weight_decay"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected 0 or greater")
-        if not 0 <= self.whitening <= 1:
-            raise ValueError(f"whitening: got {self.whitening}, expected 0 to 1")
 
 
 def cosine_loss(s_BP: Tensor, t_BP: Tensor) -> Tensor:
@@ -115,17 +109,15 @@ class Space:
     directions_TP: Tensor
 
     @classmethod
-    def of(cls, u_NT: NDArray[np.float32], target_dim: int, whitening: float) -> Space:
+    def of(cls, u_NT: NDArray[np.float32], target_dim: int) -> Space:
         """Of the training rows' embeddings. Directions beyond the T that there are, are zeros."""
         mean_T = u_NT.mean(axis=0, dtype=np.float64)
         covariance_TT = np.zeros((len(mean_T), len(mean_T)))
         for start in range(0, len(u_NT), ROWS_AT_ONCE):
             part_NT = u_NT[start : start + ROWS_AT_ONCE] - mean_T
             covariance_TT += part_NT.T @ part_NT / len(u_NT)
-        variance_T, directions_TT = np.linalg.eigh(covariance_TT)
-        variance_P, directions_TP = variance_T[::-1][:target_dim], directions_TT[:, ::-1][:, :target_dim]
-        scaled_TP = directions_TP * np.maximum(variance_P, SMALLEST_VARIANCE) ** (-whitening / 2)
-        padded_TP = np.pad(scaled_TP, ((0, 0), (0, target_dim - scaled_TP.shape[1])))
+        directions_TP = np.linalg.eigh(covariance_TT).eigenvectors[:, ::-1][:, :target_dim]
+        padded_TP = np.pad(directions_TP, ((0, 0), (0, target_dim - directions_TP.shape[1])))
         return cls(torch.from_numpy(mean_T).float(), torch.from_numpy(padded_TP).float())
 
     def targets(self, u_NT: NDArray[np.float32]) -> Tensor:
@@ -165,7 +157,7 @@ class Distill(LightningModule):
                 for start in range(0, len(seen_NVT), ROWS_AT_ONCE)
             ]
         )
-        self.space = Space.of(u_NT, self.config.target_dim, self.config.whitening)
+        self.space = Space.of(u_NT, self.config.target_dim)
         self.bank_NP = self.space.targets(u_NT)
         return self.bank_NP
 
