@@ -25,10 +25,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from latentserve.bundle import ON_REQUEST, Graph
+from latentserve.bundle import Graph
 from latentserve.cpus import available_cpus, cpu_set
 from latentserve.devices import CPU, CUDA, CUDA_OPTIONS
-from latentserve.inputs import INPUT, TensorSpec
+from latentserve.inputs import INPUT, ON_REQUEST, TensorSpec
 from training.data.lazy import batch_rows, parts_of
 from training.data.rows import Values
 from training.methods.encoding import Decoder, Encoder

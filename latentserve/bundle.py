@@ -2,8 +2,7 @@
 
     <repository>/<model name>/<version, an integer>/
         bundle.json       the manifest, a `Manifest` below
-        encoder.onnx      input -> embedding [B, D], and where the model generates: latent [B, L], latent_scale [B, L];
-                          with patches kept: patches [B, h, w, D], a vector for each place
+        encoder.onnx      input -> embedding [B, D], maybe latent [B, L], latent_scale [B, L], patches [B, h, w, D]
         decoder.onnx      latent -> reconstruction                      (where a decoder exists)
         scorer.onnx       whatever it names -> scores [B, K]            (where detectors exist)
         calibration.npz   one sorted float32 array of scores per detector (where detectors exist), and maybe
@@ -42,8 +41,6 @@ MANIFEST = "bundle.json"
 CALIBRATION = "calibration.npz"
 GOLDEN = "golden.npz"
 REPORT = "report.html"
-ON_REQUEST = ("patches",)
-"""Outputs that are only computed if they are asked for: they are large."""
 EMBEDDING_STATISTICS = "embedding_mean", "embedding_std"
 
 Precision = Literal["float32", "float16", "int8"]

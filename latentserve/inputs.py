@@ -11,6 +11,8 @@ from typing import Literal, get_args
 
 INPUT = "input"
 """Name of the tensor that the client sends."""
+ON_REQUEST = ("patches",)
+"""Outputs that are only computed if they are asked for: they are large."""
 How = Literal["crop", "fit", "stretch"]
 Filter = Literal["bilinear", "bicubic", "lanczos"]
 HOWS: tuple[How, ...] = get_args(How)

@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from latentserve.bundle import ON_REQUEST, Graph, Manifest, load_calibration
+from latentserve.bundle import Graph, Manifest, load_calibration
 from latentserve.conformal import worst_move
 from latentserve.devices import CPU
 from latentserve.errors import BundleError
-from latentserve.inputs import INPUT, TensorSpec
+from latentserve.inputs import INPUT, ON_REQUEST, TensorSpec
 from service.engine.providers import DeviceConfig, open_sessions
 from service.engine.runners import DeviceRunner, HostRunner, Value, on_host
 from service.scheduling.queue import Piece, Tensors
