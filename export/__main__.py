@@ -1,14 +1,18 @@
-"""`python -m export RUN --to models/`, and of bundles `python -m export evaluate|ood BUNDLE`, `compare A B`."""
+"""`python -m export RUN --to models/`: makes a bundle of a run.
+
+`python -m export import SOURCE --data SPEC --to models/` makes one of an encoder from elsewhere, and
+`python -m export evaluate|ood BUNDLE` and `python -m export compare A B` measure bundles.
+"""
 
 from __future__ import annotations
 
 import sys
 
-from export.commands import compare, evaluate, export, ood
+from export.commands import compare, evaluate, export, imports, ood
 from training.options import say_any_name
 from training.running.threads import keep_to_quota
 
-COMMANDS = {"compare": compare.main, "evaluate": evaluate.main, "ood": ood.main}
+COMMANDS = {"compare": compare.main, "evaluate": evaluate.main, "import": imports.main, "ood": ood.main}
 """Commands by the first argument; any other first argument is a run to export."""
 
 

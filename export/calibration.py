@@ -20,11 +20,14 @@ class Promise:
         delta: probability, over calibration sets, that the conditional guarantee fails; a tenth in Bates et al.
         adjustment: how conditional p-values are computed: `simes` is tight for small ones, `dkwm` the same everywhere,
             `monte_carlo` nearly tight for all; it is simulated when a server loads the bundle.
+        deciding: name of the detector whose p-value decides, known beforehand to be right for such data; default: the
+            fusion of all.
     """
 
     alpha: float = 0.05
     delta: float = 0.1
     adjustment: Adjustment = "simes"
+    deciding: str | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.alpha < 1:

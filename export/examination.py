@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.graphs import GraphRunner, Tensors
-from export.ood_data import MOST_ROWS, Sample, as_files, check_set, id_rows_of, is_jpeg, ood_set
+from export.ood_data import Sample, as_files, check_set, id_rows_of, is_jpeg, ood_set
 from export.origin import read_config
 from latentserve import bundle
 from latentserve.bundle import Manifest
@@ -97,7 +97,7 @@ def examine(
     runner = GraphRunner(folder.resolve(), manifest.graphs.values())
     calibration = bundle.load_calibration(folder.resolve(), manifest)
     names = tuple(dict.fromkeys(against)) or (*known_sets(data.test.values), CONTROL)
-    id_rows = sample.of(data.test.values, MOST_ROWS)
+    id_rows = sample.made_of(data.test.values)
     id_scores = {kind: runner.run(rows)["scores"] for kind, rows in id_rows_of(id_rows, data, names)}
     found, kept = list[Row](), {origin.data: id_scores[""][:, 0]}
     for name in names:

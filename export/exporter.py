@@ -17,8 +17,9 @@ import torch
 from numpy.typing import NDArray
 
 from export.calibration import Promise, calibrate, can_score
-from export.detectors import Scorer
+from export.detectors import DETECTORS, Scorer
 from export.detectors.detector import Arrays
+from export.detectors.scorer import Drawn
 from export.draft import Choices, Draft, ReportSize, Training
 from export.figures import measure
 from export.graphs import (
@@ -30,6 +31,7 @@ from export.graphs import (
     ExportError,
     GraphRunner,
     Tensors,
+    WritesItself,
     encoder_outputs,
     export_graph,
 )
@@ -40,6 +42,7 @@ from export.parity import check_parity, trained_tensors
 from export.provenance import from_training, input_of, provenance
 from export.quantise import quantise
 from export.report import bundle_report
+from export.streaming import Embedding, to_fit_on, unfinished
 from export.versions import next_version
 from latentserve import bundle, records
 from latentserve.bundle import Manifest, Parity, Precision
@@ -89,7 +92,7 @@ def export_run(
     check_new_folder("to", repository / name)
     with next_version(repository / name) as claim:
         data = run.load_data()
-        _check_promise(promise, data)
+        check_promise(promise, data)
         training = Training(TrainedRun(run, trained), load_model(run_folder, run), data)
         write_bundle(claim.folder, training, name, claim.version, Choices(report, precision, promise, device))
         return claim.publish()
@@ -101,8 +104,10 @@ def default_name(run: Run, precision: Precision) -> str:
     return f"{data}-{run.method}" + ("" if precision == "float32" else f"-{precision}")
 
 
-def _check_promise(promise: Promise, data: Data) -> None:
+def check_promise(promise: Promise, data: Data) -> None:
     """Raises ExportError if there are too few rows for the level that the user chose; the default may be left out."""
+    if promise.deciding is not None and promise.deciding not in DETECTORS:
+        raise ExportError(f"deciding: got {promise.deciding!r}, expected one of {', '.join(DETECTORS)}")
     num_rows = len(data.calibration)
     if not can_score(promise, num_rows) and promise.alpha != Promise.alpha:
         raise ExportError(
@@ -118,18 +123,27 @@ def _calibration_rows(data: Data) -> str:
 
 def write_bundle(folder: Path, training: Training, name: str, version: int, choices: Choices) -> None:
     """Writes every file of a bundle into an empty folder; raises what `export_run` does."""
+    with unfinished(folder.parent) as embedding:
+        _write_bundle(folder, training, name, version, choices, embedding)
+
+
+def _write_bundle(
+    folder: Path, training: Training, name: str, version: int, choices: Choices, embedding: Embedding
+) -> None:
     _say("graphs")
-    draft = _with_graphs(Draft(folder, training, choices))
+    data, chosen = to_fit_on(training.data)
+    draft = _with_graphs(Draft(folder, replace(training, data=data), choices))
     _say("detectors and calibration")
-    train = draft.runner.run(training.data.train.values)
-    draft, calibration = _with_scorer(draft, train)
+    train = embedding.run(draft.runner, data.train.values, "training rows")
+    draft, calibration = _with_scorer(draft, train, chosen, embedding)
     runner = draft.runner
     _say("parity")
-    manifest = _manifest(draft, name, version, _checked(draft, runner))
-    _write_golden(draft, runner, training.data.test.values[:GOLDEN_ROWS])
+    manifest = _manifest(draft, name, version, _checked(draft, runner.with_patches()))
+    _write_golden(draft, runner.with_patches(), np.asarray(data.test.values[:GOLDEN_ROWS]))
     if choices.report != "none":
         _say("evaluation through ONNX")
-        manifest = _with_report(draft, manifest, runner, train, calibration)
+        test = embedding.run(runner, data.test.values, "test rows")
+        manifest = _with_report(draft, manifest, (train, test), calibration, training)
     files = {path.name: bundle.sha256_of_file(path) for path in sorted(folder.iterdir())}
     records.write(replace(manifest, files=files), folder / bundle.MANIFEST)
 
@@ -137,11 +151,14 @@ def write_bundle(folder: Path, training: Training, name: str, version: int, choi
 def _with_graphs(draft: Draft) -> Draft:
     """Writes the encoder, and the decoder if the model has one."""
     folder, model, data = draft.folder, draft.training.model, draft.training.data
-    example = torch.from_numpy(data.test.values[:EXAMPLE_ROWS])
+    example = torch.from_numpy(np.asarray(data.test.values[:EXAMPLE_ROWS]))
     names = encoder_outputs(model, example)
-    graphs = {"encoder": export_graph(EncoderGraph(model), {INPUT: example}, names, folder / "encoder.onnx")}
+    file = folder / "encoder.onnx"
+    if isinstance(model, WritesItself):
+        graphs = {"encoder": model.write_graph(file)}
+    else:
+        graphs = {"encoder": export_graph(EncoderGraph(model), {INPUT: example}, names, file)}
     if (precision := draft.choices.precision) != "float32":
-        file = folder / "encoder.onnx"
         share = halve(file) if precision == "float16" else quantise(file, data.train.values)
         _say(f"encoder in {precision}: {share:.0%} of its size")
     if isinstance(model, Decoder):
@@ -155,7 +172,9 @@ def _with_graphs(draft: Draft) -> Draft:
     return replace(draft, graphs=graphs)
 
 
-def _with_scorer(draft: Draft, train: Tensors) -> tuple[Draft, NDArray[np.float32] | None]:
+def _with_scorer(
+    draft: Draft, train: Tensors, chosen: Drawn | None, embedding: Embedding
+) -> tuple[Draft, NDArray[np.float32] | None]:
     """Fits on training rows, exports, and calibrates what the exported graphs return for the calibration rows.
 
     Returns:
@@ -166,11 +185,13 @@ def _with_scorer(draft: Draft, train: Tensors) -> tuple[Draft, NDArray[np.float3
         _say(f"no scores: {_calibration_rows(data)} cannot keep a level of {promise.alpha:g}")
         return draft, None
     tensors: Arrays = {INPUT: data.train.values, **train}
-    scorer = Scorer.fit(draft.training.model, tensors, data.train.units_N)
-    example = {name: torch.from_numpy(tensors[name][:EXAMPLE_ROWS]) for name in scorer.inputs}
+    scorer = Scorer.fit(draft.training.model, tensors, data.train.units_N, chosen)
+    if promise.deciding is not None:
+        scorer = scorer.deciding(promise.deciding)
+    example = {name: torch.from_numpy(np.asarray(tensors[name][:EXAMPLE_ROWS])) for name in scorer.inputs}
     graph = export_graph(scorer, example, ["scores"], draft.folder / "scorer.onnx")
     draft = replace(draft, graphs={**draft.graphs, "scorer": graph}, scorer=scorer)
-    calibration = draft.runner.run(data.calibration.values)
+    calibration = embedding.run(draft.runner, data.calibration.values, "calibration rows")
     columns = [
         calibrate(name, method, calibration["scores"][:, column], promise)
         for column, (name, method) in enumerate(zip(scorer.names, scorer.methods, strict=True))
@@ -191,7 +212,7 @@ def _checked(draft: Draft, runner: GraphRunner) -> tuple[Parity, ...]:
     """Raises ExportError if the graphs return other numbers than the trained model."""
     stored = bundle.load_arrays(draft.folder / bundle.CALIBRATION) if draft.detectors else {}
     sorted_scores = {detector.name: stored[detector.name] for detector in draft.detectors}
-    rows = draft.training.data.test.values[:PARITY_ROWS]
+    rows = np.asarray(draft.training.data.test.values[:PARITY_ROWS])
     return check_parity(runner, draft.training.model, draft.scorer, rows, draft.choices.precision, sorted_scores)
 
 
@@ -203,16 +224,19 @@ def _write_golden(draft: Draft, runner: GraphRunner, rows: Values) -> None:
 
 
 def _with_report(
-    draft: Draft, manifest: Manifest, runner: GraphRunner, train: Tensors, calibration: NDArray[np.float32] | None
+    draft: Draft,
+    manifest: Manifest,
+    embedded: tuple[Tensors, Tensors],
+    calibration: NDArray[np.float32] | None,
+    whole: Training,
 ) -> Manifest:
     """Writes evaluation.json and report.html; the manifest with their figures."""
-    folder, data = draft.folder, draft.training.data
-    test = runner.run(data.test.values)
+    folder, data, runner, (train, test) = draft.folder, draft.training.data, draft.runner, embedded
     report = exported_report(draft, train["embedding"], test["embedding"])
     records.write(report, folder / EVALUATION)
     measured = measure(runner, data, train, test, report.metrics, calibration, draft.choices.promise.alpha)
     manifest = replace(manifest, evaluations=measured.evaluations + manifest.evaluations)
-    page = bundle_report(manifest, draft.training, measured, runner, folder)
+    page = bundle_report(manifest, draft.training, measured, runner, folder, whole)
     (folder / bundle.REPORT).write_text(records.printable(page), encoding="utf-8")
     return manifest
 

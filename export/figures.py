@@ -12,10 +12,14 @@ from export.graphs import GraphRunner, Tensors
 from latentserve.bundle import Evaluation
 from latentserve.conformal import at_most, p_values
 from training.data import Data
+from training.data.lazy import batch_rows, is_lazy, parts_of, rows_within
+from training.data.rows import Values
 from training.evaluation.ood_sets import QUICK_SETS, known_sets, ood_rows
 from training.evaluation.report import METHOD, Metric
 from training.evaluation.separation import auroc
 
+OOD_BYTES = 2**27
+"""Of test rows that sets are made of, if memory should not hold all of them."""
 NUM_TRAVERSED = 6
 TRAVERSAL_STEPS = 9
 TRAVERSAL_REACH = 2.5  # standard deviations of a latent over the test rows
@@ -65,7 +69,7 @@ def measure(
     where = f"{data.spec} test"
     found = [Evaluation(metric.name, metric.value, metric.data) for metric in metrics if metric.features == METHOD]
     if "reconstruction" in test:
-        error = np.square(data.test.values / np.float32(255) - test["reconstruction"]).mean()
+        error = _squared_error(data.test.values, test["reconstruction"])
         found.append(Evaluation("reconstruction_mean_squared_error", float(error), where))
     if calibration is None:
         return Measured(tuple(found), tuple(metrics), train, test, np.empty(0))
@@ -73,10 +77,27 @@ def measure(
     p = p_values(id_scores, calibration)
     found.append(Evaluation(f"share_flagged_at_alpha_{alpha:g}", float(at_most(p, alpha).mean()), where))
     sets = [name for name in known_sets(data.test.values) if name in QUICK_SETS]
-    ood = {name: runner.run(ood_rows(name, data.test.values))["scores"][:, 0] for name in sets}
+    rows = of_memory(data.test.values)
+    ood = {name: runner.run(ood_rows(name, rows))["scores"][:, 0] for name in sets}
     for name, scores in ood.items():
         found.append(Evaluation(f"auroc_against_{name}", auroc(id_scores, scores), where))
     return Measured(tuple(found), tuple(metrics), train, test, p, ood)
+
+
+def of_memory(rows: Values) -> Values:
+    """The rows, or as many of them in memory as sets are made of, evenly drawn, if memory should not hold all."""
+    most = rows_within(rows, OOD_BYTES) if is_lazy(rows) else len(rows)
+    return np.asarray(rows[:: -(-len(rows) // most)])
+
+
+def _squared_error(rows: Values, reconstruction: NDArray[np.float32]) -> float:
+    """The mean over all pixels of all rows."""
+    if not is_lazy(rows):
+        return float(np.square(rows / np.float32(255) - reconstruction).mean())
+    num_rows = batch_rows(rows)
+    pairs = zip(parts_of(rows, num_rows), parts_of(reconstruction, num_rows), strict=True)
+    total = sum(np.square(part / np.float32(255) - other).sum(dtype=np.float64) for part, other in pairs)
+    return float(total / rows.nbytes)
 
 
 def traversals(runner: GraphRunner, latent_NL: NDArray[np.float32]) -> list[NDArray[np.float32]]:

@@ -9,6 +9,7 @@ Shape legend: B rows, H height, W width, C channels, D embedding, L latent, K de
 from __future__ import annotations
 
 import contextlib
+import copy
 import inspect
 import io
 import logging
@@ -27,14 +28,14 @@ from torch import Tensor, nn
 from latentserve.bundle import Graph
 from latentserve.cpus import available_cpus, cpu_set
 from latentserve.devices import CPU, CUDA, CUDA_OPTIONS
-from latentserve.inputs import INPUT, TensorSpec
+from latentserve.inputs import INPUT, ON_REQUEST, TensorSpec
+from training.data.lazy import batch_rows, parts_of
 from training.data.rows import Values
 from training.methods.encoding import Decoder, Encoder
 from training.preprocessing import floats_from_rows
 
 OPSET = 20
 EXAMPLE_ROWS = 2
-RUN_ROWS = 500
 
 Device = Literal["cpu", "cuda"]
 PROVIDERS: dict[Device, str] = {"cpu": CPU, "cuda": CUDA}
@@ -115,6 +116,7 @@ def export_graph(module: nn.Module, example: dict[str, Tensor], outputs: Sequenc
             dynamic_shapes=shapes,
         )
         assert program is not None
+    _rename_namesakes(program.model.graph)
     onnx.save(without_traces(program.model_proto), path)
     return graph_of(path)
 
@@ -130,6 +132,18 @@ def graph_of(path: Path) -> Graph:
         inputs=tuple(_spec(value) for value in graph.input),
         outputs=tuple(_spec(value) for value in graph.output),
     )
+
+
+def _rename_namesakes(graph: Any) -> None:
+    """The exporter calls a tensor within after its operator, `embedding` say, though an output is called so, too."""
+    ends = (*graph.inputs, *graph.outputs)
+    within = [*graph.initializers.values(), *(value for node in graph for value in node.outputs)]
+    for value in within:
+        if value.name in {end.name for end in ends} and not any(value is end for end in ends):
+            graph.initializers.pop(value.name, None)
+            value.name = f"{value.name}_within"
+            if value.is_initializer() or value.producer() is None:
+                graph.initializers[value.name] = value
 
 
 def without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -167,22 +181,35 @@ class GraphRunner:
     """
 
     def __init__(self, folder: Path, graphs: Iterable[Graph], device: Device = "cpu") -> None:
+        self.folder, self.device = folder, device
         self.graphs = list(graphs)
+        self._left_out = frozenset(ON_REQUEST)
         self.sessions = {graph.file: _session(folder / graph.file, device) for graph in self.graphs}
 
-    def run(self, rows: Values, batch_rows: int = RUN_ROWS) -> Tensors:
-        """The outputs of every graph, for all rows."""
-        parts: dict[str, list[NDArray[np.float32]]] = {}
-        for start in range(0, len(rows), batch_rows):
-            tensors: dict[str, Any] = {INPUT: rows[start : start + batch_rows]}
+    def with_patches(self) -> GraphRunner:
+        """The same, which also computes what is large and seldom wanted."""
+        runner = copy.copy(self)
+        runner._left_out = frozenset()
+        return runner
+
+    def run(self, rows: Values, num_rows: int | None = None) -> Tensors:
+        """The outputs of every graph, for all rows, so many at a time; without `ON_REQUEST`.
+
+        Args:
+            rows: as the data set has them.
+            num_rows: at a time; default: as many as `batch_rows` says.
+        """
+        return joined(self.batches(rows, num_rows))
+
+    def batches(self, rows: Values, num_rows: int | None = None) -> Iterator[Tensors]:
+        """The same, batch by batch; of rows that are not in memory no more than a batch is."""
+        for part in parts_of(rows, num_rows or batch_rows(rows)):
+            tensors: dict[str, Any] = {INPUT: part}
             for graph in self.graphs:
                 feed = {spec.name: tensors[spec.name] for spec in graph.inputs}
-                names = [spec.name for spec in graph.outputs]
+                names = [spec.name for spec in graph.outputs if spec.name not in self._left_out]
                 tensors.update(zip(names, self.sessions[graph.file].run(names, feed), strict=True))
-            for name, tensor in tensors.items():
-                if name != INPUT:
-                    parts.setdefault(name, []).append(tensor)
-        return {name: np.concatenate(tensors) for name, tensors in parts.items()}
+            yield {name: tensor for name, tensor in tensors.items() if name != INPUT}
 
     def decode(self, latent_NL: NDArray[np.float32]) -> NDArray[np.float32]:
         """The output of the decoder's graph alone."""
@@ -191,6 +218,15 @@ class GraphRunner:
             0
         ]
         return reconstruction
+
+
+def joined(parts: Iterable[Tensors]) -> Tensors:
+    """Outputs of some rows after those of others."""
+    lists: dict[str, list[NDArray[np.float32]]] = {}
+    for part in parts:
+        for name, tensor in part.items():
+            lists.setdefault(name, []).append(tensor)
+    return {name: np.concatenate(tensors) for name, tensors in lists.items()}
 
 
 def _session(path: Path, device: Device) -> ort.InferenceSession:

@@ -15,18 +15,21 @@ from dataclasses import dataclass
 import numpy as np
 
 from training.data import AudioShape, Data, DataError, load_data
+from training.data.lazy import changed_rows, held, is_lazy, rows_within
 from training.data.loading import WITHOUT, check_spec
 from training.data.origin import DataOrigin
 from training.data.rows import Values
 from training.data.subset import Subset
 from training.evaluation.ood_sets import CONTROL, IMAGES, SOUNDS, known_sets, ood_rows, saved_as
-from training.evaluation.other_data import every_row_in_shape_of, in_shape_of
+from training.evaluation.other_data import every_row_in_shape_of, in_channels, in_shape, in_shape_of
 from training.options import nearest
 
 JPEG_SETS = ("cifar10",)
 """Data sets whose images were JPEG files."""
 MOST_ROWS = 5000
 """Most rows of sets that are made of the test rows, and of public ones."""
+MADE_OF_BYTES = 2**28
+"""Pixels of the test rows that sets are made of, where memory should not hold all of the data."""
 OTHERS = "others"
 AGAINST = (
     f"sets made of the test rows: of images {', '.join(IMAGES)}, of sounds {', '.join(SOUNDS)} (default: all of them,"
@@ -57,7 +60,13 @@ class Sample:
             most: to take where no number was asked for; None: all.
         """
         num = self.num_rows or most
-        return np.asarray(rows[np.sort(np.random.default_rng(self.seed).permutation(len(rows))[:num])])
+        some = np.sort(np.random.default_rng(self.seed).permutation(len(rows))[:num])
+        return held(rows[some], MADE_OF_BYTES)
+
+    def made_of(self, rows: Values) -> Values:
+        """Test rows that sets are made of, which lie in memory."""
+        fitting = rows_within(rows, MADE_OF_BYTES) if is_lazy(rows) else len(rows)
+        return np.asarray(Sample(min(self.num_rows or MOST_ROWS, fitting), self.seed).of(rows))
 
 
 def check_set(name: str, origin: DataOrigin) -> None:
@@ -108,7 +117,8 @@ def whole_of(subset: Subset, origin: DataOrigin) -> Data:
             sample_rate_hz=shape.sample_rate_hz if named else None,
             num_samples=shape.num_samples,
         )
-    return load_data(subset.base, shape.image_size, origin.seed, group_by=origin.group_by)
+    whole = load_data(subset.base, **in_shape(shape), seed=origin.seed, group_by=origin.group_by)
+    return in_channels(whole, shape.channels)
 
 
 def is_jpeg(data: Data, name: str) -> bool:
@@ -127,5 +137,5 @@ def id_rows_of(id_rows: Values, data: Data, names: Sequence[str]) -> Iterator[tu
 def as_files(rows: Values, data: Data, name: str) -> Values:
     """Saves and reads the rows: as JPEG where one side of the comparison is; else only the control, as PNG."""
     if rows.dtype == np.uint8 and is_jpeg(data, name):
-        return saved_as(rows, "JPEG")
+        return changed_rows(rows, lambda some: saved_as(some, "JPEG"))
     return saved_as(rows, "PNG") if rows.dtype == np.uint8 and name == CONTROL else rows

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from latentserve import records
 from latentserve.bundle import Provenance
 from latentserve.inputs import AudioInput, ImageInput
 from training.data import AudioShape, Data, DataError, ImageShape, load_data
-from training.evaluation.other_data import with_channels
+from training.evaluation.other_data import in_channels, in_shape
 from training.running.loop import Trained
 from training.running.run import Run, RunError
 
@@ -64,15 +64,17 @@ class Imported:
     def shape(self) -> ImageShape | AudioShape:
         """Of a row."""
         if isinstance(self.input, ImageInput):
-            return ImageShape(self.input.height, self.input.channels)
+            given = self.input
+            return ImageShape(given.height, given.channels, width=given.width, resize=given.resize)
         return AudioShape(self.input.sample_rate_hz, self.input.num_samples)
 
     @property
     def sizes(self) -> dict[str, Any]:
         """See `DataOrigin`."""
-        if isinstance(self.input, ImageInput):
-            return {"image_size": self.input.height, "group_by": self.group_by}
-        given = self.input
+        shape, given = self.shape, self.input
+        if isinstance(shape, ImageShape):
+            return {**in_shape(shape), "group_by": self.group_by}
+        assert isinstance(given, AudioInput)
         named = self.data.startswith("audio:")  # a set that brings its rate takes none
         rate = given.sample_rate_hz if named else None
         return {"sample_rate_hz": rate, "num_samples": given.num_samples, "group_by": self.group_by}
@@ -90,9 +92,7 @@ class Imported:
         if isinstance(got, AudioShape) and got != wanted:
             raise DataError(f"data: got {self.data} with {got}, expected {wanted}")
         if isinstance(wanted, ImageShape):
-            splits = (data.train, data.calibration, data.test)
-            train, calibration, test = (with_channels(rows, wanted.channels) for rows in splits)
-            data = replace(data, train=train, calibration=calibration, test=test)
+            data = in_channels(data, wanted.channels)
         if self.data_sha256 and data.fingerprint != self.data_sha256:
             raise DataError(f"{self.data}: the rows are not those of the import any more; import again")
         return data

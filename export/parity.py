@@ -17,10 +17,11 @@ import torch
 from numpy.typing import NDArray
 
 from export.detectors import Scorer
-from export.graphs import DecoderGraph, ExportError, GraphRunner, Tensors
+from export.graphs import DecoderGraph, ExportError, GraphRunner, Tensors, joined
 from latentserve.bundle import Parity, Precision
 from latentserve.conformal import Move, worst_move
 from latentserve.inputs import INPUT
+from training.data.lazy import batch_rows, parts_of
 from training.data.rows import Values
 from training.methods.encoding import Decoder, Encoder
 from training.preprocessing import floats_from_rows
@@ -45,6 +46,10 @@ def trained_tensors(model: Encoder, scorer: Scorer | None, rows: Values) -> Tens
 
 
 def _tensors(model: Encoder, scorer: Scorer | None, rows: Values, dtype: torch.dtype) -> Tensors:
+    return joined(_tensors_of_batch(model, scorer, part, dtype) for part in parts_of(rows, batch_rows(rows)))
+
+
+def _tensors_of_batch(model: Encoder, scorer: Scorer | None, rows: Values, dtype: torch.dtype) -> Tensors:
     x_BHWC = torch.from_numpy(rows)
     with torch.no_grad():
         encoding = model.encode(floats_from_rows(x_BHWC).to(dtype))._asdict()
@@ -173,8 +178,8 @@ def compared(runner: GraphRunner, reference: Reference, calibration: Mapping[str
     """
     expected, errors = reference.tensors, dict[str, float]()
     moves: list[Move] = []
-    for batch_rows in BATCH_SIZES:
-        got = runner.run(reference.rows, batch_rows)
+    for num_rows in BATCH_SIZES:
+        got = runner.run(reference.rows, num_rows)
         expected = reference.expected_beside(got)
         for name, array in expected.items():
             error = _farthest(got[name], array)

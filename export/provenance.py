@@ -73,7 +73,7 @@ def input_of(training: Training) -> ImageInput | AudioInput:
         return training.origin.input
     shape = training.data.shape
     if isinstance(shape, ImageShape):
-        return ImageInput(shape.image_size, shape.image_size, shape.channels)
+        return shape.input
     assert isinstance(shape, AudioShape)
     return AudioInput(shape.sample_rate_hz, shape.num_samples)
 

@@ -23,6 +23,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from latentserve.inputs import INPUT
+from training.data.lazy import parts_of
 from training.data.rows import Values
 
 RANGE_ROWS = 512
@@ -32,7 +33,7 @@ BATCH_ROWS = 32
 
 class _Rows(CalibrationDataReader):  # type: ignore[misc]
     def __init__(self, rows: Values) -> None:
-        self._batches: Iterator[Values] = iter(np.split(rows, range(BATCH_ROWS, len(rows), BATCH_ROWS)))
+        self._batches: Iterator[Values] = parts_of(rows, BATCH_ROWS)
 
     def get_next(self) -> dict[str, Values] | None:
         """The next batch, or None after the last."""

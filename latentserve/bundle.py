@@ -2,7 +2,7 @@
 
     <repository>/<model name>/<version, an integer>/
         bundle.json       the manifest, a `Manifest` below
-        encoder.onnx      input -> embedding [B, D], and where the model generates: latent [B, L], latent_scale [B, L]
+        encoder.onnx      input -> embedding [B, D], maybe latent [B, L], latent_scale [B, L], patches [B, h, w, D]
         decoder.onnx      latent -> reconstruction                      (where a decoder exists)
         scorer.onnx       whatever it names -> scores [B, K]            (where detectors exist)
         calibration.npz   one sorted float32 array of scores per detector (where detectors exist), and maybe

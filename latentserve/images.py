@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -21,9 +22,9 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from latentserve.depth import png_samples, tiff_samples
 from latentserve.image_files import PNG_SIGNATURE, ImageError, Png, check_jpeg, read_png
 from latentserve.inputs import ImageInput
-from latentserve.resizing import center_crop, resized
+from latentserve.resizing import resized, scaled_down
 
-__all__ = ["FORMATS", "SUFFIXES", "ImageError", "center_crop", "decode_image", "fit_image", "image_pixels"]
+__all__ = ["FORMATS", "SUFFIXES", "ImageError", "decode_image", "fit_image", "image_pixels", "upright_size"]
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 EXPECTED = "expected a JPEG or PNG file, or a WebP, BMP or TIFF that Pillow reads"
@@ -40,6 +41,10 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 """The transpose that sets a photo upright, by its EXIF orientation."""
+SIDEWAYS = (5, 6, 7, 8)
+"""Orientations by which height and width change places."""
+EXIF_FIRST = ("JPEG", "MPO", "WEBP")
+"""Formats whose EXIF can be read before a pixel is decoded."""
 
 
 def decode_image(data: bytes, given: ImageInput, max_pixels: int) -> NDArray[np.uint8]:
@@ -59,6 +64,8 @@ def decode_image(data: bytes, given: ImageInput, max_pixels: int) -> NDArray[np.
     image, file, png = _with_header(data)
     try:
         _check_size(image, max_pixels)
+        if given.resize.scaled and image.format in ("JPEG", "MPO"):
+            scaled_down(image, given, turned=_orientation(image) in SIDEWAYS)
         pixels = _on_black(_upright(_pixels(image, file, png)))
         return _array(resized(pixels.convert(MODES[given.channels]), given), given)
     except ImageError:
@@ -82,6 +89,18 @@ def image_pixels(data: bytes, max_pixels: int) -> int:
         raise ImageError(f"got an unreadable header: {error!r}") from error
 
 
+def upright_size(file: bytes | Path) -> tuple[int, int]:
+    """Height and width of an image as it is seen, by its header: no pixel is decoded, and of a file little is read.
+
+    Raises:
+        ImageError: as `decode_image`, as far as the header tells.
+        OSError: the file cannot be read.
+    """
+    with _open(file) as image:
+        turned = image.format in EXIF_FIRST and _orientation(image) in SIDEWAYS
+        return (image.width, image.height) if turned else (image.height, image.width)
+
+
 def _with_header(data: bytes) -> tuple[Image.Image, bytes, Png | None]:
     """The image, of which the header was read; the file that Pillow is to read; what else a PNG says."""
     if not data:
@@ -91,14 +110,15 @@ def _with_header(data: bytes) -> tuple[Image.Image, bytes, Png | None]:
     return _open(file), file, png
 
 
-def _open(data: bytes) -> Image.Image:
+def _open(data: bytes | Path) -> Image.Image:
     try:
         with warnings.catch_warnings():
             # Pillow warns at its own limit of pixels, which the caller checks, and of metadata that it cannot read.
             warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            image = Image.open(data if isinstance(data, Path) else io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
-        raise ImageError(f"got {len(data)} bytes beginning {data[:8]!r}, {EXPECTED}") from None
+        got = str(data) if isinstance(data, Path) else f"{len(data)} bytes beginning {data[:8]!r}"
+        raise ImageError(f"got {got}, {EXPECTED}") from None
     except Exception as error:
         raise ImageError(f"got an unreadable header: {error!r}") from error
     for xmp in ("xmp", "XML:com.adobe.xmp"):
@@ -153,12 +173,18 @@ def _without(image: Image.Image, png: Png) -> Image.Image:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """As its EXIF says it is held. EXIF that cannot be read says nothing, as in browsers: the pixels may be whole."""
-    try:
-        turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:
-        turn = None
+    """As its EXIF says it is held."""
+    turn = TURNS.get(_orientation(image))
     return image if turn is None else image.transpose(turn)
+
+
+def _orientation(image: Image.Image) -> int:
+    """By its EXIF. EXIF that cannot be read says nothing, as in browsers: the pixels may be whole."""
+    try:
+        said = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:
+        return 1
+    return said if isinstance(said, int) else 1
 
 
 def _on_black(image: Image.Image) -> Image.Image:

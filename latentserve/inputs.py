@@ -7,12 +7,16 @@ clients into rows.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 INPUT = "input"
 """Name of the tensor that the client sends."""
-HOWS = ("crop", "fit", "stretch")
-FILTERS = ("bilinear", "bicubic", "lanczos")
+ON_REQUEST = ("patches",)
+"""Outputs that are only computed if they are asked for: they are large."""
+How = Literal["crop", "fit", "stretch"]
+Filter = Literal["bilinear", "bicubic", "lanczos"]
+HOWS: tuple[How, ...] = get_args(How)
+FILTERS: tuple[Filter, ...] = get_args(Filter)
 
 
 @dataclass(frozen=True)
@@ -34,11 +38,14 @@ class Resize:
         shorter_side: of `crop`: the whole image is resized to it first, and a box of the model's size is cut out of its
             centre, both rounded as torchvision's Resize and CenterCrop round.
         filter: all of them are antialiased.
+        scaled: whether JPEGs of a million pixels and more are decoded at a half, a quarter or an eighth of their size
+            where that divides both sides and leaves twice the result's: much faster, and the same but for some levels.
     """
 
-    how: Literal["crop", "fit", "stretch"] = "crop"
+    how: How = "crop"
     shorter_side: int | None = None
-    filter: Literal["bilinear", "bicubic", "lanczos"] = "bilinear"
+    filter: Filter = "bilinear"
+    scaled: bool = False
 
     def __post_init__(self) -> None:
         if self.how not in HOWS:

@@ -20,6 +20,12 @@ LONGEST = 8
 """Of an image that is longer than this times its width only the box that is kept is resized: the whole of a strip of
 1 x 10,000 pixels, made 256 wide, would be 2 GB. Rounded, the pixels may differ by one level."""
 
+LARGE_PIXELS = 1_000_000
+"""Of a JPEG from which on it is decoded at a part of its size, if the rule says so."""
+FINER = 2
+"""How many times as large as the result such an image is at least: with 2 no pixel of it differs by more than a few
+levels from that of the whole image (`tests/latentserve/test_resizing.py`)."""
+
 
 def resized(image: Image.Image, given: ImageInput) -> Image.Image:
     """The image in the height and width of the model's, in its own mode."""
@@ -28,17 +34,42 @@ def resized(image: Image.Image, given: ImageInput) -> Image.Image:
         return _shorter_side_then_crop(image, size, resize.shorter_side, FILTERS[resize.filter])
     if image.size == size:
         return image
+    if resize.how == "crop" or image.width * given.height == image.height * given.width:
+        # of the model's own shape every rule is this one, to the last bit
+        box = center_crop(*image.size, given.height, given.width)
+        return image.resize(size, FILTERS[resize.filter], box=box)
     if resize.how == "fit":
         return _whole_on_black(image, size, FILTERS[resize.filter])
-    box = center_crop(*image.size, given.height, given.width) if resize.how == "crop" else None
-    return image.resize(size, FILTERS[resize.filter], box=box)
+    return image.resize(size, FILTERS[resize.filter])
+
+
+def scaled_down(image: Image.Image, given: ImageInput, turned: bool) -> None:
+    """Has libjpeg decode a large JPEG, of which only the header was read, at a part of its size.
+
+    Args:
+        image: as Pillow opened it.
+        given: the model's.
+        turned: whether height and width change places afterwards.
+    """
+    if image.width * image.height < LARGE_PIXELS:
+        return
+    side = given.resize.shorter_side
+    height, width = (given.width, given.height) if turned else (given.height, given.width)
+    down, across = image.height / height, image.width / width
+    if side is not None:
+        down = across = min(image.size) / side
+    finest = {"crop": min, "fit": max, "stretch": min}[given.resize.how](down, across)
+    for factor in (8, 4, 2):
+        if factor * FINER <= finest and image.width % factor == image.height % factor == 0:  # or its shape would change
+            image.draft(None, (image.width // factor, image.height // factor))
+            return
 
 
 def center_crop(got_width: int, got_height: int, height: int, width: int) -> tuple[float, float, float, float]:
     """The largest centred box (left, upper, right, lower) of aspect ratio width / height."""
     scale = min(got_width / width, got_height / height)
-    left = (got_width - width * scale) / 2
-    upper = (got_height - height * scale) / 2
+    left = max(0.0, (got_width - width * scale) / 2)  # rounded below 0 it would be no box for Pillow
+    upper = max(0.0, (got_height - height * scale) / 2)
     return left, upper, left + width * scale, upper + height * scale
 
 

@@ -6,6 +6,7 @@ import io
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,27 +17,63 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.processes.served import ServedProcess
+from latentserve import bundle, records
+from latentserve.bundle import Manifest
 from latentserve.client import Client
+from training.running.lock import held
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first: whatever comes last is short, and no worker is left alone with minutes of work."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
+def made_once(name: str, factory: pytest.TempPathFactory, make: Callable[[Path], object]) -> Path:
+    """A copy of a folder that one worker of this test run makes for all.
+
+    Args:
+        name: of the folder.
+        factory: of this worker.
+        make: fills a folder that is there and empty; it gets its final name once it is whole.
+    """
+    of_worker = factory.getbasetemp()
+    common = of_worker.parent if "PYTEST_XDIST_WORKER" in os.environ else of_worker
+    shared, locked = common / f"shared-{name}", common / f"lock-{name}"
+    locked.mkdir(exist_ok=True)
+    with held(locked, wait=True):
+        if not shared.exists():
+            half = factory.mktemp(name) / "half"
+            half.mkdir()
+            make(half)
+            half.rename(shared)
+    return Path(shutil.copytree(shared, factory.mktemp(name), dirs_exist_ok=True))
 
 
 @pytest.fixture(scope="session")
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished training run: the VAE on digits, two epochs on 512 rows."""
-    from training.__main__ import Options, run_training
-    from training.methods.vae import VaeConfig
+    """A finished training run: the VAE on digits, two epochs on 512 rows; not to be changed."""
 
-    folder = tmp_path_factory.mktemp("runs") / "vae"
-    return run_training("vae", VaeConfig(latent_dim=8, embedding_dim=32, width=8), Options(smoke=True, run=folder))
+    def make(folder: Path) -> None:
+        from training.__main__ import Options, run_training
+        from training.methods.vae import VaeConfig
+
+        config = VaeConfig(latent_dim=8, embedding_dim=32, width=8)
+        run_training("vae", config, Options(smoke=True, run=folder / "vae"))
+
+    return made_once("runs", tmp_path_factory, make) / "vae"
 
 
 @pytest.fixture(scope="session")
 def repository(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model repository with digits-vae version 1."""
-    from export.exporter import export_run
+    """A model repository with digits-vae version 1; not to be changed."""
 
-    models = tmp_path_factory.mktemp("models")
-    export_run(run_folder, models)
-    return models
+    def make(folder: Path) -> None:
+        from export.exporter import export_run
+
+        export_run(run_folder, folder)
+
+    return made_once("models", tmp_path_factory, make)
 
 
 @pytest.fixture(scope="session")
@@ -46,14 +83,14 @@ def bundle_folder(repository: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def versions(run_folder: Path, repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with digits-vae versions 1 and 2; not to be changed."""
-    from export.exporter import export_run
-
-    models = tmp_path_factory.mktemp("versions")
-    shutil.copytree(repository, models, dirs_exist_ok=True)
-    export_run(run_folder, models)
-    return models / "digits-vae"
+def versions(bundle_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with digits-vae version 1 and, by another number, the same as version 2; not to be changed."""
+    model = tmp_path_factory.mktemp("versions") / "digits-vae"
+    for number in (1, 2):
+        shutil.copytree(bundle_folder, model / str(number))
+    manifest = records.read(Manifest, model / "2" / bundle.MANIFEST)
+    records.write(replace(manifest, version=2), model / "2" / bundle.MANIFEST)
+    return model
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ import pytest
 
 import export.__main__ as exporting
 import training.__main__ as training
+from export.commands import compare, ood
 from export.commands import evaluate as report
 from export.commands import export as export_command
-from export.commands import ood
 from export.ood_data import OTHERS
 from service.__main__ import main as serve
 from service.config import Config
@@ -103,7 +103,12 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for place in (
         *("training.__main__.train", "training.evaluation.command.make_report", "export.exporter.write_bundle"),
-        *("export.onnx_evaluation.make_report", "export.examination.GraphRunner", "service.__main__.serve"),
+        *(
+            "export.onnx_evaluation.make_report",
+            "export.examination.GraphRunner",
+            "export.comparison.sides.GraphRunner",
+            "service.__main__.serve",
+        ),
     ):
         monkeypatch.setattr(place, began)
 
@@ -172,6 +177,16 @@ def test_measuring_a_bundle(command: str, bundle_folder: Path, capsys: pytest.Ca
             said(exporting.main, [command, str(bundle_folder), "--against", "noise", value], capsys)
         else:
             said(exporting.main, [command, str(bundle_folder), flag(name, value)], capsys)
+
+
+@pytest.mark.usefixtures("no_work")
+def test_comparing_bundles(bundle_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle = str(bundle_folder)
+    for name, value in walk(compare.Options):
+        if name in ("a", "b"):
+            said(exporting.main, ["compare", *([value, bundle] if name == "a" else [bundle, value])], capsys)
+        else:
+            said(exporting.main, ["compare", bundle, bundle, flag(name, value)], capsys)
 
 
 @pytest.mark.usefixtures("no_work")

@@ -120,6 +120,7 @@ COMMANDS = {
     "export": (exporting.main, ["--help"]),
     "export evaluate": (exporting.main, ["evaluate", "--help"]),
     "export ood": (exporting.main, ["ood", "--help"]),
+    "export compare": (exporting.main, ["compare", "--help"]),
 } | {f"training {name}": (training.main, [name, "--help"]) for name in METHODS}
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 
-def eventually(condition: Callable[[], bool], seconds: float = 10.0, what: Callable[[], object] = str) -> None:
+def eventually(condition: Callable[[], bool], seconds: float = 30.0, what: Callable[[], object] = str) -> None:
     """Fails, saying `what`, if it does not come true in time."""
     end = time.monotonic() + seconds
     while not condition():

@@ -10,14 +10,15 @@ import sys
 import warnings
 from dataclasses import dataclass, field, make_dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 import tyro
 
 from latentserve import records
+from latentserve.inputs import Resize
 from latentserve.spelling import as_typed
-from training.data import load_data
+from training.data import ImageShape, load_data
 from training.data.loading import check_spec
 from training.methods import METHODS
 from training.options import Dataclass, check_options, in_words, is_out_of_memory, nearest, say_any_name
@@ -39,7 +40,9 @@ class Options:
 
     Attributes:
         data: digits, mnist, cifar10, shapes, folder:PATH, wds:PATTERN (WebDataset shards), fsdd or audio:PATH.
-        image_size: height and width; default: the data set's own (folder, wds: 64).
+        image_size: pixels of height and width, or HEIGHTxWIDTH; default: the data set's own (folder, wds: 64).
+        resize: what becomes of images of another shape: crop (the border is never seen), fit (the whole of it on black)
+            or stretch (the whole of it); default: of folder and wds stretch, else crop.
         sample_rate_hz: take only clips of this rate from audio:PATH; default: the one rate that all have.
         num_samples: samples of a row of audio; longer clips are cut, shorter ones padded; default: one second.
         group_by: rows that belong together and must not be parted between training and calibration: folder,
@@ -51,7 +54,8 @@ class Options:
     """
 
     data: str = "digits"
-    image_size: int | None = None
+    image_size: int | str | None = None
+    resize: Literal["crop", "fit", "stretch"] | None = None
     sample_rate_hz: int | None = None
     num_samples: int | None = None
     group_by: str | None = None
@@ -117,7 +121,9 @@ def parse(name: str, arguments: list[str], found: Found | None = None) -> tuple[
         options, config = Options(), METHODS[name].config()
     else:
         run = found.run
-        options = Options(run.data, **run.sizes, run=found.folder, resume=True, loop=run.loop)
+        sizes = run.sizes
+        how = sizes.pop("resize").how if "resize" in sizes else None
+        options = Options(run.data, **sizes, resize=how, run=found.folder, resume=True, loop=run.loop)
         config = run.read_config()
     command = make_dataclass("Command", [("options", Options, options), ("method", type(config), config)], frozen=True)
     called = as_typed(f"python -m training {name}")
@@ -153,7 +159,7 @@ def run_training(name: str, config: Dataclass, options: Options) -> Path:
     check_folder(folder, options.resume)
     given = given_by(config)
     sizes = (options.image_size, loop.seed, options.sample_rate_hz, options.num_samples)
-    data = load_data(options.data, *sizes, options.group_by)
+    data = load_data(options.data, *sizes, options.group_by, _rule(options, folder))
     num_rows = find(folder).run.num_train_rows if options.resume else SMOKE_ROWS if options.smoke else len(data.train)
     data = replace(data, train=data.train.take(slice(0, num_rows)))
     run = Run(
@@ -178,6 +184,13 @@ def run_training(name: str, config: Dataclass, options: Options) -> Path:
         records.write(trained, folder / RESULT)
         (folder / TARGETS).unlink(missing_ok=True)
     return folder
+
+
+def _rule(options: Options, folder: Path) -> Resize | str | None:
+    """How images become rows: of a run that goes on, and is not asked for another rule, just as before."""
+    if options.resume and isinstance(shape := find(folder).run.shape, ImageShape):
+        return shape.resize if options.resize in (None, shape.resize.how) else options.resize
+    return options.resize
 
 
 def quiet_lightning() -> None:

@@ -128,10 +128,11 @@ def _affine(x_BCHW: Tensor, config: ViewConfig) -> Tensor:
         width_B = torch.where(flip_B < 0.5, -width_B, width_B)
     angle_B = math.radians(config.rotation_degrees) * (2 * angle_B - 1)
     shear_B = config.shear * (2 * shear_B - 1)
-    cos_B, sin_B = angle_B.cos(), angle_B.sin()
-    across_B, down_B = cos_B * shear_B - sin_B, sin_B * shear_B + cos_B
+    _, _, rows_of_pixels, columns = x_BCHW.shape
+    cos_B, sin_B, ratio = angle_B.cos(), angle_B.sin(), rows_of_pixels / columns  # a turn is one of pixels
+    across_B, down_B = cos_B * shear_B - sin_B * ratio, sin_B / ratio * shear_B + cos_B
     upper_B3 = torch.stack([cos_B * width_B, across_B * height_B, x_B], dim=1)
-    lower_B3 = torch.stack([sin_B * width_B, down_B * height_B, y_B], dim=1)
+    lower_B3 = torch.stack([sin_B / ratio * width_B, down_B * height_B, y_B], dim=1)
     return torch.stack([upper_B3, lower_B3], dim=1).to(x_BCHW.dtype)
 
 

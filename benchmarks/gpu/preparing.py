@@ -123,10 +123,9 @@ def _make(small: Small, folder: Path, wanted: dict[Precision, Path]) -> list[str
             shutil.rmtree(bundle_folder, ignore_errors=True)
             bundle_folder.mkdir(parents=True)
             name = bundle_folder.parent.name
+            made = Training(TrainedRun(run, trained), model, data)
             try:
-                write_trained(
-                    bundle_folder, Training(TrainedRun(run, trained), model, data), name, 1, Choices("none", precision)
-                )
+                write_trained(bundle_folder, made, name, 1, Choices("none", precision))
             except ExportError as error:  # a model that 16 bits do not hold: there is nothing to measure then
                 shutil.rmtree(bundle_folder.parent)
                 problems.append(f"{name}: {error}")

@@ -1,1 +1,1 @@
-"""The commands of `python -m export`: export, evaluate, ood, compare. What they call lies beside this folder."""
+"""The commands of `python -m export`: one file each. What they call lies beside this folder."""

@@ -11,6 +11,7 @@ import tyro
 
 from export.comparison.examination import Choices, compare
 from export.comparison.page import page
+from export.comparison.rows import FEWEST_TEST_ROWS
 from export.comparison.tables import print_comparison
 from export.ood_data import AGAINST
 from latentserve import records
@@ -48,8 +49,8 @@ class Options:
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
-        if self.rows < 1:
-            raise ValueError(f"rows: got {self.rows}, expected 1 or more")
+        if self.rows < FEWEST_TEST_ROWS:
+            raise ValueError(f"rows: got {self.rows}, expected {FEWEST_TEST_ROWS} or more")
         if self.alpha is not None and not 0 < self.alpha < 1:
             raise ValueError(f"alpha: got {self.alpha}, expected between 0 and 1")
         if self.json is not None and self.json == self.html:

@@ -6,7 +6,7 @@ Shape legend: N test rows, M rows of a set.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from export.comparison.figures import Figure, compared
 from export.comparison.intervals import auroc_difference, paired_bootstrap
 from export.comparison.rows import Pair
 from export.comparison.sides import Side
-from export.ood_data import OTHERS, Sample, as_files, check_set, id_rows_of, is_jpeg, ood_set
+from export.ood_data import MOST_ROWS, OTHERS, Sample, as_files, check_set, id_rows_of, is_jpeg, ood_set
 from export.report.alarms import band_of_test
 from latentserve import bundle
 from latentserve.conformal import at_most, p_values
@@ -25,6 +25,8 @@ from training.evaluation.ood_sets import CONTROL, known_sets
 from training.evaluation.progress import say
 from training.evaluation.separation import auroc
 
+LARGEST_BYTES = 2**29
+"""Of the test rows that sets are made of; a set and its like in floats come on top."""
 Scores = NDArray[np.float32]
 
 
@@ -54,6 +56,7 @@ class FalseAlarms:
         detector: that decides.
         num_calibration: its calibration rows.
         share: of the test rows flagged at alpha.
+        num_test: test rows.
         band: where 95 % of calibration and test sets of these sizes have it; none if it was calibrated on other data.
     """
 
@@ -61,6 +64,7 @@ class FalseAlarms:
     detector: str
     num_calibration: int
     share: float
+    num_test: int
     band: tuple[float, ...]
 
 
@@ -75,7 +79,7 @@ class _Scored:
     flags: Callable[[Scores], NDArray[np.float64]]
 
     def of_set(self, name: str, sample: Sample) -> Scores:
-        rows = ood_set(name, self.side.run, self.id_rows, sample)
+        rows = ood_set(name, self.side.origin, self.id_rows, sample)
         return self.side.scores(as_files(rows, self.data, name))
 
 
@@ -83,17 +87,25 @@ def check_sets(a: Side, b: Side, data: str, against: Sequence[str]) -> None:
     """Raises ValueError if one of the sets is none for both; nothing is loaded."""
     for name in against:
         for side in (a, b):
-            check_set(name, side.run)
+            check_set(name, side.origin)
         if name == data:
             raise ValueError(f"against: got {name}, the data that are compared on, expected another set")
-        if name == OTHERS and a.run.data != b.run.data:
+        if name == OTHERS and a.origin.data != b.origin.data:
             raise ValueError(
-                f"against: got {OTHERS}, which are others for a model of {a.run.data} than for one of {b.run.data},"
-                " expected a set that is one for both"
+                f"against: got {OTHERS}, which are others for a model of {a.origin.data} than for one of"
+                f" {b.origin.data}, expected a set that is one for both"
             )
-        trained_on = [side for side in (a, b) if side.run.data == name]
+        trained_on = [side for side in (a, b) if side.origin.data == name]
         if trained_on:
             raise ValueError(f"against: got {name}, which {trained_on[0].label} was trained on, expected other rows")
+
+
+def check_alpha(a: Side, b: Side, alpha: float) -> None:
+    """Raises ValueError if a bundle has too few calibration rows to flag anything at such a level."""
+    for side in (a, b):
+        smallest = side.manifest.detectors[0].smallest_p_value if side.manifest.detectors else 0.0
+        if alpha < smallest:
+            raise ValueError(f"alpha: got {alpha:g}, expected at least {smallest:.3g}, {side.label}'s smallest p-value")
 
 
 def detect(
@@ -103,9 +115,21 @@ def detect(
     if not (a.manifest.detectors and b.manifest.detectors):
         return (), ()
     names = tuple(dict.fromkeys(against)) or (*known_sets(pair.a.test.values), CONTROL)
-    scored = tuple(_scored(side, data, names, alpha) for side, data in ((a, pair.a), (b, pair.b)))
-    sets = tuple(_against(name, *scored, sample) for name in names)
-    return sets, tuple(_false_alarms(one, alpha) for one in scored)
+    pair = bounded(pair, sample.seed)
+    scored_a, scored_b = _scored(a, pair.a, names, alpha), _scored(b, pair.b, names, alpha)
+    sets = tuple(_against(name, scored_a, scored_b, sample) for name in names)
+    return sets, (_false_alarms(scored_a, alpha), _false_alarms(scored_b, alpha))
+
+
+def bounded(pair: Pair, seed: int) -> Pair:
+    """As many test rows as are held in memory while sets are made of them: as of `export ood`, or fewer large ones."""
+    a, b = pair.a, pair.b
+    largest = max(int(np.prod(data.test.values.shape[1:])) * data.test.values.dtype.itemsize for data in (a, b))
+    most = max(1, min(MOST_ROWS, LARGEST_BYTES // largest))
+    if (num := len(a.test)) <= most:
+        return pair
+    rows = np.sort(np.random.default_rng([seed, num]).permutation(num)[:most])
+    return Pair(replace(a, test=a.test.take(rows)), replace(b, test=b.test.take(rows)), pair.notes)
 
 
 def _scored(side: Side, data: Data, names: Sequence[str], alpha: float) -> _Scored:
@@ -135,6 +159,6 @@ def _against(name: str, a: _Scored, b: _Scored, sample: Sample) -> Against:
 
 def _false_alarms(one: _Scored, alpha: float) -> FalseAlarms:
     detector, num_test = one.side.manifest.detectors[0], len(one.data.test)
-    band = band_of_test(detector.num_calibration_rows, alpha, num_test) if one.side.run.data == one.data.spec else ()
+    band = band_of_test(detector.num_calibration_rows, alpha, num_test) if one.side.origin.data == one.data.spec else ()
     share = float(one.flags(one.id_scores[""]).mean())
-    return FalseAlarms(one.side.label, detector.name, detector.num_calibration_rows, share, band)
+    return FalseAlarms(one.side.label, detector.name, detector.num_calibration_rows, share, num_test, band)

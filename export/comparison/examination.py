@@ -11,7 +11,7 @@ import numpy as np
 
 from export.comparison.alignment import NUM_NEIGHBOURS, debiased_cka, linear_cka, neighbours_kept
 from export.comparison.cost import costs
-from export.comparison.detection import Against, FalseAlarms, check_sets, detect
+from export.comparison.detection import Against, FalseAlarms, check_alpha, check_sets, detect
 from export.comparison.figures import Figure
 from export.comparison.intervals import paired_bootstrap
 from export.comparison.probing import Embedded, probe
@@ -131,15 +131,16 @@ def compare(folder_a: Path, folder_b: Path, choices: Choices) -> Comparison:
         ValueError: no such out-of-distribution set.
     """
     a, b = open_sides(folder_a, folder_b)
-    spec = a.run.data if choices.data is None else choices.data
+    spec = a.origin.data if choices.data is None else choices.data
     check_spec(spec)
     check_sets(a, b, spec, choices.against)
-    pair = load_pair(a, b, spec, choices.rows, choices.seed)
-    embedded = [_embedded(side, data) for side, data in ((a, pair.a), (b, pair.b))]
-    say("probes")
-    classes = probe(*embedded, pair.a, choices.seed)
-    alignment = _alignment(*embedded, choices.seed)
     alpha = choices.alpha or a.manifest.default_alpha or b.manifest.default_alpha
+    check_alpha(a, b, alpha)
+    pair = load_pair(a, b, spec, choices.rows, choices.seed)
+    embedded_a, embedded_b = _embedded(a, pair.a), _embedded(b, pair.b)
+    say("probes")
+    classes = probe(embedded_a, embedded_b, pair.a, choices.seed)
+    alignment = _alignment(embedded_a, embedded_b, choices.seed)
     sets, false_alarms = detect(a, b, pair, choices.against, alpha, Sample(choices.rows, choices.seed))
     say("times")
     return Comparison(

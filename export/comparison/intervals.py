@@ -9,6 +9,7 @@ Shape legend: R repetitions (draws of labels), N rows, M rows of an out-of-distr
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +40,7 @@ def paired_bootstrap(differences_RN: Values, seed: int = 0) -> Interval:
     return float(low), float(high)
 
 
-def auroc_difference(id_2N: Values, ood_2M: Values) -> Interval:
+def auroc_difference(id_2N: Sequence[Values], ood_2M: Sequence[Values]) -> Interval:
     """Of AUROC of the first less that of the second, whose scores are of the same rows.
 
     Args:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure as Chart
 from export.comparison.examination import Comparison
 from export.comparison.figures import Figure
 from export.comparison.summary import summary
-from export.comparison.tables import tables
+from export.comparison.tables import CLASSES, SETS, tables
 from latentserve.records import printable
 from training.evaluation.page import Section, render_report
 from training.evaluation.plots import ACCENT, plain
@@ -24,8 +24,8 @@ MOST_BARS = 40
 def page(found: Comparison) -> str:
     """The page."""
     charts = {
-        "Classes": lambda: plot_bars({one.name: one for one in found.classes}, "accuracy, %", 100),
-        "Out-of-distribution sets": lambda: plot_bars({one.name: one.auroc for one in found.sets}, "AUROC", 1),
+        CLASSES: lambda: plot_bars({one.name: one for one in found.classes}, "accuracy, %", 100),
+        SETS: lambda: plot_bars({one.name: one.auroc for one in found.sets}, "AUROC", 1),
     }
     sections = [Section("In short", body=summary(found)[1:])]
     if found.notes:
@@ -40,7 +40,7 @@ def page(found: Comparison) -> str:
 def plot_bars(figures: dict[str, Figure], what: str, scale: float) -> Chart:
     """Two bars for each figure, A's above B's."""
     names = [*figures][:MOST_BARS]
-    chart, axis = plt.subplots(figsize=(5.6, 0.9 + 0.55 * len(names)))
+    chart, axis = plt.subplots(figsize=(4.6, 0.9 + 0.55 * len(names)))
     for offset, color, side in ((-0.19, ACCENT, "A"), (0.19, COLOR_B, "B")):
         heights = [scale * (_of(figures[name], side) or 0.0) for name in names]
         bars = axis.barh(np.arange(len(names)) + offset, heights, 0.34, color=color, label=side)

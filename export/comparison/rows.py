@@ -14,12 +14,11 @@ from numpy.typing import NDArray
 
 from export.comparison.sides import Side
 from latentserve.records import printable
-from training.data import Data, DataError, Rows, load_data
+from training.data import Data, DataError, ImageShape, Rows, load_data
 from training.data.loading import WITHOUT
 from training.data.subset import Subset
 from training.data.units import row_digests
 from training.evaluation.other_data import every_row_in_shape_of, in_shape_of, with_channels
-from training.running.run import RunError
 
 FEWEST_TEST_ROWS = 20
 SPLITS = "train", "test"
@@ -54,19 +53,20 @@ def load_pair(a: Side, b: Side, spec: str, num_rows: int, seed: int) -> Pair:
         DataError: the data cannot be loaded, are too few, or are not the same rows for both.
         RunError: the data that a bundle was trained on changed.
     """
-    reference, other = (b, a) if spec == b.run.data != a.run.data else (a, b)
-    whole = reference.run.load_data() if spec == reference.run.data else in_shape_of(reference.run, spec)
+    reference, other = (b, a) if spec == b.origin.data != a.origin.data else (a, b)
+    whole = reference.origin.load_data() if spec == reference.origin.data else in_shape_of(reference.origin, spec)
     same = _like(whole, reference, other, spec)
     datas = (whole, same) if reference is a else (same, whole)
     notes = list(_notes_on_origin(a, b, spec))
     trained_on = np.zeros(len(whole.test), np.bool_)
     for side, data in zip((a, b), datas, strict=True):
-        found_N, note = _trained_on(side, data, is_split_for_it=side is reference and spec == side.run.data)
+        found_N, note = _trained_on(side, data, is_split_for_it=side is reference and spec == side.origin.data)
         trained_on |= found_N
         notes += [note] if note else []
     if trained_on.any() and (~trained_on).sum() >= FEWEST_TEST_ROWS:
         notes.append(f"The {trained_on.sum():,} test rows that a bundle was trained on are left out for both")
-        datas = tuple(replace(data, test=data.test.take(np.flatnonzero(~trained_on))) for data in datas)
+        kept = np.flatnonzero(~trained_on)
+        datas = _tested(datas[0], kept), _tested(datas[1], kept)
     elif trained_on.any():
         notes.append("Too few others are left to leave them out, so that they flatter the bundle that knows them")
     if (num_test := len(datas[0].test)) < FEWEST_TEST_ROWS:
@@ -77,18 +77,24 @@ def load_pair(a: Side, b: Side, spec: str, num_rows: int, seed: int) -> Pair:
     return _drawn(*datas, notes, num_rows, seed)
 
 
+def _tested(data: Data, rows: NDArray[np.int64]) -> Data:
+    return replace(data, test=data.test.take(rows))
+
+
 def _like(whole: Data, reference: Side, other: Side, spec: str) -> Data:
     """The rows of `whole`, split alike, as the other bundle takes them."""
-    every = every_row_in_shape_of(other.run, spec)
+    every = every_row_in_shape_of(other.origin, spec)
     if every is not None and (places := _places(every)):
         train, test = (_named(every, getattr(whole, split), places, other) for split in SPLITS)
-        return replace(whole, train=train, test=test, sample_rate_hz=_rate(other))
-    loop = replace(other.run.loop, seed=reference.run.loop.seed)
-    if spec == reference.run.data:
-        sizes = {**other.run.sizes, "group_by": reference.run.group_by}
-        found = load_data(spec, seed=loop.seed, **sizes)
+        shape = other.origin.shape
+        if isinstance(shape, ImageShape):
+            return replace(whole, train=train, test=test, resize=shape.resize)
+        return replace(whole, train=train, test=test, sample_rate_hz=shape.sample_rate_hz)
+    if spec == reference.origin.data:
+        sizes = {**other.origin.sizes, "group_by": reference.origin.group_by}
+        found = load_data(spec, seed=reference.origin.seed, **sizes)
     else:
-        found = in_shape_of(replace(other.run, loop=loop, data=""), spec)
+        found = in_shape_of(other.origin, spec, reference.origin.seed)
     train = found.train.take(slice(0, len(whole.train)))
     same = replace(found, train=_in_channels(train, other), test=_in_channels(found.test, other))
     for split in SPLITS:
@@ -128,29 +134,25 @@ def _in_channels(rows: Rows, side: Side) -> Rows:
     return rows if side.manifest.input.modality == "audio" else with_channels(rows, side.manifest.input.spec.shape[-1])
 
 
-def _rate(side: Side) -> int | None:
-    return getattr(side.manifest.input, "sample_rate_hz", None)
-
-
 def _notes_on_origin(a: Side, b: Side, spec: str) -> Iterator[str]:
     if a.manifest.embedding_space == b.manifest.embedding_space:
         yield "Both have one encoder, equal bit for bit: only detectors, their calibration and timing can differ"
     for side in (a, b):
-        if side.run.data != spec:
+        if side.origin.data != spec:
             yield (
-                f"{side.label} was trained and calibrated on {side.run.data}, so that nothing is promised of its false"
-                " alarms on other data"
+                f"{side.label} was trained and calibrated on {side.origin.data}, so that nothing is promised of its"
+                " false alarms on other data"
             )
 
 
 def _trained_on(side: Side, data: Data, is_split_for_it: bool) -> tuple[NDArray[np.bool_], str]:
     """Which test rows a bundle was trained on, to the last bit of what it takes, and what is to be said of it."""
     none_N = np.zeros(len(data.test), np.bool_)
-    if is_split_for_it or not _may_share(side.run.data, data.spec):
+    if is_split_for_it or not _may_share(side.origin.data, data.spec):
         return none_N, ""
     try:
-        known = set(row_digests(side.run.load_data().train.values))
-    except (DataError, RunError, OSError) as error:
+        known = set(row_digests(side.origin.load_data().train.values))
+    except (ValueError, OSError) as error:
         return none_N, printable(f"Whether {side.label} was trained on some of the test rows is not known: {error}")
     found_N = np.array([digest in known for digest in row_digests(data.test.values)], np.bool_)
     said = f"{side.label} was trained on {found_N.sum():,} of {len(found_N):,} test rows" if found_N.any() else ""

@@ -11,11 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.graphs import GraphRunner
-from latentserve import bundle, records
+from export.origin import read_config
+from latentserve import bundle
 from latentserve.bundle import MANIFEST, Manifest
 from latentserve.errors import BundleError
+from training.data.origin import DataOrigin
 from training.data.rows import Values
-from training.running.run import Run, RunError
+from training.running.run import RunError
 
 Label = Literal["A", "B"]
 
@@ -28,13 +30,13 @@ class Side:
         label: what it is called in tables.
         folder: of the bundle.
         manifest: of it.
-        run: what it was made of.
+        origin: what it was made of.
     """
 
     label: Label
     folder: Path
     manifest: Manifest
-    run: Run
+    origin: DataOrigin
 
     @property
     def name(self) -> str:
@@ -98,8 +100,8 @@ def _open(label: Label, folder: Path) -> Side:
         )
     try:
         manifest = bundle.load(folder)
-        return Side(label, folder, manifest, records.from_json(Run, manifest.provenance.config))
+        return Side(label, folder, manifest, read_config(manifest.provenance, folder))
     except BundleError as error:
         raise BundleError(f"{label}: {error}") from error
-    except records.RecordError as error:
-        raise RunError(f"{label}: {folder}: provenance.config: {error}") from error
+    except RunError as error:
+        raise RunError(f"{label}: {error}") from error

@@ -48,7 +48,7 @@ def _sets(found: Comparison) -> Iterator[str]:
     parts = []
     for side in ("A", "B"):
         better = [one.name for one in sets if one.auroc.better == side]
-        parts += [f"{side} better tells {', '.join(better)}"] if better else []
+        parts += [f"{side} tells {', '.join(better)} better"] if better else []
     ties = [one.name for one in sets if one.auroc.better == "tie"]
     parts += [f"{'ties are' if len(ties) > 1 else 'a tie is'} {', '.join(ties)}"] if ties else []
     yield f"Out of distribution, by AUROC over {count(len(sets), 'set')}: {'; '.join(parts)}."

@@ -13,9 +13,12 @@ from export.comparison.examination import Comparison
 from export.comparison.figures import Figure
 from export.comparison.summary import summary
 from latentserve.records import printable
+from training.evaluation.ood_sets import CONTROL
 
 WIDTH = 160
 """Of the tables where there is no terminal."""
+CLASSES, SETS = "Classes", "Out-of-distribution sets: AUROC"
+"""Titles of what the page draws, too."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ def _classes(found: Comparison) -> Iterator[Told]:
             " paired bootstrap over test rows (and over draws of few labels); one that holds 0 is called a tie."
         )
         rows = tuple((one.name, *_cells(one)) for one in found.classes)
-        yield Told("Classes", note, ("", "A", "B", "A - B, 95 %", "better"), rows)
+        yield Told(CLASSES, note, ("", "A", "B", "A - B, 95 %", "better"), rows)
 
 
 def _sets(found: Comparison) -> Iterator[Told]:
@@ -82,25 +85,27 @@ def _sets(found: Comparison) -> Iterator[Told]:
         return
     note = (
         "The deciding score of each bundle, through its graphs. AUROC 0.5 is chance; the interval of the difference is"
-        " DeLong's, of shares flagged a paired bootstrap, and both take rows for independent. saved_again is a control:"
-        " test rows once more, whose AUROC is 0.5 if scores do not look at the file format."
+        " DeLong's, of shares flagged a paired bootstrap, and both take rows for independent."
     )
+    if any(one.name == CONTROL for one in found.sets):
+        note += (
+            f" {CONTROL} is a control: test rows once more, of which 0.5 says that no score looks at the file format."
+        )
     rows = []
     for one in found.sets:
-        area, share = one.auroc, one.flagged
-        areas = f"{area.a:.3f}", f"{area.b:.3f}", _edges(area, 1, 3), area.better
-        rows.append((one.name, f"{one.num_rows:,}", *areas, *_cells(share)[:3]))
-    at = f"flagged at {found.alpha:g}"
-    headings = ("", "rows", "AUROC A", "B", "A - B, 95 %", "better", f"{at} A", "B", "A - B, 95 %")
-    yield Told("Out-of-distribution sets", note, headings, tuple(rows))
+        area = one.auroc
+        rows.append((one.name, f"{one.num_rows:,}", f"{area.a:.3f}", f"{area.b:.3f}", _edges(area, 1, 3), area.better))
+    yield Told(SETS, note, ("", "rows", "A", "B", "A - B, 95 %", "better"), tuple(rows))
+    flagged = tuple((one.name, *_cells(one.flagged)) for one in found.sets)
+    yield Told(f"Flagged at alpha {found.alpha:g}", "", ("", "A", "B", "A - B, 95 %", "more"), flagged)
 
 
 def _alarms(found: Comparison) -> Iterator[Told]:
     if found.false_alarms:
         note = (
-            f"The share of the {found.num_test:,} test rows that a bundle flags at alpha {found.alpha:g}, and where it"
-            " lies for 95 % of calibration and test sets of these sizes. Nothing is promised where the bundle was"
-            " calibrated on other data."
+            f"The share of {found.false_alarms[0].num_test:,} test rows that a bundle flags at alpha {found.alpha:g},"
+            " and where it lies for 95 % of calibration and test sets of these sizes. Nothing is promised where the"
+            " bundle was calibrated on other data."
         )
         rows = tuple(
             (

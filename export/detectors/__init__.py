@@ -1,5 +1,5 @@
 """Out-of-distribution detectors: fitted on training rows, exported together as scorer.onnx."""
 
-from export.detectors.scorer import Scorer
+from export.detectors.scorer import DETECTORS, Scorer
 
-__all__ = ["Scorer"]
+__all__ = ["DETECTORS", "Scorer"]

@@ -8,6 +8,7 @@ Shape legend: B rows, N training rows, F features.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import numpy as np
@@ -15,7 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-ROWS_AT_ONCE = 500
+from training.data.lazy import batch_rows, parts_of
+
+BATCH_BYTES = 2**24
+"""Of input that is looked at at a time: as floats it is four times as much, and there are some copies of it."""
 ROUNDING = 2.0**-20
 """How well a float32 tensor is known, of its size: 8 units in its last place. A sum of some hundred terms in another
 order, by another library or on another CPU, comes out that far apart; `check_parity` measures it."""
@@ -89,14 +93,20 @@ def float32(array: NDArray[Any]) -> NDArray[np.float32]:
     return np.ascontiguousarray(array, dtype=np.float32)
 
 
+def batches_of(arrays: Arrays, names: Sequence[str]) -> Iterator[tuple[Tensor, ...]]:
+    """Some rows at a time of the tensors that are named, of rows that are not in memory, too."""
+    given = [arrays[name] for name in names]
+    num_rows = min(batch_rows(one, BATCH_BYTES) for one in given)
+    for parts in zip(*(parts_of(one, num_rows) for one in given), strict=True):
+        yield tuple(torch.from_numpy(part) for part in parts)
+
+
 def features_of(kind: type[Featured], train: Arrays, shortest: float = TINY) -> NDArray[np.float32]:
     """Computes the features of the tensors that `kind.inputs` names, float [N, F].
 
     Some rows at a time: inputs may be large.
     """
-    given = [torch.from_numpy(train[name]) for name in kind.inputs]
-    batches = zip(*(torch.split(one, ROWS_AT_ONCE) for one in given), strict=True)
-    parts = [kind.features(*rows, shortest=shortest) for rows in batches]
+    parts = [kind.features(*rows, shortest=shortest) for rows in batches_of(train, kind.inputs)]
     features_NF: NDArray[np.float32] = torch.cat(parts).numpy()
     return features_NF
 

@@ -76,9 +76,10 @@ class Neighbours(nn.Module):
     @classmethod
     def fit(cls, train: Arrays) -> Self:
         """Keeps as many training rows as fit, drawn evenly."""
-        x_ND, shortest = features_of(cls, train), shortest_of(cls.inputs, train)
-        chosen = np.random.default_rng(0).permutation(len(x_ND))[:BANK_ROWS]
-        return cls(unit(torch.from_numpy(x_ND[chosen]).double(), shortest).numpy(), shortest)
+        shortest, num_rows = shortest_of(cls.inputs, train), len(train[cls.inputs[0]])
+        chosen = np.random.default_rng(0).permutation(num_rows)[:BANK_ROWS]
+        bank_ND = features_of(cls, {name: train[name][chosen] for name in cls.inputs})
+        return cls(unit(torch.from_numpy(bank_ND).double(), shortest).numpy(), shortest)
 
     def forward(self, *tensors: Tensor) -> Tensor:
         """Scores [B]."""

@@ -6,7 +6,8 @@ Shape legend: B rows, K columns.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Self, cast
+from copy import copy
+from typing import NamedTuple, Self, cast
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from export.detectors.density import Density
-from export.detectors.detector import Arrays, Detector, FittedDetector
+from export.detectors.detector import Arrays, Detector, FittedDetector, batches_of
 from export.detectors.fusion import Fusion
 from export.detectors.inputs import EdgeNeighbours, InputMahalanobis, InputNeighbours
 from export.detectors.joint import JointDiscriminator
@@ -30,6 +31,8 @@ FITTED: tuple[type[FittedDetector], ...] = (
     *(StatisticsMahalanobis, Mahalanobis, ClusterMahalanobis, Neighbours, Density, Magnitude),
     *(InputMahalanobis, InputNeighbours, EdgeNeighbours),
 )
+DETECTORS = (*Fusion.names, *(kind.name for kind in FITTED), JointDiscriminator.name)
+"""Names of all that there are; which of them a bundle has depends on its model's tensors."""
 REFERENCE_ROWS = 2000
 REFERENCE_SHARE = 0.2
 """Largest share of the training rows; the detectors are fitted on the rest."""
@@ -39,12 +42,29 @@ FIT_ROWS = 20_000
 """Over ten for each of 1,500 dimensions; fitting takes longer with every one more."""
 
 
+class Drawn(NamedTuple):
+    """Which training rows the detectors are fitted on, and which others the fusion is."""
+
+    reference: NDArray[np.int64]
+    fitted: NDArray[np.int64]
+
+
+def draw(num_rows: int, units_N: Units | None) -> Drawn:
+    """Draws some of so many rows, the same ones each time; reference rows from units of which none is fitted on."""
+    if int(REFERENCE_SHARE * count(units_N, num_rows)) < FEWEST_REFERENCE_UNITS:
+        units_N = None
+    num_reference = min(REFERENCE_ROWS, int(REFERENCE_SHARE * count(units_N, num_rows)))
+    reference, rest = drawn(units_N, np.random.default_rng(0).permutation(num_rows), num_reference)
+    return Drawn(reference, rest[:FIT_ROWS])
+
+
 class Scorer(nn.Module):
     """Tensors in the order of `inputs` -> scores [B, K].
 
     Attributes:
         inputs: names of the tensors.
-        names: of the columns. The first decides: the fusion of all where there are several, whatever the data.
+        names: of the columns. The first decides: the fusion of all where there are several, unless `deciding` made
+            another the first.
         methods: how each is computed, for people.
     """
 
@@ -63,6 +83,22 @@ class Scorer(nn.Module):
         names, methods = ((), ()) if fusion is None else (fusion.names, fusion.methods)
         self.names: tuple[str, ...] = (*names, *(detector.name for detector in detectors))
         self.methods: tuple[str, ...] = (*methods, *(detector.method for detector in detectors))
+        self.order: tuple[int, ...] = ()
+
+    def deciding(self, name: str) -> Self:
+        """The same with another column first; the others keep their order.
+
+        Raises:
+            ValueError: there is none of that name.
+        """
+        if name not in self.names:
+            raise ValueError(f"deciding: got {name!r}, expected one of {', '.join(self.names)}")
+        first = self.names.index(name)
+        other = copy(self)
+        other.order = (first, *(column for column in range(len(self.names)) if column != first))
+        other.names = tuple(self.names[column] for column in other.order)
+        other.methods = tuple(self.methods[column] for column in other.order)
+        return other
 
     @property
     def members(self) -> Sequence[Detector]:
@@ -70,22 +106,18 @@ class Scorer(nn.Module):
         return cast(Sequence[Detector], self.detectors)
 
     @classmethod
-    def fit(cls, model: object, train: Arrays, units_N: Units | None = None) -> Self:
+    def fit(cls, model: object, train: Arrays, units_N: Units | None = None, chosen: Drawn | None = None) -> Self:
         """Every detector that the model's tensors allow, fitted on training rows; the fusion on others of them.
 
         Args:
             model: trained; its discriminator becomes a detector if it has one.
             train: inputs, and the outputs of the exported graphs for them.
             units_N: of the rows. Of a unit that reference rows are of none is fitted on; default: equal rows are one.
+            chosen: rows of `train`, if they were drawn from more than these; `units_N` then says nothing.
         """
-        num_rows = len(train["embedding"])
-        if units_N is None and INPUT in train:
+        if units_N is None and INPUT in train and chosen is None:
             units_N = equal_rows(train[INPUT])
-        if int(REFERENCE_SHARE * count(units_N, num_rows)) < FEWEST_REFERENCE_UNITS:
-            units_N = None
-        num_reference = min(REFERENCE_ROWS, int(REFERENCE_SHARE * count(units_N, num_rows)))
-        reference, rest = drawn(units_N, np.random.default_rng(0).permutation(num_rows), num_reference)
-        fitted = rest[:FIT_ROWS]
+        reference, fitted = chosen or draw(len(train["embedding"]), units_N)
         rows: Arrays = {name: array[fitted] for name, array in train.items()}
         detectors: list[Detector] = [kind.fit(rows) for kind in FITTED if train.keys() >= set(kind.inputs)]
         if isinstance(discriminator := getattr(model, "discriminator", None), nn.Module):
@@ -109,6 +141,10 @@ class Scorer(nn.Module):
 
     def forward(self, *tensors: Tensor) -> Tensor:
         """Scores [B, K]."""
+        scores_BK = self._in_order_of_fit(*tensors)
+        return scores_BK[:, list(self.order)] if self.order else scores_BK
+
+    def _in_order_of_fit(self, *tensors: Tensor) -> Tensor:
         scores_BK = scores_of(self.members, dict(zip(self.inputs, tensors, strict=True)))
         if self.plateaus is not None:
             scores_BK = self.plateaus(scores_BK)
@@ -119,21 +155,19 @@ class Scorer(nn.Module):
             fused_B2 = self.fused_plateaus(fused_B2)
         return torch.cat([fused_B2, scores_BK], dim=1)
 
-    def scores(self, arrays: Arrays, batch_rows: int = 500) -> NDArray[np.float32]:
+    def scores(self, arrays: Arrays) -> NDArray[np.float32]:
         """Scores of many rows in torch, [N, K]."""
-        given = [torch.from_numpy(arrays[name]) for name in self.inputs]
         with torch.no_grad():
-            parts = [self(*batch) for batch in zip(*(torch.split(one, batch_rows) for one in given), strict=True)]
+            parts = [self(*batch) for batch in batches_of(arrays, self.inputs)]
         scores_NK: NDArray[np.float32] = torch.cat(parts).numpy()
         return scores_NK
 
-    def _moved(self, arrays: Arrays, batch_rows: int = 500) -> NDArray[np.float32]:
+    def _moved(self, arrays: Arrays) -> NDArray[np.float32]:
         """What rounding moves the detectors' scores by, [N, K]: the most of some tries."""
         generator = torch.Generator().manual_seed(0)
-        given = [torch.from_numpy(arrays[name]) for name in self.inputs]
         parts = []
         with torch.no_grad():
-            for batch in zip(*(torch.split(one, batch_rows) for one in given), strict=True):
+            for batch in batches_of(arrays, self.inputs):
                 named = dict(zip(self.inputs, batch, strict=True))
                 scores_BK = scores_of(self.members, named)
                 tries = [scores_of(self.members, named, generator) - scores_BK for _ in range(NUDGES)]

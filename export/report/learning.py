@@ -19,6 +19,7 @@ from export.origin import Imported, TrainedRun
 from export.report.words import percent
 from latentserve.inputs import INPUT
 from training.data import ImageShape
+from training.data.lazy import batch_rows, parts_of
 from training.data.rows import Values
 from training.evaluation.baselines import Encode
 from training.evaluation.page import Html, Section, chart, element, table
@@ -119,11 +120,12 @@ def _with_labels(metrics: Sequence[Metric], num_test: int) -> tuple[tuple[str, .
 def _without_labels(
     training: Training, runner: GraphRunner, encoder_file: str
 ) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...], str]:
-    rows = some_rows(training.data.test, NUM_RECOGNISED).values
+    rows = np.asarray(some_rows(training.data.test, NUM_RECOGNISED).values)
     encoder = runner.sessions[encoder_file]
 
     def own(values: Values) -> np.ndarray:
-        return np.asarray(encoder.run(["embedding"], {INPUT: values})[0])
+        parts = parts_of(values, batch_rows(values))
+        return np.concatenate([encoder.run(["embedding"], {INPUT: part})[0] for part in parts])
 
     changed = {name: change(rows) for name, change in GENERATORS.items()}
     encoders = {BESIDE[METHOD]: own}

@@ -20,20 +20,23 @@ from training.evaluation.page import render_report
 THE_REST = "Everything else that was measured"
 
 
-def bundle_report(manifest: Manifest, training: Training, measured: Measured, runner: GraphRunner, folder: Path) -> str:
+def bundle_report(
+    manifest: Manifest, training: Training, measured: Measured, runner: GraphRunner, folder: Path, whole: Training
+) -> str:
     """The page, as HTML.
 
     Args:
         manifest: but for the hashes.
-        training: what the bundle was made of.
+        training: what the bundle was made of, with the rows that were embedded.
         measured: its figures.
         runner: of all graphs.
         folder: of the bundle.
+        whole: the same with all rows.
     """
     data, encoder = training.data, manifest.graphs["encoder"].file
     alarms = alarms_of(manifest, measured.p_values)
     sections = [
-        summary(manifest, training, alarms),
+        summary(manifest, whole, alarms),
         learning(training, measured, runner, encoder),
         flagged(manifest, data, measured, alarms),
         confusion(manifest, data, measured),

@@ -45,7 +45,7 @@ def paces(runner: GraphRunner, encoder_file: str, rows: Values) -> list[Pace]:
     """Medians of a few runs each, on rows as they come."""
 
     def pace(num: int) -> Pace:
-        batch = np.resize(rows, (num, *rows.shape[1:]))
+        batch = np.resize(np.asarray(rows[:num]), (num, *rows.shape[1:]))
         encoder = runner.sessions[encoder_file]
         embedding = median_seconds(lambda: encoder.run(["embedding"], {INPUT: batch}))
         everything = median_seconds(lambda: runner.run(batch))

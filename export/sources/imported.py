@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from export.sources.source import Order, SourceError
+from latentserve.inputs import AudioInput, ImageInput
 from training.methods.encoding import Encoder, Encoding
 
 CHOICES = ("auto", "cls", "mean", "pooled")
+EXAMPLE_ROWS = 3
 SMALLEST_LENGTH = 1e-12
 """torch's own for `F.normalize`."""
 BATCH_TOLERANCE = 1e-3
@@ -76,7 +78,7 @@ class ImportedEncoder(nn.Module):
     """
 
     mean_C: Tensor | None
-    scale_C: Tensor | None
+    std_C: Tensor | None
 
     def __init__(
         self,
@@ -152,17 +154,18 @@ def _instead(features: Features) -> str:
     return "the network gives nothing for a row that could be one"
 
 
-def checked(model: ImportedEncoder, example: Tensor) -> Encoder:
+def checked(model: ImportedEncoder, given: ImageInput | AudioInput) -> Encoder:
     """The model in eval mode, in float32, if it encodes and knows nothing of a batch.
 
     Args:
         model: as its source made it.
-        example: two rows or more, as `encode` takes them.
+        given: what a row is.
 
     Raises:
         SourceError: it does not.
     """
     model = model.float().eval().requires_grad_(False)
+    example = noise(given)
     try:
         with torch.no_grad():
             together, alone = (model.encode(rows).embedding for rows in (example, example[:1]))
@@ -176,6 +179,14 @@ def checked(model: ImportedEncoder, example: Tensor) -> Encoder:
         raise SourceError(f"embedding: got a tensor of {list(together.shape)}, expected [rows, numbers]")
     check_rows_alone(together, alone)
     return cast(Encoder, model)
+
+
+def noise(given: ImageInput | AudioInput) -> Tensor:
+    """Rows as `encode` takes them."""
+    generator = torch.Generator().manual_seed(0)
+    if isinstance(given, ImageInput):
+        return torch.rand(EXAMPLE_ROWS, given.channels, given.height, given.width, generator=generator)
+    return torch.rand(EXAMPLE_ROWS, given.num_samples, generator=generator) - 0.5
 
 
 def check_rows_alone(together: Tensor, alone: Tensor) -> None:

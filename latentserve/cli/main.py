@@ -37,6 +37,9 @@ class Command:
 COMMANDS = {
     "train": Command("train an encoder on images or sounds without labels", "training.__main__", extra="train"),
     "export": Command("turn a training run into a bundle", "export.__main__", extra="train"),
+    "import": Command(
+        "make a bundle of an encoder from elsewhere", "export.__main__", extra="import", first=("import",)
+    ),
     "evaluate": Command("measure a run or a bundle", "latentserve.cli.evaluate", extra="train"),
     "ood": Command("how well a bundle detects other data", "export.__main__", extra="train", first=("ood",)),
     "compare": Command("two bundles on your own data", "export.__main__", extra="train", first=("compare",)),

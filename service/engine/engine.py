@@ -22,7 +22,7 @@ from latentserve.bundle import Graph, Manifest, load_calibration
 from latentserve.conformal import worst_move
 from latentserve.devices import CPU
 from latentserve.errors import BundleError
-from latentserve.inputs import INPUT, TensorSpec
+from latentserve.inputs import INPUT, ON_REQUEST, TensorSpec
 from service.engine.providers import DeviceConfig, open_sessions
 from service.engine.runners import DeviceRunner, HostRunner, Value, on_host
 from service.scheduling.queue import Piece, Tensors
@@ -91,6 +91,8 @@ class Engine:
         self.buckets = bucket_sizes(max_rows) if is_padded else list(range(1, max_rows + 1))
         specs = [manifest.input.spec, *(spec for graph in manifest.graphs.values() for spec in graph.inputs)]
         self._batch_of = {spec.name: np.empty((max_rows, *spec.shape), spec.dtype) for spec in specs}
+        read = {spec.name for graph in manifest.graphs.values() for spec in graph.inputs}
+        self._on_request = frozenset(ON_REQUEST) - read
         self.plan = cache(self._plan)
         self.pad_seconds = 0.0
 
@@ -138,7 +140,8 @@ class Engine:
                 else:
                     feed[spec.name] = self._batch(spec, [rows(spec.name, i) for i in members], bucket)
             self.pad_seconds += time.perf_counter() - started
-            outputs = self._runners[graph.file].run(bucket, feed)
+            left_out = self._on_request.difference(*(pieces[i].wants for i in members))
+            outputs = self._runners[graph.file].run(bucket, feed, left_out)
             made |= {name: Made(members, counts, value) for name, value in outputs.items()}
         return [{name: rows(name, i) for name in piece.wants} for i, piece in enumerate(pieces)]
 
@@ -163,7 +166,7 @@ class Engine:
 
         The largest first: what a device's memory gave for it then holds every smaller one, and grows no more.
         """
-        everything, spec = frozenset(self.manifest.outputs), self.manifest.input.spec
+        everything, spec = frozenset(self.manifest.outputs) - self._on_request, self.manifest.input.spec
         for size in reversed(bucket_sizes(self.buckets[-1])):
             self.run(INPUT, [Piece(np.zeros((size, *spec.shape), spec.dtype), everything)])
 

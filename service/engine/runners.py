@@ -30,9 +30,10 @@ class HostRunner:
         self._session = session
         self._names = [spec.name for spec in graph.outputs]
 
-    def run(self, size: int, feed: dict[str, Value]) -> dict[str, Value]:
-        """Outputs by name, arrays of `size` rows."""
-        return dict(zip(self._names, self._session.run(self._names, feed), strict=True))
+    def run(self, size: int, feed: dict[str, Value], left_out: frozenset[str] = frozenset()) -> dict[str, Value]:
+        """Outputs by name, arrays of `size` rows, but for those that are left out."""
+        names = [name for name in self._names if name not in left_out]
+        return dict(zip(names, self._session.run(names, feed), strict=True))
 
 
 @dataclass(frozen=True)
@@ -64,14 +65,14 @@ class DeviceRunner:
         self._graph = graph
         self._device = device
         self._cuda_graphs = cuda_graphs
-        self._buffers: dict[tuple[int, frozenset[int]], Buffers] = {}
+        self._buffers: dict[tuple[int, frozenset[str], frozenset[int]], Buffers] = {}
 
-    def run(self, size: int, feed: dict[str, Value]) -> dict[str, Value]:
-        """Outputs by name, on the device, of `size` rows."""
+    def run(self, size: int, feed: dict[str, Value], left_out: frozenset[str] = frozenset()) -> dict[str, Value]:
+        """Outputs by name, on the device, of `size` rows, but for those that are left out."""
         resident = {name: value for name, value in feed.items() if isinstance(value, ort.OrtValue)}
-        key = size, frozenset(value.data_ptr() for value in resident.values())
+        key = size, left_out, frozenset(value.data_ptr() for value in resident.values())
         if key not in self._buffers:
-            self._buffers[key] = self._bind(size, resident)
+            self._buffers[key] = self._bind(size, resident, left_out)
         buffers = self._buffers[key]
         for name, value in feed.items():
             if name not in resident:
@@ -79,10 +80,11 @@ class DeviceRunner:
         self._session.run_with_iobinding(buffers.binding, buffers.options)
         return dict(buffers.outputs)
 
-    def _bind(self, size: int, resident: dict[str, ort.OrtValue]) -> Buffers:
+    def _bind(self, size: int, resident: dict[str, ort.OrtValue], left_out: frozenset[str]) -> Buffers:
         binding = self._session.io_binding()
         inputs = {spec.name: resident.get(spec.name) or self._memory(size, spec) for spec in self._graph.inputs}
-        outputs = {spec.name: self._memory(size, spec) for spec in self._graph.outputs}
+        made = [spec for spec in self._graph.outputs if spec.name not in left_out]
+        outputs = {spec.name: self._memory(size, spec) for spec in made}
         for name, value in inputs.items():
             binding.bind_ortvalue_input(name, value)
         for name, value in outputs.items():

@@ -89,6 +89,23 @@ def test_what_p_values_promise_is_the_exporter_s_choice(run_folder: Path, tmp_pa
             Promise(**wrong)
 
 
+def test_who_decides_is_the_exporter_s_choice(run_folder: Path, tmp_path: Path, digits: NDArray[np.uint8]) -> None:
+    by_all = export_run(run_folder, tmp_path, "by-all", "none")
+    by_one = export_run(run_folder, tmp_path, "by-one", "none", promise=Promise(deciding="knn"))
+    manifests = [bundle.load(folder) for folder in (by_all, by_one)]
+    columns = [[detector.name for detector in manifest.detectors] for manifest in manifests]
+    assert columns[0][0] == "cauchy"
+    assert columns[1] == ["knn", *(name for name in columns[0] if name != "knn")]
+    scores = [
+        GraphRunner(folder, bundle.load(folder).graphs.values()).run(digits[:20])["scores"]
+        for folder in (by_all, by_one)
+    ]
+    for column, name in enumerate(columns[1]):
+        np.testing.assert_array_equal(scores[1][:, column], scores[0][:, columns[0].index(name)])
+    with pytest.raises(ExportError, match="deciding: got 'nobody', expected one of cauchy, bonferroni, "):
+        export_run(run_folder, tmp_path, promise=Promise(deciding="nobody"))
+
+
 def test_pixels_go_in_as_they_are(bundle_folder: Path) -> None:
     graph = onnx.load(bundle_folder / "encoder.onnx").graph
     (given,) = graph.input
@@ -317,8 +334,8 @@ def test_a_bundle_of_16_bits_is_calibrated_on_its_own_numbers(
 
 
 def test_the_next_version_is_written_beside_the_last(run_folder: Path, tmp_path: Path) -> None:
-    first = export_run(run_folder, tmp_path, "mine")
-    second = export_run(run_folder, tmp_path, "mine")
+    first = export_run(run_folder, tmp_path, "mine", report="none")
+    second = export_run(run_folder, tmp_path, "mine", report="none")
     assert (first, second) == (tmp_path / "mine" / "1", tmp_path / "mine" / "2")
     one, two = bundle.load(first), bundle.load(second)
     assert one.embedding_space == two.embedding_space  # the same encoder: embeddings may be compared

@@ -92,7 +92,7 @@ def test_parameters_say_how_scores_are_judged(heard: Heard, client: Client, digi
     assert said["id"] == "seven"
 
 
-def test_the_server_and_its_models_describe_themselves(heard: Heard, client: Client) -> None:
+def test_the_server_and_its_models_describe_themselves(heard: Heard, client: Client, server: ServedProcess) -> None:
     said, _ = heard
     model = client.get_model().model
     assert said["live"] is said["ready"] is True
@@ -106,6 +106,14 @@ def test_the_server_and_its_models_describe_themselves(heard: Heard, client: Cli
     assert config["max_batch_size"] == client.get_model().limits.max_rows_per_request
     assert config["input"] == [{"name": "input", "data_type": "TYPE_UINT8", "dims": ["8", "8", "1"]}]
     assert config["dynamic_batching"] == {}
+    with grpc.insecure_channel(server.target) as channel:
+        ask = channel.unary_unary(
+            f"{SERVICE}ModelMetadata",
+            pb.ModelMetadataRequest.SerializeToString,
+            pb.ModelMetadataResponse.FromString,
+        )
+        assert ask(pb.ModelMetadataRequest(name="digits-vae")).properties["resize"] == model.resize
+    assert model.resize
     assert said["index"]["models"] == [{"name": "digits-vae", "version": "1", "state": "READY"}]
 
 

@@ -319,13 +319,15 @@ def test_sigterm_answers_what_was_accepted_and_exits_with_zero(
 
 
 def test_a_model_without_a_decoder_cannot_reconstruct_and_a_broken_one_is_refused(
-    copied_bundle: Path, tmp_path: Path, digits: NDArray[np.uint8]
+    copied_bundle: Path, tmp_path: Path, digits: NDArray[np.uint8], encode: Any
 ) -> None:
     models = copied_bundle.parents[1]
     strip_to_encoder(copied_bundle, models / "plain" / "1")
     (copied_bundle / "encoder.onnx").write_bytes(b"changed")
     with ServedProcess(models, tmp_path / "log") as process, Client(process.target) as client:
         assert client.embed(digits[:2]).shape == (2, 32)
+        wide = np.pad(digits[0], ((0, 0), (4, 4), (0, 0)), constant_values=255)
+        np.testing.assert_array_equal(client.embed([encode(wide)]), client.embed(digits[:1]))
         for ask in (client.reconstruct, client.score):
             with pytest.raises(Unsupported, match="plain version 1"):
                 ask(digits[:2])
@@ -338,7 +340,7 @@ def test_a_model_without_a_decoder_cannot_reconstruct_and_a_broken_one_is_refuse
 
 
 def strip_to_encoder(source: Path, target: Path) -> None:
-    """Makes an embedding-only bundle of a whole one."""
+    """Makes an embedding-only bundle of a whole one, of the schema that named no rule to resize by."""
     shutil.copytree(source, target)
     manifest = json.loads((target / bundle.MANIFEST).read_text())
     golden = bundle.load_arrays(target / bundle.GOLDEN)
@@ -348,7 +350,9 @@ def strip_to_encoder(source: Path, target: Path) -> None:
         del manifest["files"][name]
     manifest["files"][bundle.GOLDEN] = bundle.sha256_of_file(target / bundle.GOLDEN)
     manifest |= {"name": "plain", "graphs": {"encoder": manifest["graphs"]["encoder"]}, "detectors": []}
-    (target / bundle.MANIFEST).write_text(json.dumps(manifest | {"default_alpha": 0.0}))
+    del manifest["input"]["resize"]
+    manifest |= {"default_alpha": 0.0, "schema_version": 2}
+    (target / bundle.MANIFEST).write_text(json.dumps(manifest))
     assert bundle.load(target).detectors == ()
 
 

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from latentserve.images import ImageError, center_crop, decode_image, fit_image
+from latentserve.images import ImageError, decode_image, fit_image
 from latentserve.inputs import ImageInput
+from latentserve.resizing import center_crop
 
 LIMIT = 10_000
 

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
+from PIL.JpegImagePlugin import JpegImageFile
 from torchvision import transforms
 
 from latentserve.images import decode_image, fit_image
@@ -160,6 +161,25 @@ def test_the_default_is_what_it_was_before_there_was_a_choice() -> None:
         np.testing.assert_array_equal(fit_image(np.asarray(image), ImageInput(16, 12, 3)), np.asarray(before))
 
 
+@settings(deadline=None)
+@given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 9), st.integers(1, 9))
+def test_of_the_models_own_shape_every_rule_is_one(height: int, width: int, times: int, to_times: int) -> None:
+    image, to = noise(height * times, width * times), (height * to_times, width * to_times, 3)
+    crop, fit, stretch = (fit_image(image, ImageInput(*to, resize=Resize(how))) for how in HOWS)
+    np.testing.assert_array_equal(fit, crop)
+    np.testing.assert_array_equal(stretch, crop)
+
+
+def test_a_square_of_any_side_is_taken() -> None:
+    """3 / 187 * 187 is more than 3 to a computer, and a box that begins before the image is none to Pillow."""
+    for side in range(1, 300):
+        for to in (28, 187, 275):
+            left, upper, right, lower = center_crop(side, side, to, to)
+            assert (left, upper) == (0, 0) or min(left, upper) > 0
+            assert np.float32(max(right, lower)) <= side
+    assert fit_image(noise(3, 3), ImageInput(187, 187, 3)).shape == (187, 187, 3)
+
+
 def test_stretch_keeps_what_lies_at_the_border_and_crop_does_not() -> None:
     image = np.zeros((20, 60, 1), np.uint8)
     image[:, :5] = image[:, -5:] = 255
@@ -176,6 +196,48 @@ def test_a_strip_of_one_pixel_is_an_image_too(encode: Any, shape: tuple[int, int
     pixels = decode_image(strip, ImageInput(8, 8, 1, resize=Resize(how)), LIMIT)
     assert pixels.any(axis=(0, 2)).any()
     assert pixels.shape == (8, 8, 1)
+
+
+def held(image: bytes, orientation: int) -> bytes:
+    exif, buffer = Image.Exif(), io.BytesIO()
+    exif[0x0112] = orientation
+    Image.open(io.BytesIO(image)).save(buffer, "JPEG", quality=90, exif=exif.tobytes())
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("rule", [("crop",), ("crop", 80), ("fit",), ("stretch",)])
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (30, 120)])
+def test_a_large_jpeg_may_be_decoded_at_a_part_of_its_size(
+    rule: Any, orientation: int, height: int, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = held(photo(1500, 2000, 0), orientation)
+    whole = decode_image(data, ImageInput(height, width, 3, resize=Resize(*rule)), 10**7)
+    decoded = list[tuple[int, int]]()
+    load = JpegImageFile.load
+
+    def watched(self: JpegImageFile) -> Any:
+        decoded.append(self.size)
+        return load(self)
+
+    monkeypatch.setattr(JpegImageFile, "load", watched)
+    given_ = ImageInput(height, width, 3, resize=Resize(*rule, scaled=True))
+    pixels = decode_image(data, given_, 10**7)
+    gaps = np.abs(pixels.astype(int) - whole)
+    assert gaps.max() <= 8, gaps.max()
+    assert gaps.mean() < 1
+    assert 2 * max(height, width) <= max(decoded[0]) < 2000
+    assert decoded[0] != (2000, 1500)
+    assert fit_image(whole, given_).shape == whole.shape
+
+
+def test_a_small_jpeg_and_other_formats_are_decoded_whole(encode: Any) -> None:
+    small, large = photo(900, 1000, 0), photo(1000, 1100, 0)
+    png = encode(np.asarray(Image.open(io.BytesIO(large))))
+    rules = [ImageInput(32, 32, 3, resize=Resize("stretch", scaled=scaled)) for scaled in (False, True)]
+    for data, same in ((small, True), (png, True), (large, False)):
+        first, second = (decode_image(data, rule, 10**7) for rule in rules)
+        assert np.array_equal(first, second) == same
 
 
 @pytest.mark.parametrize(

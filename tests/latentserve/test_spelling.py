@@ -57,6 +57,7 @@ def test_help_of_evaluate_is_that_of_what_it_evaluates(tmp_path: Path, capsys: p
         ("export", ["--help"], "python -m export"),
         ("export", ["ood", "--help"], "python -m export ood"),
         ("export", ["evaluate", "--help"], "python -m export evaluate"),
+        ("export", ["compare", "--help"], "python -m export compare"),
         ("service", ["--help"], "python -m service"),
         ("service", ["tokens", "new", "--help"], "python -m service tokens new"),
     ],

@@ -86,6 +86,21 @@ def test_a_turn_keeps_the_distance_from_the_centre_and_reaches_its_limit() -> No
     assert angle.min() < 0 < angle.max()
 
 
+@pytest.mark.parametrize("size", [(33, 65), (65, 33)])
+def test_a_turn_of_an_image_that_is_not_square_is_one_of_its_pixels(size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    x = torch.zeros(64, 1, *size)
+    middle = size[0] // 2, size[1] // 2
+    x[:, :, middle[0] - 2 : middle[0] + 3, middle[1] + 6 : middle[1] + 11] = 1
+    turned = warped(x, replace(STILL, rotation_degrees=90))
+    rows, columns = torch.arange(size[0]) - middle[0], torch.arange(size[1]) - middle[1]
+    down = (turned.sum(dim=(1, 3)) * rows).sum(1) / mass(turned)
+    across = (turned.sum(dim=(1, 2)) * columns).sum(1) / mass(turned)
+    torch.testing.assert_close((down**2 + across**2).sqrt(), torch.full((64,), 8.0), atol=0.1, rtol=0)
+    torch.testing.assert_close(mass(turned), torch.full((64,), 25.0), atol=1.5, rtol=0)
+    assert down.max() > 7
+
+
 def test_a_crop_magnifies_up_to_its_share_of_the_area() -> None:
     torch.manual_seed(0)
     x = torch.ones(256, 1, 32, 32)

@@ -11,21 +11,22 @@ import numpy as np
 from torchvision.datasets import CIFAR10
 
 from training.data import shards
-from training.data.rows import Data, DataError, Rows, resized, split_off
+from training.data.rows import Data, DataError, Rows, split_off
+from training.data.sizes import Size, resized
 from training.data.source import CACHE, given_folder
 
 NUM_CALIBRATION = 5000
 IMAGE_SIZE = 32
 
 
-def load(image_size: int | None, seed: int) -> Data:
+def load(size: Size | None, seed: int) -> Data:
     """45,000 training rows, 5,000 of the official training set for calibration, the official test set."""
-    test = read("test", image_size)
-    train, calibration = split_off(read("train", image_size).without(test).with_twins(), NUM_CALIBRATION, seed)
+    test = read("test", size)
+    train, calibration = split_off(read("train", size).without(test).with_twins(), NUM_CALIBRATION, seed)
     return Data("cifar10", train, calibration, test)
 
 
-def read(split: str, image_size: int | None) -> Rows:
+def read(split: str, size: Size | None) -> Rows:
     """The official split `train` or `test`.
 
     Raises:
@@ -40,7 +41,7 @@ def read(split: str, image_size: int | None) -> Rows:
                 f"cifar10: LATENTSERVE_DATA is {given}, expected WebDataset shards"
                 f" {given / 'cifar10-jpeg'}/{split}-*.tar.gz"
             ) from error
-        return shards.read(found, image_size or IMAGE_SIZE)
+        return shards.read(found, size or Size(IMAGE_SIZE, IMAGE_SIZE))
     try:
         dataset = CIFAR10(str(CACHE), train=split == "train", download=True)
     except (RuntimeError, OSError) as error:
@@ -48,4 +49,4 @@ def read(split: str, image_size: int | None) -> Rows:
             f"cifar10: the download to {CACHE} failed ({error}); set LATENTSERVE_DATA to a folder that holds"
             " cifar10-jpeg with WebDataset shards train-*.tar.gz and test-*.tar.gz"
         ) from error
-    return Rows(resized(dataset.data, image_size), np.array(dataset.targets, np.int64))
+    return Rows(resized(dataset.data, size), np.array(dataset.targets, np.int64))

@@ -81,7 +81,7 @@ class Digests:
 
     @contextlib.contextmanager
     def saved(self) -> Iterator[None]:
-        """Saves after a pass over all files, and then drops those that were not there; what was done if it is stopped."""
+        """Saves after a pass, which drops files that were not there; if it is stopped, what was done."""
         try:
             yield
             self._known = dict(self._seen)

@@ -14,25 +14,26 @@ from numpy.typing import NDArray
 
 from latentserve import records
 from latentserve.images import SUFFIXES
-from latentserve.inputs import ImageInput
 from training.data.decoding import CHANNELS, MIN_IMAGES, Reading, decode_all, readable
 from training.data.digests import Place
 from training.data.files import files_in
 from training.data.grouping import GroupBy
 from training.data.lazy import File
 from training.data.rows import Data, DataError, Rows, three_splits
+from training.data.seen import Seen
+from training.data.sizes import Size
 
 
-def load(path: str, image_size: int, seed: int, group_by: GroupBy | None = None) -> Data:
+def load(path: str, size: Size, seed: int, group_by: GroupBy | None = None) -> Data:
     """80 % training rows, 10 % for calibration, 10 % for test, drawn by the seed.
 
     Raises:
         DataError: no such folder, too few images in it, or what to group by says nothing about them.
     """
-    return three_splits(f"folder:{path}", read(path, image_size, group_by), seed, in_place=True)
+    return three_splits(f"folder:{path}", read(path, size, group_by), seed, in_place=True)
 
 
-def read(path: str, image_size: int, group_by: GroupBy | None = None, at_least: int = MIN_IMAGES) -> Rows:
+def read(path: str, size: Size, group_by: GroupBy | None = None, at_least: int = MIN_IMAGES) -> Rows:
     """All images of a folder.
 
     Raises:
@@ -45,7 +46,8 @@ def read(path: str, image_size: int, group_by: GroupBy | None = None, at_least: 
     if len(files) < at_least:
         raise DataError(f"folder: got {len(files)} images under {folder}, expected at least {at_least}")
     units_N = group_by.of_files(files) if group_by else None
-    reading = Reading("folder", f"folder:{folder.resolve()}", ImageInput(image_size, image_size, CHANNELS))
+    Seen("folder").every(files).say(size)
+    reading = Reading("folder", f"folder:{folder.resolve()}", size.input(CHANNELS))
     decoded = decode_all(reading, [_file(file) for file in files])
     images_NHWC, rows = readable("folder", decoded, at_least)
     named = [files[row].relative_to(folder) for row in rows]

@@ -33,6 +33,10 @@ MOST_BYTES_AT_ONCE = 2**30
 PART_BYTES = 2**25
 """Of pixels that a pass over all rows holds at a time."""
 SECONDS_BEFORE_PROGRESS = 3.0
+BATCH_BYTES, MOST_BATCH_ROWS = 2**22, 500
+"""A network of 32 channels at half the height and width, in float32, takes eleven times what its uint8 input does."""
+HELD_BYTES = 2**27
+"""Of rows that are asked for several times: they are decoded once."""
 Pixels = NDArray[np.uint8]
 
 
@@ -187,6 +191,16 @@ def parts_of(values: NDArray[Any], num_rows: int | None = None) -> Iterator[NDAr
 def rows_within(values: NDArray[Any], num_bytes: int) -> int:
     """How many such rows have so many bytes, at least one."""
     return max(1, num_bytes // int(np.prod(values.shape[1:], dtype=np.int64) * values.dtype.itemsize))
+
+
+def batch_rows(values: NDArray[Any], num_bytes: int = BATCH_BYTES) -> int:
+    """Rows of a batch of a network: 500, fewer of large rows, of which it makes many times as much inside."""
+    return min(MOST_BATCH_ROWS, rows_within(values, num_bytes))
+
+
+def held(values: NDArray[Any], num_bytes: int = HELD_BYTES) -> NDArray[Any]:
+    """The rows in memory if they are few; what is lazy and more than that stays so."""
+    return np.asarray(values) if values.nbytes <= num_bytes else values
 
 
 def is_lazy(values: object) -> bool:

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from dataclasses import replace
 
+from latentserve.inputs import Resize
 from training.data.grouping import GroupBy
 from training.data.rows import Data, DataError, Rows
+from training.data.sizes import Size, parsed, rule
 from training.data.subset import Subset
 from training.options import nearest
 
 OWN_IMAGE_SIZE = 64
 """Height and width of a user's own images, unless said otherwise."""
-SMALLEST_IMAGE = 8
-"""Height and width that every method takes."""
+OWN_RESIZE = Resize("stretch", scaled=True)
+"""How a user's own images of other sizes become rows, unless said otherwise: nothing of them is lost."""
 OWN_VALUES_A_PIXEL = {"digits": 1_797, "mnist": 70_000, "cifar10": 3 * 60_000, "shapes": 60_000}
 FSDD_BYTES_A_SAMPLE = 2 * 3_000
 LARGEST_OWN_BYTES = 2**35
 """Limit of a set whose rows are to have another size: more than most machines have, less than a slip would take."""
+OWN = ("folder", "wds")
+"""Names of a user's own images."""
+LARGEST_OWN_PIXELS = 2**24
+"""Of one row of a user's own images: more than any encoder takes, less than a slip would ask for."""
 WITHOUT = ("digits", "mnist", "cifar10", "shapes", "fsdd")
 WITH_A_PLACE = {"folder": "PATH", "wds": "PATTERN", "audio": "PATH"}
 """Names of data sets, and what comes after a colon of those that lie anywhere."""
@@ -48,38 +55,39 @@ def check_spec(spec: str, also: Iterable[str] = (), group_by: str | None = None)
 
 def load_data(
     spec: str,
-    image_size: int | None = None,
+    image_size: int | str | None = None,
     seed: int = 0,
     sample_rate_hz: int | None = None,
     num_samples: int | None = None,
     group_by: str | None = None,
+    resize: Resize | str | None = None,
 ) -> Data:
     """Loads a data set by its spec.
 
     Args:
         spec: `digits`, `mnist`, `cifar10`, `shapes`, `folder:PATH`, `wds:PATTERN`, `fsdd` or `audio:PATH`; of any
             of them some rows as `mnist[label=0]`: see `training.data.subset`.
-        image_size: height and width; None for the set's own.
+        image_size: height and width, or `HEIGHTxWIDTH`; None for the set's own.
         seed: draws the splits where the set brings none, and the order of audio.
         sample_rate_hz: of the clips to take; None for the set's own.
         num_samples: of a row of audio; None for one second.
         group_by: rows of a user's own data that no split may part: see `training.data.grouping`.
+        resize: how images of other sizes become rows, or the name of it; None: of a user's own `OWN_RESIZE`.
 
     Raises:
         DataError: unknown spec, missing or empty folder, failed download, or an option the data does not have.
     """
     check_spec(spec, group_by=group_by)
     if (subset := Subset.parse(spec)) is not None:
-        return subset.of(load_data(subset.base, image_size, seed, sample_rate_hz, num_samples, group_by), spec)
+        return subset.of(load_data(subset.base, image_size, seed, sample_rate_hz, num_samples, group_by, resize), spec)
     name, _, place = spec.partition(":")
     grouped = None if group_by is None else GroupBy.parse(group_by, name)
     if name in ("audio", "fsdd"):
-        _reject(spec, image_size=image_size)
+        _reject(spec, image_size=image_size, resize=resize)
         return _load_audio(name, place, sample_rate_hz, num_samples, seed, grouped)
-    if image_size is not None and image_size < SMALLEST_IMAGE:
-        raise DataError(f"image_size: got {image_size}, expected {SMALLEST_IMAGE} or more")
     _reject(spec, sample_rate_hz=sample_rate_hz, num_samples=num_samples)
-    return _load_images(name, place, image_size, seed, grouped)
+    loaded = _load_images(name, place, _size(name, image_size, resize), seed, grouped)
+    return loaded if resize is None else replace(loaded, resize=rule(resize, scaled=name in OWN))
 
 
 def _load_audio(
@@ -96,23 +104,38 @@ def _load_audio(
     return fsdd.load(sample_rate_hz, num_samples, seed)
 
 
-def _load_images(name: str, place: str, image_size: int | None, seed: int, grouped: GroupBy | None) -> Data:
+def _size(name: str, image_size: int | str | None, resize: Resize | str | None) -> Size | None:
+    """What is asked for; None: a set of ours, as it is."""
+    if name not in OWN:
+        default = Resize() if resize is None else rule(resize)
+        return None if image_size is None else Size(*parsed(image_size), default)
+    sides = parsed(OWN_IMAGE_SIZE if image_size is None else image_size)
+    if sides[0] * sides[1] > LARGEST_OWN_PIXELS:
+        got = f"{sides[0]} x {sides[1]} = {sides[0] * sides[1]} pixels"
+        raise DataError(f"image_size: got {got}, expected at most {LARGEST_OWN_PIXELS}")
+    return Size(*sides, OWN_RESIZE, chosen=False) if resize is None else Size(*sides, rule(resize, scaled=True))
+
+
+def _load_images(name: str, place: str, size: Size | None, seed: int, grouped: GroupBy | None) -> Data:
     # Imported here: torchvision alone takes seconds, and the check of a spec does not need it.
     from training.data import cifar10, digits, folder, mnist, shapes, shards
 
     own = {"folder": folder.load, "wds": shards.load}
     if name in own:
-        return own[name](place, image_size or OWN_IMAGE_SIZE, seed, grouped)
-    _reject_too_large("image_size", image_size, OWN_VALUES_A_PIXEL[name] * (image_size or 0) ** 2)
+        assert size is not None  # `_size` has one of these
+        return replace(own[name](place, size, seed, grouped), resize=size.resize)
     loaders = {"digits": digits.load, "mnist": mnist.load, "cifar10": cifar10.load, "shapes": shapes.load}
-    return loaders[name](image_size, seed)
+    if size is not None:
+        _reject_too_large("image_size", str(size), OWN_VALUES_A_PIXEL[name] * size.height * size.width)
+    return loaders[name](size, seed)
 
 
 def every_row(
     spec: str,
-    image_size: int | None = None,
+    image_size: int | str | None = None,
     sample_rate_hz: int | None = None,
     num_samples: int | None = None,
+    resize: Resize | str | None = None,
     at_least: int = 1,
 ) -> Rows | None:
     """All rows of a user's own data in no splits; None of a set that brings its splits.
@@ -122,6 +145,7 @@ def every_row(
         image_size: see `load_data`.
         sample_rate_hz: see `load_data`.
         num_samples: see `load_data`.
+        resize: see `load_data`.
         at_least: so many files; by default however few.
 
     Raises:
@@ -130,25 +154,25 @@ def every_row(
     from training.data import audio, folder, shards
 
     if (subset := Subset.parse(spec)) is not None:
-        whole = every_row(subset.base, image_size, sample_rate_hz, num_samples, at_least)
+        whole = every_row(subset.base, image_size, sample_rate_hz, num_samples, resize, at_least)
         return None if whole is None else subset.kept(whole, spec)
     name, _, argument = spec.partition(":")
-    if name == "folder":
-        return folder.read(argument, image_size or OWN_IMAGE_SIZE, at_least=at_least)
-    if name == "wds":
-        return shards.read(shards.matching(argument), image_size or OWN_IMAGE_SIZE, at_least=at_least)
+    if name in OWN and (size := _size(name, image_size, resize)) is not None:
+        if name == "folder":
+            return folder.read(argument, size, at_least=at_least)
+        return shards.read(shards.matching(argument), size, at_least=at_least)
     if name == "audio":
         return audio.read(argument, sample_rate_hz, num_samples, at_least=at_least)[0]
     return None
 
 
-def _reject(spec: str, **options: int | None) -> None:
+def _reject(spec: str, **options: object) -> None:
     for name, value in options.items():
         if value is not None:
             raise DataError(f"{name}: got {value}, expected none: {spec} has no such option")
 
 
-def _reject_too_large(name: str, value: int | None, size: int) -> None:
+def _reject_too_large(name: str, value: object, size: int) -> None:
     if size > LARGEST_OWN_BYTES:
         raise DataError(
             f"{name}: got {value}, with which the set has {size} bytes, expected at most {LARGEST_OWN_BYTES}"

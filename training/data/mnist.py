@@ -9,20 +9,21 @@ from __future__ import annotations
 import numpy as np
 from torchvision.datasets import MNIST
 
-from training.data.rows import Data, DataError, Rows, resized, split_off
+from training.data.rows import Data, DataError, Rows, split_off
+from training.data.sizes import Size, resized
 from training.data.source import CACHE, given_folder
 
 NUM_CALIBRATION = 5000
 
 
-def load(image_size: int | None, seed: int) -> Data:
+def load(size: Size | None, seed: int) -> Data:
     """55,000 training rows, 5,000 of the official training set for calibration, the official test set."""
-    test = _read(False, image_size)
-    train, calibration = split_off(_read(True, image_size).without(test).with_twins(), NUM_CALIBRATION, seed)
+    test = _read(False, size)
+    train, calibration = split_off(_read(True, size).without(test).with_twins(), NUM_CALIBRATION, seed)
     return Data("mnist", train, calibration, test)
 
 
-def _read(train: bool, image_size: int | None) -> Rows:
+def _read(train: bool, size: Size | None) -> Rows:
     given = given_folder()
     root = given or CACHE
     try:
@@ -37,4 +38,4 @@ def _read(train: bool, image_size: int | None) -> Rows:
             " MNIST/raw with the four IDX files"
         ) from error
     images_NHWC = dataset.data.numpy()[..., None]
-    return Rows(resized(images_NHWC, image_size), dataset.targets.numpy().astype(np.int64))
+    return Rows(resized(images_NHWC, size), dataset.targets.numpy().astype(np.int64))

@@ -1,4 +1,4 @@
-"""What the rows of an encoder are, and how they are loaded again: a training run knows it, or the record of an import."""
+"""What the rows of an encoder are, and how to load them again: a training run knows, or the record of an import."""
 
 from __future__ import annotations
 

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from latentserve.inputs import ImageInput, Resize
 from training.data.errors import DataError as DataError
 from training.data.lazy import Lazy
 from training.data.parting import parted
@@ -34,11 +35,35 @@ LONG_ROW_SECONDS = 2.56
 
 @dataclass(frozen=True)
 class ImageShape:
-    """Images of height and width `image_size`: uint8, 0 (black) to 255 (white)."""
+    """Images: uint8, 0 (black) to 255 (white).
+
+    Attributes:
+        image_size: height, and width of square ones.
+        channels: 1 (grey) or 3 (RGB).
+        modality: tells them from sounds.
+        width: of images that are not square, else None: as of runs that are older than it.
+        resize: how images of other sizes become such.
+    """
 
     image_size: int
     channels: int
     modality: Literal["image"] = "image"
+    width: int | None = None
+    resize: Resize = Resize()  # noqa: RUF009 (frozen)
+
+    def __post_init__(self) -> None:
+        if self.width == self.image_size:
+            object.__setattr__(self, "width", None)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.image_size, self.image_size if self.width is None else self.width
+
+    @property
+    def input(self) -> ImageInput:
+        """As `latentserve.images` takes it."""
+        return ImageInput(*self.size, self.channels, resize=self.resize)
 
 
 @dataclass(frozen=True)
@@ -123,6 +148,7 @@ class Data:
         calibration: for out-of-distribution scores.
         test: for figures.
         sample_rate_hz: of audio, else None.
+        resize: how images of other sizes become rows.
     """
 
     spec: str
@@ -130,14 +156,15 @@ class Data:
     calibration: Rows
     test: Rows
     sample_rate_hz: int | None = None
+    resize: Resize = Resize()  # noqa: RUF009 (frozen)
 
     @property
     def shape(self) -> ImageShape | AudioShape:
         """The shape of one row."""
         if self.sample_rate_hz is not None:
             return AudioShape(self.sample_rate_hz, self.train.values.shape[1])
-        _, height, _, channels = self.train.values.shape
-        return ImageShape(height, channels)
+        _, height, width, channels = self.train.values.shape
+        return ImageShape(height, channels, width=width, resize=self.resize)
 
     @property
     def training_rows(self) -> Values:
@@ -249,18 +276,3 @@ def joined(clips: Rows, num_samples: int) -> NDArray[np.int16]:
         num_rows = len(sound_T) // num_samples
         parts.append(sound_T[: num_rows * num_samples].reshape(num_rows, num_samples))
     return np.concatenate(parts)
-
-
-def resized(images_NHWC: NDArray[np.uint8], image_size: int | None) -> NDArray[np.uint8]:
-    """Every image at another size, as `latentserve.images` would resize it."""
-    if image_size is None or images_NHWC.shape[1:3] == (image_size, image_size):
-        return images_NHWC
-    from latentserve.images import fit_image
-    from latentserve.inputs import ImageInput
-
-    num, _, _, channels = images_NHWC.shape
-    given = ImageInput(image_size, image_size, channels)
-    out = np.empty((num, image_size, image_size, channels), np.uint8)
-    for row, image_HWC in enumerate(images_NHWC):
-        out[row] = fit_image(image_HWC, given)
-    return out

@@ -14,7 +14,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data.rows import Data, Rows
+from training.data.rows import Data, DataError, Rows
+from training.data.sizes import Size
 from training.data.units import row_digests
 
 FACTORS = {"shape": 3, "scale": 6, "orientation": 40, "position_x": 32, "position_y": 32}
@@ -27,18 +28,24 @@ NUM_TEST = 5_000
 _SUPERSAMPLING = 3
 _LARGEST_RADIUS = 0.22  # of the image's side: the largest shape at the outermost position stays inside
 _ROWS_AT_ONCE = 1000
+_POINTS_AT_ONCE = 2**22
 
 
-def load(image_size: int | None, seed: int) -> Data:
+def load(size: Size | None, seed: int) -> Data:
     """60,000 images drawn from all by the seed, in three splits; no two splits have equal images.
 
     Labels are the kind of shape; factors are in the order of `FACTORS`.
+
+    Raises:
+        DataError: a size that is not square.
     """
+    if size is not None and size.height != size.width:
+        raise DataError(f"image_size: got {size.height}x{size.width}, expected a square such as 64 for shapes")
     order = np.random.default_rng(seed).permutation(NUM_SHAPES)
-    size = image_size or IMAGE_SIZE
-    train = _rows(order[:NUM_TRAIN], size)
-    calibration, num_used = _others(order[NUM_TRAIN:], NUM_CALIBRATION, size, train)
-    test, _ = _others(order[NUM_TRAIN + num_used :], NUM_TEST, size, train, calibration)
+    side = size.height if size else IMAGE_SIZE
+    train = _rows(order[:NUM_TRAIN], side)
+    calibration, num_used = _others(order[NUM_TRAIN:], NUM_CALIBRATION, side, train)
+    test, _ = _others(order[NUM_TRAIN + num_used :], NUM_TEST, side, train, calibration)
     return Data("shapes", train, calibration, test)
 
 
@@ -78,8 +85,9 @@ def render(indices: NDArray[np.integer], image_size: int = IMAGE_SIZE) -> NDArra
     """uint8 [n, image_size, image_size, 1]."""
     values = factors(indices)
     out = np.empty((len(values), image_size, image_size, 1), np.uint8)
-    for start in range(0, len(values), _ROWS_AT_ONCE):
-        part = slice(start, start + _ROWS_AT_ONCE)
+    num_rows = max(1, _POINTS_AT_ONCE // (image_size * _SUPERSAMPLING) ** 2)
+    for start in range(0, len(values), num_rows):
+        part = slice(start, start + num_rows)
         out[part, ..., 0] = _render(values[part], image_size)
     return out
 

@@ -35,13 +35,14 @@ from webdataset.tariterators import tar_file_expander
 
 from latentserve import records
 from latentserve.images import SUFFIXES
-from latentserve.inputs import ImageInput
 from training.data.decoding import CHANNELS, MIN_IMAGES, Decoded, Reading, TooLarge, decode_all, readable
 from training.data.files import say_left_out
 from training.data.grouping import GroupBy
 from training.data.lazy import File
 from training.data.members import Kept
 from training.data.rows import Data, DataError, Rows, three_splits
+from training.data.seen import Seen
+from training.data.sizes import Size
 
 PREFERRED = (".jpg", ".jpeg", ".png", ".webp")
 """Where several images have one key, the first of these kinds is taken, else the first that comes."""
@@ -50,14 +51,14 @@ REMOTE = ("http", "https", "gs", "hf")
 """Schemes that webdataset reads. Not its `pipe:`: a run.json from elsewhere would run commands here."""
 
 
-def load(pattern: str, image_size: int, seed: int, group_by: GroupBy | None = None) -> Data:
+def load(pattern: str, size: Size, seed: int, group_by: GroupBy | None = None) -> Data:
     """80 % training rows, 10 % for calibration, 10 % for test, drawn by the seed.
 
     Raises:
         DataError: no shard fits the pattern, one cannot be read, too few images are in them, or what to group by says
             nothing about them.
     """
-    return three_splits(f"wds:{pattern}", read(matching(pattern), image_size, group_by), seed, in_place=True)
+    return three_splits(f"wds:{pattern}", read(matching(pattern), size, group_by), seed, in_place=True)
 
 
 def matching(pattern: str) -> list[str]:
@@ -83,14 +84,15 @@ def matching(pattern: str) -> list[str]:
     return shards
 
 
-def read(shards: Sequence[str], image_size: int, group_by: GroupBy | None = None, at_least: int = MIN_IMAGES) -> Rows:
+def read(shards: Sequence[str], size: Size, group_by: GroupBy | None = None, at_least: int = MIN_IMAGES) -> Rows:
     """All images of some shards.
 
     Raises:
         DataError: as `load`, of fewer than `at_least` images.
     """
     source = " ".join(["wds:", *map(os.path.abspath, shards)])
-    members, decoded = _decoded(Reading("wds", source, ImageInput(image_size, image_size, CHANNELS)), shards)
+    members, decoded = _decoded(Reading("wds", source, size.input(CHANNELS)), shards)
+    members.seen.say(size)
     texts = members.classes()
     for image, fault in enumerate(members.faults(texts)):
         if fault is not None:
@@ -125,6 +127,7 @@ class _Members:
     keys: list[tuple[str, str]] = field(default_factory=list)
     suffixes: list[str] = field(default_factory=list)
     class_of: dict[tuple[str, str], bytes] = field(default_factory=dict)
+    seen: Seen = field(default_factory=lambda: Seen("wds"))
 
     def images(self, shards: Sequence[str]) -> Iterator[File]:
         """The images of all shards as they come; what lies between them is kept or counted."""
@@ -138,6 +141,7 @@ class _Members:
                 elif kind in SUFFIXES:
                     self.keys.append(key)
                     self.suffixes.append(kind)
+                    self.seen.add(data)
                     called = _called(key)
                     yield self.keep.file(called, shard, name, data) if self.keep else File(called, partial(_same, data))
                 elif kind == CLASS:

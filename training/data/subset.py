@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from training.data.lazy import joined_rows
 from training.data.rows import Data, DataError, Rows
 
 _SUBSET = re.compile(r"(?P<base>.+)\[(?P<what>label|group)(?P<sign>!?=)(?P<values>\d+(,\d+)*)\]")
@@ -63,7 +64,7 @@ class Subset:
         if self.what == "label":
             return whole.test.take(~self._mask(whole.test, whole.spec))
         splits = [split.take(~self._mask(split, whole.spec)) for split in (whole.train, whole.calibration, whole.test)]
-        return Rows(np.concatenate([split.values for split in splits]))
+        return Rows(joined_rows([split.values for split in splits]))
 
     def kept(self, rows: Rows, spec: str, split: str = "such") -> Rows:
         """The rows of one split that are kept.

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from sklearn.cluster import MiniBatchKMeans
 from sklearn.decomposition import PCA
 
+from training.data.lazy import parts_of
 from training.data.rows import Values
 
 Encode = Callable[[Values], NDArray[np.float32]]
@@ -30,7 +31,9 @@ _IMAGES_AT_ONCE = 50
 
 def pixels(images_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
     """The pixels themselves, 0 to 1."""
-    return images_NHWC.reshape(len(images_NHWC), -1).astype(np.float32) / np.float32(255)
+    flat = np.asarray(images_NHWC).reshape(len(images_NHWC), -1).astype(np.float32)
+    flat /= np.float32(255)
+    return flat
 
 
 def principal_components(train_NHWC: NDArray[np.uint8], dim: int) -> Encode:
@@ -61,7 +64,7 @@ def patch_centres(train_NHWC: NDArray[np.uint8], num_centres: int = NUM_CENTRES,
     rng = np.random.default_rng(seed)
     per_image = max(1, NUM_PATCHES // len(train_NHWC))
     some = rng.permutation(len(train_NHWC))[:NUM_PATCHES]
-    parts = (_normalised_patches(train_NHWC[some[i : i + 100]]) for i in range(0, len(some), 100))
+    parts = (_normalised_patches(np.asarray(train_NHWC[some[i : i + 100]])) for i in range(0, len(some), 100))
     drawn = np.concatenate([_drawn(patches_NPQ, per_image, rng) for patches_NPQ in parts])
     mean_Q = drawn.mean(axis=0)
     values, vectors_QQ = np.linalg.eigh(np.cov(drawn, rowvar=False))
@@ -70,7 +73,7 @@ def patch_centres(train_NHWC: NDArray[np.uint8], num_centres: int = NUM_CENTRES,
     centres_KQ = kmeans.fit((drawn - mean_Q) @ whiten_QQ).cluster_centers_.astype(np.float32)
 
     def encode(images_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
-        blocks = (images_NHWC[i : i + _IMAGES_AT_ONCE] for i in range(0, len(images_NHWC), _IMAGES_AT_ONCE))
+        blocks = parts_of(images_NHWC, _IMAGES_AT_ONCE)
         return np.concatenate([_activations(block, mean_Q, whiten_QQ, centres_KQ) for block in blocks])
 
     return encode

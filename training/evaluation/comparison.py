@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from training.data import Data, ImageShape
+from training.data.lazy import is_lazy, rows_within
 from training.data.origin import DataOrigin
 from training.evaluation.baselines import PATCH, Encode, patch_centres, pixels, principal_components
 from training.evaluation.other_data import in_shape_of
@@ -17,6 +18,8 @@ from training.running.run import Run
 
 UNTRAINED = "random init"
 BASELINES = ("pixels", "PCA-16", "PCA-64", UNTRAINED, "k-means patches")
+BASELINE_BYTES = 2**26
+"""Of pixels, in each split, of sets that memory should not hold: as centred floats they are eight times as much."""
 PATCH_PARTS: tuple[Part, ...] = ("probes", "labels", "clusters")
 """What k-means patches are measured on; changed images too would take minutes."""
 
@@ -76,7 +79,7 @@ def baselines_of(data: Data, patches: bool = True, trained_here: bool = True) ->
     left_out = set() if trained_here else {UNTRAINED}
     if not isinstance(data.shape, ImageShape):
         left_out |= set(BASELINES) - {UNTRAINED}
-    elif not patches or data.shape.image_size <= PATCH:
+    elif not patches or min(data.shape.size) <= PATCH:
         left_out.add("k-means patches")
     return tuple(name for name in BASELINES if name not in left_out)
 
@@ -86,6 +89,9 @@ def baseline_report(
 ) -> list[Metric]:
     """The figures of one of `BASELINES`. Those with few dimensions are evaluated on factors, too, as latents are."""
     say(f"baseline: {name}")
+    if is_lazy(data.train.values):
+        data = _fewer(data, rows_within(data.train.values, BASELINE_BYTES))
+        say(f"of {data.spec}, too large for memory, {len(data.train)} training rows and {len(data.test)} test rows")
     train_NHWC = data.train.values
     makers: dict[str, Callable[[], tuple[Encode, Encode | None]]] = {
         "pixels": lambda: (pixels, None),

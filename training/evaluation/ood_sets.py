@@ -12,8 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from latentserve.inputs import Resize
 from training.data import shapes
 from training.data.rows import Values
+from training.data.sizes import Size, resized
 
 Maker = Callable[[Values, np.random.Generator], Values]
 
@@ -27,7 +29,10 @@ def _flipped(axis: int) -> Maker:
 
 
 def _rotated(x_NHWC: Values, _: np.random.Generator) -> Values:
-    return np.ascontiguousarray(np.rot90(x_NHWC, axes=(1, 2)))
+    """A quarter turn, of images that are not square stretched to their own shape."""
+    _, height, width, _ = x_NHWC.shape
+    turned_NHWC = np.ascontiguousarray(np.rot90(x_NHWC, axes=(1, 2)))
+    return resized(turned_NHWC, Size(height, width, Resize("stretch")))
 
 
 def _uniform(x_NHWC: Values, rng: np.random.Generator) -> Values:

@@ -7,7 +7,7 @@ differ in nothing else. It sees the embeddings of the training and the test spli
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 
 from training.data import Data, ImageShape, Rows
+from training.data.lazy import changed_rows, held, is_lazy, rows_within
 from training.data.rows import Values
 from training.evaluation.baselines import Encode
 from training.evaluation.clusters import cluster_agreement
@@ -37,6 +38,8 @@ Part = Literal["probes", "groups", "labels", "clusters", "robustness", "equivari
 PARTS: tuple[Part, ...] = get_args(Part)
 EVALUATION = "evaluation.json"
 """File of a run or a bundle that holds its `EvaluationReport`."""
+CORRUPTED_BYTES = 2**25
+"""Of pixels that are corrupted, of sets that memory should not hold; some corruptions make sixteen times as much."""
 METHOD = "embedding"
 """The `features` of the encoder's own figures; those of a baseline have its name."""
 
@@ -206,7 +209,8 @@ def labels_name(per_class: int | float) -> str:
 
 
 def _robustness_metrics(splits: _Splits, probe: Pipeline, num_rows: int) -> Iterator[Metric]:
-    test = some_rows(splits.data.test, num_rows)
+    test = some_rows(splits.data.test, _most(splits.data.test, num_rows))
+    test = replace(test, values=np.asarray(test.values))
     accuracies = [
         float(probe.score(splits.encode(corrupted(name, test.values)), test.labels_N)) for name in CORRUPTIONS
     ]
@@ -216,11 +220,11 @@ def _robustness_metrics(splits: _Splits, probe: Pipeline, num_rows: int) -> Iter
 
 
 def _moved_metrics(splits: _Splits, num_rows: int) -> Iterator[Metric]:
-    train = some_rows(splits.data.train, num_rows).values
-    test = some_rows(splits.data.test, max(1, num_rows // 4)).values
+    train = held(some_rows(splits.data.train, num_rows).values)
+    test = held(some_rows(splits.data.test, max(1, num_rows // 4)).values)
     train_ND, test_ND = splits.encode(train), splits.encode(test)
     for name, change in GENERATORS.items():
-        train_moved_ND, test_moved_ND = splits.encode(change(train)), splits.encode(change(test))
+        train_moved_ND, test_moved_ND = (splits.encode(changed_rows(rows, change)) for rows in (train, test))
         lawful = equivariance(train_ND, train_moved_ND, test_ND, test_moved_ND)
         yield _metric(f"equivariance_{name}", [lawful], splits.data)
         yield _metric(f"invariance_{name}", [invariance(test_ND, test_moved_ND)], splits.data)
@@ -236,6 +240,11 @@ def _composition_metrics(splits: _Splits) -> Iterator[Metric]:
     )
     if len(accuracies):
         yield _metric("unseen_combinations_accuracy", accuracies, splits.data)
+
+
+def _most(rows: Rows, num_rows: int) -> int:
+    """So many rows, or as many as are corrupted in memory, if they do not lie there."""
+    return min(num_rows, rows_within(rows.values, CORRUPTED_BYTES)) if is_lazy(rows.values) else num_rows
 
 
 def some_rows(rows: Rows, num_rows: int) -> Rows:

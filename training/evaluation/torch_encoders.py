@@ -11,13 +11,12 @@ import torch
 from numpy.typing import NDArray
 
 from training.data import Data
+from training.data.lazy import batch_rows, parts_of
 from training.data.rows import Values
 from training.evaluation.baselines import Encode
 from training.methods.encoding import Encoder, as_encoder
 from training.preprocessing import floats_from_rows
 from training.running.run import Run
-
-_ROWS_AT_ONCE = 500
 
 
 def encoders(model: Encoder, data: Data) -> tuple[Encode, Encode | None]:
@@ -32,8 +31,8 @@ def torch_encoder(model: Encoder, tensor: Literal["embedding", "latent"] = "embe
     encoder = model.eval().requires_grad_(False).to(device)
 
     def parts(rows: Values) -> Iterator[NDArray[np.float32]]:
-        for start in range(0, len(rows), _ROWS_AT_ONCE):
-            part = torch.from_numpy(np.ascontiguousarray(rows[start : start + _ROWS_AT_ONCE])).to(device)
+        for some in parts_of(rows, batch_rows(rows)):
+            part = torch.from_numpy(np.ascontiguousarray(some)).to(device)
             yield getattr(encoder.encode(floats_from_rows(part)), tensor).cpu().numpy()
 
     def encode(rows: Values) -> NDArray[np.float32]:
@@ -45,7 +44,7 @@ def torch_encoder(model: Encoder, tensor: Literal["embedding", "latent"] = "embe
 
 def _has_latents(model: Encoder, data: Data) -> bool:
     with torch.no_grad():
-        encoding = model.encode(floats_from_rows(torch.from_numpy(data.test.values[:2])))
+        encoding = model.encode(floats_from_rows(torch.from_numpy(np.asarray(data.test.values[:2]))))
     return encoding.latent is not None
 
 

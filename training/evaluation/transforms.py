@@ -10,13 +10,15 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from training.data.lazy import rows_within
+
 Pixels = NDArray[np.uint8]
 
 SHIFT = 1 / 14  # of the side, so 2 pixels of MNIST's 28; at least one pixel
 DEGREES = 15.0
 SCALE = 0.8
 BRIGHTER = 51  # 0.2 of 255
-_ROWS_AT_ONCE = 500
+_BYTES_AT_ONCE = 2**20  # of pixels: of each there are some numbers in float64
 
 
 def warped(
@@ -31,8 +33,9 @@ def warped(
         shift_N2: [N, 2] or [1, 2], pixels down and to the right.
     """
     out = np.empty_like(images_NHWC)
-    for start in range(0, len(images_NHWC), _ROWS_AT_ONCE):
-        part = slice(start, start + _ROWS_AT_ONCE)
+    num_rows = rows_within(images_NHWC, _BYTES_AT_ONCE)
+    for start in range(0, len(images_NHWC), num_rows):
+        part = slice(start, start + num_rows)
         own = [values if len(values) == 1 else values[part] for values in (degrees, scale, shift_N2)]
         out[part] = _warped(images_NHWC[part], *own)
     return out

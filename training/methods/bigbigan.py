@@ -167,7 +167,7 @@ class BigBiGan(LightningModule):
         self.config = config
         self.loop = loop
         self.views = Views(config.views, shape.channels)
-        sizes = (shape.channels, shape.image_size, config.width)
+        sizes = (shape.channels, shape.size, config.width)
         self.trained = EncoderGenerator(
             *sizes,
             config.backbone,

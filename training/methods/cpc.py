@@ -172,7 +172,10 @@ class Cpc(LightningModule):
         super().__init__()
         self.config = config
         self.loop = loop
-        self.patch_size, self.stride, side = config.grid(shape.image_size)
+        height, width = shape.size
+        if height != width:
+            raise ValueError(f"image_size: got {height}x{width}, expected a square such as {height} for cpc")
+        self.patch_size, self.stride, side = config.grid(height)
         self.steps = range(config.first_step, min(config.last_step, side - 1) + 1)
         self.encoder = PatchEncoder(shape.channels, self.patch_size, self.stride, config.width, config.feature_dim)
         self.target_head = nn.Conv2d(config.feature_dim, TARGET_DIM, 1)

@@ -127,7 +127,7 @@ class SimClr(LightningModule):
         self.config = config
         self.loop = loop
         self.views = Views(config.views, shape.channels)
-        self.encoder, embedding_dim = build_backbone(config.backbone, shape.channels, shape.image_size, config.width)
+        self.encoder, embedding_dim = build_backbone(config.backbone, shape.channels, shape.size, config.width)
         self.projection_head = nn.Sequential(
             nn.Linear(embedding_dim, config.hidden_dim, bias=False),
             nn.BatchNorm1d(config.hidden_dim),

@@ -165,7 +165,7 @@ class Vae(LightningModule):
         auto = "gaussian" if config.binarise == "none" else "bernoulli"
         self.gaussian = (auto if config.likelihood == "auto" else config.likelihood) == "gaussian"
         self.test_mu: list[Tensor] = []
-        sizes = (shape.channels, shape.image_size, config.width, config.embedding_dim)
+        sizes = (shape.channels, shape.size, config.width, config.embedding_dim)
         num_moments = 1 if config.objective == "autoencoder" else 2
         self.encoder = ConvEncoder(*sizes)
         self.posterior_head = nn.Linear(config.embedding_dim, num_moments * config.latent_dim)

@@ -15,6 +15,7 @@ Shape legend: B rows, C channels, H height, W width, L latent.
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from training.networks.backbones import build_backbone
-from training.networks.conv import ConvDecoder, halvings
+from training.networks.conv import ConvDecoder, ImageSize, halvings
 
 SLOPE = 0.2  # of LeakyReLU below 0: Radford et al., https://arxiv.org/abs/1511.06434
 
@@ -65,7 +66,7 @@ class Discriminator(nn.Module):
     """F is a small convolutional network, H and J have two hidden layers each."""
 
     def __init__(
-        self, channels: int, image_size: int, width: int, hidden_dim: int, latent_dim: int, gain: float
+        self, channels: int, image_size: ImageSize, width: int, hidden_dim: int, latent_dim: int, gain: float
     ) -> None:
         super().__init__()
         sizes = halvings(image_size)
@@ -78,7 +79,8 @@ class Discriminator(nn.Module):
             pairs = [(Bounded(nn.Linear(a, b), gain), nn.LeakyReLU(SLOPE)) for a, b in pairwise(dims)]
             return [layer for pair in pairs for layer in pair]
 
-        self.features = nn.Sequential(*convolutions, nn.Flatten(), *dense(widths[-1] * sizes[-1] ** 2, hidden_dim))
+        num_features = widths[-1] * math.prod(sizes[-1])
+        self.features = nn.Sequential(*convolutions, nn.Flatten(), *dense(num_features, hidden_dim))
         self.latent_features = nn.Sequential(*dense(latent_dim, hidden_dim, hidden_dim))
         self.joint_features = nn.Sequential(*dense(2 * hidden_dim, 2 * hidden_dim, 2 * hidden_dim))
         self.image_head = Bounded(nn.Linear(hidden_dim, 1), gain)
@@ -100,7 +102,7 @@ class EncoderGenerator(nn.Module):
     def __init__(
         self,
         channels: int,
-        image_size: int,
+        image_size: ImageSize,
         width: int,
         backbone: str,
         backbone_width: int | None,

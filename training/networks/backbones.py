@@ -11,6 +11,8 @@ import re
 import torch
 from torch import Tensor, nn
 
+from training.networks.conv import ImageSize, height_and_width
+
 SMALL = "small"
 SMALL_WIDTH = 16
 LAST_MAP = 4
@@ -39,14 +41,14 @@ class SmallConvNet(nn.Sequential):
     """float [B, C, H, W] -> features [B, D], 0 or greater, for 8 to 64 pixels on a CPU.
 
     The stem halves the image at once, since most of the time goes where maps are large. Then come stages of a halving
-    and a residual block, each twice as wide as the one before, until maps are 4 pixels wide. They are flattened, not
+    and a residual block, each twice as wide as the one before, until maps have 4 x 4 pixels. They are flattened, not
     averaged: with digits it counts where a stroke is.
     """
 
-    def __init__(self, channels: int, image_size: int, width: int) -> None:
+    def __init__(self, channels: int, image_size: ImageSize, width: int) -> None:
         layers = _convolution(channels, width, 5, 2)
-        size = (image_size + 1) // 2
-        for _ in range(max(1, math.ceil(math.log2(size / LAST_MAP)))):
+        height, across = ((side + 1) // 2 for side in height_and_width(image_size))
+        for _ in range(max(1, math.ceil(math.log2(math.sqrt(height * across) / LAST_MAP)))):
             layers += [*_convolution(width, 2 * width, 3, 2), Residual(2 * width)]
             width *= 2
         super().__init__(*layers, nn.Flatten())
@@ -57,13 +59,13 @@ def _convolution(before: int, after: int, kernel: int, stride: int) -> list[nn.M
     return [convolution, nn.BatchNorm2d(after), nn.ReLU(inplace=True)]
 
 
-def build_backbone(name: str, channels: int, image_size: int, width: int | None) -> tuple[nn.Module, int]:
+def build_backbone(name: str, channels: int, image_size: ImageSize, width: int | None) -> tuple[nn.Module, int]:
     """A network float [B, C, H, W] -> [B, D] with random weights, and D.
 
     Args:
         name: `small`, or a timm model.
         channels: C.
-        image_size: H and W.
+        image_size: H and W, or the side of a square.
         width: channels after the stem of `small` and of ResNets; None for their own (16, 64).
 
     Raises:
@@ -75,13 +77,14 @@ def build_backbone(name: str, channels: int, image_size: int, width: int | None)
         network = _timm(name, channels, image_size, width)
     try:
         with torch.no_grad():
-            features_BD: Tensor = network.eval()(torch.zeros(1, channels, image_size, image_size))
+            features_BD: Tensor = network.eval()(torch.zeros(1, channels, *height_and_width(image_size)))
     except (AssertionError, RuntimeError) as error:
-        raise ValueError(f"backbone: {name} does not take images of {image_size} x {image_size}: {error}") from error
+        size = "{} x {}".format(*height_and_width(image_size))
+        raise ValueError(f"backbone: {name} does not take images of {size}: {error}") from error
     return network.train(), features_BD.shape[1]
 
 
-def _timm(name: str, channels: int, image_size: int, width: int | None) -> nn.Module:
+def _timm(name: str, channels: int, image_size: ImageSize, width: int | None) -> nn.Module:
     import timm  # imported here: it takes seconds, and `small` does not need it
 
     if not timm.is_model(name):
@@ -95,7 +98,7 @@ def _timm(name: str, channels: int, image_size: int, width: int | None) -> nn.Mo
     # A deep stem is the one whose width timm lets us choose (twice stem_width). Its convolutions are replaced by one.
     stages = tuple(width * 2**stage for stage in range(4))
     resnet = timm.create_model(name, num_classes=0, channels=stages, stem_type="deep", stem_width=width // 2)
-    if image_size <= LARGEST_FINE_STEM:
+    if max(height_and_width(image_size)) <= LARGEST_FINE_STEM:
         resnet.conv1, resnet.maxpool = nn.Conv2d(channels, width, 3, 1, 1, bias=False), nn.Identity()
     else:
         resnet.conv1 = nn.Conv2d(channels, width, 7, 2, 3, bias=False)

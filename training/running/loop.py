@@ -20,12 +20,15 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from training.data import Data, DataError
+from training.data.lazy import Lazy, as_values
 from training.methods.encoding import Taught
 from training.running.checkpoint import SUFFIX, SafetensorsIO
+from training.running.lazy_batches import Parts, ahead
 from training.running.precision import Exact, bfloat16_here, exact_precision, warning
 from training.schedule import LoopConfig, Precision
 
 TEST_BATCH_ROWS = 1000
+CPU = torch.device("cpu")
 SECONDS_BETWEEN_LINES = 5.0
 STEPS_BETWEEN_CHECKS = 50
 """On a GPU, where to read a number is to wait for it: the next steps could have been sent meanwhile."""
@@ -56,15 +59,24 @@ class Trained:
 
 
 class Batches:
-    """Minibatches of rows that lie in memory as uint8, in an order drawn by (seed, epoch).
+    """Minibatches of rows that lie in memory as uint8, or are decoded, in an order drawn by (seed, epoch).
 
     The last batch is dropped when it is not full: BatchNorm must not meet a batch of one. Where each row has a target
     a batch is both.
     """
 
-    def __init__(self, rows: Tensor, batch_rows: int, seed: int, epoch: int, targets: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        rows: Tensor | Lazy,
+        batch_rows: int,
+        seed: int,
+        epoch: int,
+        targets: Tensor | None = None,
+        device: torch.device = CPU,
+    ) -> None:
         self.rows = rows
         self.targets = targets
+        self.device = device
         self.batch_rows = min(batch_rows, len(rows))
         self.generator_seed = seed * 1_000_003 + epoch
 
@@ -73,7 +85,14 @@ class Batches:
 
     def __iter__(self) -> Iterator[Tensor | tuple[Tensor, Tensor]]:
         generator = torch.Generator().manual_seed(self.generator_seed)
-        order = torch.randperm(len(self.rows), generator=generator).to(self.rows.device)
+        order = torch.randperm(len(self.rows), generator=generator)
+        if isinstance(self.rows, Lazy):
+            parts = torch.split(order, self.batch_rows)[: len(self)]
+            batches = ahead(as_values(self.rows), [part.numpy() for part in parts], self.device)
+            for batch, chosen in zip(batches, parts, strict=True):
+                yield batch if self.targets is None else (batch, self.targets[chosen.to(self.device)])
+            return
+        order = order.to(self.rows.device)
         for start in range(0, len(self) * self.batch_rows, self.batch_rows):
             chosen = order[start : start + self.batch_rows]
             yield self.rows[chosen] if self.targets is None else (self.rows[chosen], self.targets[chosen])
@@ -96,12 +115,12 @@ def train(module: LightningModule, data: Data, loop: LoopConfig, checkpoint: Pat
     module.to(memory_format=torch.channels_last)  # convolutions of images are faster so, on CPUs as on GPUs
     diary = Diary(loop.seed)
     trainer = _trainer(loop, precision, SafetensorsIO(identity), [diary, _save_every_epoch(checkpoint)])
-    device = trainer.strategy.root_device
-    rows = torch.from_numpy(data.training_rows).to(device)
-    targets = module.targets(data.training_rows, checkpoint.parent).to(device) if isinstance(module, Taught) else None
+    device, values = trainer.strategy.root_device, data.training_rows
+    rows = values if isinstance(values, Lazy) else torch.from_numpy(values).to(device)
+    targets = module.targets(values, checkpoint.parent).to(device) if isinstance(module, Taught) else None
 
     def batches() -> Batches:
-        return Batches(rows, loop.batch_rows, loop.seed, trainer.current_epoch, targets)
+        return Batches(rows, loop.batch_rows, loop.seed, trainer.current_epoch, targets, device)
 
     module.train_dataloader = batches  # type: ignore[method-assign]
     try:
@@ -111,7 +130,7 @@ def train(module: LightningModule, data: Data, loop: LoopConfig, checkpoint: Pat
     torch.manual_seed(loop.seed)
     test: Mapping[str, float] = {}
     if len(data.test_rows):
-        test_batches: Any = torch.split(torch.from_numpy(data.test_rows), TEST_BATCH_ROWS)
+        test_batches: Any = Parts(data.test_rows, TEST_BATCH_ROWS)
         (test,) = trainer.test(module, DataLoader(test_batches, batch_size=None), verbose=False)
     return Trained(
         epochs=loop.epochs,

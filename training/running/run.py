@@ -15,6 +15,7 @@ from typing import Any
 from lightning import LightningModule
 
 from latentserve import records
+from latentserve.inputs import Resize
 from training.data import AudioShape, Data, ImageShape, load_data
 from training.methods import METHODS
 from training.methods.encoding import Encoder, as_encoder
@@ -27,6 +28,8 @@ from training.schedule import LoopConfig
 RUN = "run.json"
 RESULT = "result.json"
 CHECKPOINT = "last.safetensors"
+BEFORE = (("width", None), ("resize", records.to_json(Resize())))
+"""What the shape of a run is that is older than these fields: its checkpoint does not name them."""
 
 
 class RunError(ValueError):
@@ -68,9 +71,13 @@ class Run:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a checkpoint belongs to, JSON: all of it but the revision, and whether a compiler takes part."""
+        """What a checkpoint belongs to, JSON: all of it but the revision, and whether a compiler takes part.
+
+        What is as it was before there was a choice is not named, so that older checkpoints go on.
+        """
         said = {name: value for name, value in records.to_json(self).items() if name != "git_revision"}
         said["loop"] = {name: value for name, value in said["loop"].items() if name != "compiled"}
+        said["shape"] = {name: value for name, value in said["shape"].items() if (name, value) not in BEFORE}
         return said
 
     def load_data(self) -> Data:
@@ -123,7 +130,9 @@ class Run:
     def sizes(self) -> dict[str, Any]:
         """The arguments of `load_data`, besides spec and seed, that load these rows again."""
         if isinstance(self.shape, ImageShape):
-            return {"image_size": self.shape.image_size, "group_by": self.group_by}
+            height, width = self.shape.size
+            image_size = height if height == width else f"{height}x{width}"
+            return {"image_size": image_size, "resize": self.shape.resize, "group_by": self.group_by}
         shape = self.shape
         return {"sample_rate_hz": shape.sample_rate_hz, "num_samples": shape.num_samples, "group_by": self.group_by}
 

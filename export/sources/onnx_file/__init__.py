@@ -3,7 +3,8 @@
 reading      the file, and what stands in the way of it
 describing   its input: layout, size, scale (`entry`: how rows become it)
 choosing     the tensors that become the embedding and the patches (`pooling`: how)
-building     the bundle's graph: the file's own, cut out, with our input and outputs (`parts`: nodes of ours)
+building     the bundle's graph: the file's own, cut out, with our input and outputs (`parts`: nodes of ours;
+                 `freeing`: any number of rows)
 verifying    that graph beside the file (`original`), row by row
 network      both, as an encoder
 """

@@ -50,13 +50,13 @@ class Entry:
 
     def prepared(self, x: NDArray[np.float32]) -> NDArray[Any]:
         """What the file takes, of float images [B, C, H, W], 0 to 1, or waveforms [B, T], -1 to 1."""
-        last = np.moveaxis(x, 1, -1) if self.is_image else x
+        last: NDArray[Any] = np.moveaxis(x, 1, -1) if self.is_image else x
         if self.uint8 or self.integers:
             last = np.rint(last * np.float32(LARGEST_INTEGER[self.input.modality]))
         if self.bgr:
             last = last[..., ::-1]
         if not self.uint8:
-            last = (last - np.float32(self.mean)) / np.float32(self.std)
+            last = (last - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
         if self.is_image and self.layout == "NCHW":
             last = np.moveaxis(last, -1, 1)
         if self.channel:
@@ -73,9 +73,9 @@ class Entry:
             if not self.integers:
                 value = parts.add("Div", value, parts.constant(np.float32(LARGEST_INTEGER[self.input.modality])))
             if any(self.mean):
-                value = parts.add("Sub", value, parts.constant(np.float32(self.mean)))
+                value = parts.add("Sub", value, parts.constant(np.array(self.mean, np.float32)))
             if set(self.std) != {1.0}:
-                value = parts.add("Div", value, parts.constant(np.float32(self.std)))
+                value = parts.add("Div", value, parts.constant(np.array(self.std, np.float32)))
         if self.is_image and self.layout == "NCHW":
             value = parts.add("Transpose", value, perm=[0, 3, 1, 2])
         if self.channel:

@@ -36,7 +36,7 @@ class OnnxEncoder(nn.Module):
     def encode(self, x: Tensor, /) -> Encoding:
         """Runs the file itself, with rows prepared in numpy: what the bundle's graph is compared with."""
         parts = []
-        for some in x.detach().cpu().float().split(BATCH_ROWS):
+        for some in torch.split(x.detach().cpu().float(), BATCH_ROWS):
             tensors = self.original.run(self.plan.entry.prepared(some.numpy()), self.plan.entry.fixed_rows)
             parts.append(outputs_of(self.plan, tensors))
         outputs = [torch.from_numpy(np.concatenate(one)).to(x) for one in zip(*parts, strict=True)]

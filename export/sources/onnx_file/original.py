@@ -77,11 +77,11 @@ class Original:
         if fixed_rows is None:
             return self._run(x)
         parts = [self._filled(x[start : start + fixed_rows], fixed_rows) for start in range(0, len(x), fixed_rows)]
-        return [np.concatenate(one) for one in zip(*parts, strict=True)]
+        return parts[0] if len(parts) == 1 else [np.concatenate(one) for one in zip(*parts, strict=True)]
 
     def _filled(self, x: NDArray[Any], num: int) -> list[NDArray[np.float32]]:
         filled = np.concatenate([x, np.repeat(x[-1:], num - len(x), axis=0)])
-        return [one[: len(x)] for one in self._run(filled)]
+        return [one[: len(x)] if one.ndim and len(one) == num else one for one in self._run(filled)]
 
     def _run(self, x: NDArray[Any]) -> list[NDArray[np.float32]]:
         got: list[NDArray[np.float32]] = self.session.run(self.outputs, {self.input: x})

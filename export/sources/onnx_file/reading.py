@@ -160,6 +160,14 @@ def inner_graphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
         yield from attribute.graphs
 
 
+def read_by(node: onnx.NodeProto) -> set[str]:
+    """Names of what a node reads, and what may be of its inner graphs' surroundings."""
+    names = set(node.input)
+    for inner in inner_graphs(node):
+        names |= {one.name for one in inner.output}.union(*(read_by(one) for one in inner.node))
+    return names
+
+
 def tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
     """Every tensor that a graph holds."""
     yield from graph.initializer

@@ -14,7 +14,8 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
-from export.sources.onnx_file.building import EMBEDDING, PATCHES, Plan, build, constant_values, reshaped_to
+from export.sources.onnx_file.building import EMBEDDING, PATCHES, Plan, build
+from export.sources.onnx_file.freeing import constant_values, reshaped_to
 from export.sources.onnx_file.original import Original, reason, session
 from export.sources.source import SourceError
 from latentserve.inputs import INPUT, AudioInput, ImageInput
@@ -68,6 +69,8 @@ def verified(plan: Plan, original: Original) -> onnx.ModelProto:
     except FixedRows as error:
         try:
             return _checked(build(plan, expected.shapes, free=True), plan, expected)
+        except FixedRows as remaining:
+            raise remaining from None
         except SourceError:
             raise error from None
 

@@ -1,4 +1,4 @@
-"""Makes bearer tokens and keeps their file (`python -m service --tokens FILE`). A token is shown once; its hash is kept.
+"""Makes bearer tokens and keeps their file (`python -m service --tokens FILE`). A token is shown once, its hash kept.
 
     python -m service tokens new --file tokens.toml --name camera-7 --methods Embed 'Score*' --rows-per-second 500
     python -m service tokens renew --file tokens.toml --name camera-7     another token for it; the old one goes on

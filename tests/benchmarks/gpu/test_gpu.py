@@ -22,7 +22,7 @@ from benchmarks.gpu import __main__ as command
 from benchmarks.gpu import cells as cells_module
 from benchmarks.gpu import engine as engine_stage
 from benchmarks.gpu import machine as machine_module
-from benchmarks.gpu import parity, prepared, preparing, serve, stage, table, train
+from benchmarks.gpu import parity, preparing, serve, stage, table, train
 from benchmarks.gpu.cells import Cells, Record, one_line, read_record, write_record
 from benchmarks.gpu.check import Check
 from benchmarks.gpu.machine import Machine, NoGpu, this_machine, too_old
@@ -271,16 +271,6 @@ def test_ctrl_c_while_a_bundle_is_trained_is_ctrl_c(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(preparing.Run, "build", lambda run: None)
     with pytest.raises(KeyboardInterrupt):
         preparing.prepare(tmp_path, [MODELS[0]])
-
-
-def test_encoders_are_made_once_and_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    preparing.prepare_encoders(tmp_path, ["small"])
-    monkeypatch.setattr(preparing, "write_bundle", failing(AssertionError("made again")))
-    for precision in prepared.PRECISIONS:
-        folder = prepared.encoder_bundle(tmp_path, "small", precision)
-        assert bundle.load(folder).precision == precision
-    monkeypatch.setattr(preparing, "ProcessPoolExecutor", failing(AssertionError("made again")))
-    preparing.prepare_encoders(tmp_path, ["small"])
 
 
 def test_one_session_serves_all_batch_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

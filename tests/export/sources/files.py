@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 HEIGHT, WIDTH, DIM = 8, 12, 5
 FLOAT, UINT8 = TensorProto.FLOAT, TensorProto.UINT8
 RNG = np.random.default_rng(3)
-WEIGHTS = {
+WEIGHTS: dict[str, np.ndarray[Any, Any]] = {
     "w": RNG.normal(size=(DIM, 3, 3, 3)).astype(np.float32) / 5,
     "head": RNG.normal(size=(DIM, DIM)).astype(np.float32),
     "axes": np.array([2, 3], np.int64),
@@ -42,14 +42,17 @@ def write(
     outputs: list[onnx.ValueInfoProto],
     opset: int = 17,
     weights: dict[str, np.ndarray[Any, Any]] | None = None,
-    **domains: int,
+    domains: dict[str, int] | None = None,
 ) -> Path:
     """Writes a model with those of the weights that a node reads."""
-    held = WEIGHTS | (weights or {})
+    held: dict[str, np.ndarray[Any, Any]] = WEIGHTS | (weights or {})
     graph = helper.make_graph(nodes, "g", inputs, outputs)
     read = {name for one in nodes for name in one.input} | set(weights or {})
     graph.initializer.extend(numpy_helper.from_array(held[name], name) for name in sorted(read & held.keys()))
-    imports = [helper.make_opsetid("", opset), *(helper.make_opsetid(name, one) for name, one in domains.items())]
+    imports = [
+        helper.make_opsetid("", opset),
+        *(helper.make_opsetid(name, one) for name, one in (domains or {}).items()),
+    ]
     onnx.save(helper.make_model(graph, opset_imports=imports, ir_version=8), path)
     return path
 

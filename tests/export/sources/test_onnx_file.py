@@ -51,7 +51,7 @@ def both(network: Network, folder: Path, rows: Any = ROWS) -> tuple[Tensors, Ten
     """What the bundle's graph says, and what the file says."""
     encoding = network.model.encode(floats_from_rows(torch.from_numpy(rows)))._asdict()
     asked = {name: one.numpy() for name, one in encoding.items() if one is not None}
-    return runner(network, folder).run(rows), asked
+    return runner(network, folder).with_patches().run(rows), asked
 
 
 def direct(path: Path, x: NDArray[Any], name: str) -> NDArray[np.float32]:
@@ -65,17 +65,18 @@ def direct(path: Path, x: NDArray[Any], name: str) -> NDArray[np.float32]:
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 def test_layouts_orders_and_scales(tmp_path: Path, layout: str, order: str, scale: str) -> None:
     path = encoder(tmp_path / "net.onnx", layout, uint8=scale == "uint8")
-    numbers: dict[str, Any] = {
+    said: dict[str, dict[str, Any]] = {
         "unit": {"mean": MEAN, "std": STD},
         "integers": {"mean": (104.0, 117.0, 123.0)},
         "as it is": {"scale": "integers"},
         "uint8": {},
-    }[scale]
+    }
+    numbers = said[scale]
     x: NDArray[Any] = ROWS[..., ::-1] if order == "BGR" else ROWS
     if scale == "unit":
-        x = (x.astype(np.float32) / 255 - np.float32(MEAN)) / np.float32(STD)  # type: ignore[arg-type]
+        x = (x.astype(np.float32) / 255 - np.array(MEAN, np.float32)) / np.array(STD, np.float32)
     elif scale != "uint8":
-        x = x.astype(np.float32) - (np.float32(numbers["mean"]) if "mean" in numbers else 0)
+        x = x.astype(np.float32) - np.array(numbers.get("mean", 0), np.float32)
     expected = direct(path, x.transpose(0, 3, 1, 2) if layout == "NCHW" else x, "features")
     network = opened(path, order=order, **numbers)
     assert isinstance(network.input, ImageInput)
@@ -123,6 +124,27 @@ def test_a_fixed_number_of_rows_is_made_free(tmp_path: Path, rows: int, shape: l
         np.testing.assert_allclose(got["embedding"], expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("expanded", [False, True])
+def test_a_class_token_of_one_row_is_repeated(tmp_path: Path, expanded: bool) -> None:
+    nodes = [
+        *(*features(), node("Reshape", ["map", "shape"], ["columns"], allowzero=int(expanded))),
+        node("Transpose", ["columns"], ["tokens"], perm=[0, 2, 1]),
+        node("Concat", ["token", "tokens"], ["joined"], axis=1),
+        node("Softmax", ["joined"], ["end"], axis=1),
+    ]
+    weights = {"shape": np.array([1, DIM, -1]), "token": np.full((1, 1, DIM), 0.5, np.float32)}
+    if expanded:
+        nodes.insert(0, node("Expand", ["class", "to"], ["token"]))
+        nodes.insert(0, node("Identity", ["computed"], ["to"]))
+        weights = weights | {"class": weights.pop("token"), "computed": np.array([1, 1, DIM])}
+    given = [images(rows=1)], nodes, [output("end", 1, HEIGHT * WIDTH + 1, DIM)]
+    write(path := tmp_path / "net.onnx", *given, weights=weights)
+    x = ROWS.transpose(0, 3, 1, 2).astype(np.float32) / 255
+    expected = np.concatenate([direct(path, x[at : at + 1], "end")[:, 0] for at in range(len(x))])
+    for got in both(opened(path, embedding="cls", patches="auto"), tmp_path):
+        np.testing.assert_allclose(got["embedding"], expected, rtol=1e-5, atol=1e-6)
+
+
 def test_names_of_the_file_may_be_those_of_a_bundle(tmp_path: Path) -> None:
     nodes = [*features(name="input"), node("Flatten", ["pooled"], ["embedding"])]
     write(path := tmp_path / "net.onnx", [images(name="input")], nodes, [output("embedding", "n", DIM)])
@@ -155,7 +177,7 @@ def tokens(path: Path, num_beside: int = 1) -> Path:
         node("Concat", [*["mean"] * num_beside, "squares"], ["hidden"], axis=1),
     ]
     kernel = np.random.default_rng(1).normal(size=(DIM, 3, 4, 4)).astype(np.float32)
-    weights = {"patchify": kernel, "flat": np.array([0, DIM, -1], np.int64)}
+    weights: dict[str, NDArray[Any]] = {"patchify": kernel, "flat": np.array([0, DIM, -1], np.int64)}
     return write(path, [images()], nodes, [output("hidden", "n", 6 + num_beside, DIM)], weights=weights)
 
 
@@ -199,7 +221,7 @@ def test_what_an_inner_tensor_does_not_need_is_cut_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize("channel", [False, True])
 @pytest.mark.parametrize("scale", ["unit", "integers"])
 def test_waveforms(tmp_path: Path, scale: Literal["unit", "integers"], channel: bool) -> None:
-    axes = ["n", 1, "t"] if channel else ["n", "t"]
+    axes: list[str | int | None] = ["n", 1, "t"] if channel else ["n", "t"]
     kernel = np.random.default_rng(1).normal(size=(DIM, 1, 16)).astype(np.float32)
     name = "sound" if channel else "with_channel"
     nodes = [node("Conv", [name, "k"], ["conv"], strides=[8]), node("ReduceMean", ["conv"], ["out"], axes=[2])]
@@ -228,7 +250,7 @@ def test_weights_beside_the_file_become_part_of_the_bundle(tmp_path: Path) -> No
     onnx.save(onnx.load(whole), parted, save_as_external_data=True, location="weights.bin", size_threshold=0)
     one, other = opened(whole), opened(parted)
     got = [both(each, tmp_path)[0]["embedding"] for each in (one, other)]
-    np.testing.assert_array_equal(*got)
+    np.testing.assert_array_equal(got[0], got[1])
     assert list(tmp_path.glob("weights.bin"))
     assert one.weights_sha256 != other.weights_sha256
     (tmp_path / "weights.bin").write_bytes((tmp_path / "weights.bin").read_bytes()[:-4] + b"\0\0\0\0")

@@ -60,7 +60,7 @@ def test_weights_that_are_not_there(path: Path) -> None:
 
 
 def test_operators_that_onnx_runtime_has_not(path: Path) -> None:
-    network(path, node("Sharpen", ["features"], ["end"], domain="com.example"), **{"com.example": 1})
+    network(path, node("Sharpen", ["features"], ["end"], domain="com.example"), domains={"com.example": 1})
     assert "got the operator com.example.Sharpen (node end_node)" in refused(path)
     network(path, node("Sharpen", ["features"], ["end"]))
     assert "got the operator Sharpen (node end_node)" in refused(path)
@@ -156,7 +156,10 @@ def test_outputs_that_are_no_embedding(path: Path) -> None:
         [output("end", dtype=TensorProto.INT64)],
     )
     assert "embedding: the tensor end is of int64, expected float" in refused(path)
-    network(path, node("ReduceMean", ["features"], ["end"], keepdims=0))
+    twice = [*features(), *vector(), node("Concat", ["features", "features"], ["end"], axis=0)]
+    write(path, [images(rows=1)], twice, [output("end", 2, DIM)])
+    assert "embedding: the tensor end is [2, 5] for one row, expected [rows, ...]" in refused(path)
+    network(path, node("ReduceMean", ["features"], ["end"], keepdims=0), given=images(rows=1))
     assert "embedding: the tensor end is [] for one row, expected [rows, ...]" in refused(path)
 
 
@@ -205,11 +208,3 @@ def test_a_number_of_rows_that_cannot_be_made_free(path: Path) -> None:
     write(path, [images(rows=1)], places, [output("end", 1, DIM)], weights=weights)
     fixed = "got a network for 1 row at a time, fixed by the node {}, expected one for any number"
     assert fixed.format("places_node (Reshape)") in refused(path)
-    token = [
-        *(*features(), node("Reshape", ["map", "shape"], ["columns"])),
-        node("Transpose", ["columns"], ["tokens"], perm=[0, 2, 1]),
-        node("Concat", ["token", "tokens"], ["end"], axis=1),
-    ]
-    weights = {"shape": np.array([1, DIM, -1]), "token": np.ones((1, 1, DIM), np.float32)}
-    write(path, [images(rows=1)], token, [output("end", 1, HEIGHT * WIDTH + 1, DIM)], weights=weights)
-    assert fixed.format("end_node (Concat)") in refused(path, embedding="cls")

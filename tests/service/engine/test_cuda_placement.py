@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,6 +86,21 @@ def export(model: Model, folder: Path) -> list[Graph]:
     return graphs
 
 
+Exported = Callable[[Model], tuple[Path, list[Graph]]]
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """The folder and the graphs of a model, exported when they are first asked for; not to be changed."""
+
+    @functools.cache
+    def of(name: str) -> tuple[Path, list[Graph]]:
+        folder = tmp_path_factory.mktemp(name)
+        return folder, export(next(model for model in MODELS if model.name == name), folder)
+
+    return lambda model: of(model.name)
+
+
 @pytest.fixture(scope="module")
 def libraries(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if not pretended_cuda.PROVIDER.exists():
@@ -96,7 +114,7 @@ def libraries(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def placed(libraries: Path, folder: Path, graphs: list[Graph]) -> dict[str, Any]:
-    """For each file its nodes by provider, or why the session was refused."""
+    """For each file its nodes by provider, or why the session was refused; writes into the folder."""
     (folder / "graphs.json").write_text(json.dumps([records.to_json(graph) for graph in graphs]))
     command = [sys.executable, "-m", "tests.pretended_cuda", str(libraries), str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -106,8 +124,11 @@ def placed(libraries: Path, folder: Path, graphs: list[Graph]) -> dict[str, Any]
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)
-def test_every_node_of_every_graph_goes_to_cuda(model: Model, libraries: Path, tmp_path: Path) -> None:
-    graphs = export(model, tmp_path)
+def test_every_node_of_every_graph_goes_to_cuda(
+    model: Model, exported: Exported, libraries: Path, tmp_path: Path
+) -> None:
+    folder, graphs = exported(model)
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     found = placed(libraries, tmp_path, graphs)
     assert [file for file, nodes in found.items() if not isinstance(nodes, dict) or CUDA not in nodes] == []
     assert list(found) == [graph.file for graph in graphs]
@@ -122,8 +143,9 @@ def test_the_encoders_that_gpus_are_measured_with_go_to_cuda(name: str, librarie
 
 
 @pytest.mark.parametrize("model", [MODELS[0], MODELS[2], MODELS[5]], ids=lambda model: model.name)
-def test_encoders_in_16_bits_go_to_cuda(model: Model, libraries: Path, tmp_path: Path) -> None:
-    graph = export(model, tmp_path)[0]
+def test_encoders_in_16_bits_go_to_cuda(model: Model, exported: Exported, libraries: Path, tmp_path: Path) -> None:
+    folder, (graph, *_) = exported(model)
+    shutil.copy(folder / graph.file, tmp_path)
     halve(tmp_path / graph.file)
     (nodes,) = placed(libraries, tmp_path, [graph]).values()
     assert isinstance(nodes, dict), nodes

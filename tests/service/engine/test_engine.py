@@ -307,7 +307,7 @@ def test_on_a_device_no_buffer_is_made_twice_and_what_another_graph_left_is_read
     before = run(engine, digits[:3], "reconstruction")["reconstruction"].copy()
     decoder = engine._runners["decoder.onnx"]
     assert isinstance(decoder, DeviceRunner)
-    ((size, resident),) = decoder._buffers
+    ((size, _, resident),) = decoder._buffers
     assert (size, len(resident)) == (4, 1)
     run(engine, digits[4:7], "reconstruction")
     assert len(decoder._buffers) == 1
@@ -315,7 +315,7 @@ def test_on_a_device_no_buffer_is_made_twice_and_what_another_graph_left_is_read
     # One of two pieces wants it: its latents are cut out on the host and sent again.
     pieces = [Piece(digits[:1], frozenset({"embedding"})), Piece(digits[:3], frozenset({"reconstruction"}))]
     np.testing.assert_array_equal(engine.run("input", pieces)[1]["reconstruction"], before)
-    assert sorted((size, len(resident)) for size, resident in decoder._buffers) == [(4, 0), (4, 1)]
+    assert sorted((size, len(resident)) for size, _, resident in decoder._buffers) == [(4, 0), (4, 1)]
 
 
 def test_a_cpu_binds_nothing(bundle_folder: Path) -> None:

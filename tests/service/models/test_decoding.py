@@ -13,8 +13,8 @@ import soundfile
 
 from latentserve.audio import decode_audio
 from latentserve.errors import InvalidInput, Overloaded
-from latentserve.images import decode_image, image_pixels
-from latentserve.inputs import AudioInput, ImageInput, TensorSpec
+from latentserve.images import decode_image, fit_image, image_pixels
+from latentserve.inputs import HOWS, AudioInput, ImageInput, Resize, TensorSpec
 from latentserve.tensors import to_tensor
 from latentserve.v1 import embedding_pb2 as pb
 from service.api.open_inference.request import arriving_of
@@ -64,6 +64,13 @@ def test_files_become_the_pixels_training_would_see_in_their_order(encode: Any) 
     files = [encode(rng.integers(0, 256, (20 + i, 30, 3), dtype=np.uint8), "JPEG") for i in range(19)]
     expected = np.stack([decode_image(file, ImageInput(8, 6, 3), 10_000) for file in files])
     np.testing.assert_array_equal(decode(encoded(*files)), expected)
+
+
+@pytest.mark.parametrize("how", HOWS)
+def test_files_are_resized_by_the_rule_of_the_model(encode: Any, how: Any) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (20, 50, 3), dtype=np.uint8)
+    given = ImageInput(8, 6, 3, resize=Resize(how, filter="lanczos"))
+    np.testing.assert_array_equal(decode(encoded(encode(image)), given)[0], fit_image(image, given))
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "BMP", "TIFF"])

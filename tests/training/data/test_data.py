@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from latentserve.images import decode_image
-from latentserve.inputs import ImageInput
-from training.data import DataError, load_data, shapes
+from latentserve.inputs import ImageInput, Resize
+from training.data import DataError, ImageShape, load_data, shapes
 
 
 def unique(images: Any) -> set[bytes]:
@@ -108,7 +108,10 @@ def test_a_folder_gives_the_pixels_the_service_would_see(photos: Path) -> None:
     data = load_data(f"folder:{photos}", image_size=16)
     assert [len(split) for split in (data.train, data.calibration, data.test)] == [24, 3, 3]
     assert set(np.unique(data.train.labels_N)) == {0, 1}
-    served = {decode_image(path.read_bytes(), ImageInput(16, 16, 3), 10**6).tobytes() for path in photos.rglob("*.*")}
+    assert isinstance(data.shape, ImageShape)
+    given = data.shape.input
+    assert given == ImageInput(16, 16, 3, resize=Resize("stretch", scaled=True))
+    served = {decode_image(path.read_bytes(), given, 10**6).tobytes() for path in photos.rglob("*.*")}
     assert unique(data.train.values) <= served
 
 

@@ -16,10 +16,10 @@ from training.data.rows import (
     ImageShape,
     Rows,
     joined,
-    resized,
     split_off,
     three_splits,
 )
+from training.data.sizes import Size, resized
 
 
 def numbered(num: int) -> NDArray[np.uint8]:
@@ -101,11 +101,11 @@ def test_long_rows_are_clips_of_one_group_without_their_padding_each_sample_once
 def test_images_are_resized_only_where_their_size_is_another() -> None:
     images = np.random.default_rng(0).integers(0, 256, (3, 6, 6, 2), np.uint8)
     assert resized(images, None) is images
-    assert resized(images, 6) is images
+    assert resized(images, Size(6, 6)) is images
     flat = np.full((2, 6, 4, 1), [[[[9]]], [[[200]]]], np.uint8)
-    for size in (4, 6):
-        made = resized(flat, size)
-        assert made.shape == (2, size, size, 1)
+    for height, width in ((4, 4), (6, 6), (4, 8)):
+        made = resized(flat, Size(height, width))
+        assert made.shape == (2, height, width, 1)
         assert made[0].max() >= 9 > made[0].min() or (made[0] == 9).all()
         assert made[1].max() == 200
 

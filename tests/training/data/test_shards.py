@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from latentserve.images import decode_image
-from latentserve.inputs import ImageInput
+from latentserve.inputs import ImageInput, Resize
 from training.data import DataError, cifar10, load_data
 from training.evaluation.probes import knn_accuracy, linear_probe_accuracy
 
@@ -68,9 +68,9 @@ def test_shards_give_the_pixels_the_service_would_see_with_their_classes(
     data = load_data(f"wds:{pattern}", image_size=16)
     assert [len(split) for split in (data.train, data.calibration, data.test)] == [24, 3, 3]
     images = {name[:-4]: data for name, data in members.items() if not name.endswith("cls")}
+    stretched = ImageInput(16, 16, 3, resize=Resize("stretch", scaled=True))
     served = {
-        decode_image(image, ImageInput(16, 16, 3), 10**6).tobytes(): int(members[f"{key}.cls"])
-        for key, image in images.items()
+        decode_image(image, stretched, 10**6).tobytes(): int(members[f"{key}.cls"]) for key, image in images.items()
     }
     assert rows_of(data) == served
 

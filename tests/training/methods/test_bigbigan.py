@@ -319,6 +319,16 @@ def test_collapse_shows_in_the_figures() -> None:
     assert retrieval_at_1(torch.cat([x[:250], x[:250]]), x).item() == pytest.approx(0.5)
 
 
+def test_images_that_are_not_square_are_decoded_at_their_size() -> None:
+    torch.manual_seed(0)
+    gan = BigBiGan(SMALL, LoopConfig(), ImageShape(9, 1, width=30)).eval()
+    x = torch.rand(2, 1, 9, 30)
+    latent = gan.encode(x).latent
+    assert latent is not None
+    assert gan.decode(latent).shape == x.shape
+    assert gan.discriminator(x, latent).image.shape == (2,)
+
+
 @pytest.mark.parametrize("image_size", [8, 9, 28, 32, 64])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_any_image_size_is_decoded_at_that_size(image_size: int, channels: int) -> None:

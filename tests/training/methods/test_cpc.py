@@ -230,6 +230,11 @@ def test_patches_follow_the_image_unless_they_are_named(image_size: int, grid: t
     assert cpc(image_size).encode(torch.rand(2, 1, image_size, image_size)).embedding.shape == (2, 64)
 
 
+def test_images_that_are_not_square_are_refused() -> None:
+    with pytest.raises(ValueError, match="image_size: got 28x32, expected a square such as 28 for cpc"):
+        Cpc(CpcConfig(), LoopConfig(), ImageShape(28, 1, width=32))
+
+
 @pytest.mark.parametrize(
     ("config", "image_size", "message"),
     [

@@ -108,6 +108,17 @@ def simclr(**config: Any) -> SimClr:
     return SimClr(replace(SMALL, **config), LoopConfig(), ImageShape(8, 1))
 
 
+@pytest.mark.parametrize("size", [(8, 40), (40, 8), (64, 96)])
+@pytest.mark.parametrize("backbone", ["small", "resnet18"])
+def test_images_that_are_not_square_are_trained_on(backbone: str, size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    model = SimClr(replace(SMALL, backbone=backbone), LoopConfig(), ImageShape(size[0], 1, width=size[1]))
+    x = torch.randint(0, 256, (4, *size, 1), dtype=torch.uint8)
+    first, second = model.projections(x)
+    assert first.shape == second.shape == (4, SMALL.projection_dim)
+    assert model.encode(torch.rand(2, 1, *size)).embedding.isfinite().all()
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd", "lars"])
 def test_only_weights_decay(optimizer: Any) -> None:
     """With zero gradients what moves is what decays."""

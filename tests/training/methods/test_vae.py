@@ -152,6 +152,15 @@ def test_any_image_size_is_decoded_at_that_size(image_size: int, channels: int) 
     assert decoded.max() <= 1
 
 
+@pytest.mark.parametrize("size", [(8, 64), (64, 8), (9, 30), (64, 96), (8, 500)])
+def test_images_that_are_not_square_are_decoded_at_their_size(size: tuple[int, int]) -> None:
+    model = Vae(VaeConfig(**SMALL), LoopConfig(), ImageShape(size[0], 3, width=size[1])).eval()
+    latent = model.encode(torch.rand(2, 3, *size)).latent
+    assert latent is not None
+    assert model.decode(latent).shape == (2, 3, *size)
+    assert sum(parameter.numel() for parameter in model.parameters()) < 10**6
+
+
 def test_the_likelihood_follows_the_pixels_unless_it_is_named() -> None:
     assert vae().gaussian
     assert not vae(binarise="dynamic").gaussian

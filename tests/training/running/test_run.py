@@ -9,12 +9,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 from lightning import LightningModule, Trainer
 
+from latentserve.inputs import Resize
 from training.__main__ import Options, main, run_training
 from training.data import AudioShape, ImageShape
 from training.methods.simclr import SimClr, SimClrConfig
@@ -297,14 +299,53 @@ def test_two_trainings_cannot_share_a_folder(stopped: Path, capsys: pytest.Captu
     assert main(["--resume", "--run", str(stopped)]) == 0
 
 
+def test_a_run_of_a_folder_from_before_there_was_a_rule_is_cropped_as_it_was(
+    tmp_path: Path, encode: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.data.loading.OWN_RESIZE", Resize())
+    (tmp_path / "photos").mkdir()
+    for i in range(20):
+        image = np.random.default_rng(i).integers(0, 256, (16, 24, 3), dtype=np.uint8)
+        (tmp_path / "photos" / f"{i}.png").write_bytes(encode(image))
+    spec = f"folder:{tmp_path}/photos"
+    loop = LoopConfig(epochs=1, batch_rows=8)
+    options = Options(data=spec, image_size="8", run=tmp_path / "run", loop=loop)
+    folder = run_training("vae", SMALL, options)
+    said = json.loads((folder / RUN).read_text())
+    del said["shape"]["width"], said["shape"]["resize"]
+    (folder / RUN).write_text(json.dumps(said))
+    run, _ = open_run(folder)
+    assert run.load_data().shape == ImageShape(8, 3)
+    load_model(folder, run)
+    (folder / RESULT).unlink()
+    monkeypatch.undo()
+    assert main(["--resume", "--run", str(folder)]) == 0
+    with pytest.raises(RunError, match=r"shape.resize.*: got .*'fit'.*, expected None"):
+        run_training("vae", SMALL, replace(options, resize="fit", resume=True))
+
+
+def test_a_run_of_images_that_are_not_square_is_read_and_resumed(tmp_path: Path) -> None:
+    options = Options(image_size="8x12", resize="fit", run=tmp_path / "run", loop=LoopConfig(epochs=1, batch_rows=512))
+    folder = run_training("vae", SMALL, options)
+    run, _ = open_run(folder)
+    assert run.shape == ImageShape(8, 1, width=12, resize=Resize("fit"))
+    assert run.load_data().train.values.shape[1:] == (8, 12, 1)
+    decoded = cast(Vae, load_model(folder, run)).decode(torch.zeros(1, 4))
+    assert decoded.shape == (1, 1, 8, 12)
+    assert main(["--resume", "--run", str(folder)]) == 0
+
+
 def test_a_run_of_before_there_was_a_compiler_is_read_and_resumed(tmp_path: Path) -> None:
-    """Its run.json and its checkpoint know nothing of `compiled` and `group_by`."""
+    """Its run.json and its checkpoint know nothing of `compiled`, `group_by`, and shapes that are not square."""
     folder = train(tmp_path / "run", epochs=1)
     said = json.loads((folder / RUN).read_text())
     assert said["loop"].pop("compiled") is False
     del said["group_by"]
+    assert (said["shape"].pop("width"), said["shape"].pop("resize")["how"]) == (None, "crop")
     (folder / RUN).write_text(json.dumps(said))
     run, _ = open_run(folder)
+    assert run.identity["shape"] == said["shape"] == {"image_size": 8, "channels": 1, "modality": "image"}
     load_model(folder, run)
+    assert main(["--resume", "--run", str(folder)]) == 0
     assert "compiled" not in run.identity["loop"]
     assert replace(run, loop=replace(run.loop, compiled=True)).identity == run.identity

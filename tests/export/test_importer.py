@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from export.__main__ import main
+from export.draft import Choices
+from export.examination import examine
+from export.importer import Order, default_name, import_encoder
+from export.origin import Imported, read_config
+from export.sources import SourceOptions
+from latentserve import bundle
+from latentserve.images import decode_image
+from latentserve.inputs import ImageInput, Resize
+from service.engine.engine import Engine
+from service.engine.providers import DeviceConfig
+from tests.export.sources import tiny
+from training.evaluation.comparison import ReportOptions
+from training.running.run import Run, RunError
+
+SIZE = (20, tiny.SIZE)
+SAID = SourceOptions(image_size=SIZE, how="fit", mean=(0.4, 0.5, 0.6), patches="auto", embedding="mean")
+TINY = "python:tests.export.sources.tiny:"
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two hundred JPEGs of two kinds, each of a size of its own."""
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for i in range(200):
+        kind = folder / ("light" if i % 2 else "dark")
+        kind.mkdir(exist_ok=True)
+        pixels = rng.integers(0, 128, (4, 4, 3), dtype=np.uint8) + np.uint8(120 * (i % 2))
+        size = int(rng.integers(30, 60)), int(rng.integers(30, 60))
+        Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC).save(kind / f"{i}.jpg", quality=95)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def imported(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle, by the command; not to be changed."""
+    models = tmp_path_factory.mktemp("models")
+    (models / "licence.txt").write_text("Mine.\nDo as you like.\n")
+    said = ["--image-size", "20", "24", "--how", "fit", "--mean", "0.4", "0.5", "0.6", "--patches", "auto"]
+    said += ["--embedding", "mean", "--licence", str(models / "licence.txt")]
+    assert main(["import", f"{TINY}places", "--data", f"folder:{photos}", "--to", str(models), *said]) == 0
+    (models / "licence.txt").unlink()
+    return models / "tests.export.sources.tiny-places" / "1"
+
+
+def test_a_bundle_says_where_its_encoder_came_from(imported: Path, photos: Path) -> None:
+    manifest = bundle.load(imported)
+    assert manifest.input == ImageInput(*SIZE, 3, resize=Resize("fit"))
+    source = manifest.provenance
+    assert (source.method, source.data, source.epochs, source.device) == ("import", f"folder:{photos}", 0, "none")
+    origin = read_config(source, imported)
+    assert isinstance(origin, Imported)
+    assert (origin.source, origin.licence) == (f"{TINY}places", "Mine.\nDo as you like.\n")
+    assert origin.options["how"] == "fit"
+    assert len(origin.weights_sha256) == 64
+    assert origin.load_data().fingerprint == source.data_sha256
+    assert manifest.embedding_space == bundle.embedding_space(manifest.files["encoder.onnx"])
+
+
+def test_a_training_run_s_provenance_reads_as_before(bundle_folder: Path, imported: Path) -> None:
+    assert isinstance(read_config(bundle.load(bundle_folder).provenance, bundle_folder), Run)
+    broken = bundle.load(imported).provenance
+    del broken.config["weights_sha256"]
+    with pytest.raises(RunError, match=r"x: provenance.config: Imported: key 'weights_sha256' is missing"):
+        read_config(broken, "x")
+
+
+def test_what_is_served_is_what_the_network_gives_for_the_file(imported: Path, photos: Path) -> None:
+    manifest = bundle.load(imported)
+    engine = Engine(imported, manifest, DeviceConfig())
+    engine.warm_up()
+    engine.check_golden(bundle.load_golden(imported, manifest))
+    file = sorted(photos.rglob("*.jpg"))[7]
+    assert isinstance(manifest.input, ImageInput)
+    row = decode_image(file.read_bytes(), manifest.input, 10**6)
+    with Image.open(file) as image:
+        given = np.zeros((*SIZE, 3), np.float32)
+        small = image.copy()
+        scale = min(SIZE[0] / small.height, SIZE[1] / small.width)
+        small = small.resize((round(small.width * scale), round(small.height * scale)), Image.Resampling.BILINEAR)
+        top, left = round((SIZE[0] - small.height) / 2), round((SIZE[1] - small.width) / 2)
+        given[top : top + small.height, left : left + small.width] = np.asarray(small)
+    x = torch.from_numpy(given / 255 - np.float32([0.4, 0.5, 0.6])).permute(2, 0, 1)[None]
+    expected = tiny.places().eval()(x).mean(dim=(2, 3)).detach().numpy()
+    (got,) = engine.run("input", [_piece(row, {"embedding", "scores"})])
+    np.testing.assert_allclose(got["embedding"], expected, atol=1e-4)
+
+
+def _piece(row: Any, wants: set[str]) -> Any:
+    from service.engine.engine import Piece
+
+    return Piece(row[None], frozenset(wants))
+
+
+def test_patches_are_computed_where_they_are_asked_for(imported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from service.engine.runners import HostRunner
+
+    manifest = bundle.load(imported)
+    assert manifest.outputs["patches"].shape == (4, 5, 8)
+    assert "patches" in bundle.load_golden(imported, manifest)
+    asked = list[set[str]]()
+    run = HostRunner.run
+
+    def noted(self: HostRunner, *arguments: Any) -> Any:
+        asked.append(set(made := run(self, *arguments)))
+        return made
+
+    monkeypatch.setattr(HostRunner, "run", noted)
+    engine = Engine(imported, manifest, DeviceConfig())
+    row = np.zeros((*SIZE, 3), np.uint8)
+    engine.run("input", [_piece(row, {"embedding"})])
+    (got,) = engine.run("input", [_piece(row, {"embedding", "patches"})])
+    assert asked == [{"embedding"}, {"embedding", "patches"}]
+    assert got["patches"].shape == (1, 4, 5, 8)
+
+
+def test_the_report_tells_of_no_training(imported: Path) -> None:
+    page = (imported / bundle.REPORT).read_text()
+    assert "It was trained elsewhere and imported from python:tests.export.sources.tiny:places." in page
+    assert "Mine." in page
+    for word in ("untrained network", "epochs", "Is it trained?"):
+        assert word not in page, word
+    names = {one.name for one in bundle.load(imported).evaluations}
+    assert "linear_probe_accuracy" in names
+
+
+def test_an_imported_bundle_is_evaluated_and_examined_as_others_are(imported: Path) -> None:
+    from export.onnx_evaluation import evaluate_bundle
+
+    found, _ = examine(imported, ("noise",), num_rows=20)
+    assert found.num_id == 20
+    features = {one.features for one in evaluate_bundle(imported, None, ReportOptions(rows=40)).metrics}
+    assert features == {"embedding"}
+    sets = {one.data for one in evaluate_bundle(imported, "digits", ReportOptions(rows=40)).metrics}
+    assert sets == {"digits test"}
+
+
+def test_an_embedding_that_is_not_finite_is_told_with_its_image(photos: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for place, file in enumerate(sorted(photos.rglob("*.jpg"))[:30]):
+        (folder / f"{place}.jpg").write_bytes(file.read_bytes())
+    Image.new("RGB", (30, 30)).save(folder / "black.png")
+    order = Order(f"{TINY}not_finite", f"folder:{folder}", tmp_path / "models")
+    with pytest.raises(Exception, match=r"black.png: its embedding is not finite; no bundle was written"):
+        import_encoder(order, SourceOptions(image_size=SIZE), Choices("none"))
+    assert not (tmp_path / "models").exists()
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("timm:mobilenetv2_100.ra_in1k=x.pth", "mobilenetv2_100.ra_in1k"),
+        ("hf:/models/dinov2-small/", "dinov2-small"),
+        ("onnx:some where/my net.onnx", "my-net"),
+        ("python:a.b:make", "a.b-make"),
+    ],
+)
+def test_names_of_models_come_from_their_source(source: str, name: str) -> None:
+    assert default_name(source) == name
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ({"--data": "digts"}, "data: got 'digts'"),
+        ({"--name": "a b"}, "name: got 'a b'"),
+        ({"--to": "/dev/null"}, "to: got /dev/null"),
+        ({"--licence": "/nowhere"}, "licence: got /nowhere, expected a text file"),
+        ({"--alpha": "0.0001"}, "alpha: got 0.0001, expected 0.0"),
+        ({"--seed": "-1"}, "seed: got -1"),
+    ],
+)
+def test_what_cannot_be_is_told_and_leaves_nothing(
+    said: dict[str, str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = {"--data": "digits", "--to": str(tmp_path / "models"), "--report": "none"} | said
+    arguments = [part for pair in given.items() for part in pair]
+    assert main(["import", f"{TINY}net", "--image-size", "24", "24", *arguments]) == 1
+    assert f"error: {told}" in capsys.readouterr().err
+    assert not (tmp_path / "models").exists()
