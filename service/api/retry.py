@@ -21,5 +21,7 @@ def after(seconds: float, seconds_left: float) -> Metadata:
         seconds_left: until its deadline. A retry that would come after it is not worth waiting for: the caller hears at
             once why, and when to come again.
     """
+    if seconds <= 0:
+        return NEVER
     milliseconds = str(max(1, round(seconds * 1000)))
-    return ((RETRY_AFTER, milliseconds), (PUSHBACK, milliseconds if 0 < seconds < seconds_left else "-1"))
+    return ((RETRY_AFTER, milliseconds), (PUSHBACK, milliseconds if seconds < seconds_left else "-1"))

@@ -153,7 +153,7 @@ class DecodingQueue:
         ):
             if more and (held + more > most or not lets_in(priority, held / most)):
                 low = ", of low priority" if held + more <= most else ""
-                after = self.backlog_seconds() if self._pace.known else 1.0
+                after = self.backlog_seconds() or 1.0
                 raise Overloaded(
                     f"too much is to be decoded: {held} of {most} {unit} wait, {more} came{low}",
                     retry_after_seconds=0.0 if more > most else after,  # it would never fit

@@ -14,7 +14,7 @@ MOST = 10_000
 SAME_SHAPE = 1.02
 """Aspect ratios that differ by less than this factor are one: sides are whole pixels."""
 BECOMES = {
-    "crop": "of each the largest centred part is kept, {size}: what lies at its border is never seen",
+    "crop": "of each the centre is kept, {size}: what lies at its border is never seen",
     "fit": "the whole of each is fitted into {size} on black",
     "stretch": "the whole of each is stretched to {size}",
 }
@@ -47,8 +47,9 @@ class Seen:
     def say(self, size: Size) -> None:
         """Says which rule is used, unless every image has the model's shape, and which image size would keep theirs."""
         ratios = [width / height for height, width in self.sizes]
-        wanted = size.width / size.height
-        if not ratios or all(1 / SAME_SHAPE < ratio / wanted < SAME_SHAPE for ratio in ratios):
+        wanted, side = size.width / size.height, size.resize.shorter_side
+        cut = side is not None and side > min(size.height, size.width)  # of squares, too
+        if not ratios or (not cut and all(1 / SAME_SHAPE < ratio / wanted < SAME_SHAPE for ratio in ratios)):
             return
         by_pixels = sorted(self.sizes, key=lambda one: one[0] * one[1])
         least, most = (f"{height} x {width}" for height, width in (by_pixels[0], by_pixels[-1]))
@@ -56,7 +57,7 @@ class Seen:
         line += f" (height x width); {BECOMES[size.resize.how].format(size=size)}"
         if not size.chosen:
             line += " (--resize crop|fit|stretch)"
-        if max(ratios) < SAME_SHAPE * min(ratios):
+        if not cut and max(ratios) < SAME_SHAPE * min(ratios):
             keeping = _keeping(ratios[0], min(size.height, size.width))
             line += f"; all have one shape, which --image-size {keeping} would keep"
         say(line)

@@ -37,7 +37,10 @@ def free_rows(graph: onnx.GraphProto, entry: str, num: int) -> None:
 
 
 def _free_reshape(graph: onnx.GraphProto, node: onnx.NodeProto, shape: list[int]) -> None:
-    """-1: as many as there are; 0: as many as before."""
+    """-1: as many as there are; 0: as many as before, unless zeros are allowed."""
+    kept = [one for one in node.attribute if one.name != "allowzero"]
+    del node.attribute[:]
+    node.attribute.extend(kept)
     shape = [0 if -1 in shape[1:] else -1, *shape[1:]]
     name = f"{PREFIX}shape_of_{node.output[0]}"
     graph.initializer.append(numpy_helper.from_array(np.array(shape, np.int64), name))
@@ -72,11 +75,12 @@ def _repeated(
 
 
 def _ranks(graph: onnx.GraphProto, constants: dict[str, onnx.TensorProto]) -> dict[str, int]:
-    """Number of axes of what is constant: weights, and weights that are expanded to a constant shape."""
+    """Number of axes of what does not move: weights, and weights that are expanded."""
     ranks = {name: len(tensor.dims) for name, tensor in constants.items() if len(tensor.dims) and tensor.dims[0] == 1}
     for node in graph.node:
-        if node.op_type == "Expand" and set(node.input) <= constants.keys():
-            ranks[node.output[0]] = constants[node.input[1]].dims[0]
+        if node.op_type == "Expand" and node.input[0] in constants:
+            data, shape = constants[node.input[0]], constants.get(node.input[1])
+            ranks[node.output[0]] = len(data.dims) if shape is None else shape.dims[0]
     return ranks
 
 
@@ -93,6 +97,6 @@ def reshaped_to(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) ->
     """The shape that a Reshape says in numbers; None: it is no Reshape, or its shape is computed."""
     if node.op_type != "Reshape" or len(node.input) < 2 or node.input[1] not in constants:
         return None
-    if any(one.name == "allowzero" and one.i for one in node.attribute):
-        return None
-    return [int(one) for one in numpy_helper.to_array(constants[node.input[1]])]
+    shape = [int(one) for one in numpy_helper.to_array(constants[node.input[1]])]
+    allowed = any(one.name == "allowzero" and one.i for one in node.attribute)
+    return None if allowed and 0 in shape else shape

@@ -51,7 +51,7 @@ def both(network: Network, folder: Path, rows: Any = ROWS) -> tuple[Tensors, Ten
     """What the bundle's graph says, and what the file says."""
     encoding = network.model.encode(floats_from_rows(torch.from_numpy(rows)))._asdict()
     asked = {name: one.numpy() for name, one in encoding.items() if one is not None}
-    return runner(network, folder).run(rows), asked
+    return runner(network, folder).with_patches().run(rows), asked
 
 
 def direct(path: Path, x: NDArray[Any], name: str) -> NDArray[np.float32]:
@@ -127,7 +127,7 @@ def test_a_fixed_number_of_rows_is_made_free(tmp_path: Path, rows: int, shape: l
 @pytest.mark.parametrize("expanded", [False, True])
 def test_a_class_token_of_one_row_is_repeated(tmp_path: Path, expanded: bool) -> None:
     nodes = [
-        *(*features(), node("Reshape", ["map", "shape"], ["columns"])),
+        *(*features(), node("Reshape", ["map", "shape"], ["columns"], allowzero=int(expanded))),
         node("Transpose", ["columns"], ["tokens"], perm=[0, 2, 1]),
         node("Concat", ["token", "tokens"], ["joined"], axis=1),
         node("Softmax", ["joined"], ["end"], axis=1),
@@ -135,7 +135,8 @@ def test_a_class_token_of_one_row_is_repeated(tmp_path: Path, expanded: bool) ->
     weights = {"shape": np.array([1, DIM, -1]), "token": np.full((1, 1, DIM), 0.5, np.float32)}
     if expanded:
         nodes.insert(0, node("Expand", ["class", "to"], ["token"]))
-        weights = weights | {"class": weights.pop("token")[0], "to": np.array([1, 1, DIM])}
+        nodes.insert(0, node("Identity", ["computed"], ["to"]))
+        weights = weights | {"class": weights.pop("token"), "computed": np.array([1, 1, DIM])}
     given = [images(rows=1)], nodes, [output("end", 1, HEIGHT * WIDTH + 1, DIM)]
     write(path := tmp_path / "net.onnx", *given, weights=weights)
     x = ROWS.transpose(0, 3, 1, 2).astype(np.float32) / 255

@@ -13,11 +13,15 @@ from service.api.retry import PUSHBACK, RETRY_AFTER, after
 
 
 @pytest.mark.parametrize(
-    ("seconds", "milliseconds"), [(0.0, "1"), (0.0004, "1"), (0.25, "250"), (1.0, "1000"), (7.5, "7500")]
+    ("seconds", "milliseconds"), [(0.0004, "1"), (0.25, "250"), (1.0, "1000"), (7.5, "7500")]
 )
 def test_the_hint_is_the_queues(seconds: float, milliseconds: str) -> None:
-    told = {RETRY_AFTER: milliseconds, PUSHBACK: milliseconds if seconds else "-1"}
+    told = {RETRY_AFTER: milliseconds, PUSHBACK: milliseconds}
     assert dict(_trailing(Overloaded("full", seconds), math.inf)) == told
+
+
+def test_what_would_never_fit_is_not_asked_for_again() -> None:
+    assert dict(_trailing(Overloaded("too large", 0.0), math.inf)) == {PUSHBACK: "-1"}
 
 
 def test_no_other_error_has_a_hint() -> None:

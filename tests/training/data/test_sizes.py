@@ -146,7 +146,7 @@ def test_what_becomes_of_other_shapes_is_said_in_one_line(
     begins = "folder: 20 images of 20 x 50 to 40 x 30 (height x width); "
     assert said(capsys) == [f"{begins}the whole of each is stretched to 16 x 16 (--resize crop|fit|stretch)"]
     load_data(f"folder:{folder}", image_size=16, resize="crop")
-    end = "of each the largest centred part is kept, 16 x 16: what lies at its border is never seen"
+    end = "of each the centre is kept, 16 x 16: what lies at its border is never seen"
     assert said(capsys) == [begins + end]
     with tarfile.open(tmp_path / "a.tar", "w") as shard:
         shard.add(folder, "photos")
@@ -166,9 +166,16 @@ def test_one_shape_of_all_could_be_kept(
     assert said(capsys) == []
 
 
-def test_nothing_is_said_of_squares(tmp_path: Path, encode: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    load_data(f"folder:{pictures(tmp_path / 'photos', encode, [(20, 20), (64, 64)])}", image_size=16)
+def test_of_squares_is_said_only_that_their_border_is_cut_off(
+    tmp_path: Path, encode: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = pictures(tmp_path / "photos", encode, [(20, 20), (64, 64)])
+    load_data(f"folder:{folder}", image_size=16)
+    load_data(f"folder:{folder}", image_size=16, resize=Resize("crop", 16))
     assert said(capsys) == []
+    load_data(f"folder:{folder}", image_size=16, resize=Resize("crop", 20))
+    begins = "folder: 20 images of 20 x 20 to 64 x 64 (height x width); of each the centre is kept, 16 x 16"
+    assert said(capsys) == [f"{begins}: what lies at its border is never seen"]
 
 
 def test_a_size_is_that_of_the_upright_image_and_little_of_a_file_is_read(tmp_path: Path, encode: Any) -> None:
