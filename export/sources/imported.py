@@ -165,14 +165,14 @@ def checked(model: ImportedEncoder, given: ImageInput | AudioInput) -> Encoder:
         SourceError: it does not.
     """
     model = model.float().eval().requires_grad_(False)
-    example = noise(given)
     try:
         with torch.no_grad():
+            example = noise(given)
             together, alone = (model.encode(rows).embedding for rows in (example, example[:1]))
     except SourceError:
         raise
     except Exception as error:  # whatever the network's library raises
-        size = list(example.shape[1:])
+        size = list(given.spec.shape)
         said = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
         raise SourceError(f"the network takes no rows of {size} ({said}); --image-size says another size") from error
     if together.ndim != 2:

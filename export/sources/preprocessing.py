@@ -71,6 +71,6 @@ class Preprocessing:
             grown = min(options.image_size or self.size) / min(self.size)
             side = max(round(self.resize.shorter_side * grown), min(options.image_size or self.size))
         try:
-            return Resize(how, side, options.filter or self.resize.filter)
+            return replace(self.resize, how=how, shorter_side=side, filter=options.filter or self.resize.filter)
         except ValueError as error:
             raise SourceError(str(error)) from error

@@ -13,6 +13,10 @@ Layout = Literal["NCHW", "NHWC"]
 Scale = Literal["unit", "integers"]
 
 
+LARGEST = {"image_size": 4096, "shorter_side": 4096, "sample_rate_hz": 2**24, "num_samples": 2**24}
+"""Of options: a slip of the keyboard takes no 100 GB."""
+
+
 class SourceError(ValueError):
     """The encoder cannot be taken over. The message says what was got, what was expected and what to do."""
 
@@ -54,6 +58,13 @@ class SourceOptions:
     layout: Layout | None = None
     sample_rate_hz: int | None = None
     num_samples: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, most in LARGEST.items():
+            said = getattr(self, name)
+            values = said if isinstance(said, tuple) else () if said is None else (said,)
+            if not all(1 <= value <= most for value in values):
+                raise SourceError(f"{name}: got {' x '.join(map(str, values))}, expected 1 to {most}")
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ def test_a_training_run_s_provenance_reads_as_before(bundle_folder: Path, import
 
 def test_what_is_served_is_what_the_network_gives_for_the_file(imported: Path, photos: Path) -> None:
     manifest = bundle.load(imported)
-    engine = Engine(imported, manifest, DeviceConfig())
+    engine = Engine(imported, manifest, DeviceConfig("cpu", 1, 8))
     engine.warm_up()
     engine.check_golden(bundle.load_golden(imported, manifest))
     file = sorted(photos.rglob("*.jpg"))[7]
@@ -117,7 +117,7 @@ def test_patches_are_computed_where_they_are_asked_for(imported: Path, monkeypat
         return made
 
     monkeypatch.setattr(HostRunner, "run", noted)
-    engine = Engine(imported, manifest, DeviceConfig())
+    engine = Engine(imported, manifest, DeviceConfig("cpu", 1, 8))
     row = np.zeros((*SIZE, 3), np.uint8)
     engine.run("input", [_piece(row, {"embedding"})])
     (got,) = engine.run("input", [_piece(row, {"embedding", "patches"})])

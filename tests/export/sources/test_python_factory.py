@@ -72,7 +72,7 @@ def test_how_images_become_rows_is_the_user_s_choice() -> None:
         ("nett", {}, "got no 'nett' in tests.export.sources.tiny, expected a function, did you mean 'net'"),
         ("two", {}, "got a tuple of the module, expected one tensor"),
         ("net", {"image_size": None}, "image_size: got none, expected the height and width"),
-        ("net", {"image_size": (2, 2)}, r"the network takes no rows of \[3, 2, 2\] \(RuntimeError: .*--image-size"),
+        ("net", {"image_size": (2, 2)}, r"the network takes no rows of \[2, 2, 3\] \(RuntimeError: .*--image-size"),
         ("net", {"mean": (0.5,)}, "mean: got 1 numbers, expected 3, one for each channel"),
         ("net", {"std": (0.5, 0.0, 0.5)}, "std: got 0, expected more than 0"),
         ("net", {"embedding": "features"}, "embedding: got 'features', expected one of auto, cls, mean, pooled"),
