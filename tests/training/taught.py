@@ -20,7 +20,7 @@ def write_teacher(models: Path, row: ImageInput | AudioInput = GREY_12, *, name:
     folder = models / name / "1"
     folder.mkdir(parents=True)
     _write_encoder(row, seed, folder / "encoder.onnx")
-    np.savez(folder / bundle.GOLDEN, **{INPUT: np.zeros((1, *row.spec.shape), row.spec.dtype)})
+    np.savez(folder / bundle.GOLDEN, input=np.zeros((1, *row.spec.shape), row.spec.dtype))
     graph = bundle.Graph("encoder.onnx", (row.spec,), (TensorSpec("embedding", "float32", (DIM,)),))
     files = {file.name: bundle.sha256_of_file(file) for file in folder.iterdir()}
     manifest = bundle.Manifest(
