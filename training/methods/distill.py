@@ -134,7 +134,7 @@ class Distill(LightningModule):
         self.loop = loop
         self.shape = shape
         self.views = Views(config.views, shape.channels)
-        self.encoder, embedding_dim = build_backbone(config.backbone, shape.channels, shape.image_size, config.width)
+        self.encoder, embedding_dim = build_backbone(config.backbone, shape.channels, shape.size, config.width)
         self.head = nn.Linear(embedding_dim, config.target_dim)
         self.bank_NP = torch.empty(0, config.target_dim)
         self.space: Space | None = None
