@@ -58,7 +58,7 @@ def test_waveforms() -> None:
 
 
 def test_how_images_become_rows_is_the_user_s_choice() -> None:
-    assert opened("net", how="fit", filter="lanczos").input.resize == Resize("fit", None, "lanczos")
+    assert opened("net", resize="fit", filter="lanczos").input.resize == Resize("fit", None, "lanczos")
     assert opened("net", shorter_side=32).input.resize == Resize("crop", 32)
 
 
@@ -79,7 +79,7 @@ def test_how_images_become_rows_is_the_user_s_choice() -> None:
         ("net", {"embedding": "mean"}, "embedding: got mean, but the network gives one vector"),
         ("net", {"patches": "auto"}, "patches: got auto, but the network gives no vectors for places"),
         ("net", {"shorter_side": 8}, "shorter_side: got 8, expected 24 or more"),
-        ("net", {"how": "fit", "shorter_side": 30}, "shorter_side: got 30 with fit"),
+        ("net", {"resize": "fit", "shorter_side": 30}, "shorter_side: got 30 with fit"),
         ("sequence", {}, "gives a sequence of 17 vectors for a row and none for all of it; say --embedding mean"),
         ("places", {}, "gives a map of 5 x 5 vectors for a row and none for all of it; say --embedding mean"),
         ("places", {"embedding": "cls"}, "embedding: got cls, but the network has no class token"),
