@@ -125,7 +125,7 @@ def _save(place: Path, start: int, part: Tensors) -> None:
     new = place / ".new.npz"
     with contextlib.suppress(OSError):
         place.mkdir(exist_ok=True)
-        np.savez(new, **part)
+        np.savez(new, **part)  # type: ignore[arg-type]  # of allow_pickle, which no part is called
         new.replace(place / f"{start}.npz")
 
 

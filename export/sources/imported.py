@@ -53,7 +53,7 @@ class Features(NamedTuple):
         grid = self.grid or (side := round(patches_BTD.shape[1] ** 0.5), side)
         if grid[0] * grid[1] != patches_BTD.shape[1]:
             return None
-        return patches_BTD.unflatten(1, grid)
+        return patches_BTD.reshape(len(patches_BTD), *grid, patches_BTD.shape[-1])
 
 
 class Backbone(nn.Module):
@@ -106,7 +106,7 @@ class ImportedEncoder(nn.Module):
         """What the network takes, of images 0 to 1 or waveforms."""
         if self.order == "BGR":
             x = x.flip(1)
-        if self.mean_C is not None:
+        if self.mean_C is not None and self.std_C is not None:
             x = (x - self.mean_C[:, None, None]) / self.std_C[:, None, None]
         return x
 
