@@ -107,3 +107,34 @@ class Large(nn.Module):
 
 def large() -> nn.Module:
     return Large()
+
+
+class Otherwise(nn.Module):
+    """Rows by themselves have no deviation."""
+
+    def __init__(self, dtype: torch.dtype | None) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (
+            (x.mean(dim=(2, 3)) / x.mean(dim=(1, 2, 3))[:, None].std(dim=0))
+            if self.dtype is None
+            else x.mean(dim=(2, 3)).to(self.dtype)
+        )
+
+
+def deviation_of_the_batch() -> nn.Module:
+    return Otherwise(None)
+
+
+def halves() -> nn.Module:
+    return Otherwise(torch.float16)
+
+
+def scripted() -> nn.Module:
+    return torch.jit.script(nn.Flatten())
+
+
+def ends() -> nn.Module:
+    raise SystemExit("no network here")
