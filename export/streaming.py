@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from export.detectors.scorer import FIT_ROWS, REFERENCE_ROWS, Drawn, draw
-from export.graphs import GraphRunner, Tensors, joined
+from export.graphs import ExportError, GraphRunner, Tensors, joined
 from latentserve import bundle
 from training.data import Data, Rows
 from training.data.lazy import batch_rows, is_lazy, progress
@@ -66,6 +66,8 @@ class Embedding:
         with progress(what, len(rows)) as bar:
             bar.update(num_done)
             for outputs in runner.batches(rows[num_done:], batch_rows(rows)):
+                _check_finite(outputs, what, num_done)
+                num_done += _num_rows([outputs])
                 waiting.append({name: array for name, array in outputs.items() if name not in NOT_KEPT})
                 bar.update(_num_rows(waiting[-1:]))
                 if place is not None and self.clock() - saved_at >= SECONDS_BETWEEN_PARTS:
@@ -125,8 +127,18 @@ def _save(place: Path, start: int, part: Tensors) -> None:
     new = place / ".new.npz"
     with contextlib.suppress(OSError):
         place.mkdir(exist_ok=True)
-        np.savez(new, **part)
+        np.savez(new, **part)  # type: ignore[arg-type]  # of allow_pickle, which no part is called
         new.replace(place / f"{start}.npz")
+
+
+def _check_finite(outputs: Tensors, what: str, start: int) -> None:
+    """Nothing can be fitted on a row without a place."""
+    finite_N = np.isfinite(outputs["embedding"]).all(axis=1)
+    if not finite_N.all():
+        row = start + int(finite_N.argmin())
+        raise ExportError(
+            f"{what}: got an embedding of row {row} that is not finite, expected numbers; no bundle was written"
+        )
 
 
 def _num_rows(parts: list[Tensors]) -> int:
