@@ -12,7 +12,7 @@ import torch
 
 from export.draft import Choices, Training
 from export.exporter import check_promise, write_bundle
-from export.graphs import ExportError
+from export.finite import check_finite
 from export.origin import Imported
 from export.sources import Network, SourceError, SourceOptions, check_source, open_source
 from export.sources.imported import check_rows_alone
@@ -120,11 +120,7 @@ def _check_first_rows(network: Network, data: Data) -> None:
     rows = floats_from_rows(torch.from_numpy(np.asarray(data.train.values[:FIRST_ROWS])))
     with torch.no_grad():
         together, alone = (network.model.encode(some).embedding for some in (rows, rows[:1]))
-    if not torch.isfinite(together).all():
-        row = int((~torch.isfinite(together)).any(dim=1).nonzero()[0])
-        named = data.train.names_N
-        name = f"training row {row}" if named is None else records.printable(str(named[row]))
-        raise ExportError(f"{name}: its embedding is not finite; no bundle was written")
+    check_finite(together.numpy(), data.train, "training")
     check_rows_alone(together, alone)
 
 

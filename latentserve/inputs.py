@@ -15,8 +15,10 @@ ON_REQUEST = ("patches",)
 """Outputs that are only computed if they are asked for: they are large."""
 How = Literal["crop", "fit", "stretch"]
 Filter = Literal["bilinear", "bicubic", "lanczos"]
+Halves = Literal["even", "down"]
 HOWS: tuple[How, ...] = get_args(How)
 FILTERS: tuple[Filter, ...] = get_args(Filter)
+HALVES: tuple[Halves, ...] = get_args(Halves)
 
 
 @dataclass(frozen=True)
@@ -40,12 +42,15 @@ class Resize:
         filter: all of them are antialiased.
         scaled: whether JPEGs of a million pixels and more are decoded at a half, a quarter or an eighth of their size
             where that divides both sides and leaves twice the result's: much faster, and the same but for some levels.
+        halves: of `crop` with a shorter side: where a box goes that would begin in the middle of a pixel: to the even
+            one, as torchvision has it, or down, as transformers.
     """
 
     how: How = "crop"
     shorter_side: int | None = None
     filter: Filter = "bilinear"
     scaled: bool = False
+    halves: Halves = "even"
 
     def __post_init__(self) -> None:
         if self.how not in HOWS:
@@ -54,6 +59,8 @@ class Resize:
             raise ValueError(f"filter: got {self.filter!r}, expected one of {', '.join(FILTERS)}")
         if self.shorter_side is not None and self.how != "crop":
             raise ValueError(f"shorter_side: got {self.shorter_side} with {self.how}, expected none, or crop")
+        if self.halves not in HALVES:
+            raise ValueError(f"halves: got {self.halves!r}, expected one of {', '.join(HALVES)}")
 
 
 @dataclass(frozen=True)

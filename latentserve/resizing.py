@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from PIL import Image
 
-from latentserve.inputs import ImageInput
+from latentserve.inputs import Halves, ImageInput, Resize
 
 __all__ = ["center_crop", "resized"]
 
@@ -31,7 +31,7 @@ def resized(image: Image.Image, given: ImageInput) -> Image.Image:
     """The image in the height and width of the model's, in its own mode."""
     size, resize = (given.width, given.height), given.resize
     if resize.how == "crop" and resize.shorter_side is not None:
-        return _shorter_side_then_crop(image, size, resize.shorter_side, FILTERS[resize.filter])
+        return _shorter_side_then_crop(image, size, resize.shorter_side, resize)
     if image.size == size:
         return image
     if resize.how == "crop" or image.width * given.height == image.height * given.width:
@@ -74,12 +74,12 @@ def center_crop(got_width: int, got_height: int, height: int, width: int) -> tup
 
 
 def _shorter_side_then_crop(
-    image: Image.Image, size: tuple[int, int], shorter_side: int, resample: Image.Resampling
+    image: Image.Image, size: tuple[int, int], shorter_side: int, resize: Resize
 ) -> Image.Image:
     """As torchvision's Resize(shorter_side) and CenterCrop(size), which pads with black, to the last bit."""
-    shorter = min(image.size)
+    shorter, resample = min(image.size), FILTERS[resize.filter]
     whole = tuple(shorter_side if one == shorter else int(shorter_side * one / shorter) for one in image.size)
-    starts = [_start(*pair) for pair in zip(whole, size, strict=True)]
+    starts = [_start(*pair, resize.halves) for pair in zip(whole, size, strict=True)]
     box = (starts[0], starts[1], starts[0] + size[0], starts[1] + size[1])
     if max(image.size) <= LONGEST * shorter:
         return image.resize((whole[0], whole[1]), resample).crop(box)
@@ -91,9 +91,11 @@ def _shorter_side_then_crop(
     return _on_black(part, size, (seen[0] - box[0], seen[1] - box[1]))
 
 
-def _start(got: int, wanted: int) -> int:
+def _start(got: int, wanted: int, halves: Halves) -> int:
     """Where the box begins in an image of `got` pixels; negative where that is too small and black goes before it."""
-    return -((wanted - got) // 2) if got < wanted else round((got - wanted) / 2)
+    if got < wanted:
+        return -((wanted - got) // 2)
+    return round((got - wanted) / 2) if halves == "even" else (got - wanted) // 2
 
 
 def _whole_on_black(image: Image.Image, size: tuple[int, int], resample: Image.Resampling) -> Image.Image:

@@ -13,7 +13,7 @@ import pytest
 
 import export.__main__ as exporting
 import training.__main__ as training
-from export.commands import compare, ood
+from export.commands import compare, imports, ood
 from export.commands import evaluate as report
 from export.commands import export as export_command
 from export.ood_data import OTHERS
@@ -70,7 +70,7 @@ def options(kind: Any) -> Iterator[tuple[str, Any]]:
     for field in dataclasses.fields(kind):
         hint = hints[field.name]
         if dataclasses.is_dataclass(hint):
-            nested = "" if field.name in ("loop", "report", "promise") else f"{field.name}."
+            nested = "" if field.name in ("loop", "report", "promise", "encoder") else f"{field.name}."
             yield from ((nested + name, one) for name, one in options(hint))
         else:
             yield field.name, hint
@@ -103,6 +103,7 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for place in (
         *("training.__main__.train", "training.evaluation.command.make_report", "export.exporter.write_bundle"),
+        "export.importer.write_bundle",
         *(
             "export.onnx_evaluation.make_report",
             "export.examination.GraphRunner",
@@ -164,6 +165,16 @@ def test_exporting(run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
             said(exporting.main, [value, "--to", "models"], capsys)
         else:
             said(exporting.main, [str(run_folder), "--to", "models", flag(name, value)], capsys)
+        assert list(tmp_path.iterdir()) == [], (name, value)
+
+
+@pytest.mark.usefixtures("no_work")
+def test_importing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, size = "python:tests.export.sources.tiny:net", ["--image-size", "24", "24"]
+    for name, value in walk(imports.Options):
+        given = {"data": "digits", "to": "models"} | ({} if name == "source" else {name: value})
+        flags = [flag(*pair) for pair in given.items()]
+        said(exporting.main, ["import", value if name == "source" else source, *size, *flags], capsys)
         assert list(tmp_path.iterdir()) == [], (name, value)
 
 

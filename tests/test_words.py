@@ -118,6 +118,7 @@ COMMANDS = {
     "training": (training.main, ["--help"]),
     "training evaluate": (training.main, ["evaluate", "--help"]),
     "export": (exporting.main, ["--help"]),
+    "export import": (exporting.main, ["import", "--help"]),
     "export evaluate": (exporting.main, ["evaluate", "--help"]),
     "export ood": (exporting.main, ["ood", "--help"]),
     "export compare": (exporting.main, ["compare", "--help"]),

@@ -54,15 +54,13 @@ class Options:
     promise: Annotated[Promise, tyro.conf.arg(name="")] = Promise()  # noqa: RUF009 (frozen)
     device: Device = "cpu"
 
-    def __post_init__(self) -> None:
-        check_seed(self.seed)
-
 
 def main(arguments: list[str]) -> int:
     """Runs the command line; returns the exit status."""
     try:
         options = tyro.cli(Options, args=arguments, prog=as_typed("python -m export import"))
         check_options(options)
+        check_seed(options.seed)
         order = Order(
             options.source, options.data, options.to, options.name, options.seed, options.group_by, options.licence
         )

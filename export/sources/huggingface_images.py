@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def preprocessing_of(transformers: Any, folder: Path, config: Any, options: Sour
     mean, std = _normalising(processor, channels)
     how, number = _sizes(processor, options), processor.get("resample")
     filter_ = FILTERS.get(int(number) if number is not None else 2, "bilinear")
-    size, resize = how[0], Resize(how[1].how, how[1].shorter_side, filter_)
+    size, resize = how[0], replace(how[1], filter=filter_, halves="down")
     return Preprocessing(size, resize, mean, std, "RGB", channels).said_by(options)
 
 
@@ -61,7 +62,7 @@ def _sizes(processor: dict[str, Any], options: SourceOptions) -> tuple[tuple[int
     if (whole := _pair(size)) is not None and cropped in (None, whole):
         return whole, Resize("stretch")
     if options.image_size is not None:
-        return options.image_size, Resize(options.how or "crop")
+        return options.image_size, Resize(options.resize or "crop")
     raise SourceError(
         f"hf: got images that {FILE} gives no one size (size {size}, crop_size {crop}), expected --image-size"
     )

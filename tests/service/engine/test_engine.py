@@ -59,9 +59,11 @@ def test_the_encoder_runs_once_and_the_decoder_for_the_rows_that_asked(
     ran = []
     for file, runner in engine._runners.items():
 
-        def spy(size: int, feed: dict[str, Any], file: str = file, run: Any = runner.run) -> dict[str, Any]:
+        def spy(
+            size: int, feed: dict[str, Any], *left_out: Any, file: str = file, run: Any = runner.run
+        ) -> dict[str, Any]:
             ran.append((file, size))
-            outputs: dict[str, Any] = run(size, feed)
+            outputs: dict[str, Any] = run(size, feed, *left_out)
             return outputs
 
         monkeypatch.setattr(runner, "run", spy)
