@@ -18,6 +18,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 
@@ -125,7 +126,7 @@ def _save(place: Path, start: int, part: Tensors) -> None:
     new = place / ".new.npz"
     with contextlib.suppress(OSError):
         place.mkdir(exist_ok=True)
-        np.savez(new, **part)
+        np.savez(new, **cast(dict[str, Any], part))
         new.replace(place / f"{start}.npz")
 
 
