@@ -113,7 +113,7 @@ def _parts(place: Path | None, num_rows: int) -> Iterator[Tensors]:
     num_done = 0
     while place is not None and num_done < num_rows and (file := place / f"{num_done}.npz").is_file():
         try:
-            with np.load(file, allow_pickle=False) as arrays:
+            with file.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
                 part = dict(arrays)
         except (OSError, ValueError, EOFError, zipfile.BadZipFile):
             return

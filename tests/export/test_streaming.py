@@ -20,7 +20,7 @@ from training.data import decoding, load_data
 from training.data.lazy import is_lazy
 from training.running.lock import held
 
-IMPORT = ["import", "python:tests.export.sources.tiny:places", "--image-size", "20", "24", "--how", "stretch"]
+IMPORT = ["import", "python:tests.export.sources.tiny:places", "--image-size", "20", "24", "--how", "stretch", "--embedding", "mean"]
 ROWS = np.random.default_rng(0).integers(0, 256, (2000, 4, 4, 3), dtype=np.uint8)
 
 
