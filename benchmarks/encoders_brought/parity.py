@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tarfile
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -242,9 +243,7 @@ def finding(source: str, differs: str, served_ND: NDArray[np.float32], own_ND: N
 
 def versions() -> dict[str, str]:
     """Of the libraries that are compared to."""
-    return {
-        one.__name__: str(one.__version__) for one in (pipelines.timm, pipelines.torchvision, pipelines.transformers)
-    }
+    return {name: version(name) for name in ("timm", "torchvision", "transformers")}
 
 
 def table(found: Findings) -> str:

@@ -167,10 +167,15 @@ def test_what_is_of_other_rows_or_graphs_or_damaged_is_not_taken(change: str, ki
 def test_parts_are_removed_when_a_bundle_is_complete_and_kept_until_then(tmp_path: Path) -> None:
     model = tmp_path / "model"
     model.mkdir()
-    with pytest.raises(KeyboardInterrupt), unfinished(model) as embedding:
-        embedding.clock = ticking()
-        given: Any = Runner(tmp_path, 3)
-        embedding.run(given, Rows(ROWS), "rows")
+    given: Any = Runner(tmp_path, 3)
+
+    def run() -> None:
+        with unfinished(model) as embedding:
+            embedding.clock = ticking()
+            embedding.run(given, Rows(ROWS), "rows")
+
+    with pytest.raises(KeyboardInterrupt):
+        run()
     assert [*(model / UNFINISHED).rglob("*.npz")]
     with unfinished(model) as embedding, held(model):
         assert embedding.folder == model / UNFINISHED
