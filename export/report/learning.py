@@ -128,7 +128,7 @@ def _without_labels(
         return np.concatenate([encoder.run(["embedding"], {INPUT: part})[0] for part in parts])
 
     changed = {name: change(rows) for name, change in GENERATORS.items()}
-    encoders = {BESIDE[METHOD]: own}
+    encoders: dict[str, Encode] = {BESIDE[METHOD]: own}
     if isinstance(training.origin, TrainedRun):
         encoders[BESIDE[UNTRAINED]] = torch_encoder(untrained(training.origin.run))
     found = {name: recognised(encode, rows, changed) for name, encode in encoders.items()}
