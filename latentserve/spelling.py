@@ -11,6 +11,7 @@ SPELLED = {
     "python -m training": "latentserve train",
     "python -m export evaluate": "latentserve evaluate",
     "python -m export import": "latentserve import",
+    "python -m export compare": "latentserve compare",
     "python -m export ood": "latentserve ood",
     "python -m export": "latentserve export",
     "python -m service tokens": "latentserve tokens",

@@ -16,6 +16,7 @@ from export.comparison.tables import print_comparison
 from export.ood_data import AGAINST
 from latentserve import records
 from latentserve.errors import BundleError
+from latentserve.spelling import as_typed
 from training.options import check_new_file, check_options, check_seed, in_words
 
 
@@ -60,7 +61,7 @@ class Options:
 def main(arguments: list[str]) -> int:
     """Runs the command line; returns the exit status."""
     try:
-        options = tyro.cli(Options, args=arguments, prog="python -m export compare")
+        options = tyro.cli(Options, args=arguments, prog=as_typed("python -m export compare"))
         check_options(options)
         check_new_file("json", options.json)
         check_new_file("html", options.html)
