@@ -28,7 +28,7 @@ class Options:
         source: timm:NAME[=CHECKPOINT], torchvision:NAME=CHECKPOINT, hf:FOLDER as save_pretrained writes it,
             python:package.module:factory that returns a torch module, or onnx:FILE.
         data: data set whose rows detectors are fitted on and calibrated with: folder:PATH, wds:PATTERN, audio:PATH,
-            or another that `python -m training` takes.
+            or another that training takes.
         to: the model repository; the bundle goes to <to>/<name>/<version>.
         name: name of the model; default: that of the network, or of its file or folder.
         licence: text file with the encoder's licence; default: what the source says.
