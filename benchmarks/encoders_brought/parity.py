@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tarfile
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,7 @@ MOST_ERROR, LEAST_COSINE = 1e-4, 0.9999
 COMPARED, IN_FOLDER = 50, 150
 """Files that are compared, and those that the bundles' detectors are fitted on and calibrated with."""
 TILES = 100
+LIBRARIES = ("timm", "torchvision", "transformers", "onnxruntime", "pillow")
 
 
 @dataclass(frozen=True)
@@ -246,9 +248,7 @@ def finding(source: str, differs: str, served_ND: NDArray[np.float32], own_ND: N
 
 def versions() -> dict[str, str]:
     """Of the libraries that are compared to."""
-    return {
-        one.__name__: str(one.__version__) for one in (pipelines.timm, pipelines.torchvision, pipelines.transformers)
-    }
+    return {name: metadata.version(name) for name in LIBRARIES}
 
 
 def table(found: Findings) -> str:

@@ -5,6 +5,7 @@ Shape legend: N files, B files of a batch, D embedding.
 
 from __future__ import annotations
 
+import importlib
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,15 +14,16 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-import timm
 import torch
 import torchvision
-import transformers
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 from torchvision import transforms
 from torchvision.transforms.functional import pil_to_tensor
+
+timm: Any = importlib.import_module("timm")
+transformers: Any = importlib.import_module("transformers")
 
 FILES_AT_ONCE = 8
 SHORTER_SIDE, IMAGE_SIZE = 256, 224
@@ -52,7 +54,7 @@ def opened(file: bytes) -> Image.Image:
     return Image.open(io.BytesIO(file)).convert("RGB")
 
 
-def _by_torch(network: Callable[[Tensor], Tensor], prepare: Any, files: Sequence[bytes]) -> NDArray[np.float32]:
+def _by_torch(network: Callable[[Tensor], Any], prepare: Any, files: Sequence[bytes]) -> NDArray[np.float32]:
     found = []
     with torch.no_grad():
         for start in range(0, len(files), FILES_AT_ONCE):
@@ -116,7 +118,8 @@ def mobilenet_onnx_s(place: Place, files: Sequence[bytes]) -> NDArray[np.float32
     """0 to 1, by ImageNet's mean and deviation, channels first."""
 
     def prepare(image: Image.Image) -> NDArray[np.float32]:
-        normal = (cropped(image) / np.float32(255) - np.array(MEAN, np.float32)) / np.array(STD, np.float32)
+        unit: Any = cropped(image) / np.float32(255)
+        normal = (unit - np.array(MEAN, np.float32)) / np.array(STD, np.float32)
         return np.moveaxis(normal, -1, 0)
 
     return _by_onnx(place.weights / "mobilenetv2.onnx", prepare, files)

@@ -16,10 +16,12 @@ pytest.importorskip("transformers")
 
 from benchmarks.encoders_brought import parity, pipelines
 from benchmarks.encoders_brought.mobilenet import WEIGHTS as MOBILENET
-from benchmarks.encoders_brought.parity import SOURCES, Findings, Options, Place, finding, main, table
+from benchmarks.encoders_brought.parity import SOURCES, Findings, Options, finding, main, table
+from benchmarks.encoders_brought.pipelines import Place
 from export.sources import SourceOptions, open_source
 from latentserve import records
 from latentserve.images import decode_image
+from latentserve.inputs import ImageInput
 from training.preprocessing import floats_from_rows
 
 WEIGHTS = Path("/tmp/weights")
@@ -50,6 +52,7 @@ def jpegs(num: int) -> list[bytes]:
 
 def imported(spec: str, files: list[bytes], options: dict[str, Any]) -> Any:
     network = open_source(spec, SourceOptions(**options))
+    assert isinstance(network.input, ImageInput)
     rows = np.stack([decode_image(file, network.input, 10**8) for file in files])
     with torch.no_grad():
         return network.model.encode(floats_from_rows(torch.from_numpy(rows))).embedding.numpy()
