@@ -51,7 +51,7 @@ MOST_ERROR, LEAST_COSINE = 1e-4, 0.9999
 COMPARED, IN_FOLDER = 50, 150
 """Files that are compared, and those that the bundles' detectors are fitted on and calibrated with."""
 TILES = 100
-LIBRARIES = ("timm", "torchvision", "transformers", "onnxruntime", "pillow")
+LIBRARIES = ("timm", "torchvision", "transformers", "pillow")
 
 
 @dataclass(frozen=True)
