@@ -44,7 +44,7 @@ from training.options import check_options
 RECORD = Path(__file__).resolve().parents[2] / "docs" / "results" / "encoders_brought.json"
 IMAGE_SIZE, SEED = 96, 0
 FEW_LABELS, ONE_CLASS_TEST, CHECKED = 10_000, 5_000, 256
-ROWS_AT_ONCE = 64
+ROWS_AT_ONCE, ROWS_DECODED = 64, 1000
 SPLITS = ("train", "calibration", "test")
 
 
@@ -90,16 +90,25 @@ class Figures:
 
 @dataclass(frozen=True)
 class Split:
-    """Images of a split with what the server makes of them."""
+    """What the server makes of a split's images.
 
-    rows: Rows
+    Attributes:
+        values: of the first rows, those that scores are taken of.
+        embedding_ND: of all rows.
+        labels: of all rows.
+    """
+
+    values: Any
     embedding_ND: NDArray[np.float32]
+    labels: NDArray[np.int64]
 
-    @property
-    def labels(self) -> NDArray[np.int64]:
-        """Classes."""
-        assert self.rows.labels_N is not None
-        return self.rows.labels_N
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def tensors(self, rows: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """What detectors take of some rows; decoded some at a time."""
+        parts = [np.asarray(self.values[part]) for part in np.array_split(rows, 1 + len(rows) // ROWS_DECODED)]
+        return {INPUT: np.concatenate(parts), "embedding": self.columns(17)[rows]}
 
     def columns(self, block: int) -> NDArray[np.float32]:
         """The embedding of one block, [N, D]."""
@@ -119,7 +128,7 @@ class Served:
         """Largest differences to the columns of `stages`, and to the scores of the scorer of class 0."""
         num = len(self.embedding_ND)
         own_ND = test.columns(17)[:num]
-        expected_NK = scorer.scores({INPUT: test.rows.values[:num], "embedding": own_ND})
+        expected_NK = scorer.scores(test.tensors(np.arange(num)))
         order = [scorer.names.index(name) for name in self.detectors]
         found = np.abs(own_ND - self.embedding_ND).max(), np.abs(expected_NK[:, order] - self.scores_NK).max()
         return float(found[0]), float(found[1])
@@ -147,13 +156,13 @@ def measure(options: Options) -> Figures:
     print("linear probes", file=sys.stderr)
     linear = dict(probes(train, test))
     print("one class against nine", file=sys.stderr)
-    fitted = np.arange(len(train.rows)) < len(data.train)  # an import keeps the others for calibration
+    fitted = np.arange(len(train)) < len(data.train)  # an import keeps the others for calibration
     scorers = [scorer_of(train, fitted & (train.labels == label)) for label in range(10)]
     errors = served.errors(test, scorers[0])
     by_class = [one_class(test, scorer, label) for label, scorer in enumerate(scorers)]
     means = {name: float(np.mean([one[name] for one in by_class])) for name in by_class[0]}
     knn = tuple(one["knn"] for one in by_class)
-    return Figures(linear, means, knn, len(train.rows), len(test.rows), *errors)
+    return Figures(linear, means, knn, len(train), len(test), *errors)
 
 
 def imported(options: Options, name: str, data: str) -> None:
@@ -176,8 +185,15 @@ def embedded(options: Options, data: Data) -> tuple[Split, Split, Served]:
         some = np.ascontiguousarray(data.test.values[:CHECKED])
         scores = client.score(some, model="block17")
         served = Served(client.embed(some, model="block17"), scores.detectors, scores.scores)
-    train = Split(_joined(data), np.concatenate([kept["train"], kept["calibration"]]))
-    return train, Split(data.test, kept["test"]), served
+    both = (data.train, data.calibration)  # together CIFAR-10's own training split
+    train = np.concatenate([kept["train"], kept["calibration"]])
+    labels = np.concatenate([_labels(rows) for rows in both])
+    return Split(data.train.values, train, labels), Split(data.test.values, kept["test"], _labels(data.test)), served
+
+
+def _labels(rows: Rows) -> NDArray[np.int64]:
+    assert rows.labels_N is not None
+    return rows.labels_N
 
 
 def _embedded(client: Client, work: Path, split: str, rows: Rows) -> NDArray[np.float32]:
@@ -189,14 +205,6 @@ def _embedded(client: Client, work: Path, split: str, rows: Rows) -> NDArray[np.
     return found
 
 
-def _joined(data: Data) -> Rows:
-    """CIFAR-10's own training split: what is trained on here and what is for calibration."""
-    values = np.concatenate([data.train.values, data.calibration.values])
-    assert data.train.labels_N is not None
-    assert data.calibration.labels_N is not None
-    return Rows(values, np.concatenate([data.train.labels_N, data.calibration.labels_N]))
-
-
 def _parts(client: Client, values: Any) -> Iterator[NDArray[np.float32]]:
     for start in tqdm(range(0, len(values), ROWS_AT_ONCE), unit_scale=ROWS_AT_ONCE, unit=" images"):
         yield client.embed(np.ascontiguousarray(values[start : start + ROWS_AT_ONCE]), model="stages")
@@ -204,7 +212,7 @@ def _parts(client: Client, values: Any) -> Iterator[NDArray[np.float32]]:
 
 def probes(train: Split, test: Split) -> Iterator[tuple[str, float]]:
     """Accuracies, by features and labels."""
-    order = np.random.default_rng(SEED).permutation(len(train.rows))
+    order = np.random.default_rng(SEED).permutation(len(train))
     features = {"block 18": (train.columns(18), test.columns(18)), "stages": (train.embedding_ND, test.embedding_ND)}
     for name, (train_ND, test_ND) in features.items():
         few = order[:FEW_LABELS]
@@ -218,13 +226,13 @@ def probes(train: Split, test: Split) -> Iterator[tuple[str, float]]:
 
 def scorer_of(train: Split, chosen_N: NDArray[np.bool_]) -> Scorer:
     """Detectors that are fitted on some training rows, by block 17."""
-    return Scorer.fit(None, {INPUT: train.rows.values[chosen_N], "embedding": train.columns(17)[chosen_N]})
+    return Scorer.fit(None, train.tensors(np.flatnonzero(chosen_N)))
 
 
 def one_class(test: Split, scorer: Scorer, label: int) -> dict[str, float]:
     """AUROC of each detector: test images of the class against those of the nine others."""
-    some = np.sort(np.random.default_rng(SEED).permutation(len(test.rows))[:ONE_CLASS_TEST])
-    scores_NK = scorer.scores({INPUT: test.rows.values[some], "embedding": test.columns(17)[some]})
+    some = np.sort(np.random.default_rng(SEED).permutation(len(test))[:ONE_CLASS_TEST])
+    scores_NK = scorer.scores(test.tensors(some))
     others_N = test.labels[some] != label
     found = {name: float(roc_auc_score(others_N, scores_NK[:, k])) for k, name in enumerate(scorer.names)}
     print(f"class {label}: knn {found['knn']:.4f}, cauchy {found['cauchy']:.4f}", file=sys.stderr, flush=True)

@@ -118,8 +118,8 @@ def mobilenet_onnx_s(place: Place, files: Sequence[bytes]) -> NDArray[np.float32
     """0 to 1, by ImageNet's mean and deviation, channels first."""
 
     def prepare(image: Image.Image) -> NDArray[np.float32]:
-        unit: Any = cropped(image) / np.float32(255)
-        normal = (unit - np.array(MEAN, np.float32)) / np.array(STD, np.float32)
+        mean, std = (np.array(numbers, np.float32) for numbers in (MEAN, STD))
+        normal = np.asarray((cropped(image) / np.float32(255) - mean) / std, np.float32)
         return np.moveaxis(normal, -1, 0)
 
     return _by_onnx(place.weights / "mobilenetv2.onnx", prepare, files)

@@ -1,97 +1,207 @@
-"""Embedding goes on where it was stopped, and stops at what is no number."""
+"""Bundles of sets that memory should not hold: the same bundles; and exports that were killed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
+from PIL import Image
 
-from export import streaming
-from export.graphs import ExportError, GraphRunner, Tensors
-from export.streaming import UNFINISHED, Embedding, unfinished
+from export.__main__ import main
+from export.detectors import scorer
+from export.graphs import ExportError, Tensors
+from export.streaming import UNFINISHED, Embedding, to_fit_on, unfinished
 from latentserve import bundle
-from training.data import Rows
+from training.data import Rows, decoding, load_data
+from training.data.lazy import is_lazy
+from training.running.lock import held
+
+IMPORT = ["import", "python:tests.export.sources.tiny:places", "--image-size", "20x24", "--resize", "stretch"]
+IMPORT += ["--embedding", "mean"]
+ROWS = np.random.default_rng(0).integers(0, 256, (2000, 4, 4, 3), dtype=np.uint8)
 
 
-@pytest.fixture
-def runner(bundle_folder: Path) -> GraphRunner:
-    return GraphRunner(bundle_folder, bundle.load(bundle_folder).graphs.values())
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two hundred JPEGs of two kinds."""
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for i in range(200):
+        kind = folder / ("light" if i % 2 else "dark")
+        kind.mkdir(exist_ok=True)
+        pixels = rng.integers(0, 128, (4, 4, 3), dtype=np.uint8) + np.uint8(120 * (i % 2))
+        Image.fromarray(pixels).resize((32, 30), Image.Resampling.BICUBIC).save(kind / f"{i}.jpg", quality=95)
+    return folder
 
 
-@pytest.fixture
-def rows(digits: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch) -> Rows:
-    """Embedded ten at a time."""
-    monkeypatch.setattr(streaming, "batch_rows", lambda _: 10)
-    return Rows(digits[:100])
+@pytest.fixture(autouse=True)
+def few_rows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Detectors need fewer rows than there are."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for name, num in (("FIT_ROWS", 90), ("REFERENCE_ROWS", 20)):
+        monkeypatch.setattr(scorer, name, num)
+        monkeypatch.setattr(f"export.streaming.{name}", num)
+
+
+def test_a_bundle_of_a_large_set_is_that_of_the_same_set_in_memory(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [*IMPORT, "--data", f"folder:{photos}", "--name", "tiny", "--to"]
+    assert main([*command, str(tmp_path / "held"), "--report", "none"]) == 0
+    monkeypatch.setattr(decoding, "IN_MEMORY_BYTES", 1000)
+    capsys.readouterr()
+    assert main([*command, str(tmp_path / "lazy")]) == 0
+    assert "110 of 160 training rows are embedded, drawn at random: 90 that detectors" in capsys.readouterr().err
+    folders = [tmp_path / kind / "tiny" / "1" for kind in ("held", "lazy")]
+    one, other = (bundle.load(folder) for folder in folders)
+    assert one.embedding_space == other.embedding_space
+    assert one.provenance.data_sha256 == other.provenance.data_sha256
+    assert [detector.name for detector in one.detectors] == [detector.name for detector in other.detectors]
+    for name in (bundle.CALIBRATION, bundle.GOLDEN):
+        arrays, again = (bundle.load_arrays(folder / name) for folder in folders)
+        assert arrays.keys() == again.keys()
+        for tensor, array in arrays.items():
+            np.testing.assert_array_equal(again[tensor], array)
+    assert one.files["scorer.onnx"] == other.files["scorer.onnx"]
+    measured = {evaluation.name for evaluation in other.evaluations}
+    assert {"linear_probe_accuracy", "auroc_against_noise", "equivariance_flip"} <= measured
+    assert (
+        "trained on</th>" not in (folders[1] / bundle.REPORT).read_text()
+        or "160" in (folders[1] / bundle.REPORT).read_text()
+    )
+    assert not [*folders[1].parent.glob(".*")]
+    assert main(["ood", str(folders[1]), "--against", "noise", f"folder:{photos}"]) == 0
+    assert main(["evaluate", str(folders[1])]) == 0
+
+
+def test_detectors_draw_the_same_rows_from_a_large_set(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = load_data(f"folder:{photos}", image_size=8)
+    assert to_fit_on(whole) == (whole, None)
+    monkeypatch.setattr(decoding, "IN_MEMORY_BYTES", 1000)
+    some, chosen = to_fit_on(load_data(f"folder:{photos}", image_size=8))
+    assert chosen is not None
+    assert is_lazy(some.train.values)
+    expected = scorer.draw(len(whole.train), whole.train.units_N)
+    for places, rows in zip(chosen, expected, strict=True):
+        np.testing.assert_array_equal(np.asarray(some.train.values[places]), whole.train.values[rows])
+
+
+class Runner:
+    """Stands in for graphs: the mean of each row; is killed after some batches."""
+
+    def __init__(self, folder: Path, batches: int = 10**6) -> None:
+        self.folder = folder
+        self.device = "cpu"
+        self.graphs = [SimpleNamespace(file="encoder.onnx")]
+        self.left = batches
+        self.seen = 0
+        (folder / "encoder.onnx").touch()
+
+    def batches(self, rows: Any, num_rows: int) -> Iterator[Tensors]:
+        """One batch after another."""
+        for start in range(0, len(rows), num_rows):
+            if not self.left:
+                raise KeyboardInterrupt
+            self.left -= 1
+            part = np.asarray(rows[start : start + num_rows])
+            self.seen += len(part)
+            means_N1 = part.reshape(len(part), -1).mean(axis=1, dtype=np.float32)[:, None]
+            yield {"embedding": means_N1, "patches": np.zeros((len(part), 1), np.float32)}
+
+
+EXPECTED = ROWS.reshape(2000, -1).mean(axis=1, dtype=np.float32)[:, None]
 
 
 def ticking() -> Any:
-    """A clock on which every look is a minute later."""
-    return iter(range(0, 10**6, 60)).__next__
+    """A clock by which each look at it takes ten seconds."""
+    return iter(range(0, 10**6, 10)).__next__
 
 
-def stopping_after(runner: GraphRunner, num_batches: int) -> GraphRunner:
-    """As a process that is killed then."""
-
-    class Stopping:
-        graphs, folder, device = runner.graphs, runner.folder, runner.device
-
-        def batches(self, rows: Any, num_rows: int | None = None) -> Iterator[Tensors]:
-            for number, outputs in enumerate(runner.batches(rows, num_rows)):
-                if number == num_batches:
-                    raise KeyboardInterrupt
-                yield outputs
-
-    stopping: Any = Stopping()
-    return stopping  # type: ignore[no-any-return]
+def embedded(folder: Path, runner: Runner, rows: Any = ROWS) -> Tensors:
+    given: Any = runner
+    return Embedding(folder, ticking()).run(given, Rows(rows), "rows")
 
 
-def test_what_was_embedded_before_a_kill_is_not_embedded_again(
-    runner: GraphRunner, rows: Rows, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    whole = Embedding(None).run(runner, rows, "training")
-    with pytest.raises(KeyboardInterrupt), unfinished(tmp_path) as embedding:
-        Embedding(embedding.folder, ticking()).run(stopping_after(runner, 4), rows, "training")
-    assert list((tmp_path / UNFINISHED).glob("*/*.npz"))
-    with unfinished(tmp_path) as embedding:
-        again = Embedding(embedding.folder, ticking()).run(stopping_after(runner, 6), rows, "training")
-    assert "training rows: 40 of 100 rows were embedded before; going on" in capsys.readouterr().err
-    assert again.keys() == whole.keys()
-    for name, array in whole.items():
-        np.testing.assert_array_equal(again[name], array)
-    assert not (tmp_path / UNFINISHED).exists()
-
-
-def test_parts_of_other_rows_or_damaged_ones_are_not_taken(
-    runner: GraphRunner, rows: Rows, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def killed(tmp_path: Path) -> Path:
+    """The folder of an embedding that was killed after three batches of five hundred, of which two were kept."""
+    (tmp_path / "parts").mkdir()
     with pytest.raises(KeyboardInterrupt):
-        Embedding(tmp_path, ticking()).run(stopping_after(runner, 4), rows, "training")
-    Embedding(tmp_path).run(runner, Rows(rows.values[::-1].copy()), "training")
-    assert "before" not in capsys.readouterr().err
-    (first,) = tmp_path.glob("*/0.npz")
-    first.write_bytes(first.read_bytes()[:-100])
-    Embedding(tmp_path).run(runner, rows, "training")
-    assert "before" not in capsys.readouterr().err
+        embedded(tmp_path / "parts", Runner(tmp_path, 3))
+    return tmp_path / "parts"
 
 
-def test_an_embedding_that_is_no_number_is_told_with_its_file(runner: GraphRunner, rows: Rows) -> None:
-    class Broken:
-        graphs, folder, device = runner.graphs, runner.folder, runner.device
+def test_embedding_goes_on_where_it_was_killed(
+    killed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runner = Runner(tmp_path)
+    found = embedded(killed, runner)
+    assert found.keys() == {"embedding"}
+    np.testing.assert_array_equal(found["embedding"], EXPECTED)
+    assert runner.seen == 1000
+    assert "rows: 1000 of 2000 rows were embedded before; going on" in capsys.readouterr().err
 
-        def batches(self, rows: Any, num_rows: int | None = None) -> Iterator[Tensors]:
-            for number, outputs in enumerate(runner.batches(rows, num_rows)):
-                if number == 3:
-                    outputs["embedding"][5, 0] = np.nan
+
+@pytest.mark.parametrize("change", ["rows", "order", "graph", "part"])
+def test_what_is_of_other_rows_or_graphs_or_damaged_is_not_taken(change: str, killed: Path, tmp_path: Path) -> None:
+    runner, rows = Runner(tmp_path), ROWS
+    if change == "rows":
+        rows = ROWS.copy()
+        rows[7, 0, 0, 0] ^= 1
+    elif change == "order":
+        rows = ROWS[::-1]
+    elif change == "graph":
+        (tmp_path / "encoder.onnx").write_text("another")
+    else:
+        for part in killed.rglob("*.npz"):
+            part.write_bytes(part.read_bytes()[:-30])
+    found = embedded(killed, runner, rows)
+    assert runner.seen == 2000
+    np.testing.assert_array_equal(found["embedding"], rows.reshape(2000, -1).mean(axis=1, dtype=np.float32)[:, None])
+
+
+def test_parts_are_removed_when_a_bundle_is_complete_and_kept_until_then(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    given: Any = Runner(tmp_path, 3)
+
+    def run() -> None:
+        with unfinished(model) as embedding:
+            embedding.clock = ticking()
+            embedding.run(given, Rows(ROWS), "rows")
+
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    assert [*(model / UNFINISHED).rglob("*.npz")]
+    with unfinished(model) as embedding, held(model):
+        assert embedding.folder == model / UNFINISHED
+    assert not (model / UNFINISHED).exists()
+    with pytest.raises(ValueError, match="nothing"), unfinished(model):
+        raise ValueError("nothing was embedded")
+    assert not (model / UNFINISHED).exists()
+    with unfinished(model), unfinished(model) as second:
+        assert second.folder is None  # another process makes a bundle of this model
+
+
+def test_a_disk_that_is_full_ends_no_export(tmp_path: Path) -> None:
+    (tmp_path / "parts").write_text("no folder")
+    np.testing.assert_array_equal(embedded(tmp_path / "parts", Runner(tmp_path))["embedding"], EXPECTED)
+
+
+def test_an_embedding_that_is_no_number_is_told_with_its_file(tmp_path: Path) -> None:
+    class Broken(Runner):
+        def batches(self, rows: Any, num_rows: int) -> Iterator[Tensors]:
+            for number, outputs in enumerate(super().batches(rows, num_rows)):
+                outputs["embedding"][5, 0] = np.nan if number == 3 else 0
                 yield outputs
 
-    broken: Any = Broken()
-    with pytest.raises(ExportError, match="^test row 35: its embedding is not finite; no bundle was written$"):
-        Embedding(None).run(broken, rows, "test")
-    named = Rows(rows.values, names_N=np.array([f"{row}.png" for row in range(100)], np.object_))
-    with pytest.raises(ExportError, match=r"^35\.png: its embedding"):
-        Embedding(None).run(broken, named, "test")
+    given: Any = Broken(tmp_path)
+    with pytest.raises(ExportError, match="^test row 1505: its embedding is not finite; no bundle was written$"):
+        Embedding(None).run(given, Rows(ROWS), "test")
+    named = Rows(ROWS, names_N=np.array([f"{row}.png" for row in range(len(ROWS))], np.object_))
+    with pytest.raises(ExportError, match=r"^1505\.png: its embedding"):
+        Embedding(None).run(given, named, "test")

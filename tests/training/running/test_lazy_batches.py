@@ -1,0 +1,63 @@
+"""Training on images that are decoded as they are asked for gives the weights of training in memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from training.__main__ import Options, run_training
+from training.data import decoding, load_data
+from training.data.lazy import is_lazy
+from training.methods.vae import VaeConfig
+from training.running.lazy_batches import Parts
+from training.running.loop import Batches
+from training.running.run import load_model, open_run
+from training.schedule import LoopConfig
+
+
+@pytest.fixture
+def photos(tmp_path: Path, encode: Any, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    rng = np.random.default_rng(0)
+    (tmp_path / "photos").mkdir()
+    for i in range(40):
+        (tmp_path / "photos" / f"{i}.png").write_bytes(encode(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)))
+    return tmp_path / "photos"
+
+
+def test_batches_of_rows_that_are_decoded_are_those_of_memory(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = load_data(f"folder:{photos}", image_size=8).train.values
+    monkeypatch.setattr(decoding, "IN_MEMORY_BYTES", 1000)
+    lazy: Any = load_data(f"folder:{photos}", image_size=8).train.values
+    assert is_lazy(lazy)
+    targets = torch.arange(len(held))
+    for given in (None, targets):
+        expected = [*Batches(torch.from_numpy(held), 10, 3, 1, given)]
+        found = [*Batches(lazy, 10, 3, 1, given)]
+        assert len(found) == len(expected) == 3
+        for one, other in zip(found, expected, strict=True):
+            for part, again in zip(one, other, strict=True):
+                assert torch.equal(part, again)
+    parts = Parts(lazy, 10)
+    assert len(parts) == 4
+    np.testing.assert_array_equal(np.concatenate([parts[i].numpy() for i in range(4)]), held)
+
+
+def test_a_run_on_a_large_set_is_that_in_memory(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights, results = [], []
+    for name, bound in (("held", 2**30), ("lazy", 1000)):
+        monkeypatch.setattr(decoding, "IN_MEMORY_BYTES", bound)
+        options = Options(
+            data=f"folder:{photos}", image_size=8, run=tmp_path / name, loop=LoopConfig(epochs=1, batch_rows=16)
+        )
+        folder = run_training("vae", VaeConfig(latent_dim=4, embedding_dim=8, width=4), options)
+        run, trained = open_run(folder)
+        weights.append(load_model(folder, run).state_dict())
+        results.append((run.data_sha256, trained.test))
+    assert results[0] == results[1]
+    for name, tensor in weights[0].items():
+        assert torch.equal(weights[1][name], tensor), name
