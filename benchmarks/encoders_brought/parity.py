@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tarfile
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +51,7 @@ MOST_ERROR, LEAST_COSINE = 1e-4, 0.9999
 COMPARED, IN_FOLDER = 50, 150
 """Files that are compared, and those that the bundles' detectors are fitted on and calibrated with."""
 TILES = 100
+LIBRARIES = ("timm", "torchvision", "transformers", "pillow")
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,10 @@ SOURCES = {
         "onnx:{weights}/nsfw.onnx",
         pipelines.nsfw_s,
         (*CROP, *BGR),
-        {"its package: stretched to 256 x 256, through a JPEG of quality 75": pipelines.nsfw_s_package},
+        {
+            "stretched to 256 x 256, of this the centre": pipelines.nsfw_s_stretched,
+            "its package: so stretched, then through a JPEG of quality 75": pipelines.nsfw_s_package,
+        },
     ),
     "hf": Source("hf:{hf}", pipelines.hf_s, others={"resized by torchvision, on tensors": pipelines.hf_s_by_default}),
 }
@@ -225,7 +229,7 @@ def imported(place: Place, name: str, folder: Path) -> None:
 
 def compared(place: Place, source: Source, files: list[bytes], served_ND: NDArray[np.float32]) -> list[Finding]:
     """The library's own pipeline, and those that differ by design."""
-    shown = source.spec.replace("{weights}/", "").replace("{hf}", "dinov2").replace(" ", "")
+    shown = source.spec.replace("{weights}/", "").replace("{hf}", "dinov2")
     both = {"": source.own, **source.others}
     return [finding(shown, differs, served_ND, own(place, files)) for differs, own in both.items()]
 
@@ -235,15 +239,16 @@ def finding(source: str, differs: str, served_ND: NDArray[np.float32], own_ND: N
     if served_ND.shape != own_ND.shape:
         raise SystemExit(f"{source}: got embeddings {served_ND.shape}, expected {own_ND.shape}")
     absolute = float(np.abs(served_ND - own_ND).max())
-    served, own = (one / np.linalg.norm(one, axis=1, keepdims=True) for one in (served_ND, own_ND))
+    exact = (one.astype(np.float64) for one in (served_ND, own_ND))
+    served, own = (one / np.linalg.norm(one, axis=1, keepdims=True) for one in exact)
     between = (own @ own.T)[np.triu_indices(len(own), 1)]
-    least = float((served.astype(np.float64) * own).sum(axis=1).min())
+    least = float((served * own).sum(axis=1).min())
     return Finding(source, differs, absolute, absolute / float(np.abs(own_ND).max()), least, float(np.median(between)))
 
 
 def versions() -> dict[str, str]:
     """Of the libraries that are compared to."""
-    return {name: version(name) for name in ("timm", "torchvision", "transformers")}
+    return {name: metadata.version(name) for name in LIBRARIES}
 
 
 def table(found: Findings) -> str:

