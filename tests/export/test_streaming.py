@@ -20,7 +20,17 @@ from training.data import decoding, load_data
 from training.data.lazy import is_lazy
 from training.running.lock import held
 
-IMPORT = ["import", "python:tests.export.sources.tiny:places", "--image-size", "20", "24", "--how", "stretch", "--embedding", "mean"]
+IMPORT = [
+    "import",
+    "python:tests.export.sources.tiny:places",
+    "--image-size",
+    "20",
+    "24",
+    "--how",
+    "stretch",
+    "--embedding",
+    "mean",
+]
 ROWS = np.random.default_rng(0).integers(0, 256, (2000, 4, 4, 3), dtype=np.uint8)
 
 
@@ -68,12 +78,8 @@ def test_a_bundle_of_a_large_set_is_that_of_the_same_set_in_memory(
     assert one.files["scorer.onnx"] == other.files["scorer.onnx"]
     measured = {evaluation.name for evaluation in other.evaluations}
     assert {"linear_probe_accuracy", "auroc_against_noise", "equivariance_flip"} <= measured
-    assert "trained on</th>" not in (folders[1] / bundle.REPORT).read_text() or "160" in (
-        folders[1] / bundle.REPORT
-    ).read_text()
     assert not [*folders[1].parent.glob(".*")]
     assert main(["ood", str(folders[1]), "--against", "noise", f"folder:{photos}"]) == 0
-    assert main(["evaluate", str(folders[1])]) == 0
 
 
 def test_detectors_draw_the_same_rows_from_a_large_set(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
