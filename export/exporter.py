@@ -22,7 +22,6 @@ from export.detectors.detector import Arrays
 from export.detectors.scorer import Drawn
 from export.draft import Choices, Draft, ReportSize, Training
 from export.figures import measure
-from export.finite import check_finite
 from export.graphs import (
     EXAMPLE_ROWS,
     PROVIDERS,
@@ -135,8 +134,7 @@ def _write_bundle(
     data, chosen = to_fit_on(training.data)
     draft = _with_graphs(Draft(folder, replace(training, data=data), choices))
     _say("detectors and calibration")
-    train = embedding.run(draft.runner, data.train.values, "training rows")
-    check_finite(train["embedding"], data.train, "training")
+    train = embedding.run(draft.runner, data.train, "training")
     draft, calibration = _with_scorer(draft, train, chosen, embedding)
     runner = draft.runner
     _say("parity")
@@ -144,8 +142,7 @@ def _write_bundle(
     _write_golden(draft, runner.with_patches(), np.asarray(data.test.values[:GOLDEN_ROWS]))
     if choices.report != "none":
         _say("evaluation through ONNX")
-        test = embedding.run(runner, data.test.values, "test rows")
-        check_finite(test["embedding"], data.test, "test")
+        test = embedding.run(runner, data.test, "test")
         manifest = _with_report(draft, manifest, (train, test), calibration, training)
     files = {path.name: bundle.sha256_of_file(path) for path in sorted(folder.iterdir())}
     records.write(replace(manifest, files=files), folder / bundle.MANIFEST)
@@ -194,8 +191,7 @@ def _with_scorer(
     example = {name: torch.from_numpy(np.asarray(tensors[name][:EXAMPLE_ROWS])) for name in scorer.inputs}
     graph = export_graph(scorer, example, ["scores"], draft.folder / "scorer.onnx")
     draft = replace(draft, graphs={**draft.graphs, "scorer": graph}, scorer=scorer)
-    calibration = embedding.run(draft.runner, data.calibration.values, "calibration rows")
-    check_finite(calibration["embedding"], data.calibration, "calibration")
+    calibration = embedding.run(draft.runner, data.calibration, "calibration")
     columns = [
         calibrate(name, method, calibration["scores"][:, column], promise)
         for column, (name, method) in enumerate(zip(scorer.names, scorer.methods, strict=True))

@@ -105,16 +105,22 @@ def export_graph(module: nn.Module, example: dict[str, Tensor], outputs: Sequenc
     if any(one.kind is one.VAR_POSITIONAL for one in inspect.signature(module.forward).parameters.values()):
         shapes = (shapes,)  # `*tensors` is one argument to torch.export
     with _quiet(), torch.no_grad():
-        program = torch.onnx.export(
-            module.eval(),
-            tuple(example.values()),
-            dynamo=True,
-            opset_version=OPSET,
-            external_data=False,
-            input_names=list(example),
-            output_names=list(outputs),
-            dynamic_shapes=shapes,
-        )
+        try:
+            program = torch.onnx.export(
+                module.eval(),
+                tuple(example.values()),
+                dynamo=True,
+                opset_version=OPSET,
+                external_data=False,
+                input_names=list(example),
+                output_names=list(outputs),
+                dynamic_shapes=shapes,
+            )
+        except torch.onnx.errors.OnnxExporterError as error:
+            cause = str(error.__cause__ or error).strip().splitlines()[0]
+            raise ExportError(
+                f"the network cannot be written as an ONNX graph ({cause}); no bundle was written"
+            ) from error
         assert program is not None
     _rename_namesakes(program.model.graph)
     onnx.save(without_traces(program.model_proto), path)

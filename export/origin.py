@@ -13,7 +13,7 @@ from training.evaluation.other_data import in_channels, in_shape
 from training.running.loop import Trained
 from training.running.run import Run, RunError
 
-IMPORT = "import"
+IMPORT: Literal["import"] = "import"
 """The method of an imported encoder, in its bundle's provenance."""
 
 
@@ -111,7 +111,7 @@ def read_config(provenance: Provenance, place: object) -> Run | Imported:
     Raises:
         RunError: it is that of no training run, and of no import.
     """
-    kind = Imported if provenance.method == IMPORT else Run
+    kind: type[Run | Imported] = Imported if provenance.method == IMPORT else Run
     try:
         return records.from_json(kind, provenance.config)
     except records.RecordError as error:

@@ -18,11 +18,11 @@ import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 
 from export.detectors.scorer import FIT_ROWS, REFERENCE_ROWS, Drawn, draw
+from export.finite import check_finite
 from export.graphs import GraphRunner, Tensors, joined
 from latentserve import bundle
 from training.data import Data, Rows
@@ -50,15 +50,19 @@ class Embedding:
         self.folder = folder
         self.clock = clock
 
-    def run(self, runner: GraphRunner, rows: Values, what: str) -> Tensors:
+    def run(self, runner: GraphRunner, rows: Rows, split: str) -> Tensors:
         """The outputs of every graph for all rows, but for those that nothing is fitted on.
 
         Args:
             runner: of the graphs.
             rows: to be embedded, in memory or not.
-            what: they are, for the line of progress.
+            split: that they are of, for messages.
+
+        Raises:
+            ExportError: an embedding is not finite.
         """
-        place = None if self.folder is None else self.folder / _key(runner, rows)
+        values, what = rows.values, f"{split} rows"
+        place = None if self.folder is None else self.folder / _key(runner, values)
         done = list(_parts(place, len(rows)))
         num_done = _num_rows(done)
         if num_done:
@@ -66,7 +70,9 @@ class Embedding:
         waiting, saved_at = list[Tensors](), self.clock()
         with progress(what, len(rows)) as bar:
             bar.update(num_done)
-            for outputs in runner.batches(rows[num_done:], batch_rows(rows)):
+            for outputs in runner.batches(values[num_done:], batch_rows(values)):
+                check_finite(outputs["embedding"], rows, split, num_done)
+                num_done += _num_rows([outputs])
                 waiting.append({name: array for name, array in outputs.items() if name not in NOT_KEPT})
                 bar.update(_num_rows(waiting[-1:]))
                 if place is not None and self.clock() - saved_at >= SECONDS_BETWEEN_PARTS:
@@ -126,7 +132,7 @@ def _save(place: Path, start: int, part: Tensors) -> None:
     new = place / ".new.npz"
     with contextlib.suppress(OSError):
         place.mkdir(exist_ok=True)
-        np.savez(new, **cast(dict[str, Any], part))
+        np.savez(new, **part)  # type: ignore[arg-type]  # of allow_pickle, which no part is called
         new.replace(place / f"{start}.npz")
 
 

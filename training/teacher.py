@@ -127,7 +127,8 @@ class Teacher:
         if not np.isfinite(embedding_ND).all():
             raise TeacherError(f"teacher: got an embedding by {self.folder} that is not finite, expected numbers")
         length_N1 = np.linalg.norm(embedding_ND, axis=1, keepdims=True)
-        return embedding_ND / np.maximum(length_N1, SMALLEST_LENGTH)
+        embedding_ND /= np.maximum(length_N1, SMALLEST_LENGTH)
+        return embedding_ND
 
     def targets(self, values: Values, file: Path, mirrored: bool) -> NDArray[np.float16]:
         """Embeddings of all rows, float16 [N, V, D], in a file that is gone on with if it is there.

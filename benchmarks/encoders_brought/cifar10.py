@@ -163,7 +163,7 @@ def imported(options: Options, name: str, data: str) -> None:
         return
     source = f"python:benchmarks.encoders_brought.mobilenet:{name}"
     normal = ("--mean", "0.485", "0.456", "0.406", "--std", "0.229", "0.224", "0.225")
-    size = ("--image-size", str(IMAGE_SIZE), str(IMAGE_SIZE), "--how", "stretch")
+    size = ("--image-size", str(IMAGE_SIZE), "--resize", "stretch")
     command = [sys.executable, "-m", "export", "import", source, "--data", data, "--to", str(models)]
     command += ["--name", name, "--report", "none", "--deciding", "knn", *size, *normal]
     subprocess.run(command, check=True, env=os.environ | {WEIGHTS: str(options.weights.resolve())})

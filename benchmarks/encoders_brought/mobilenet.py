@@ -48,3 +48,8 @@ def stages() -> nn.Module:
 def block17() -> nn.Module:
     """The last block before the wide convolution."""
     return Stages((17,))
+
+
+def block18() -> nn.Module:
+    """What torchvision's classifier takes: the teacher of the recipe distill_cifar10."""
+    return Stages((18,))

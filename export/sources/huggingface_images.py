@@ -62,7 +62,7 @@ def _sizes(processor: dict[str, Any], options: SourceOptions) -> tuple[tuple[int
     if (whole := _pair(size)) is not None and cropped in (None, whole):
         return whole, Resize("stretch")
     if options.image_size is not None:
-        return options.image_size, Resize(options.how or "crop")
+        return options.image_size, Resize(options.resize or "crop")
     raise SourceError(
         f"hf: got images that {FILE} gives no one size (size {size}, crop_size {crop}), expected --image-size"
     )

@@ -53,7 +53,7 @@ class Features(NamedTuple):
         grid = self.grid or (side := round(patches_BTD.shape[1] ** 0.5), side)
         if grid[0] * grid[1] != patches_BTD.shape[1]:
             return None
-        return patches_BTD.unflatten(1, grid)
+        return patches_BTD.reshape(len(patches_BTD), *grid, patches_BTD.shape[-1])
 
 
 class Backbone(nn.Module):
@@ -106,7 +106,7 @@ class ImportedEncoder(nn.Module):
         """What the network takes, of images 0 to 1 or waveforms."""
         if self.order == "BGR":
             x = x.flip(1)
-        if self.mean_C is not None:
+        if self.mean_C is not None and self.std_C is not None:
             x = (x - self.mean_C[:, None, None]) / self.std_C[:, None, None]
         return x
 
@@ -177,6 +177,9 @@ def checked(model: ImportedEncoder, given: ImageInput | AudioInput) -> Encoder:
         raise SourceError(f"the network takes no rows of {size} ({said}); --image-size says another size") from error
     if together.ndim != 2:
         raise SourceError(f"embedding: got a tensor of {list(together.shape)}, expected [rows, numbers]")
+    if together.dtype != torch.float32:
+        got = str(together.dtype).removeprefix("torch.")
+        raise SourceError(f"embedding: got numbers of type {got} of the network, expected float32")
     check_rows_alone(together, alone)
     return cast(Encoder, model)
 
@@ -192,7 +195,7 @@ def noise(given: ImageInput | AudioInput) -> Tensor:
 def check_rows_alone(together: Tensor, alone: Tensor) -> None:
     """Raises SourceError if the first row's embedding depends on the rows beside it."""
     off = float((together[:1] - alone).abs().max())
-    if off > BATCH_TOLERANCE * max(float(together.abs().max()), SMALLEST_LENGTH):
+    if not off <= BATCH_TOLERANCE * max(float(together.abs().max()), SMALLEST_LENGTH):  # NaN, too
         raise SourceError(
             f"the network depends on the batch: a row's embedding is {off:.3g} off if others stand beside it, expected"
             " the same; does it normalise by the batch (BatchNorm in training mode, or without running statistics)?"

@@ -65,7 +65,7 @@ class Preprocessing:
 
     def _resize(self, options: SourceOptions) -> Resize:
         """A shorter side is said of one size: of another it grows with it."""
-        how = options.how or self.resize.how
+        how = options.resize or self.resize.how
         side = options.shorter_side
         if side is None and how == self.resize.how and self.resize.shorter_side is not None:
             grown = min(options.image_size or self.size) / min(self.size)

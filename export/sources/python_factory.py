@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from export.sources.imported import Backbone, Features, ImportedEncoder, checked
@@ -80,12 +81,14 @@ def _made(argument: str) -> nn.Module:
     factory = _factory(place, name)
     try:
         made = factory()
-    except Exception as error:  # whatever a user's function raises
+    except (Exception, SystemExit) as error:  # whatever a user's function raises
         said = str(error).strip().splitlines()
         why = said[0] if said else type(error).__name__
         raise SourceError(f"python: {place}:{name}() failed ({why}), expected it to take no arguments") from error
     if not isinstance(made, nn.Module):
         raise SourceError(f"python: got a {type(made).__name__} of {place}:{name}(), expected a torch.nn.Module")
+    if isinstance(made, torch.jit.ScriptModule):
+        raise SourceError(f"python: got a scripted module of {place}:{name}(), expected the one that it was made of")
     return made
 
 
@@ -94,7 +97,7 @@ def _factory(place: str, name: str) -> Callable[[], Any]:
         sys.path.insert(0, here)
     try:
         module = importlib.import_module(place)
-    except Exception as error:  # its own code may fail, too
+    except (Exception, SystemExit) as error:  # its own code may fail, too
         why = f"{type(error).__name__}: {error}"
         raise SourceError(f"python: {place!r} cannot be imported from {here} ({why})") from error
     found = getattr(module, name, None)

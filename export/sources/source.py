@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Any, Literal
+
+from tyro.constructors import PrimitiveConstructorSpec
 
 from latentserve.inputs import AudioInput, ImageInput
+from training.data.sizes import parsed
 from training.methods.encoding import Encoder
 
 Order = Literal["RGB", "BGR"]
@@ -15,6 +18,16 @@ Scale = Literal["unit", "integers"]
 
 LARGEST = {"image_size": 4096, "shorter_side": 4096, "sample_rate_hz": 2**24, "num_samples": 2**24}
 """Of options: a slip of the keyboard takes no 100 GB."""
+
+
+SIZE: PrimitiveConstructorSpec[Any] = PrimitiveConstructorSpec(
+    nargs=1,
+    metavar="SIZE|HEIGHTxWIDTH",
+    instance_from_str=lambda given: parsed(given[0]),
+    is_instance=lambda value: value is None or isinstance(value, tuple),
+    str_from_instance=lambda value: ["None" if value is None else "x".join(map(str, value))],
+)
+"""As `--image-size` of training."""
 
 
 class SourceError(ValueError):
@@ -30,10 +43,10 @@ class SourceOptions:
             `:cls` or `:mean`.
         patches: `auto`, or the name of the tensor that holds a vector for each place; None: no patches.
         normalise: whether the embedding is scaled to length 1.
-        image_size: height and width.
-        how: crop, fit or stretch: see `latentserve.inputs.Resize`.
-        shorter_side: see `latentserve.inputs.Resize`.
-        filter: see `latentserve.inputs.Resize`.
+        image_size: height and width: 96, or 64x96.
+        resize: crop, fit or stretch: what becomes of images of another shape.
+        shorter_side: of `crop`: to what the shorter side is resized before the centre is cut out.
+        filter: that images are resized with.
         mean: of each channel, in the network's order of colours and on its scale; one number is that of all channels.
         std: likewise.
         order: of the colours.
@@ -47,8 +60,8 @@ class SourceOptions:
     embedding: str = "auto"
     patches: str | None = None
     normalise: bool = False
-    image_size: tuple[int, int] | None = None
-    how: Literal["crop", "fit", "stretch"] | None = None
+    image_size: Annotated[tuple[int, int] | None, SIZE] = None
+    resize: Literal["crop", "fit", "stretch"] | None = None
     shorter_side: int | None = None
     filter: Literal["bilinear", "bicubic", "lanczos"] | None = None
     mean: tuple[float, ...] | None = None

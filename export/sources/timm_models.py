@@ -126,7 +126,7 @@ def _preprocessing(timm: Any, network: Any, options: SourceOptions) -> Preproces
     channels, height, width = config["input_size"]
     how = HOWS.get(config["crop_mode"], "crop")
     side = math.floor(min(height, width) / config["crop_pct"]) if how == "crop" else None
-    filter_ = config["interpolation"] if config["interpolation"] in FILTERS else "bicubic"
+    filter_: Any = config["interpolation"] if config["interpolation"] in FILTERS else "bicubic"
     found = Preprocessing((height, width), Resize(how, side, filter_), config["mean"], config["std"], "RGB", channels)
     return found.said_by(options)
 

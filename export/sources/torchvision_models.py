@@ -120,7 +120,8 @@ def _last_layer(network: nn.Module, name: str) -> str:
     layers = [one for one in layers if not one.startswith(AUXILIARY)]
     if not layers or ("." in layers[-1] and layers[-1].split(".")[0] not in ("classifier", "head", "heads")):
         raise SourceError(f"torchvision: got {name}, which is no classifier with a linear layer at its end")
-    return layers[-1]
+    last: str = layers[-1]
+    return last
 
 
 def _like(weights: Any, file: Path) -> Any:

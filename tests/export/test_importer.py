@@ -24,7 +24,7 @@ from training.evaluation.comparison import ReportOptions
 from training.running.run import Run, RunError
 
 SIZE = (20, tiny.SIZE)
-SAID = SourceOptions(image_size=SIZE, how="fit", mean=(0.4, 0.5, 0.6), patches="auto", embedding="mean")
+SAID = SourceOptions(image_size=SIZE, resize="fit", mean=(0.4, 0.5, 0.6), patches="auto", embedding="mean")
 TINY = "python:tests.export.sources.tiny:"
 
 
@@ -47,7 +47,7 @@ def imported(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle, by the command; not to be changed."""
     models = tmp_path_factory.mktemp("models")
     (models / "licence.txt").write_text("Mine.\nDo as you like.\n")
-    said = ["--image-size", "20", "24", "--how", "fit", "--mean", "0.4", "0.5", "0.6", "--patches", "auto"]
+    said = ["--image-size", "20x24", "--resize", "fit", "--mean", "0.4", "0.5", "0.6", "--patches", "auto"]
     said += ["--embedding", "mean", "--licence", str(models / "licence.txt")]
     assert main(["import", f"{TINY}places", "--data", f"folder:{photos}", "--to", str(models), *said]) == 0
     (models / "licence.txt").unlink()
@@ -62,7 +62,7 @@ def test_a_bundle_says_where_its_encoder_came_from(imported: Path, photos: Path)
     origin = read_config(source, imported)
     assert isinstance(origin, Imported)
     assert (origin.source, origin.licence) == (f"{TINY}places", "Mine.\nDo as you like.\n")
-    assert origin.options["how"] == "fit"
+    assert origin.options["resize"] == "fit"
     assert len(origin.weights_sha256) == 64
     assert origin.load_data().fingerprint == source.data_sha256
     assert manifest.embedding_space == bundle.embedding_space(manifest.files["encoder.onnx"])
@@ -187,6 +187,6 @@ def test_what_cannot_be_is_told_and_leaves_nothing(
 ) -> None:
     given = {"--data": "digits", "--to": str(tmp_path / "models"), "--report": "none"} | said
     arguments = [part for pair in given.items() for part in pair]
-    assert main(["import", f"{TINY}net", "--image-size", "24", "24", *arguments]) == 1
+    assert main(["import", f"{TINY}net", "--image-size", "24", *arguments]) == 1
     assert f"error: {told}" in capsys.readouterr().err
     assert not (tmp_path / "models").exists()

@@ -13,24 +13,15 @@ from PIL import Image
 
 from export.__main__ import main
 from export.detectors import scorer
-from export.graphs import Tensors
+from export.graphs import ExportError, Tensors
 from export.streaming import UNFINISHED, Embedding, to_fit_on, unfinished
 from latentserve import bundle
-from training.data import decoding, load_data
+from training.data import Rows, decoding, load_data
 from training.data.lazy import is_lazy
 from training.running.lock import held
 
-IMPORT = [
-    "import",
-    "python:tests.export.sources.tiny:places",
-    "--image-size",
-    "20",
-    "24",
-    "--how",
-    "stretch",
-    "--embedding",
-    "mean",
-]
+IMPORT = ["import", "python:tests.export.sources.tiny:places", "--image-size", "20x24", "--resize", "stretch"]
+IMPORT += ["--embedding", "mean"]
 ROWS = np.random.default_rng(0).integers(0, 256, (2000, 4, 4, 3), dtype=np.uint8)
 
 
@@ -80,6 +71,7 @@ def test_a_bundle_of_a_large_set_is_that_of_the_same_set_in_memory(
     assert {"linear_probe_accuracy", "auroc_against_noise", "equivariance_flip"} <= measured
     assert not [*folders[1].parent.glob(".*")]
     assert main(["ood", str(folders[1]), "--against", "noise", f"folder:{photos}"]) == 0
+    assert main(["evaluate", str(folders[1])]) == 0
 
 
 def test_detectors_draw_the_same_rows_from_a_large_set(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,7 +119,7 @@ def ticking() -> Any:
 
 def embedded(folder: Path, runner: Runner, rows: Any = ROWS) -> Tensors:
     given: Any = runner
-    return Embedding(folder, ticking()).run(given, rows, "rows")
+    return Embedding(folder, ticking()).run(given, Rows(rows), "rows")
 
 
 @pytest.fixture
@@ -174,7 +166,7 @@ def test_parts_are_removed_when_a_bundle_is_complete_and_kept_until_then(tmp_pat
     with pytest.raises(KeyboardInterrupt), unfinished(model) as embedding:
         embedding.clock = ticking()
         given: Any = Runner(tmp_path, 3)
-        embedding.run(given, ROWS, "rows")
+        embedding.run(given, Rows(ROWS), "rows")
     assert [*(model / UNFINISHED).rglob("*.npz")]
     with unfinished(model) as embedding, held(model):
         assert embedding.folder == model / UNFINISHED
@@ -189,3 +181,18 @@ def test_parts_are_removed_when_a_bundle_is_complete_and_kept_until_then(tmp_pat
 def test_a_disk_that_is_full_ends_no_export(tmp_path: Path) -> None:
     (tmp_path / "parts").write_text("no folder")
     np.testing.assert_array_equal(embedded(tmp_path / "parts", Runner(tmp_path))["embedding"], EXPECTED)
+
+
+def test_an_embedding_that_is_no_number_is_told_with_its_file(tmp_path: Path) -> None:
+    class Broken(Runner):
+        def batches(self, rows: Any, num_rows: int) -> Iterator[Tensors]:
+            for number, outputs in enumerate(super().batches(rows, num_rows)):
+                outputs["embedding"][5, 0] = np.nan if number == 3 else 0
+                yield outputs
+
+    given: Any = Broken(tmp_path)
+    with pytest.raises(ExportError, match="^test row 1505: its embedding is not finite; no bundle was written$"):
+        Embedding(None).run(given, Rows(ROWS), "test")
+    named = Rows(ROWS, names_N=np.array([f"{row}.png" for row in range(len(ROWS))], np.object_))
+    with pytest.raises(ExportError, match=r"^1505\.png: its embedding"):
+        Embedding(None).run(given, named, "test")

@@ -64,7 +64,7 @@ def members_of(shard: Path) -> Iterator[tuple[str, int, int]]:
         for member in tar:
             if member.isreg():  # of a sparse one the bytes lie in pieces
                 yield member.name, member.offset_data, -1 if member.sparse else member.size
-            vars(tar)["members"] = []  # or it would remember all of them
+            tar.__dict__["members"] = []  # or it would remember all of them
 
 
 def _next(places: Iterator[tuple[str, int, int]], name: str) -> tuple[int, int] | None:

@@ -41,7 +41,7 @@ def given_by(config: Dataclass) -> dict[str, Given] | None:
     """
     found: dict[str, Given] = {}
     if hasattr(config, TEACHER):
-        teacher = Teacher.open(config.teacher)
+        teacher = Teacher.open(getattr(config, TEACHER))
         manifest = teacher.manifest
         found[TEACHER] = Given(f"{manifest.name}/{manifest.version}", teacher.sha256, manifest.embedding_space)
     if file := getattr(config, WEIGHTS, None):

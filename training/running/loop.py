@@ -44,7 +44,7 @@ class Trained:
 
     Attributes:
         epochs: trained.
-        seconds: wall-clock of the training, pauses between resumes left out.
+        seconds: wall-clock of the training, a teacher's share included, pauses between resumes left out.
         device: what it ran on: a GPU, or threads, model and instruction set of a CPU, each of which rounds differently;
             and `bfloat16` if its products were.
         history: per epoch, the means of what the method logged.
@@ -117,7 +117,9 @@ def train(module: LightningModule, data: Data, loop: LoopConfig, checkpoint: Pat
     trainer = _trainer(loop, precision, SafetensorsIO(identity), [diary, _save_every_epoch(checkpoint)])
     device, values = trainer.strategy.root_device, data.training_rows
     rows = values if isinstance(values, Lazy) else torch.from_numpy(values).to(device)
+    begun = time.monotonic()
     targets = module.targets(values, checkpoint.parent).to(device) if isinstance(module, Taught) else None
+    diary.seconds = time.monotonic() - begun  # a checkpoint knows better: it has the seconds of the first time
 
     def batches() -> Batches:
         return Batches(rows, loop.batch_rows, loop.seed, trainer.current_epoch, targets, device)

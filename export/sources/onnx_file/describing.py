@@ -81,7 +81,7 @@ def _images(name: str, axes: Axes, options: SourceOptions, uint8: bool) -> Entry
         raise SourceError(f"layout: got {layout} with {channels} channels in {name} {in_words(axes)}, expected 1 or 3")
     height, width = _size(name, [one for number, one in enumerate(axes) if number not in (0, at)], axes, options)
     try:
-        resize = Resize(options.how or "fit", options.shorter_side, options.filter or "bilinear")
+        resize = Resize(options.resize or "fit", options.shorter_side, options.filter or "bilinear")
         image = ImageInput(height, width, channels, resize=resize)
     except ValueError as error:
         raise SourceError(str(error)) from None
@@ -107,7 +107,7 @@ def _size(name: str, in_file: Axes, axes: Axes, options: SourceOptions) -> tuple
     said = options.image_size
     if said is None:
         if None in in_file:
-            raise SourceError(f"image_size: {name} {in_words(axes)} takes any, expected --image-size HEIGHT WIDTH")
+            raise SourceError(f"image_size: {name} {in_words(axes)} takes any, expected --image-size HEIGHTxWIDTH")
         return in_file[0] or 0, in_file[1] or 0
     if any(one not in (None, size) for one, size in zip(in_file, said, strict=True)):
         raise SourceError(f"image_size: got {said[0]} x {said[1]}, expected that of {name} {in_words(axes)}, or none")
@@ -132,7 +132,7 @@ def _waveforms(name: str, axes: Axes, options: SourceOptions) -> Entry:
             f"onnx: got an input {name} of shape {in_words(axes)}, expected waveforms [rows, samples] or"
             " [rows, 1, samples], or images with an axis of rows"
         )
-    for option in ("order", "layout", "image_size", "how", "shorter_side", "filter"):
+    for option in ("order", "layout", "image_size", "resize", "shorter_side", "filter"):
         if getattr(options, option) is not None:
             raise SourceError(f"{option}: got {getattr(options, option)}, expected none: {name} takes waveforms")
     if options.sample_rate_hz is None:

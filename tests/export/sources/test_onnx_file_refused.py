@@ -108,7 +108,7 @@ def test_shapes_that_leave_something_open(path: Path) -> None:
     assert "layout: x is [any, 3, 8, 3]: expected --layout NCHW or NHWC" in refused(path)
     free = helper.make_tensor_value_info("pixels", FLOAT, ["n", 3, "h", "w"])
     network(path, node("Relu", ["features"], ["end"]), given=free)
-    assert "takes any, expected --image-size HEIGHT WIDTH" in refused(path)
+    assert "takes any, expected --image-size HEIGHTxWIDTH" in refused(path)
     assert "layout: got NHWC with" not in refused(path, layout="NCHW")
     encoder(path)
     assert "image_size: got 9 x 12, expected that of pixels" in refused(path, image_size=(9, 12))

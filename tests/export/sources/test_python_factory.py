@@ -58,7 +58,7 @@ def test_waveforms() -> None:
 
 
 def test_how_images_become_rows_is_the_user_s_choice() -> None:
-    assert opened("net", how="fit", filter="lanczos").input.resize == Resize("fit", None, "lanczos")
+    assert opened("net", resize="fit", filter="lanczos").input.resize == Resize("fit", None, "lanczos")
     assert opened("net", shorter_side=32).input.resize == Resize("crop", 32)
 
 
@@ -79,11 +79,15 @@ def test_how_images_become_rows_is_the_user_s_choice() -> None:
         ("net", {"embedding": "mean"}, "embedding: got mean, but the network gives one vector"),
         ("net", {"patches": "auto"}, "patches: got auto, but the network gives no vectors for places"),
         ("net", {"shorter_side": 8}, "shorter_side: got 8, expected 24 or more"),
-        ("net", {"how": "fit", "shorter_side": 30}, "shorter_side: got 30 with fit"),
+        ("net", {"resize": "fit", "shorter_side": 30}, "shorter_side: got 30 with fit"),
         ("sequence", {}, "gives a sequence of 17 vectors for a row and none for all of it; say --embedding mean"),
         ("places", {}, "gives a map of 5 x 5 vectors for a row and none for all of it; say --embedding mean"),
         ("places", {"embedding": "cls"}, "embedding: got cls, but the network has no class token"),
         ("batch_norm_of_the_batch", {}, "the network depends on the batch: a row's embedding is .*BatchNorm"),
+        ("deviation_of_the_batch", {}, "the network depends on the batch"),
+        ("halves", {}, "embedding: got numbers of type float16 of the network, expected float32"),
+        ("scripted", {}, "got a scripted module of .*, expected the one that it was made of"),
+        ("ends", {}, r"failed \(no network here\)"),
         ("large", {}, r"got weights of 3.2 GB, expected less than 2.1 GB"),
         ("sound", {"sample_rate_hz": 8000}, "num_samples: got none"),
     ],

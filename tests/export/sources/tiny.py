@@ -107,3 +107,34 @@ class Large(nn.Module):
 
 def large() -> nn.Module:
     return Large()
+
+
+class Otherwise(nn.Module):
+    """Rows by themselves have no deviation."""
+
+    def __init__(self, dtype: torch.dtype | None) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        embedding = x.mean(dim=(2, 3))
+        if self.dtype is not None:
+            return embedding.to(self.dtype)
+        off = embedding - embedding.mean(dim=0)
+        return off / (off.square().sum(dim=0) / (len(x) - 1)).sqrt()
+
+
+def deviation_of_the_batch() -> nn.Module:
+    return Otherwise(None)
+
+
+def halves() -> nn.Module:
+    return Otherwise(torch.float16)
+
+
+def scripted() -> nn.Module:
+    return torch.jit.ScriptModule()
+
+
+def ends() -> nn.Module:
+    raise SystemExit("no network here")
