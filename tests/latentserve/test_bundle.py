@@ -67,7 +67,8 @@ def test_a_bundle_of_the_first_schema_is_read(copied_bundle: Path) -> None:
 @pytest.mark.parametrize("schema", [1, 2])
 def test_a_bundle_that_names_no_rule_is_cropped_as_it_always_was(copied_bundle: Path, schema: int) -> None:
     given = json.loads((copied_bundle / bundle.MANIFEST).read_text())["input"]
-    assert given.pop("resize") == {"how": "crop", "shorter_side": None, "filter": "bilinear", "scaled": False}
+    said = given.pop("resize")
+    assert said == {"how": "crop", "shorter_side": None, "filter": "bilinear", "scaled": False, "halves": "even"}
     change(copied_bundle, schema_version=schema, input=given)
     assert bundle.load(copied_bundle).input == ImageInput(8, 8, 1, resize=Resize("crop", None, "bilinear"))
 
