@@ -36,6 +36,7 @@ from benchmarks.encoders_brought.mobilenet import STAGES, WEIGHTS
 from benchmarks.processes.served import ServedProcess
 from export.detectors import Scorer
 from latentserve import Client, records
+from latentserve.bundle import MANIFEST
 from latentserve.inputs import INPUT
 from training.data import Data, Rows, load_data
 from training.evaluation.probes import choose_inverse_l2, linear_probe_accuracy
@@ -168,7 +169,7 @@ def measure(options: Options) -> Figures:
 def imported(options: Options, name: str, data: str) -> None:
     """One bundle, if it is not there."""
     models = options.work / "models"
-    if (models / name).exists():
+    if any((models / name).glob(f"[0-9]*/{MANIFEST}")):  # not what an import that was killed left
         return
     source = f"python:benchmarks.encoders_brought.mobilenet:{name}"
     normal = ("--mean", "0.485", "0.456", "0.406", "--std", "0.229", "0.224", "0.225")

@@ -44,6 +44,7 @@ from benchmarks.encoders_brought.pipelines import (
 )
 from benchmarks.processes.served import ServedProcess
 from latentserve import Client, records
+from latentserve.bundle import MANIFEST
 from training.options import check_options
 
 RECORD = Path(__file__).resolve().parents[2] / "docs" / "results" / "encoders_parity.json"
@@ -218,7 +219,7 @@ def write_photos(folder: Path) -> None:
 
 def imported(place: Place, name: str, folder: Path) -> None:
     """One bundle, if it is not there."""
-    if (place.work / "models" / name).exists():
+    if any((place.work / "models" / name).glob(f"[0-9]*/{MANIFEST}")):  # not what an import that was killed left
         return
     source = SOURCES[name]
     spec = source.spec.format(weights=place.weights, hf=place.hf)
