@@ -10,14 +10,19 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 import soundfile
+import torch
+import torchvision
 from numpy.typing import NDArray
+from PIL import Image
 
 from benchmarks.processes.served import ServedProcess
 from latentserve.cli.main import main
+from tests.export.sources import files
 from training.running.run_folder import held
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -141,6 +146,59 @@ def no_bundle(scene: Scene) -> str:
     return scene.said("serve", "--models", "models", "--port", "0", "--metrics-port", "0")
 
 
+def imported(scene: Scene, source: str, *options: str, data: str = "digits") -> str:
+    return scene.said("import", source, "--data", data, "--to", "models", *options)
+
+
+def of_another_network(scene: Scene) -> str:
+    torch.save(torchvision.models.squeezenet1_1().state_dict(), "squeezenet.pth")
+    return imported(scene, "torchvision:resnet18=squeezenet.pth")
+
+
+def wants_code(scene: Scene) -> str:
+    torch.save(torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3)), "net.pth")
+    return imported(scene, "torchvision:resnet18=net.pth")
+
+
+def tokens(scene: Scene) -> str:
+    flat = files.node("Reshape", ["map", "flat_shape"], ["flat"])
+    nodes = [*files.features(), flat, files.node("Transpose", ["flat"], ["tokens"], perm=[0, 2, 1])]
+    shape = {"flat_shape": np.array([0, files.DIM, -1])}
+    outputs = [files.output("tokens", "n", files.HEIGHT * files.WIDTH, files.DIM)]
+    files.write(Path("tokens.onnx"), [files.images()], nodes, outputs, weights=shape)
+    return imported(scene, "onnx:tokens.onnx")
+
+
+def two_inputs(scene: Scene) -> str:
+    inputs = [files.images(name="left"), files.images(name="right")]
+    outputs = [files.output("sum", "n", 3, files.HEIGHT, files.WIDTH)]
+    files.write(Path("two.onnx"), inputs, [files.node("Add", ["left", "right"], ["sum"])], outputs)
+    return imported(scene, "onnx:two.onnx")
+
+
+def any_size(scene: Scene) -> str:
+    given = files.output("pixels", "n", 3, "height", "width", dtype=files.FLOAT)
+    outputs = [files.output("features", "n", files.DIM)]
+    files.write(Path("any.onnx"), [given], [*files.features(), *files.vector()], outputs)
+    return imported(scene, "onnx:any.onnx")
+
+
+def too_few_to_calibrate(scene: Scene) -> str:
+    Path("few").mkdir()
+    for number, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (60, 24, 24, 3), np.uint8)):
+        Image.fromarray(pixels).save(f"few/{number}.png")
+    network = "python:tests.export.sources.tiny:net"
+    return imported(scene, network, "--image-size", "24", "--alpha", "0.01", data="folder:few")
+
+
+def no_transformers(scene: Scene) -> str:
+    Path("dinov2").mkdir()
+    for name in ("config.json", "model.safetensors"):
+        Path("dinov2", name).touch()
+    with mock.patch.dict(sys.modules, {"transformers": None}):
+        return imported(scene, "hf:dinov2")
+
+
 def python(*arguments: str, status: int, stdout: Any = subprocess.PIPE) -> str:
     done = subprocess.run([sys.executable, *arguments], stdout=stdout, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == status, done.stderr
@@ -168,6 +226,13 @@ MISTAKES: dict[str, Callable[[Scene], str]] = {
     "A path that is not there": lambda scene: scene.told("score", "digts.png"),
     "The port is taken": port_taken,
     "No bundle to serve": no_bundle,
+    "Weights of another network": of_another_network,
+    "A checkpoint that wants code": wants_code,
+    "A vector for each place, none for the image": tokens,
+    "A network with two inputs": two_inputs,
+    "A network for images of any size": any_size,
+    "Too few images to calibrate": too_few_to_calibrate,
+    "A library of the source is missing": no_transformers,
 }
 OF_SOUND = "Wrong sample rate"
 

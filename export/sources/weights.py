@@ -37,6 +37,8 @@ def read_weights(file: Path) -> dict[str, Tensor]:
         raise SourceError(f"{file}: got no file there, expected a checkpoint (.safetensors or .pth)")
     try:
         held = load_file(file) if file.suffix == ".safetensors" else _unpickled(file)
+    except SourceError:
+        raise
     except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise SourceError(f"{file}: is no checkpoint that can be read ({_first_line(error)})") from error
     while isinstance(held, dict) and (name := next((one for one in WITHIN if isinstance(held.get(one), dict)), None)):
@@ -54,7 +56,7 @@ def _unpickled(file: Path) -> object:
         return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         try:
-            wanted = torch.serialization.get_unsafe_globals_in_checkpoint(file)
+            wanted = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(file))
         except Exception:  # of files that are no checkpoints at all
             wanted = []
         if not wanted:
