@@ -21,7 +21,7 @@ from export.sources.imported import Backbone, Features, ImportedEncoder, checked
 from export.sources.preprocessing import Preprocessing
 from export.sources.source import Network, SourceError, SourceOptions
 from export.sources.weights import check_size
-from latentserve.inputs import AudioInput, ImageInput
+from latentserve.inputs import AudioInput, ImageInput, Resize
 from training.evaluation.torch_encoders import weights_sha256
 from training.options import nearest
 
@@ -125,5 +125,8 @@ def _images(network: nn.Module, options: SourceOptions) -> Preprocessing:
     first = next((one for one in network.modules() if isinstance(one, nn.Conv2d)), None)
     channels = first.in_channels if first is not None and first.in_channels in (1, 3) else 3
     said = options.mean or options.std
-    found = Preprocessing(options.image_size, channels=len(said) if said is not None and first is None else channels)
+    resize = Resize("fit" if options.shorter_side is None else "crop")  # nothing is known: nothing is cut off
+    found = Preprocessing(
+        options.image_size, resize, channels=len(said) if said is not None and first is None else channels
+    )
     return found.said_by(options)

@@ -23,7 +23,7 @@ def images(rows: int = 3) -> torch.Tensor:
 
 def test_a_module_that_gives_a_vector_is_an_encoder() -> None:
     network = opened("net")
-    assert network.input == ImageInput(*SIZE, 3)
+    assert network.input == ImageInput(*SIZE, 3, resize=Resize("fit"))
     expected = tiny.net().eval()(images())
     torch.testing.assert_close(network.model.encode(images()).embedding, expected)
     assert len(network.weights_sha256) == 64
