@@ -86,6 +86,7 @@ def export_run(
     """
     if records.printable(str(repository)) != str(repository):
         raise ExportError(f"to: got {records.printable(str(repository))}, expected a name in UTF-8")
+    check_deciding(promise)
     run, trained = open_run(run_folder)
     name = default_name(run, precision) if name is None else name
     bundle.check_name(name)
@@ -104,10 +105,14 @@ def default_name(run: Run, precision: Precision) -> str:
     return f"{data}-{run.method}" + ("" if precision == "float32" else f"-{precision}")
 
 
-def check_promise(promise: Promise, data: Data) -> None:
-    """Raises ExportError if there are too few rows for the level that the user chose; the default may be left out."""
+def check_deciding(promise: Promise) -> None:
+    """Raises ExportError if no detector is called so: before any work."""
     if promise.deciding is not None and promise.deciding not in DETECTORS:
         raise ExportError(f"deciding: got {promise.deciding!r}, expected one of {', '.join(DETECTORS)}")
+
+
+def check_promise(promise: Promise, data: Data) -> None:
+    """Raises ExportError if there are too few rows for the level that the user chose; the default may be left out."""
     num_rows = len(data.calibration)
     if not can_score(promise, num_rows) and promise.alpha != Promise.alpha:
         raise ExportError(

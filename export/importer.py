@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from export.draft import Choices, Training
-from export.exporter import check_promise, write_bundle
+from export.exporter import check_deciding, check_promise, write_bundle
 from export.finite import check_finite
 from export.origin import Imported
 from export.sources import Network, SourceError, SourceOptions, check_source, open_source
@@ -60,6 +60,7 @@ def import_encoder(order: Order, options: SourceOptions, choices: Choices) -> Pa
         ValueError: a model cannot be called so, or cannot be written there.
     """
     check_source(order.source)
+    check_deciding(choices.promise)
     check_spec(order.data, group_by=order.group_by)
     name = default_name(order.source) if order.name is None else order.name
     bundle.check_name(name)

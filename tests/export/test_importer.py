@@ -29,20 +29,6 @@ TINY = "python:tests.export.sources.tiny:"
 
 
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two hundred JPEGs of two kinds, each of a size of its own."""
-    folder = tmp_path_factory.mktemp("photos")
-    rng = np.random.default_rng(0)
-    for i in range(200):
-        kind = folder / ("light" if i % 2 else "dark")
-        kind.mkdir(exist_ok=True)
-        pixels = rng.integers(0, 128, (4, 4, 3), dtype=np.uint8) + np.uint8(120 * (i % 2))
-        size = int(rng.integers(30, 60)), int(rng.integers(30, 60))
-        Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC).save(kind / f"{i}.jpg", quality=95)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def imported(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle, by the command; not to be changed."""
     models = tmp_path_factory.mktemp("models")
@@ -180,6 +166,7 @@ def test_names_of_models_come_from_their_source(source: str, name: str) -> None:
         ({"--licence": "/nowhere"}, "licence: got /nowhere, expected a text file"),
         ({"--alpha": "0.0001"}, "alpha: got 0.0001, expected 0.0"),
         ({"--seed": "-1"}, "seed: got -1"),
+        ({"--deciding": "nobody", "--data": "folder:/nowhere"}, "deciding: got 'nobody', expected one of cauchy"),
     ],
 )
 def test_what_cannot_be_is_told_and_leaves_nothing(

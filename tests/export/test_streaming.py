@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from export.__main__ import main
 from export.detectors import scorer
@@ -23,19 +22,6 @@ from training.running.lock import held
 IMPORT = ["import", "python:tests.export.sources.tiny:places", "--image-size", "20x24", "--resize", "stretch"]
 IMPORT += ["--embedding", "mean"]
 ROWS = np.random.default_rng(0).integers(0, 256, (2000, 4, 4, 3), dtype=np.uint8)
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two hundred JPEGs of two kinds."""
-    folder = tmp_path_factory.mktemp("photos")
-    rng = np.random.default_rng(0)
-    for i in range(200):
-        kind = folder / ("light" if i % 2 else "dark")
-        kind.mkdir(exist_ok=True)
-        pixels = rng.integers(0, 128, (4, 4, 3), dtype=np.uint8) + np.uint8(120 * (i % 2))
-        Image.fromarray(pixels).resize((32, 30), Image.Resampling.BICUBIC).save(kind / f"{i}.jpg", quality=95)
-    return folder
 
 
 @pytest.fixture(autouse=True)

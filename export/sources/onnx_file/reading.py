@@ -31,13 +31,11 @@ class File:
     Attributes:
         path: of it.
         model: with all weights in it, and none of its functions.
-        in_one_file: whether no weights lie beside it.
         sha256: of the file, and of those beside it that hold its weights.
     """
 
     path: Path
     model: onnx.ModelProto
-    in_one_file: bool
     sha256: str
 
     @property
@@ -65,7 +63,7 @@ def read(argument: str) -> File:
     _check_operators(model, name)
     if model.functions:
         model = onnx.inliner.inline_local_functions(model)
-    return File(path, model, not outside, _sha256([path, *outside]))
+    return File(path, model, _sha256([path, *outside]))
 
 
 def _parsed(path: Path, name: str) -> onnx.ModelProto:
