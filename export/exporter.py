@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from export.calibration import Promise, calibrate, can_score
+from export.deciding import weighed, why
 from export.detectors import DETECTORS, Scorer
 from export.detectors.detector import Arrays
 from export.detectors.scorer import Drawn
@@ -48,7 +49,7 @@ from latentserve import bundle, records
 from latentserve.bundle import Manifest, Parity, Precision
 from latentserve.inputs import INPUT
 from training.data import Data
-from training.data.rows import Values
+from training.data.rows import Rows, Values
 from training.evaluation.report import EVALUATION
 from training.methods.encoding import Decoder
 from training.options import check_new_folder
@@ -190,9 +191,17 @@ def _with_scorer(
         _say(f"no scores: {_calibration_rows(data)} cannot keep a level of {promise.alpha:g}")
         return draft, None
     tensors: Arrays = {INPUT: data.train.values, **train}
-    scorer = Scorer.fit(draft.training.model, tensors, data.train.units_N, chosen)
+    scorer = Scorer.fit(
+        draft.training.model,
+        tensors,
+        data.train.units_N,
+        chosen,
+        lambda damaged: {**embedding.run(draft.runner, Rows(damaged), "damaged")},
+    )
     if promise.deciding is not None:
         scorer = scorer.deciding(promise.deciding)
+    else:
+        _say(why(scorer))
     example = {name: torch.from_numpy(np.asarray(tensors[name][:EXAMPLE_ROWS])) for name in scorer.inputs}
     graph = export_graph(scorer, example, ["scores"], draft.folder / "scorer.onnx")
     draft = replace(draft, graphs={**draft.graphs, "scorer": graph}, scorer=scorer)
@@ -202,7 +211,7 @@ def _with_scorer(
         for column, (name, method) in enumerate(zip(scorer.names, scorer.methods, strict=True))
     ]
     _write_calibration(draft.folder, {detector.name: ordered for detector, ordered in columns}, calibration)
-    return replace(draft, detectors=tuple(detector for detector, _ in columns)), columns[0][1]
+    return replace(draft, detectors=tuple(weighed(detector, scorer) for detector, _ in columns)), columns[0][1]
 
 
 def _write_calibration(folder: Path, sorted_scores: Tensors, calibration: Tensors) -> None:
