@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.damage.images.bent import bent
-from export.damage.images.blend import blend
 from export.damage.images.blur import blur
 from export.damage.images.cast import cast
 from export.damage.images.clouds import clouds
@@ -24,7 +23,6 @@ from export.damage.images.scar import scar
 from export.damage.images.shading import shading
 from export.damage.images.spot import spot
 from export.damage.images.swap import swap
-from export.damage.images.turned import turned
 from export.damage.parts import Damage, Given
 from export.damage.sounds.backwards import backwards
 from export.damage.sounds.band import band
@@ -42,7 +40,7 @@ def _named(*kinds: Damage) -> dict[str, Damage]:
 
 KINDS_OF_IMAGES = _named(
     *(cut_paste, scar, spot, shading, clouds, swap, faded, blur, grain, cast),
-    *(turned, jigsaw, blend, halves, bent),
+    *(jigsaw, halves, bent),
 )
 KINDS_OF_SOUNDS = _named(burst, dropout, splice, band, backwards, clipping, speed)
 
@@ -55,11 +53,13 @@ class Damaged:
         values: as `Rows.values`.
         source_N: which of the rows given each was.
         kinds_N: names.
+        severity_N: from 0, faint, to 1, plain.
     """
 
     values: Values
     source_N: NDArray[np.int64]
     kinds_N: NDArray[np.str_]
+    severity_N: NDArray[np.float64]
 
 
 def damage(rows: Values, seed: int = 0, kinds: dict[str, Damage] | None = None) -> Damaged:
@@ -90,4 +90,5 @@ def damage(rows: Values, seed: int = 0, kinds: dict[str, Damage] | None = None) 
             out[len(source)] = changed
             source.append(row)
             names_of.append(name)
-    return Damaged(out[: len(source)], np.array(source, np.int64), np.array(names_of, np.str_))
+    source_N = np.array(source, np.int64)
+    return Damaged(out[: len(source)], source_N, np.array(names_of, np.str_), severities_N[source_N])
