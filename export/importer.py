@@ -122,9 +122,7 @@ def _say_what_is_cut_off(network: Network, options: SourceOptions) -> None:
     """The user did not choose what the source does."""
     given = network.input
     if isinstance(given, ImageInput) and given.resize.how == "crop" and options.resize is None:
-        _say(
-            "the source cuts the centre out of each image; --resize fit or --resize stretch keeps what is at the border"
-        )
+        _say("the source cuts the centre out of each image; --resize fit or --resize stretch keeps its border")
 
 
 def _check_first_rows(network: Network, data: Data) -> None:

@@ -122,8 +122,8 @@ def _sound(options: SourceOptions) -> AudioInput:
 def _images(network: nn.Module, options: SourceOptions) -> Preprocessing:
     if options.image_size is None:
         raise SourceError(
-            "image_size: got none, and a module does not say what it takes: expected --image-size HEIGHTxWIDTH, best the"
-            " size that the network was trained on"
+            "image_size: got none, and a module does not say what it takes: expected --image-size HEIGHTxWIDTH, best"
+            " the size that the network was trained on"
         )
     first = next((one for one in network.modules() if isinstance(one, nn.Conv2d)), None)
     channels = first.in_channels if first is not None and first.in_channels in (1, 3) else 3

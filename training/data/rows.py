@@ -183,7 +183,7 @@ class Data:
 
     @property
     def fingerprint(self) -> str:
-        """sha256 of the training rows in their order, in hex; of rows that memory does not hold that of their digests."""
+        """sha256 of the training rows in their order, in hex; that of their digests if memory does not hold them."""
         values: object = self.train.values
         if isinstance(values, Lazy):
             return values.fingerprint

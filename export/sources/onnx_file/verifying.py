@@ -87,8 +87,8 @@ def expect(plan: Plan, original: Original) -> Expected:
         raise SourceError(f"onnx: {names}: got an embedding that is not finite for an image of noise, expected numbers")
     if any(_far(one, other) for one, other in zip(each[0], each[1], strict=True)):
         raise SourceError(
-            f"onnx: {names}: got two answers for one row{_why(plan)}, expected the same each time: export the network in"
-            " eval mode, without dropout and noise"
+            f"onnx: {names}: got two answers for one row{_why(plan)}, expected the same each time: export the network"
+            " in eval mode, without dropout and noise"
         )
     return Expected(rows, tensors, [one.shape[1:] for one in (*runs[0], *tensors)])
 
