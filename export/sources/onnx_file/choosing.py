@@ -38,9 +38,7 @@ def chosen(file: File, entry: Entry, options: SourceOptions) -> tuple[Pooled, Pl
     pooling, image = _pooling(tensor, shape, kind, rule), _image(entry)
     of_places = places_in(shape, image) if (kind, pooling) == ("tokens", "mean") and image is not None else None
     if of_places is not None:
-        said = (
-            f"the mean of {tensor} leaves out the first {of_places[0]} of {shape[0]} tokens: the others are the places"
-        )
+        said = f"the mean of {tensor} leaves out the first {of_places[0]} of {shape[0]} tokens: the others are places"
         print(f"import: {said}", file=sys.stderr)
     pooled = Pooled(tensor, kind, pooling, options.normalise, of_places)
     return pooled, _places(file, entry, pooled, options.patches)
