@@ -18,6 +18,7 @@ from export.sources import Network, SourceError, SourceOptions, check_source, op
 from export.sources.imported import check_rows_alone
 from export.versions import next_version
 from latentserve import bundle, records
+from latentserve.inputs import ImageInput
 from training.data import Data
 from training.data.loading import check_spec
 from training.options import check_new_folder
@@ -68,6 +69,7 @@ def import_encoder(order: Order, options: SourceOptions, choices: Choices) -> Pa
     licence = _read_licence(order.licence)
     _say(f"opens {order.source}")
     network = open_source(order.source, options)
+    _say_what_is_cut_off(network, options)
     imported = _record(order, network, licence, options)
     with next_version(order.repository / name) as claim:
         data = imported.load_data()
@@ -114,6 +116,13 @@ def _read_licence(file: Path | None) -> str | None:
         return data.decode()
     except UnicodeDecodeError as error:
         raise SourceError(f"licence: got {file}, expected text in UTF-8") from error
+
+
+def _say_what_is_cut_off(network: Network, options: SourceOptions) -> None:
+    """The user did not choose what the source does."""
+    given = network.input
+    if isinstance(given, ImageInput) and given.resize.how == "crop" and options.resize is None:
+        _say("the source cuts the centre out of each image; --resize fit or --resize stretch keeps its border")
 
 
 def _check_first_rows(network: Network, data: Data) -> None:

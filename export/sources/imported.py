@@ -168,7 +168,7 @@ def checked(model: ImportedEncoder, given: ImageInput | AudioInput) -> Encoder:
     try:
         with torch.no_grad():
             example = noise(given)
-            together, alone = (model.encode(rows).embedding for rows in (example, example[:1]))
+            together, again, alone = (model.encode(rows).embedding for rows in (example, example, example[:1]))
     except SourceError:
         raise
     except Exception as error:  # whatever the network's library raises
@@ -180,6 +180,7 @@ def checked(model: ImportedEncoder, given: ImageInput | AudioInput) -> Encoder:
     if together.dtype != torch.float32:
         got = str(together.dtype).removeprefix("torch.")
         raise SourceError(f"embedding: got numbers of type {got} of the network, expected float32")
+    _check_same_again(together, again)
     check_rows_alone(together, alone)
     return cast(Encoder, model)
 
@@ -192,11 +193,26 @@ def noise(given: ImageInput | AudioInput) -> Tensor:
     return torch.rand(EXAMPLE_ROWS, given.num_samples, generator=generator) - 0.5
 
 
+def _check_same_again(once: Tensor, again: Tensor) -> None:
+    off = float((once - again).abs().max())
+    if not off <= _tolerance(once) and bool(once.isfinite().all()):
+        raise SourceError(
+            f"the network's answer changes from call to call: an embedding is {off:.3g} off the second time, expected"
+            " the same each time; it draws at random although it is in eval mode: call"
+            " F.dropout(x, training=self.training), or leave dropout and noise out"
+        )
+
+
+def _tolerance(embedding: Tensor) -> float:
+    return BATCH_TOLERANCE * max(float(embedding.abs().max()), SMALLEST_LENGTH)
+
+
 def check_rows_alone(together: Tensor, alone: Tensor) -> None:
     """Raises SourceError if the first row's embedding depends on the rows beside it."""
     off = float((together[:1] - alone).abs().max())
-    if not off <= BATCH_TOLERANCE * max(float(together.abs().max()), SMALLEST_LENGTH):  # NaN, too
+    if not off <= _tolerance(together):  # NaN, too
         raise SourceError(
             f"the network depends on the batch: a row's embedding is {off:.3g} off if others stand beside it, expected"
-            " the same; does it normalise by the batch (BatchNorm in training mode, or without running statistics)?"
+            " the same; it takes mean and deviation of the batch: give BatchNorm its running statistics"
+            " (track_running_stats=True, training=False), or take a norm of each row (LayerNorm, GroupNorm)"
         )
