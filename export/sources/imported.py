@@ -180,6 +180,10 @@ def checked(model: ImportedEncoder, given: ImageInput | AudioInput) -> Encoder:
     if together.dtype != torch.float32:
         got = str(together.dtype).removeprefix("torch.")
         raise SourceError(f"embedding: got numbers of type {got} of the network, expected float32")
+    if not torch.isfinite(together).all():
+        raise SourceError(
+            "embedding: got NaN or infinity for an image of noise, expected numbers: are the weights whole?"
+        )
     check_rows_alone(together, alone)
     return cast(Encoder, model)
 

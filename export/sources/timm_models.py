@@ -19,7 +19,7 @@ from export.sources.extras import library
 from export.sources.imported import Backbone, Features, ImportedEncoder, checked
 from export.sources.preprocessing import Preprocessing
 from export.sources.source import Network, SourceError, SourceOptions
-from export.sources.weights import check_size, fits, put_weights, read_weights
+from export.sources.weights import check_size, fits, of_network, put_weights, read_weights
 from latentserve.bundle import sha256_of_file
 from latentserve.inputs import Resize
 from training.evaluation.torch_encoders import weights_sha256
@@ -107,7 +107,7 @@ def _made(timm: Any, name: str, checkpoint: str, options: SourceOptions) -> nn.M
 
 
 def _put(network: Any, file: Path, name: str) -> None:
-    tensors = read_weights(file)
+    tensors = of_network(read_weights(file), network, file)
     config = network.pretrained_cfg
     classifier = config.get("classifier") or ()
     spare = [f"{one}." for one in ([classifier] if isinstance(classifier, str) else classifier)]

@@ -226,6 +226,13 @@ def test_a_classifier_s_folder_has_no_pooler_and_no_code_is_run(tmp_path: Path) 
         open_source(f"hf:{tmp_path}", SourceOptions())
 
 
+def test_a_network_of_texts_is_told_before_its_images_are_asked_for(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    transformers.BertModel(transformers.BertConfig(**SMALL, vocab_size=99)).save_pretrained(tmp_path)
+    with pytest.raises(SourceError, match=r"got bert in .*, a network that takes input_ids, expected one of images"):
+        open_source(f"hf:{tmp_path}", SourceOptions())
+
+
 def test_a_library_that_is_missing_is_named_with_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import importlib
 

@@ -25,6 +25,12 @@ def net() -> nn.Module:
     return Net()
 
 
+def broken() -> nn.Module:
+    network = Net()
+    nn.init.constant_(network.conv.weight, float("nan"))
+    return network
+
+
 def places() -> nn.Module:
     return Net(pooled=False)
 
