@@ -6,6 +6,7 @@ there: a service that watches the repository never meets half a bundle, and a fa
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from dataclasses import replace
@@ -112,9 +113,16 @@ def check_deciding(promise: Promise) -> None:
 
 
 def check_promise(promise: Promise, data: Data) -> None:
-    """Raises ExportError if there are too few rows for the level that the user chose; the default may be left out."""
+    """Raises ExportError if there are too few rows for the level that the user chose; says so of the default one."""
     num_rows = len(data.calibration)
-    if not can_score(promise, num_rows) and promise.alpha != Promise.alpha:
+    if can_score(promise, num_rows):
+        return
+    if promise.alpha == Promise.alpha:
+        fewest = math.ceil(1 / promise.alpha) - 1
+        _say(
+            f"no scores: {_calibration_rows(data)} cannot keep a level of {promise.alpha:g}, expected {fewest} or more"
+        )
+    else:
         raise ExportError(
             f"alpha: got {promise.alpha:g}, expected {1 / (num_rows + 1):.3g} or more, the smallest p-value that"
             f" {_calibration_rows(data)} allow; no bundle was written"
@@ -187,7 +195,6 @@ def _with_scorer(
     """
     data, promise = draft.training.data, draft.choices.promise
     if not can_score(promise, len(data.calibration)):
-        _say(f"no scores: {_calibration_rows(data)} cannot keep a level of {promise.alpha:g}")
         return draft, None
     tensors: Arrays = {INPUT: data.train.values, **train}
     scorer = Scorer.fit(draft.training.model, tensors, data.train.units_N, chosen)

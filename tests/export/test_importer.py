@@ -161,6 +161,7 @@ def test_names_of_models_come_from_their_source(source: str, name: str) -> None:
     ("said", "told"),
     [
         ({"--data": "digts"}, "data: got 'digts'"),
+        ({"--data": "fsdd"}, "data: got fsdd, which are sounds, expected images, which the encoder takes"),
         ({"--name": "a b"}, "name: got 'a b'"),
         ({"--to": "/dev/null"}, "to: got /dev/null"),
         ({"--licence": "/nowhere"}, "licence: got /nowhere, expected a text file"),
