@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from export.sources.extras import library
 from export.sources.huggingface_images import preprocessing_of
-from export.sources.imported import Backbone, Features, ImportedEncoder, checked
+from export.sources.imported import Backbone, Features, ImportedEncoder, check_patches, checked
 from export.sources.source import Network, SourceError, SourceOptions
 from export.sources.weights import MOST_NAMED, check_size
 from latentserve.bundle import sha256_of_file
@@ -88,6 +88,7 @@ def open(argument: str, options: SourceOptions) -> Network:  # noqa: A001 (as ev
         raise SourceError(
             f"hf: got {kind} in {folder}, a network that takes {takes}, expected one of images ({PIXELS})"
         )
+    check_patches(options.image_size, getattr(tower.config, "patch_size", None))
     found = preprocessing_of(transformers, folder, tower.config, options)
     own = getattr(tower.config, "image_size", None)
     resized = own is not None and found.size != ((own, own) if isinstance(own, int) else tuple(own))

@@ -188,6 +188,23 @@ def checked(model: ImportedEncoder, given: ImageInput | AudioInput) -> Encoder:
     return cast(Encoder, model)
 
 
+def check_patches(image_size: tuple[int, int] | None, patch: object) -> None:
+    """Raises SourceError if whole patches do not cover images of a size that a user says.
+
+    Args:
+        image_size: height and width; None: the network's own, which may be such.
+        patch: of the network: height and width, or one number for both; anything else: it has none.
+    """
+    pair = (patch, patch) if isinstance(patch, int) else tuple(patch) if isinstance(patch, (tuple, list)) else ()
+    if image_size is None or len(pair) != 2:
+        return
+    if any(side % one for side, one in zip(image_size, pair, strict=True)):
+        raise SourceError(
+            f"image_size: got {image_size[0]} x {image_size[1]}, expected multiples of {pair[0]} x {pair[1]}, the"
+            " network's patches: what lies beyond the last whole one would never be seen"
+        )
+
+
 def noise(given: ImageInput | AudioInput) -> Tensor:
     """Rows as `encode` takes them."""
     generator = torch.Generator().manual_seed(0)

@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from export.sources.extras import library
-from export.sources.imported import Backbone, Features, ImportedEncoder, checked
+from export.sources.imported import Backbone, Features, ImportedEncoder, check_patches, checked
 from export.sources.preprocessing import Preprocessing
 from export.sources.source import Network, SourceError, SourceOptions
 from export.sources.weights import check_size, fits, of_network, put_weights, read_weights
@@ -62,6 +62,7 @@ def open(argument: str, options: SourceOptions) -> Network:  # noqa: A001 (as ev
     _check_name(timm, name)
     network = _made(timm, name, checkpoint, options)
     check_size(network, f"timm:{name}")
+    check_patches(options.image_size, getattr(getattr(network, "patch_embed", None), "patch_size", None))
     if checkpoint:
         _put(network, Path(checkpoint).expanduser(), name)
     preprocessing = _preprocessing(timm, network, options)
