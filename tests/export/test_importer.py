@@ -144,6 +144,18 @@ def test_an_embedding_that_is_not_finite_is_told_with_its_image(photos: Path, tm
     assert not (tmp_path / "models").exists()
 
 
+def test_a_network_that_gives_the_same_for_every_image_is_warned_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for place in range(20):
+        Image.new("RGB", (24, 24), (place, 2 * place, 30)).save(folder / f"{place}.png")
+    order = Order(f"{TINY}dead", f"folder:{folder}", tmp_path / "models")
+    import_encoder(order, SourceOptions(image_size=(24, 24)), Choices("none"))
+    assert "the first 4 training rows differ, and all have one embedding" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("source", "name"),
     [

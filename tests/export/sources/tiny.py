@@ -31,6 +31,12 @@ def broken() -> nn.Module:
     return network
 
 
+def dead() -> nn.Module:
+    network = Net()
+    nn.init.constant_(network.conv.bias, -1000.0)
+    return network
+
+
 def places() -> nn.Module:
     return Net(pooled=False)
 
