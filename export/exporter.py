@@ -115,7 +115,7 @@ def check_deciding(promise: Promise) -> None:
 
 
 def check_promise(promise: Promise, data: Data) -> None:
-    """Raises ExportError if there are too few rows for the level that the user chose; the default may be left out."""
+    """Raises ExportError if there are too few rows for the level that the user chose; says so of the default one."""
     num_rows = len(data.calibration)
     if can_score(promise, num_rows):
         return
