@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentserve.bundle import Detector
+from latentserve.bundle_parts import Calibration
 from latentserve.conformal import Adjustment, check_delta, num_small_p_values, sha256_of_scores
 
 
@@ -41,7 +42,7 @@ def can_score(promise: Promise, num_rows: int) -> bool:
 
 
 def calibrate(
-    name: str, method: str, scores_N: NDArray[np.float32], promise: Promise
+    name: str, method: str, scores_N: NDArray[np.float32], promise: Promise, how: Calibration = "split"
 ) -> tuple[Detector, NDArray[np.float32]]:
     """The manifest's entry of a detector and its sorted calibration scores.
 
@@ -52,4 +53,4 @@ def calibrate(
         raise ValueError(f"{name}: {int((~np.isfinite(scores_N)).sum())} calibration scores are not finite")
     ordered = np.sort(scores_N.astype(np.float32))
     sha256 = sha256_of_scores(ordered)
-    return Detector(name, method, len(ordered), sha256, promise.delta, promise.adjustment), ordered
+    return Detector(name, method, len(ordered), sha256, promise.delta, promise.adjustment, calibration=how), ordered

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from export.calibration import Promise, calibrate, can_score
+from export.crossing import crossed, crosses, num_calibrating
 from export.detectors import DETECTORS, Scorer
 from export.detectors.detector import Arrays
 from export.detectors.scorer import Drawn
@@ -113,7 +114,7 @@ def check_deciding(promise: Promise) -> None:
 
 def check_promise(promise: Promise, data: Data) -> None:
     """Raises ExportError if there are too few rows for the level that the user chose; the default may be left out."""
-    num_rows = len(data.calibration)
+    num_rows = num_calibrating(data)
     if not can_score(promise, num_rows) and promise.alpha != Promise.alpha:
         raise ExportError(
             f"alpha: got {promise.alpha:g}, expected {1 / (num_rows + 1):.3g} or more, the smallest p-value that"
@@ -123,7 +124,7 @@ def check_promise(promise: Promise, data: Data) -> None:
 
 def _calibration_rows(data: Data) -> str:
     of_groups = "" if data.calibration.units_N is None else " (one of each group, or of each set of equal rows)"
-    return f"{len(data.calibration)} calibration rows{of_groups}"
+    return f"{num_calibrating(data)} calibration rows{of_groups}"
 
 
 def write_bundle(folder: Path, training: Training, name: str, version: int, choices: Choices) -> None:
@@ -186,19 +187,23 @@ def _with_scorer(
         The draft, and the calibration scores of the deciding detector; None if there are too few rows for any.
     """
     data, promise = draft.training.data, draft.choices.promise
-    if not can_score(promise, len(data.calibration)):
+    if not can_score(promise, num_calibrating(data)):
         _say(f"no scores: {_calibration_rows(data)} cannot keep a level of {promise.alpha:g}")
         return draft, None
     tensors: Arrays = {INPUT: data.train.values, **train}
-    scorer = Scorer.fit(draft.training.model, tensors, data.train.units_N, chosen)
+    found = crossed(draft.training.model, tensors, data.train.units_N) if crosses(data) else None
+    scorer = found.scorer if found else Scorer.fit(draft.training.model, tensors, data.train.units_N, chosen)
     if promise.deciding is not None:
         scorer = scorer.deciding(promise.deciding)
     example = {name: torch.from_numpy(np.asarray(tensors[name][:EXAMPLE_ROWS])) for name in scorer.inputs}
     graph = export_graph(scorer, example, ["scores"], draft.folder / "scorer.onnx")
     draft = replace(draft, graphs={**draft.graphs, "scorer": graph}, scorer=scorer)
-    calibration = embedding.run(draft.runner, data.calibration, "calibration")
+    if found:
+        calibration = {"scores": found.scores_of(scorer), "embedding": train["embedding"][found.rows]}
+    else:
+        calibration = embedding.run(draft.runner, data.calibration, "calibration")
     columns = [
-        calibrate(name, method, calibration["scores"][:, column], promise)
+        calibrate(name, method, calibration["scores"][:, column], promise, "cross" if found else "split")
         for column, (name, method) in enumerate(zip(scorer.names, scorer.methods, strict=True))
     ]
     _write_calibration(draft.folder, {detector.name: ordered for detector, ordered in columns}, calibration)

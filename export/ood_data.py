@@ -114,10 +114,13 @@ def whole_of(subset: Subset, origin: DataOrigin) -> Data:
             subset.base,
             seed=origin.seed,
             group_by=origin.group_by,
+            calibration=origin.calibration,
             sample_rate_hz=shape.sample_rate_hz if named else None,
             num_samples=shape.num_samples,
         )
-    whole = load_data(subset.base, **in_shape(shape), seed=origin.seed, group_by=origin.group_by)
+    whole = load_data(
+        subset.base, **in_shape(shape), seed=origin.seed, group_by=origin.group_by, calibration=origin.calibration
+    )
     return in_channels(whole, shape.channels)
 
 

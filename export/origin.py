@@ -9,6 +9,7 @@ from latentserve import records
 from latentserve.bundle import Provenance
 from latentserve.inputs import AudioInput, ImageInput
 from training.data import AudioShape, Data, DataError, ImageShape, load_data
+from training.data.shares import Calibration
 from training.evaluation.other_data import in_channels, in_shape
 from training.running.loop import Trained
 from training.running.run import Run, RunError
@@ -45,6 +46,7 @@ class Imported:
         data_sha256: fingerprint of the training rows.
         options: of the import, as far as they were given.
         versions: of the libraries that the encoder came from.
+        calibration: what calibrates. Imports that are older than it have none.
         method: tells it from a training.
     """
 
@@ -58,6 +60,7 @@ class Imported:
     data_sha256: str = ""
     options: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    calibration: Calibration | None = None
     method: Literal["import"] = IMPORT
 
     @property
@@ -85,7 +88,7 @@ class Imported:
         Raises:
             DataError: they cannot be loaded, are of another kind, or are others than they were.
         """
-        data = load_data(self.data, seed=self.seed, **self.sizes)
+        data = load_data(self.data, seed=self.seed, **self.sizes, calibration=self.calibration)
         wanted, got = self.shape, data.shape
         if got.modality != wanted.modality:
             raise DataError(f"data: got {self.data}, which is {got.modality}, expected {wanted.modality}")

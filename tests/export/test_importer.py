@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,10 @@ import torch
 from PIL import Image
 
 from export.__main__ import main
+from export.calibration import Promise
 from export.draft import Choices
 from export.examination import examine
+from export.graphs import ExportError
 from export.importer import Order, default_name, import_encoder
 from export.origin import Imported, read_config
 from export.sources import SourceOptions
@@ -20,6 +23,7 @@ from latentserve.inputs import ImageInput, Resize
 from service.engine.engine import Engine
 from service.engine.providers import DeviceConfig
 from tests.export.sources import tiny
+from training.data.shares import Calibration
 from training.evaluation.comparison import ReportOptions
 from training.running.run import Run, RunError
 
@@ -177,3 +181,43 @@ def test_what_cannot_be_is_told_and_leaves_nothing(
     assert main(["import", f"{TINY}net", "--image-size", "24", *arguments]) == 1
     assert f"error: {told}" in capsys.readouterr().err
     assert not (tmp_path / "models").exists()
+
+
+@pytest.fixture(scope="module")
+def few(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of 40 photographs, one of which stands twice; not to be changed."""
+    folder = tmp_path_factory.mktemp("few")
+    for file in sorted(photos.glob("*/*.jpg"))[:40]:
+        shutil.copy(file, folder / file.name)
+    shutil.copy(sorted(folder.iterdir())[0], folder / "twin.jpg")
+    order = Order(f"{TINY}places", f"folder:{folder}", tmp_path_factory.mktemp("models"), "few")
+    return import_encoder(order, SAID, Choices("quick"))
+
+
+def test_of_few_rows_each_calibrates_by_detectors_that_never_saw_it(few: Path) -> None:
+    manifest = bundle.load(few)
+    origin = read_config(manifest.provenance, few)
+    assert isinstance(origin, Imported)
+    data = origin.load_data()
+    assert len(data.calibration) == 0
+    num = len({row.tobytes() for row in data.train.values})
+    assert {(one.calibration, one.num_calibration_rows) for one in manifest.detectors} == {("cross", num)}
+    page = (few / bundle.REPORT).read_text()
+    assert "each scored by a fit without its fold" in page
+    found, _ = examine(few, ("noise",))
+    assert found.rows[0].figures.auroc > 0.9
+
+
+def test_a_share_that_is_asked_for_is_set_aside_of_few_rows_too(few: Path, tmp_path: Path) -> None:
+    origin = read_config(bundle.load(few).provenance, few)
+    order = Order(f"{TINY}places", origin.data, tmp_path, "half", calibration=Calibration(0.5, crosses=True))
+    folder = import_encoder(order, SAID, Choices("none"))
+    assert {(one.calibration, one.num_calibration_rows) for one in bundle.load(folder).detectors} == {("split", 20)}
+
+
+def test_too_few_rows_even_so_are_said_with_what_is_enough(few: Path, tmp_path: Path) -> None:
+    origin = read_config(bundle.load(few).provenance, few)
+    strict = Choices("none", promise=Promise(0.01))
+    order = Order(f"{TINY}places", origin.data, tmp_path, "x", calibration=Calibration(alpha=0.01, crosses=True))
+    with pytest.raises(ExportError, match=r"alpha: got 0.01, expected 0.0\d+ or more, the smallest p-value that 3\d"):
+        import_encoder(order, SAID, strict)
