@@ -216,8 +216,9 @@ def every_row(
     if name in OWN and (size := _size(name, image_size, resize)) is not None:
         if name == "wds":
             return shards.read(shards.matching(argument), size, at_least=at_least)
-        readers = {"folder": folder.read, "mvtec": mvtec.faulty, "csv": listed.every}
-        return readers[name](argument, size, at_least=at_least)
+        if name == "folder":
+            return folder.read(argument, size, at_least=at_least)
+        return (mvtec.faulty if name == "mvtec" else listed.every)(argument, size, at_least=at_least)
     if name == "audio":
         return audio.read(argument, sample_rate_hz, num_samples, at_least=at_least)[0]
     return None

@@ -187,7 +187,7 @@ def test_a_folder_that_cannot_be_read_is_an_error(photos: Path, monkeypatch: pyt
     [
         (
             "cifar11",
-            "got 'cifar11', expected one of digits, mnist, cifar10, shapes, fsdd, folder:PATH, wds:PATTERN, mvt",
+            "got 'cifar11', expected one of digits, mnist, cifar10, shapes, fsdd, folder:PATH, wds:PATTERN,",
         ),
         ("digits:8", "got 'digits:8'"),
         ("folder:", "got '', expected a folder"),
