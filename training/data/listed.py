@@ -4,8 +4,9 @@
     a/001.png,,,train
     b/007.png,scratch,masks/007.png,test
 
-`path` must be there, the others may; paths are relative to the file. `split` is train, calibration or test; where it is
-not said of any row the splits are drawn, as of a folder. `mask` is for `latentserve ood`.
+`path` must be there, the others may; paths are relative to the file. A row with a `mask` is faulty: it is in no split,
+but what `latentserve ood --against csv:FILE` takes, with its label as its kind. `split` of the others is train,
+calibration or test; where it is not said of any row the splits are drawn, as of a folder.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ def load(
     Raises:
         DataError: no such list, or it cannot be what it is.
     """
-    listed, spec = entries(file), f"csv:{file}"
+    listed, spec = [entry for entry in entries(file) if not entry.mask], f"csv:{file}"
     by_split = {split: [entry for entry in listed if entry.split == split] for split in SPLITS}
     if not any(by_split.values()):
         rows = _read(file, listed, size, group_by)
@@ -127,12 +128,13 @@ def _given(file: str, by_split: dict[str, list[Entry]], calibration: Calibration
 
 
 def every(file: str, size: Size, at_least: int = MIN_IMAGES) -> Rows:
-    """All rows of a list.
+    """All rows of a list, or the faulty ones where some are.
 
     Raises:
         DataError: as `load`, of fewer than `at_least` rows.
     """
-    return _read(file, entries(file), size, at_least=at_least)
+    listed = entries(file)
+    return _read(file, [entry for entry in listed if entry.mask] or listed, size, at_least=at_least)
 
 
 def _read(

@@ -224,6 +224,14 @@ def every_row(
     return None
 
 
+def has_faulty(spec: str) -> bool:
+    """Whether some of a user's own rows are marked as faulty, so that none of these trained."""
+    from training.data import listed
+
+    name, _, place = spec.partition(":")
+    return name == "mvtec" or (name == "csv" and any(entry.mask for entry in listed.entries(place)))
+
+
 def usual_rows(
     spec: str,
     image_size: int | str | None = None,
