@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from latentserve import records
 from latentserve.inputs import ImageInput, Resize
 from training.data.errors import DataError as DataError
 from training.data.lazy import Lazy
@@ -274,7 +275,7 @@ def _places(
 
 def say(line: str) -> None:
     """A line for the user, on stderr."""
-    print(line, file=sys.stderr)
+    print(records.printable(line), file=sys.stderr)
 
 
 def joined(clips: Rows, num_samples: int) -> NDArray[np.int16]:
