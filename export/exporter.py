@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from export.calibration import Promise, calibrate, can_score
 from export.crossing import crossed, crosses, num_calibrating
-from export.detectors import DETECTORS, Scorer
+from export.detectors import DETECTORS, Scorer, ScorerGraph
 from export.detectors.detector import Arrays
 from export.detectors.scorer import Drawn
 from export.draft import Choices, Draft, ReportSize, Training
@@ -40,14 +40,16 @@ from export.half import halve
 from export.onnx_evaluation import exported_report
 from export.origin import TrainedRun
 from export.parity import check_parity, trained_tensors
+from export.places import patches_of
 from export.provenance import from_training, input_of, provenance
 from export.quantise import quantise
 from export.report import bundle_report
 from export.streaming import Embedding, to_fit_on, unfinished
+from export.unusual import say_unusual
 from export.versions import next_version
 from latentserve import bundle, records
 from latentserve.bundle import Manifest, Parity, Precision
-from latentserve.inputs import INPUT
+from latentserve.inputs import INPUT, PATCHES
 from training.data import Data
 from training.data.rows import Values
 from training.evaluation.report import EVALUATION
@@ -141,6 +143,7 @@ def _write_bundle(
     draft = _with_graphs(Draft(folder, replace(training, data=data), choices))
     _say("detectors and calibration")
     train = embedding.run(draft.runner, data.train, "training")
+    say_unusual(data.train, {INPUT: data.train.values, **train}, data.spec)
     draft, calibration = _with_scorer(draft, train, chosen, embedding)
     runner = draft.runner
     _say("parity")
@@ -191,12 +194,14 @@ def _with_scorer(
         _say(f"no scores: {_calibration_rows(data)} cannot keep a level of {promise.alpha:g}")
         return draft, None
     tensors: Arrays = {INPUT: data.train.values, **train}
+    if (patches := patches_of(draft.runner, data.train.values)) is not None:
+        tensors[PATCHES] = patches
     found = crossed(draft.training.model, tensors, data.train.units_N) if crosses(data) else None
     scorer = found.scorer if found else Scorer.fit(draft.training.model, tensors, data.train.units_N, chosen)
     if promise.deciding is not None:
         scorer = scorer.deciding(promise.deciding)
     example = {name: torch.from_numpy(np.asarray(tensors[name][:EXAMPLE_ROWS])) for name in scorer.inputs}
-    graph = export_graph(scorer, example, ["scores"], draft.folder / "scorer.onnx")
+    graph = export_graph(ScorerGraph(scorer), example, scorer.outputs, draft.folder / "scorer.onnx")
     draft = replace(draft, graphs={**draft.graphs, "scorer": graph}, scorer=scorer)
     if found:
         calibration = {"scores": found.scores_of(scorer), "embedding": train["embedding"][found.rows]}
@@ -267,6 +272,7 @@ def _manifest(draft: Draft, name: str, version: int, parity: tuple[Parity, ...])
         files={},
         detectors=draft.detectors,
         default_alpha=choices.promise.alpha if draft.detectors else 0.0,
+        map_detector=draft.scorer.map_detector if draft.scorer else "",
         parity=parity,
         evaluations=from_training(origin),
     )

@@ -22,6 +22,7 @@ from export.detectors.detector import Arrays, FittedDetector, batches_of
 from export.detectors.inputs import InputMahalanobis
 from export.detectors.mahalanobis import Mahalanobis
 from training.data import Rows
+from training.data.rows import say
 from training.data.units import equal_rows
 
 LOOKING: tuple[type[FittedDetector], ...] = (Mahalanobis, InputMahalanobis)

@@ -1,6 +1,6 @@
-"""The graph of all detectors of a bundle: one column of `scores` each, the deciding one first.
+"""The graph of all detectors of a bundle: one column of `scores` each, the deciding one first, and the map of one.
 
-Shape legend: B rows, K columns.
+Shape legend: B rows, K columns, h and w places.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from export.detectors.coarse_places import CoarsePlaces
 from export.detectors.density import Density
 from export.detectors.detector import Arrays, Detector, FittedDetector, batches_of
 from export.detectors.fusion import Fusion
@@ -22,16 +23,20 @@ from export.detectors.joint import JointDiscriminator
 from export.detectors.magnitude import Magnitude
 from export.detectors.mahalanobis import ClusterMahalanobis, Mahalanobis
 from export.detectors.neighbours import Neighbours
+from export.detectors.patch_bank import PatchBank
+from export.detectors.places import PlaceDetector, highest
 from export.detectors.resolution import NUDGES, SMALLEST_RESOLUTION, Plateaus, resolution, scores_of
 from export.detectors.statistics import StatisticsMahalanobis
-from latentserve.inputs import INPUT
+from latentserve.inputs import ANOMALY_MAP, INPUT
 from training.data.units import Units, count, drawn, equal_rows
 
 FITTED: tuple[type[FittedDetector], ...] = (
     *(StatisticsMahalanobis, Mahalanobis, ClusterMahalanobis, Neighbours, Density, Magnitude),
     *(InputMahalanobis, InputNeighbours, EdgeNeighbours),
 )
-DETECTORS = (*Fusion.names, *(kind.name for kind in FITTED), JointDiscriminator.name)
+PLACES: tuple[type[PlaceDetector], ...] = (PatchBank, CoarsePlaces)
+"""Those with a map, which are fitted on images alone; of the first that a bundle has it shows the map."""
+DETECTORS = (*Fusion.names, *(kind.name for kind in (*FITTED, *PLACES)), JointDiscriminator.name)
 """Names of all that there are; which of them a bundle has depends on its model's tensors."""
 REFERENCE_ROWS = 2000
 REFERENCE_SHARE = 0.2
@@ -66,6 +71,7 @@ class Scorer(nn.Module):
         names: of the columns. The first decides: the fusion of all where there are several, unless `deciding` made
             another the first.
         methods: how each is computed, for people.
+        map_detector: name of the one whose map is shown, or empty.
     """
 
     def __init__(
@@ -84,6 +90,7 @@ class Scorer(nn.Module):
         self.names: tuple[str, ...] = (*names, *(detector.name for detector in detectors))
         self.methods: tuple[str, ...] = (*methods, *(detector.method for detector in detectors))
         self.order: tuple[int, ...] = ()
+        self.map_detector = next((one.name for one in detectors if isinstance(one, PlaceDetector)), "")
 
     def deciding(self, name: str) -> Self:
         """The same with another column first; the others keep their order.
@@ -120,6 +127,7 @@ class Scorer(nn.Module):
         reference, fitted = chosen or draw(len(train["embedding"]), units_N)
         rows: Arrays = {name: array[fitted] for name, array in train.items()}
         detectors: list[Detector] = [kind.fit(rows) for kind in FITTED if train.keys() >= set(kind.inputs)]
+        detectors += [kind.fit(rows) for kind in PLACES if kind.suits(train)]
         if isinstance(discriminator := getattr(model, "discriminator", None), nn.Module):
             detectors.append(JointDiscriminator(discriminator))
         single = cls(detectors, None).eval()
@@ -141,19 +149,32 @@ class Scorer(nn.Module):
 
     def forward(self, *tensors: Tensor) -> Tensor:
         """Scores [B, K]."""
-        scores_BK = self._in_order_of_fit(*tensors)
-        return scores_BK[:, list(self.order)] if self.order else scores_BK
+        return self.with_map(*tensors)[0]
 
-    def _in_order_of_fit(self, *tensors: Tensor) -> Tensor:
-        scores_BK = scores_of(self.members, dict(zip(self.inputs, tensors, strict=True)))
+    def with_map(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Scores [B, K], and the map [B, h, w] if there is one: its maximum is its detector's score."""
+        named = dict(zip(self.inputs, tensors, strict=True))
+        maps, columns = dict[int, Tensor](), list[Tensor]()
+        for column, detector in enumerate(self.members):
+            given = [named[name] for name in detector.inputs]
+            if isinstance(detector, PlaceDetector) and detector.name == self.map_detector:
+                maps[column] = detector.places(*given)
+            columns.append(highest(maps[column]) if column in maps else detector(*given))
         if self.plateaus is not None:
-            scores_BK = self.plateaus(scores_BK)
-        if self.fusion is None:
-            return scores_BK
-        fused_B2 = self.fusion(scores_BK)
-        if self.fused_plateaus is not None:
-            fused_B2 = self.fused_plateaus(fused_B2)
-        return torch.cat([fused_B2, scores_BK], dim=1)
+            columns = list(self.plateaus(torch.stack(columns, dim=1)).unbind(dim=1))
+            for column, map_Bhw in maps.items():
+                maps[column] = self.plateaus.of_column(map_Bhw, column)
+                columns[column] = highest(maps[column])  # the same, as no two scores are turned round; to the last bit
+        return (self._in_order(torch.stack(columns, dim=1)), *maps.values())
+
+    def _in_order(self, scores_BK: Tensor) -> Tensor:
+        """Scores of the detectors and their fusion, the deciding one first."""
+        if self.fusion is not None:
+            fused_B2 = self.fusion(scores_BK)
+            if self.fused_plateaus is not None:
+                fused_B2 = self.fused_plateaus(fused_B2)
+            scores_BK = torch.cat([fused_B2, scores_BK], dim=1)
+        return scores_BK[:, list(self.order)] if self.order else scores_BK
 
     def scores(self, arrays: Arrays) -> NDArray[np.float32]:
         """Scores of many rows in torch, [N, K]."""
@@ -161,6 +182,20 @@ class Scorer(nn.Module):
             parts = [self(*batch) for batch in batches_of(arrays, self.inputs)]
         scores_NK: NDArray[np.float32] = torch.cat(parts).numpy()
         return scores_NK
+
+    def maps(self, arrays: Arrays) -> dict[str, NDArray[np.float32]]:
+        """Scores and map of many rows in torch, by tensor name."""
+        with torch.no_grad():
+            parts = [self.with_map(*batch) for batch in batches_of(arrays, self.inputs)]
+        return {
+            name: torch.cat(of_name).numpy()
+            for name, of_name in zip(self.outputs, zip(*parts, strict=True), strict=True)
+        }
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of what `with_map` returns."""
+        return ("scores", ANOMALY_MAP) if self.map_detector else ("scores",)
 
     def _moved(self, arrays: Arrays) -> NDArray[np.float32]:
         """What rounding moves the detectors' scores by, [N, K]: the most of some tries."""
@@ -174,3 +209,15 @@ class Scorer(nn.Module):
                 parts.append(torch.stack(tries).abs().amax(dim=0))
         moved_NK: NDArray[np.float32] = torch.cat(parts).numpy()
         return moved_NK
+
+
+class ScorerGraph(nn.Module):
+    """What scorer.onnx holds: tensors in the order of `inputs` -> scores, and the map if there is one."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        super().__init__()
+        self.scorer = scorer
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """See `Scorer.with_map`."""
+        return self.scorer.with_map(*tensors)
