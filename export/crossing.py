@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.detectors.detector import Arrays
+from export.detectors.power import Embed, Power
 from export.detectors.scorer import REFERENCE_SHARE, Drawn, Scorer
 from latentserve.inputs import INPUT
 from training.data import Data
@@ -65,13 +66,22 @@ def num_calibrating(data: Data) -> int:
     return count(train.with_twins().units_N, len(train)) if crosses(data) else len(data.calibration)
 
 
-def crossed(model: object, tensors: Arrays, units_N: Units | None = None, num_folds: int = FOLDS) -> Crossed:
+def crossed(
+    model: object,
+    tensors: Arrays,
+    units_N: Units | None = None,
+    embed: Embed | None = None,
+    power: Power | None = None,
+    num_folds: int = FOLDS,
+) -> Crossed:
     """Fits the detectors, and scores each row by detectors that were fitted on the other folds.
 
     Args:
         model: see `Scorer.fit`.
         tensors: inputs, and the outputs of the exported graphs for them; the encoder saw none of these rows.
         units_N: of the rows, which no fold parts; default: equal rows are one.
+        embed: see `Scorer.fit`: the served fit weighs the detectors, and those of folds take its weights.
+        power: likewise.
         num_folds: at most; no more than there are units.
 
     Raises:
@@ -85,13 +95,15 @@ def crossed(model: object, tensors: Arrays, units_N: Units | None = None, num_fo
     num_folds = int(folds_N.max()) + 1
     fewest = min(count(units_N[folds_N != fold], num_rows) for fold in range(num_folds))
     num_reference = max(2, int(REFERENCE_SHARE * fewest))
+    everything = np.arange(num_rows)
+    served = _fitted(model, tensors, units_N, everything, num_reference, embed, power)
     scores = dict[int, NDArray[np.float32]]()
     for fold in range(num_folds):
-        scorer = _fitted(model, tensors, units_N, np.flatnonzero(folds_N != fold), num_reference)
+        others = np.flatnonzero(folds_N != fold)
+        scorer = _fitted(model, tensors, units_N, others, num_reference, None, served.power)
         held_out = one_each[folds_N[one_each] == fold]
         found = scorer.scores({name: array[held_out] for name, array in tensors.items()})
         scores.update(zip(held_out.tolist(), found, strict=True))
-    served = _fitted(model, tensors, units_N, np.arange(num_rows), num_reference)
     return Crossed(served, np.stack([scores[row] for row in one_each.tolist()]), one_each)
 
 
@@ -112,8 +124,17 @@ def dealt(units_N: Units, num_folds: int) -> tuple[NDArray[np.int64], NDArray[np
     return folds_N, np.sort(one_each)
 
 
-def _fitted(model: object, tensors: Arrays, units_N: Units, rows: NDArray[np.int64], num_reference: int) -> Scorer:
+def _fitted(
+    model: object,
+    tensors: Arrays,
+    units_N: Units,
+    rows: NDArray[np.int64],
+    num_reference: int,
+    embed: Embed | None,
+    power: Power | None,
+) -> Scorer:
     """A scorer of some rows, of which so many are for reference."""
     order = np.random.default_rng(0).permutation(len(rows))
     reference, fitted = drawn(units_N[rows], order, num_reference)
-    return Scorer.fit(model, {name: array[rows] for name, array in tensors.items()}, chosen=Drawn(reference, fitted))
+    some = {name: array[rows] for name, array in tensors.items()}
+    return Scorer.fit(model, some, chosen=Drawn(reference, fitted), embed=embed, power=power)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from export.calibration import Promise, calibrate, can_score
 from export.crossing import crossed, crosses, num_calibrating
+from export.deciding import weighed, why
 from export.detectors import DETECTORS, Scorer, ScorerGraph
 from export.detectors.detector import Arrays
 from export.detectors.scorer import Drawn
@@ -51,7 +53,7 @@ from latentserve import bundle, records
 from latentserve.bundle import Manifest, Parity, Precision
 from latentserve.inputs import INPUT, PATCHES
 from training.data import Data
-from training.data.rows import Values
+from training.data.rows import Rows, Values
 from training.evaluation.report import EVALUATION
 from training.methods.encoding import Decoder
 from training.options import check_new_folder
@@ -196,10 +198,13 @@ def _with_scorer(
     tensors: Arrays = {INPUT: data.train.values, **train}
     if (patches := patches_of(draft.runner, data.train.values)) is not None:
         tensors[PATCHES] = patches
-    found = crossed(draft.training.model, tensors, data.train.units_N) if crosses(data) else None
-    scorer = found.scorer if found else Scorer.fit(draft.training.model, tensors, data.train.units_N, chosen)
+    model, units_N, embed = draft.training.model, data.train.units_N, partial(_damaged, draft, embedding)
+    found = crossed(model, tensors, units_N, embed) if crosses(data) else None
+    scorer = found.scorer if found else Scorer.fit(model, tensors, units_N, chosen, embed)
     if promise.deciding is not None:
         scorer = scorer.deciding(promise.deciding)
+    else:
+        _say(why(scorer))
     example = {name: torch.from_numpy(np.asarray(tensors[name][:EXAMPLE_ROWS])) for name in scorer.inputs}
     graph = export_graph(ScorerGraph(scorer), example, scorer.outputs, draft.folder / "scorer.onnx")
     draft = replace(draft, graphs={**draft.graphs, "scorer": graph}, scorer=scorer)
@@ -212,7 +217,14 @@ def _with_scorer(
         for column, (name, method) in enumerate(zip(scorer.names, scorer.methods, strict=True))
     ]
     _write_calibration(draft.folder, {detector.name: ordered for detector, ordered in columns}, calibration)
-    return replace(draft, detectors=tuple(detector for detector, _ in columns)), columns[0][1]
+    return replace(draft, detectors=tuple(weighed(detector, scorer) for detector, _ in columns)), columns[0][1]
+
+
+def _damaged(draft: Draft, embedding: Embedding, rows: Values) -> Arrays:
+    """What the graphs return for damaged rows."""
+    tensors: Arrays = {**embedding.run(draft.runner, Rows(rows), "damaged")}
+    patches = patches_of(draft.runner, rows)
+    return tensors if patches is None else {**tensors, PATCHES: patches}
 
 
 def _write_calibration(folder: Path, sorted_scores: Tensors, calibration: Tensors) -> None:
