@@ -9,7 +9,7 @@ false alarms are the share of 400 other good tiles that is flagged; the AUROC is
 average over deals is what the promise is about. No choice was made by the faulty tiles.
 
 The encoder is ImageNet's MobileNetV2 up to block 17 (`benchmarks.encoders_brought.weights`), of tiles stretched to 160
-x 160. Detectors on the input see them at 32 x 32 in grey: smaller than in a bundle, so that a fit takes little time.
+x 160. Detectors on the input see them at 20 x 20 in grey: smaller than in a bundle, so that a fit takes little time.
 `weighted` is the sum of all with equal weights: which it is of damaged rows is another question than what it promises.
 What is done is kept in `--cache`; the same command goes on.
 """
@@ -47,7 +47,7 @@ KINDS = ("blowhole", "break", "crack", "fray", "uneven")
 NUMBERS = (40, 80, 150)
 ALPHAS = (0.05, 0.1)
 NUM_OTHERS = 400
-ENCODED, SEEN = 160, 32
+ENCODED, SEEN = 160, 20
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 FEWEST = 19
 WAYS = {"cross": "crosswise", "half": "a half set aside", "need": "19 set aside"}
