@@ -38,15 +38,13 @@ def has_masks(spec: str, folder: Path | None) -> bool:
     """Whether there are masks for a set: where a folder is named, or the set's own layout has some.
 
     Raises:
-        DataError: a folder is named for rows that are of no files, or is none.
+        DataError: what is named is no folder.
     """
     kind, place = _place(spec)
     if folder is not None:
-        if kind not in ("folder", "mvtec"):
-            raise DataError(f"masks: got {folder} for {spec}, expected --against folder:PATH or mvtec:PATH beside it")
         if not folder.is_dir():
             raise DataError(f"masks: got {folder}, expected a folder of masks")
-        return True
+        return kind in ("folder", "mvtec")
     if kind == "mvtec":
         return (Path(place).expanduser() / MASKS).is_dir()
     return kind == "csv" and any(entry.mask for entry in entries(place))

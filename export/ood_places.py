@@ -18,6 +18,7 @@ from export.masks import has_masks, masks_of
 from latentserve.bundle import Manifest
 from latentserve.errors import BundleError
 from latentserve.inputs import ANOMALY_MAP, ImageInput
+from training.data.errors import DataError
 from training.data.lazy import batch_rows
 from training.data.rows import Rows, Values
 from training.evaluation.places import place_figures, upsampled
@@ -89,9 +90,9 @@ def check_masks(manifest: Manifest, against: Sequence[str], folder: Path | None)
         DataError: masks are given for no set of files.
         BundleError: masks are given, and the bundle has no map.
     """
-    if folder is not None and not against:
-        raise BundleError(f"masks: got {folder} without --against, expected the images that they are of beside it")
     masked = tuple(name for name in against if has_masks(name, folder))
+    if folder is not None and not masked:
+        raise DataError(f"masks: got {folder}, expected --against folder:PATH or mvtec:PATH beside it, their images")
     if masked and not manifest.map_detector:
         if folder is None:
             say(f"{manifest.name}/{manifest.version} has no anomaly map to hold against the masks of {masked[0]}")

@@ -12,12 +12,12 @@ from PIL import Image
 from export.__main__ import main
 from export.calibration import Promise
 from export.draft import Choices
-from export.examination import examine
+from export.examination import Examination, examine
 from export.graphs import ExportError
 from export.importer import Order, default_name, import_encoder
 from export.origin import Imported, read_config
 from export.sources import SourceOptions
-from latentserve import bundle
+from latentserve import bundle, records
 from latentserve.images import decode_image
 from latentserve.inputs import ImageInput, Resize
 from service.engine.engine import Engine
@@ -206,6 +206,32 @@ def test_of_few_rows_each_calibrates_by_detectors_that_never_saw_it(few: Path) -
     assert "each scored by a fit without its fold" in page
     found, _ = examine(few, ("noise",))
     assert found.rows[0].figures.auroc > 0.9
+
+
+def test_maps_are_held_against_masks_by_kind(few: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(5)
+    for i in range(6):
+        pixels = rng.integers(60, 70, (40, 48, 3), np.uint8)
+        mask = np.zeros((40, 48), np.uint8)
+        mask[10:22, 12 + i : 26 + i] = 255
+        pixels[mask > 0] = rng.integers(0, 256, (int((mask > 0).sum()), 3))
+        for kind, image in (("faults", pixels), ("masks", mask)):
+            file = tmp_path / kind / ("hole" if i % 2 else "cut") / f"{i}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(file)
+    out = tmp_path / "ood.json"
+    asked = ["--against", f"folder:{tmp_path / 'faults'}", "--masks", str(tmp_path / "masks")]
+    assert main(["ood", str(few), *asked, "--json", str(out), "--html", str(tmp_path / "ood.html")]) == 0
+    found = records.read(Examination, out)
+    assert [row.kind for row in found.rows if row.detector == found.rows[0].detector] == ["", "cut", "hole"]
+    assert [(one.kind, one.num_rows, one.num_regions) for one in found.places] == [
+        ("", 6, 6),
+        ("cut", 3, 3),
+        ("hole", 3, 3),
+    ]
+    assert all(one.pixel_auroc > 0.6 for one in found.places)
+    assert "AUPRO to FPR 0.3" in capsys.readouterr().out
+    assert "per-region overlap" in (tmp_path / "ood.html").read_text()
 
 
 def test_a_share_that_is_asked_for_is_set_aside_of_few_rows_too(few: Path, tmp_path: Path) -> None:
