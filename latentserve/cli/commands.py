@@ -100,7 +100,8 @@ def models(given: Sequence[str]) -> int:
         if model.resize:
             print(f"  of a file {model.resize}")
         for detector in model.detectors[:1]:
-            calibrated = f"{detector.num_calibration_rows:,} calibration rows"
+            crosswise = ", crosswise" if detector.calibration == "cross" else ""
+            calibrated = f"{detector.num_calibration_rows:,} calibration rows{crosswise}"
             print(f"  flags at alpha {model.default_alpha:g} by {detector.name}, {calibrated}")
     return WELL
 

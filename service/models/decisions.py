@@ -81,6 +81,11 @@ class DecisionPolicy:
                 f"model {manifest.name} version {manifest.version} has no calibrated detector: it cannot score"
             )
         deciding = manifest.detectors[0]
+        if guarantee == "conditional" and deciding.calibration == "cross":
+            raise Unsupported(
+                f"model {manifest.name} version {manifest.version} was calibrated crosswise, by rows that its detectors"
+                " were fitted on, too: it gives no conditional guarantee, which takes rows that were set aside"
+            )
         smallest = self._smallest[0][guarantee == "conditional"]
         level = manifest.default_alpha if alpha is None else alpha
         if not (at_most(smallest, level) and level < 1):
