@@ -29,6 +29,8 @@ HOTTEST = 4.0
 """Heat from which on places look alike: as far above the threshold as it is above an ordinary place, three times."""
 FAINT, STEP, STRONG = 0.2, 0.4, 0.75
 """Opacity just below the threshold, at it, and of the hottest places."""
+ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)
+"""The EXIF tag that says how a photo was held, and by which values height and width change places."""
 INFERNO = np.array(
     [
         (0.00, 101, 21, 110),
@@ -67,6 +69,16 @@ def opened(image: Any) -> Image.Image:
         raise
     except Exception as error:  # any of Pillow's, of a file that is none
         raise InvalidInput.at("image", got=_named(image), expected=f"an image that Pillow reads ({error})") from error
+
+
+def opened_size(path: Path) -> tuple[int, int] | None:
+    """Height and width of a file as it is seen, by its header; None if it is no image."""
+    try:
+        with Image.open(path) as image:
+            turned = image.getexif().get(ORIENTATION, 1) in SIDEWAYS
+            return (image.width, image.height) if turned else (image.height, image.width)
+    except Exception:  # any of Pillow's
+        return None
 
 
 def _pixels(image: Any) -> NDArray[np.uint8]:

@@ -28,29 +28,43 @@ def expected_map(rows_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
     return blocks.mean(axis=(2, 4), dtype=np.float32)
 
 
-def with_map(folder: Path, calibration_rows: NDArray[np.uint8], name: str = "digits-vae") -> None:
-    """Replaces the scorer of the bundle in the folder, which is named `name/1`, by one with a map."""
+def with_map(folder: Path, calibration_rows: NDArray[np.uint8], name: str, has_map: bool = True) -> None:
+    """Replaces the scorer of the bundle in the folder, which is named `name/1`, by one with a map.
+
+    Args:
+        folder: of a bundle of digits.
+        calibration_rows: of its new detectors.
+        name: its new one.
+        has_map: whether the graph outputs the map from which its scores are made.
+    """
     manifest = records.read(Manifest, folder / bundle.MANIFEST)
-    _scorer(folder / "scorer.onnx")
+    _scorer(folder / "scorer.onnx", has_map)
     session = ort.InferenceSession(folder / "scorer.onnx", providers=["CPUExecutionProvider"])
     (scores,) = session.run(["scores"], {INPUT: calibration_rows})
     ordered = {one: np.sort(scores[:, k]) for k, one in enumerate(NAMES)}
     np.savez(folder / bundle.CALIBRATION, **ordered)
     golden = dict(np.load(folder / bundle.GOLDEN))
     golden["scores"] = session.run(["scores"], {INPUT: golden[INPUT]})[0]
-    golden[ANOMALY_MAP] = expected_map(golden[INPUT])
+    specs = [TensorSpec("scores", "float32", (len(NAMES),))]
+    if has_map:
+        golden[ANOMALY_MAP] = expected_map(golden[INPUT])
+        specs.append(TensorSpec(ANOMALY_MAP, "float32", PLACES))
     np.savez(folder / bundle.GOLDEN, **golden)
-    specs = (TensorSpec("scores", "float32", (len(NAMES),)), TensorSpec(ANOMALY_MAP, "float32", PLACES))
-    detectors = tuple(
-        Detector(one, f"{one} of the map", len(scores), sha256_of_scores(ordered[one])) for one in NAMES
+    detectors = tuple(Detector(one, f"{one} of the map", len(scores), sha256_of_scores(ordered[one])) for one in NAMES)
+    graphs = manifest.graphs | {"scorer": Graph("scorer.onnx", (manifest.input.spec,), tuple(specs))}
+    made = replace(
+        manifest,
+        name=name,
+        graphs=graphs,
+        detectors=detectors,
+        map_detector="places" if has_map else "",
+        evaluations=(),
     )
-    graphs = manifest.graphs | {"scorer": Graph("scorer.onnx", (manifest.input.spec,), specs)}
-    made = replace(manifest, name=name, graphs=graphs, detectors=detectors, map_detector="places", evaluations=())
     files = {file: bundle.sha256_of_file(folder / file) for file in manifest.files}
     records.write(replace(made, files=files), folder / bundle.MANIFEST)
 
 
-def _scorer(path: Path) -> None:
+def _scorer(path: Path, has_map: bool) -> None:
     nodes = [
         helper.make_node("Cast", [INPUT], ["floats"], to=TensorProto.FLOAT),
         helper.make_node("Transpose", ["floats"], ["first"], perm=[0, 3, 1, 2]),
@@ -66,5 +80,6 @@ def _scorer(path: Path) -> None:
         helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", len(NAMES)]),
         helper.make_tensor_value_info(ANOMALY_MAP, TensorProto.FLOAT, ["n", *PLACES]),
     ]
+    outputs = outputs if has_map else outputs[:1]
     graph = helper.make_graph(nodes, "g", inputs, outputs, [numpy_helper.from_array(np.array([1]), "one")])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
