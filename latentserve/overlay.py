@@ -23,11 +23,11 @@ try:
 except ImportError as error:
     raise Unsupported("overlay: got no Pillow, expected it: pip install pillow") from error
 
-SMALLEST_SIDE, LARGEST_SIDE = 256, 1600
+SMALLEST_SIDE, LARGEST_SIDE = 512, 1600
 """Pixels of the longer side: smaller pictures are made larger, pixel by pixel, so that boxes can be seen."""
 HOTTEST = 4.0
 """Heat from which on places look alike: as far above the threshold as it is above an ordinary place, three times."""
-FAINT, STEP, STRONG = 0.2, 0.4, 0.75
+FAINT, STEP, STRONG = 0.2, 0.35, 0.6
 """Opacity just below the threshold, at it, and of the hottest places."""
 ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)
 """The EXIF tag that says how a photo was held, and by which values height and width change places."""
@@ -125,7 +125,7 @@ def drawn(
 def _size(height: int, width: int) -> tuple[int, int]:
     """Of the overlay. Its longer side lies between two bounds; small pictures grow by whole factors."""
     longer = max(height, width)
-    scale = LARGEST_SIDE / longer if longer > LARGEST_SIDE else max(1, SMALLEST_SIDE // longer)
+    scale = LARGEST_SIDE / longer if longer > LARGEST_SIDE else max(1, round(SMALLEST_SIDE / longer))
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 

@@ -52,14 +52,8 @@ def with_map(folder: Path, calibration_rows: NDArray[np.uint8], name: str, has_m
     np.savez(folder / bundle.GOLDEN, **golden)
     detectors = tuple(Detector(one, f"{one} of the map", len(scores), sha256_of_scores(ordered[one])) for one in NAMES)
     graphs = manifest.graphs | {"scorer": Graph("scorer.onnx", (manifest.input.spec,), tuple(specs))}
-    made = replace(
-        manifest,
-        name=name,
-        graphs=graphs,
-        detectors=detectors,
-        map_detector="places" if has_map else "",
-        evaluations=(),
-    )
+    named = NAMES[1] if has_map else ""
+    made = replace(manifest, name=name, graphs=graphs, detectors=detectors, map_detector=named, evaluations=())
     files = {file: bundle.sha256_of_file(folder / file) for file in manifest.files}
     records.write(replace(made, files=files), folder / bundle.MANIFEST)
 
