@@ -294,7 +294,7 @@ def test_the_command_prints_regions_and_writes_overlays(
     assert sorted(one.name for one in (tmp_path / "overlays").iterdir()) == ["photo.png", "rows-0.png"]
     drawn = np.asarray(Image.open(tmp_path / "overlays" / "photo.png")).astype(int)
     assert drawn.shape == (240, 480, 3)
-    assert np.ptp(drawn[150, 150]) > 50  # coloured where it is bright
+    assert np.ptp(drawn[150, 150]) > 30  # coloured where it is bright
     assert (drawn[5, 5] == 0).all()  # as it was elsewhere
     assert main([*given, *overlays, "--overlay-every", "--target", served.target]) == 0
     assert "regions 1: y 20 x 20 h 10 w 10 p 0.005" in capsys.readouterr().out
