@@ -115,7 +115,7 @@ class MapPolicy:
             values=values_NHW,
             p_values=p_NHW,
             threshold=self._threshold(options),
-            flagged=flagged_NHW.any(axis=(1, 2)),
+            flagged=np.asarray(flagged_NHW.any(axis=(1, 2))),
             regions=regions(values_NHW, p_NHW, flagged_NHW, self._size or shape[1:]),
         )
 
