@@ -166,7 +166,7 @@ def test_names_of_models_come_from_their_source(source: str, name: str) -> None:
         ({"--licence": "/nowhere"}, "licence: got /nowhere, expected a text file"),
         ({"--alpha": "0.0001"}, "alpha: got 0.0001, expected 0.0"),
         ({"--seed": "-1"}, "seed: got -1"),
-        ({"--deciding": "nobody", "--data": "folder:/nowhere"}, "deciding: got 'nobody', expected one of cauchy"),
+        ({"--deciding": "nobody", "--data": "folder:/nowhere"}, "deciding: got 'nobody', expected one of weighted"),
     ],
 )
 def test_what_cannot_be_is_told_and_leaves_nothing(
