@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentserve.bundle import Detector, Manifest
-from latentserve.conformal import adjustments, at_most, conditional_p_values, p_values
+from latentserve.conformal import adjustments, at_most, conditional_p_values, p_values, smallest_flagged
 from latentserve.inputs import ImageInput
 from service.models.decisions import Guarantee, level_of
 
@@ -120,13 +120,11 @@ class MapPolicy:
         )
 
     def _threshold(self, options: MapOptions) -> float:
-        """What is above the k-th largest calibration score has one of the k smallest p-values."""
-        num = len(self._calibration)
-        possible = np.arange(1, num + 1) / (num + 1)
+        possible = None
         if options.guarantee == "conditional":
-            possible = adjustments(num, self.detector.delta, self.detector.adjustment)[:num]
-        k = int(at_most(possible, options.alpha).sum())
-        return float(np.nextafter(self._calibration[num - k], np.float32(np.inf)))
+            num, one = len(self._calibration), self.detector
+            possible = adjustments(num, one.delta, one.adjustment)[:num]
+        return smallest_flagged(self._calibration, options.alpha, possible)
 
 
 def regions(
