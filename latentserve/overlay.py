@@ -25,23 +25,22 @@ except ImportError as error:
 
 SMALLEST_SIDE, LARGEST_SIDE = 512, 1600
 """Pixels of the longer side: smaller pictures are made larger, pixel by pixel, so that boxes can be seen."""
-HOTTEST = 4.0
-"""Heat from which on places look alike: as far above the threshold as it is above an ordinary place, three times."""
-FAINT, STEP, STRONG = 0.2, 0.35, 0.6
+HOTTEST = 3.0
+"""Heat from which on places look alike: twice as far above the threshold as that is above an ordinary place."""
+FAINT, STEP, STRONG = 0.2, 0.45, 0.65
 """Opacity just below the threshold, at it, and of the hottest places."""
 ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)
 """The EXIF tag that says how a photo was held, and by which values height and width change places."""
 INFERNO = np.array(
     [
-        (0.00, 101, 21, 110),
-        (0.25, 159, 42, 99),
-        (0.50, 212, 72, 66),
-        (0.75, 245, 125, 21),
-        (0.90, 250, 193, 39),
+        (0.00, 159, 42, 99),
+        (0.35, 212, 72, 66),
+        (0.65, 245, 125, 21),
+        (0.85, 250, 193, 39),
         (1.00, 252, 255, 164),
     ]
 )
-"""The upper three quarters of the colour map, whose lightness rises evenly; its darkest would hide what is below.
+"""The upper half of the colour map, whose lightness rises evenly; its darkest would hide what is below.
 Source: matplotlib's inferno, public domain (CC0)."""
 
 

@@ -25,7 +25,7 @@ from service.scheduling.queue import Tensors
 
 EMBEDDING, RECONSTRUCTION, SCORES = "embedding", "reconstruction", "scores"
 LOOP_PLACES = 2**14
-"""Of maps up to this the event loop finds p-values and regions itself, about 2 ms; larger ones in a thread."""
+"""Of maps up to this the event loop finds p-values and regions itself, in 1 ms; larger ones in a thread."""
 MOST_NAMED = 5
 """Other models that an error names."""
 

@@ -106,17 +106,17 @@ def test_hostile_sizes_are_drawn(maps: AnomalyMaps, size: tuple[int, int], how: 
 
 def test_heat_is_in_units_of_the_threshold() -> None:
     values = np.array([[0.0, 1.0, 2.0, 3.0, 5.0, np.nan, np.inf]], np.float32)
-    np.testing.assert_allclose(heat(values, 3.0)[0], [-0.5, 0, 0.5, 1, 2, 4, 4])  # the median of 0, 1, 2 is 1
+    np.testing.assert_allclose(heat(values, 3.0)[0], [-0.5, 0, 0.5, 1, 2, 3, 3])  # the median of 0, 1, 2 is 1
     assert np.isfinite(heat(np.full((2, 2), 7, np.float32), 7.0)).all()  # all of it is flagged
-    assert (heat(np.full((2, 2), np.nan, np.float32), 7.0) == 4).all()
+    assert (heat(np.full((2, 2), np.nan, np.float32), 7.0) == 3).all()
 
 
 def test_what_is_flagged_stands_out_and_more_so_the_hotter_it_is() -> None:
-    seen = opacity(np.array([-1, 0.5, 0.99, 1.01, 4], np.float32))
+    seen = opacity(np.array([-1, 0.5, 0.99, 1.01, 3], np.float32))
     assert seen[:2].tolist() == [0, 0]
     assert seen[3] - seen[2] > 0.1
     assert seen[4] > seen[3]
-    lightness = colours(np.linspace(0.5, 4, 50, dtype=np.float32)[None])[0] @ [0.299, 0.587, 0.114]
+    lightness = colours(np.linspace(0.5, 3, 50, dtype=np.float32)[None])[0] @ [0.299, 0.587, 0.114]
     assert (np.diff(lightness) > 0).all()
     assert (np.diff(INFERNO[:, 0]) > 0).all()
 
