@@ -410,7 +410,7 @@ class Evaluation(_message.Message):
     def __init__(self, name: _Optional[str] = ..., value: _Optional[float] = ..., data: _Optional[str] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("name", "version", "embedding_space", "modality", "input", "outputs", "detectors", "default_alpha", "execution_provider", "method", "data", "created_at", "evaluations", "audio", "resize", "image", "map_detector")
+    __slots__ = ("name", "version", "embedding_space", "modality", "input", "outputs", "detectors", "default_alpha", "execution_provider", "method", "data", "created_at", "evaluations", "audio", "resize", "source", "image", "map_detector")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     EMBEDDING_SPACE_FIELD_NUMBER: _ClassVar[int]
@@ -426,6 +426,7 @@ class Model(_message.Message):
     EVALUATIONS_FIELD_NUMBER: _ClassVar[int]
     AUDIO_FIELD_NUMBER: _ClassVar[int]
     RESIZE_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
     IMAGE_FIELD_NUMBER: _ClassVar[int]
     MAP_DETECTOR_FIELD_NUMBER: _ClassVar[int]
     name: str
@@ -443,9 +444,10 @@ class Model(_message.Message):
     evaluations: _containers.RepeatedCompositeFieldContainer[Evaluation]
     audio: AudioFormat
     resize: str
+    source: str
     image: ImageFormat
     map_detector: str
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., embedding_space: _Optional[str] = ..., modality: _Optional[_Union[Modality, str]] = ..., input: _Optional[_Union[TensorSpec, _Mapping]] = ..., outputs: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., detectors: _Optional[_Iterable[_Union[Detector, _Mapping]]] = ..., default_alpha: _Optional[float] = ..., execution_provider: _Optional[str] = ..., method: _Optional[str] = ..., data: _Optional[str] = ..., created_at: _Optional[str] = ..., evaluations: _Optional[_Iterable[_Union[Evaluation, _Mapping]]] = ..., audio: _Optional[_Union[AudioFormat, _Mapping]] = ..., resize: _Optional[str] = ..., image: _Optional[_Union[ImageFormat, _Mapping]] = ..., map_detector: _Optional[str] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., embedding_space: _Optional[str] = ..., modality: _Optional[_Union[Modality, str]] = ..., input: _Optional[_Union[TensorSpec, _Mapping]] = ..., outputs: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., detectors: _Optional[_Iterable[_Union[Detector, _Mapping]]] = ..., default_alpha: _Optional[float] = ..., execution_provider: _Optional[str] = ..., method: _Optional[str] = ..., data: _Optional[str] = ..., created_at: _Optional[str] = ..., evaluations: _Optional[_Iterable[_Union[Evaluation, _Mapping]]] = ..., audio: _Optional[_Union[AudioFormat, _Mapping]] = ..., resize: _Optional[str] = ..., source: _Optional[str] = ..., image: _Optional[_Union[ImageFormat, _Mapping]] = ..., map_detector: _Optional[str] = ...) -> None: ...
 
 class Limits(_message.Message):
     __slots__ = ("max_rows_per_request", "max_bytes_per_request", "max_bytes_per_item", "max_pixels_per_item", "max_pixels_per_request")

@@ -264,6 +264,7 @@ def _describe(model: ServedModel) -> pb.Model:
         ],
         audio=_audio(manifest.input),
         resize=manifest.input.in_words if isinstance(manifest.input, ImageInput) else "",
+        source=printable(model.source),
         image=image_format(manifest.input),
         map_detector=manifest.map_detector,
     )
