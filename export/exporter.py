@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ import torch
 from numpy.typing import NDArray
 
 from export.calibration import Promise, calibrate, calibration_rows, can_score, no_scores
-from export.detectors import DETECTORS, Scorer
+from export.deciding import weighed, why
+from export.detectors import DETECTORS, Scorer, ScorerGraph
 from export.detectors.detector import Arrays
 from export.detectors.scorer import Drawn
 from export.draft import Choices, Draft, ReportSize, Training
@@ -39,6 +41,7 @@ from export.half import halve
 from export.onnx_evaluation import exported_report
 from export.origin import TrainedRun
 from export.parity import check_parity, trained_tensors
+from export.places import patches_of
 from export.provenance import from_training, input_of, provenance
 from export.quantise import quantise
 from export.report import bundle_report
@@ -46,9 +49,9 @@ from export.streaming import Embedding, to_fit_on, unfinished
 from export.versions import next_version
 from latentserve import bundle, records
 from latentserve.bundle import Manifest, Parity, Precision
-from latentserve.inputs import INPUT
+from latentserve.inputs import INPUT, PATCHES
 from training.data import Data
-from training.data.rows import Values
+from training.data.rows import Rows, Values
 from training.evaluation.report import EVALUATION
 from training.methods.encoding import Decoder
 from training.options import check_new_folder
@@ -112,7 +115,7 @@ def check_deciding(promise: Promise) -> None:
 
 
 def check_promise(promise: Promise, data: Data) -> None:
-    """Raises ExportError if there are too few rows for the level that the user chose; the default may be left out."""
+    """Raises ExportError if there are too few rows for the level that the user chose; says so of the default one."""
     num_rows = len(data.calibration)
     if can_score(promise, num_rows):
         return
@@ -189,11 +192,15 @@ def _with_scorer(
     if not can_score(promise, len(data.calibration)):
         return draft, None
     tensors: Arrays = {INPUT: data.train.values, **train}
-    scorer = Scorer.fit(draft.training.model, tensors, data.train.units_N, chosen)
+    if (patches := patches_of(draft.runner, data.train.values)) is not None:
+        tensors[PATCHES] = patches
+    scorer = Scorer.fit(draft.training.model, tensors, data.train.units_N, chosen, partial(_damaged, draft, embedding))
     if promise.deciding is not None:
         scorer = scorer.deciding(promise.deciding)
+    else:
+        _say(why(scorer))
     example = {name: torch.from_numpy(np.asarray(tensors[name][:EXAMPLE_ROWS])) for name in scorer.inputs}
-    graph = export_graph(scorer, example, ["scores"], draft.folder / "scorer.onnx")
+    graph = export_graph(ScorerGraph(scorer), example, scorer.outputs, draft.folder / "scorer.onnx")
     draft = replace(draft, graphs={**draft.graphs, "scorer": graph}, scorer=scorer)
     calibration = embedding.run(draft.runner, data.calibration, "calibration")
     columns = [
@@ -201,7 +208,14 @@ def _with_scorer(
         for column, (name, method) in enumerate(zip(scorer.names, scorer.methods, strict=True))
     ]
     _write_calibration(draft.folder, {detector.name: ordered for detector, ordered in columns}, calibration)
-    return replace(draft, detectors=tuple(detector for detector, _ in columns)), columns[0][1]
+    return replace(draft, detectors=tuple(weighed(detector, scorer) for detector, _ in columns)), columns[0][1]
+
+
+def _damaged(draft: Draft, embedding: Embedding, rows: Values) -> Arrays:
+    """What the graphs return for damaged rows."""
+    tensors: Arrays = {**embedding.run(draft.runner, Rows(rows), "damaged")}
+    patches = patches_of(draft.runner, rows)
+    return tensors if patches is None else {**tensors, PATCHES: patches}
 
 
 def _write_calibration(folder: Path, sorted_scores: Tensors, calibration: Tensors) -> None:
@@ -261,6 +275,7 @@ def _manifest(draft: Draft, name: str, version: int, parity: tuple[Parity, ...])
         files={},
         detectors=draft.detectors,
         default_alpha=choices.promise.alpha if draft.detectors else 0.0,
+        map_detector=draft.scorer.map_detector if draft.scorer else "",
         parity=parity,
         evaluations=from_training(origin),
     )

@@ -1,7 +1,7 @@
 """The ONNX graphs of a bundle, and how to run them.
 
-    encoder: input -> embedding, latent, latent_scale      decoder: latent -> reconstruction
-    scorer: input, reconstruction, latent, latent_scale -> scores
+    encoder: input -> embedding, latent, latent_scale, patches      decoder: latent -> reconstruction
+    scorer: input, reconstruction, latent, latent_scale, patches -> scores, anomaly_map
 
 Shape legend: B rows, H height, W width, C channels, D embedding, L latent, K detectors.
 """
@@ -57,7 +57,7 @@ class WritesItself(Protocol):
 
 
 class EncoderGraph(nn.Module):
-    """input -> embedding, and where the model has them latent and latent_scale."""
+    """input -> embedding, and where the model has them latent, latent_scale and patches."""
 
     def __init__(self, model: Encoder) -> None:
         super().__init__()
@@ -193,7 +193,7 @@ class GraphRunner:
         self.sessions = {graph.file: _session(folder / graph.file, device) for graph in self.graphs}
 
     def with_patches(self) -> GraphRunner:
-        """The same, which also computes what is large and seldom wanted."""
+        """The same, which also returns what is large and seldom wanted."""
         runner = copy.copy(self)
         runner._left_out = frozenset()
         return runner
@@ -209,13 +209,14 @@ class GraphRunner:
 
     def batches(self, rows: Values, num_rows: int | None = None) -> Iterator[Tensors]:
         """The same, batch by batch; of rows that are not in memory no more than a batch is."""
+        unseen = self._left_out - {spec.name for graph in self.graphs for spec in graph.inputs}  # not even computed
         for part in parts_of(rows, num_rows or batch_rows(rows)):
             tensors: dict[str, Any] = {INPUT: part}
             for graph in self.graphs:
                 feed = {spec.name: tensors[spec.name] for spec in graph.inputs}
-                names = [spec.name for spec in graph.outputs if spec.name not in self._left_out]
+                names = [spec.name for spec in graph.outputs if spec.name not in unseen]
                 tensors.update(zip(names, self.sessions[graph.file].run(names, feed), strict=True))
-            yield {name: tensor for name, tensor in tensors.items() if name != INPUT}
+            yield {name: tensor for name, tensor in tensors.items() if name not in (INPUT, *self._left_out)}
 
     def decode(self, latent_NL: NDArray[np.float32]) -> NDArray[np.float32]:
         """The output of the decoder's graph alone."""

@@ -126,12 +126,17 @@ def _say_what_is_cut_off(network: Network, options: SourceOptions) -> None:
 
 
 def _check_first_rows(network: Network, data: Data) -> None:
-    """Of real rows too an embedding may not depend on the rows beside it."""
+    """Of real rows too an embedding may not depend on the rows beside it; that it depends on its row is hoped for."""
     rows = floats_from_rows(torch.from_numpy(np.asarray(data.train.values[:FIRST_ROWS])))
     with torch.no_grad():
         together, alone = (network.model.encode(some).embedding for some in (rows, rows[:1]))
     check_finite(together.numpy(), data.train, "training")
     check_rows_alone(together, alone)
+    if (rows != rows[0]).any() and (together == together[0]).all():
+        _say(
+            f"the first {len(rows)} training rows differ, and all have one embedding: are --mean, --std and"
+            " --scale the network's, is it the tensor that you mean?"
+        )
 
 
 def _say(step: str) -> None:

@@ -20,7 +20,7 @@ from export.detectors import Scorer
 from export.graphs import DecoderGraph, ExportError, GraphRunner, Tensors, joined
 from latentserve.bundle import Parity, Precision
 from latentserve.conformal import Move, worst_move
-from latentserve.inputs import INPUT
+from latentserve.inputs import ANOMALY_MAP, INPUT
 from training.data.lazy import batch_rows, parts_of
 from training.data.rows import Values
 from training.methods.encoding import Decoder, Encoder
@@ -38,6 +38,7 @@ MOVED = 2.0
 """A multiple of what 16-bit rounding moved the scores by here: a GPU rounds each product, which a CPU does not, and its
 scores are compared with those when a bundle is loaded."""
 BATCH_SIZES = (1, 7, 64)
+OF_SCORER = ("scores", ANOMALY_MAP)
 
 
 def trained_tensors(model: Encoder, scorer: Scorer | None, rows: Values) -> Tensors:
@@ -59,7 +60,8 @@ def _tensors_of_batch(model: Encoder, scorer: Scorer | None, rows: Values, dtype
         tensors = {name: tensor.float() for name, tensor in tensors.items()}
         if scorer is not None:
             given = {INPUT: x_BHWC, **tensors}
-            tensors["scores"] = scorer(*(given[name] for name in scorer.inputs))
+            scored = scorer.with_map(*(given[name] for name in scorer.inputs))
+            tensors.update(zip(scorer.outputs, scored, strict=True))
     return {name: tensor.numpy() for name, tensor in tensors.items()}
 
 
@@ -89,18 +91,18 @@ class Reference:
         """What the graphs should return, the scores of their own numbers included."""
         if self.scorer is None or self.precision == "float32":
             return self.tensors
-        return self.tensors | {"scores": self.scorer.scores({INPUT: self.rows, **got})}
+        return self.tensors | self.scorer.maps({INPUT: self.rows, **got})
 
     def tolerance(self, name: str, expected: NDArray[np.float32], error: float) -> float:
         """How far one tensor may be off; `error` is how far it is, for what is costly to find out."""
         lower = LOWER_TOLERANCE.get(self.precision, RELATIVE_TOLERANCE)
-        relative = RELATIVE_TOLERANCE if name == "scores" else lower
+        relative = RELATIVE_TOLERANCE if name in OF_SCORER else lower
         tolerance = relative * max(1.0, float(np.abs(expected).max()))
         if tolerance < error < float("inf") and self.precision == "float32":
             exact = _tensors(copy.deepcopy(self.model).double(), self.scorer, self.rows, torch.float64)
             tolerance = max(tolerance, ROUNDING_ERRORS * _farthest(exact[name], expected))
-        if name == "scores" and self.scorer is not None and self.precision == "float16":
-            moved = _farthest(self.scorer.scores({INPUT: self.rows, **self.tensors}), expected)
+        if name in OF_SCORER and self.scorer is not None and self.precision == "float16":
+            moved = _farthest(self.scorer.maps({INPUT: self.rows, **self.tensors})[name], expected)
             tolerance = max(tolerance, MOVED * moved)
         return tolerance
 

@@ -25,6 +25,7 @@ from export.detectors.scorer import FIT_ROWS, REFERENCE_ROWS, Drawn, draw
 from export.finite import check_finite
 from export.graphs import GraphRunner, Tensors, joined
 from latentserve import bundle
+from latentserve.inputs import ON_REQUEST
 from training.data import Data, Rows
 from training.data.lazy import Lazy, batch_rows, is_lazy, progress
 from training.data.rows import Values
@@ -34,8 +35,8 @@ from training.running.lock import Held, held
 UNFINISHED = ".unfinished"
 SECONDS_BETWEEN_PARTS = 15.0
 """As much work as a kill may cost. Larger parts are faster to read again."""
-NOT_KEPT = ("patches",)
-"""Outputs that are as large as images, and that nothing is fitted on."""
+NOT_KEPT = ON_REQUEST
+"""Outputs that are as large as images; of what is fitted on them few rows are enough (`export.places`)."""
 
 
 class Embedding:

@@ -4,7 +4,7 @@
         bundle.json       the manifest, a `Manifest` below
         encoder.onnx      input -> embedding [B, D], maybe latent [B, L], latent_scale [B, L], patches [B, h, w, D]
         decoder.onnx      latent -> reconstruction                      (where a decoder exists)
-        scorer.onnx       whatever it names -> scores [B, K]            (where detectors exist)
+        scorer.onnx       whatever it names -> scores [B, K], maybe anomaly_map [B, h, w]   (where detectors exist)
         calibration.npz   one sorted float32 array of scores per detector (where detectors exist), and maybe
                           embedding_mean, embedding_std: float32 [D] of the calibration rows' embeddings
         golden.npz        a few real inputs with the trained model's outputs for them
@@ -32,11 +32,18 @@ from latentserve.bundle_files import check_file, check_graph, check_plain, check
 from latentserve.bundle_files import embedding_space as embedding_space
 from latentserve.bundle_files import load_arrays as load_arrays
 from latentserve.bundle_files import sha256_of_file as sha256_of_file
-from latentserve.conformal import Adjustment, adjustments, check_delta, sha256_of_scores
+from latentserve.bundle_parts import Detector as Detector
+from latentserve.bundle_parts import Evaluation as Evaluation
+from latentserve.bundle_parts import Graph as Graph
+from latentserve.bundle_parts import Parity as Parity
+from latentserve.bundle_parts import Provenance as Provenance
+from latentserve.conformal import sha256_of_scores
 from latentserve.errors import BundleError
-from latentserve.inputs import INPUT, AudioInput, ImageInput, TensorSpec
+from latentserve.inputs import ANOMALY_MAP, INPUT, AudioInput, ImageInput, TensorSpec
 
-SCHEMA_VERSION = 3  # 2: detectors have delta and adjustment, manifests a precision; 3: images have a rule to resize by
+SCHEMA_VERSION = 4
+"""2: detectors have delta and adjustment, manifests a precision. 3: images have a rule to resize by. 4: detectors
+have a power and a weight, and there may be a map."""
 MANIFEST = "bundle.json"
 CALIBRATION = "calibration.npz"
 GOLDEN = "golden.npz"
@@ -52,101 +59,6 @@ def check_name(name: str) -> None:
     """Raises ValueError unless a model may have this name."""
     if not _NAME.fullmatch(name):
         raise ValueError(f"name: got {name!r}, expected 1 to 100 letters, digits, '.', '_' or '-', no sign in front")
-
-
-@dataclass(frozen=True)
-class Graph:
-    """One ONNX graph: the tensors it reads and the tensors it outputs."""
-
-    file: str
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-
-
-@dataclass(frozen=True)
-class Detector:
-    """An out-of-distribution detector: one column of `scores`, and how it was calibrated.
-
-    Attributes:
-        name: unique in the bundle; names its array in calibration.npz.
-        method: how the score is computed, for human readers.
-        num_calibration_rows: rows that neither training nor the detector saw.
-        calibration_sha256: of the sorted calibration scores.
-        delta: largest probability, over calibration sets, that the conditional guarantee does not hold.
-        adjustment: how conditional p-values follow from marginal ones: see `latentserve.conformal`.
-    """
-
-    name: str
-    method: str
-    num_calibration_rows: int
-    calibration_sha256: str
-    delta: float = 0.1
-    adjustment: Adjustment = "simes"
-
-    def __post_init__(self) -> None:
-        check_delta(self.delta, self.adjustment)
-        if self.num_calibration_rows < 1:
-            raise ValueError(f"num_calibration_rows: got {self.num_calibration_rows}, expected 1 or more")
-
-    @property
-    def smallest_p_value(self) -> float:
-        """The smallest possible p-value, of the most out-of-distribution item."""
-        return 1 / (self.num_calibration_rows + 1)
-
-    @property
-    def smallest_conditional_p_value(self) -> float:
-        """The smallest possible conditional p-value."""
-        return float(adjustments(self.num_calibration_rows, self.delta, self.adjustment)[0])
-
-
-@dataclass(frozen=True)
-class Parity:
-    """The largest difference between an ONNX output and the trained model's on real rows."""
-
-    tensor: str
-    max_abs_error: float
-    tolerance: float
-    num_rows: int
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """One metric, measured through the exported graphs when the bundle was made."""
-
-    name: str
-    value: float
-    data: str
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """Where the model came from.
-
-    Attributes:
-        method: training method, for instance `vae`.
-        data: data spec, for instance `mnist` or `folder:photos`.
-        data_sha256: fingerprint of the training rows, their order included.
-        seed: of the training run.
-        epochs: trained.
-        config: the whole training config.
-        git_revision: of the code that trained, with `+dirty` if it was changed, or `unknown`.
-        trained_seconds: wall-clock of the training.
-        device: what it was trained on.
-        created_at: when the bundle was made, RFC 3339, UTC.
-        versions: of the libraries that made it.
-    """
-
-    method: str
-    data: str
-    data_sha256: str
-    seed: int
-    epochs: int
-    config: dict[str, Any]
-    git_revision: str
-    trained_seconds: float
-    device: str
-    created_at: str
-    versions: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -167,6 +79,7 @@ class Manifest:
         parity: of each output.
         evaluations: metrics measured through the graphs.
         precision: of the encoder's weights and activations.
+        map_detector: the detector whose score is the maximum of the `anomaly_map`; empty if there is no map.
     """
 
     schema_version: int
@@ -182,6 +95,7 @@ class Manifest:
     parity: tuple[Parity, ...] = ()
     evaluations: tuple[Evaluation, ...] = ()
     precision: Precision = "float32"
+    map_detector: str = ""
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -193,6 +107,10 @@ class Manifest:
             raise ValueError("detectors: a scorer needs detectors, and detectors a scorer")
         if self.detectors and not 0 < self.default_alpha < 1:
             raise ValueError(f"default_alpha: got {self.default_alpha}, expected between 0 and 1")
+        if bool(self.map_detector) != (ANOMALY_MAP in self.outputs):
+            raise ValueError("map_detector: a map needs its detector, and the detector a map")
+        if self.map_detector and self.map_detector not in {detector.name for detector in self.detectors}:
+            raise ValueError(f"map_detector: got {self.map_detector!r}, expected one of the detectors")
 
     @cached_property
     def outputs(self) -> dict[str, TensorSpec]:

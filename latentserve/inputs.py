@@ -11,7 +11,11 @@ from typing import Literal, get_args
 
 INPUT = "input"
 """Name of the tensor that the client sends."""
-ON_REQUEST = ("patches",)
+PATCHES = "patches"
+"""Name of the tensor with an embedding of each place, float32 [B, h, w, D]."""
+ANOMALY_MAP = "anomaly_map"
+"""Name of the tensor with a score of each place, float32 [B, h, w]."""
+ON_REQUEST = (PATCHES, ANOMALY_MAP)
 """Outputs that are only computed if they are asked for: they are large."""
 How = Literal["crop", "fit", "stretch"]
 Filter = Literal["bilinear", "bicubic", "lanczos"]

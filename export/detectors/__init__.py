@@ -1,5 +1,5 @@
 """Out-of-distribution detectors: fitted on training rows, exported together as scorer.onnx."""
 
-from export.detectors.scorer import DETECTORS, Scorer
+from export.detectors.scorer import DETECTORS, Scorer, ScorerGraph
 
-__all__ = ["DETECTORS", "Scorer"]
+__all__ = ["DETECTORS", "Scorer", "ScorerGraph"]

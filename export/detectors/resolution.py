@@ -87,11 +87,20 @@ class Plateaus(nn.Module):
         found = [plateaus_of(scores_M.astype(np.float64), moved_M) for scores_M, moved_M in pairs]
         return cls(found) if any(found) else None
 
+    def of_column(self, x_Bhw: Tensor, column: int) -> Tensor:
+        """Numbers of one column, of any shape, as `forward` makes them."""
+        own = slice(column, column + 1)
+        return self._flat(x_Bhw.reshape(-1, 1), self.centre_AK[:, own], self.reach_AK[:, own]).view(x_Bhw.shape)
+
     def forward(self, scores_BK: Tensor) -> Tensor:
         """See the class."""
+        return self._flat(scores_BK, self.centre_AK, self.reach_AK)
+
+    @staticmethod
+    def _flat(scores_BK: Tensor, centre_AK: Tensor, reach_AK: Tensor) -> Tensor:
         exact_BK = scores_BK.double()  # so that s - (s - centre) is the centre to the last bit
-        apart_BAK = exact_BK[:, None] - self.centre_AK
-        shift_BK = torch.minimum(torch.maximum(apart_BAK, -self.reach_AK), self.reach_AK).sum(dim=1)
+        apart_BAK = exact_BK[:, None] - centre_AK
+        shift_BK = torch.minimum(torch.maximum(apart_BAK, -reach_AK), reach_AK).sum(dim=1)
         return (exact_BK - shift_BK).float()
 
 

@@ -1,6 +1,6 @@
-"""The graph of all detectors of a bundle: one column of `scores` each, the deciding one first.
+"""The graph of all detectors of a bundle: one column of `scores` each, the deciding one first, and the map of one.
 
-Shape legend: B rows, K columns.
+Shape legend: B rows, K columns, F columns of the fusion, h and w places.
 """
 
 from __future__ import annotations
@@ -14,24 +14,30 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from export.detectors.coarse_places import CoarsePlaces
 from export.detectors.density import Density
 from export.detectors.detector import Arrays, Detector, FittedDetector, batches_of
-from export.detectors.fusion import Fusion
+from export.detectors.fusion import FUSED, Fusion
 from export.detectors.inputs import EdgeNeighbours, InputMahalanobis, InputNeighbours
 from export.detectors.joint import JointDiscriminator
 from export.detectors.magnitude import Magnitude
 from export.detectors.mahalanobis import ClusterMahalanobis, Mahalanobis
 from export.detectors.neighbours import Neighbours
+from export.detectors.patch_bank import PatchBank
+from export.detectors.places import PlaceDetector, highest
+from export.detectors.power import Embed, Power, damaged_rows, power_of
 from export.detectors.resolution import NUDGES, SMALLEST_RESOLUTION, Plateaus, resolution, scores_of
 from export.detectors.statistics import StatisticsMahalanobis
-from latentserve.inputs import INPUT
+from latentserve.inputs import ANOMALY_MAP, INPUT
 from training.data.units import Units, count, drawn, equal_rows
 
 FITTED: tuple[type[FittedDetector], ...] = (
     *(StatisticsMahalanobis, Mahalanobis, ClusterMahalanobis, Neighbours, Density, Magnitude),
     *(InputMahalanobis, InputNeighbours, EdgeNeighbours),
 )
-DETECTORS = (*Fusion.names, *(kind.name for kind in FITTED), JointDiscriminator.name)
+PLACES: tuple[type[PlaceDetector], ...] = (PatchBank, CoarsePlaces)
+"""Those with a map, which are fitted on images alone; of the first that a bundle has it shows the map."""
+DETECTORS = (*FUSED, *(kind.name for kind in (*FITTED, *PLACES)), JointDiscriminator.name)
 """Names of all that there are; which of them a bundle has depends on its model's tensors."""
 REFERENCE_ROWS = 2000
 REFERENCE_SHARE = 0.2
@@ -63,9 +69,11 @@ class Scorer(nn.Module):
 
     Attributes:
         inputs: names of the tensors.
-        names: of the columns. The first decides: the fusion of all where there are several, unless `deciding` made
-            another the first.
+        names: of the columns. The first decides: the weighted sum of all where there are several and it is known what
+            they see, else their Cauchy combination, unless `deciding` made another the first.
         methods: how each is computed, for people.
+        map_detector: name of the one whose map is shown, or empty.
+        power: what the detectors see of damaged rows; None: that was not measured, or there is only one detector.
     """
 
     def __init__(
@@ -84,6 +92,8 @@ class Scorer(nn.Module):
         self.names: tuple[str, ...] = (*names, *(detector.name for detector in detectors))
         self.methods: tuple[str, ...] = (*methods, *(detector.method for detector in detectors))
         self.order: tuple[int, ...] = ()
+        self.map_detector = next((one.name for one in detectors if isinstance(one, PlaceDetector)), "")
+        self.power: Power | None = None
 
     def deciding(self, name: str) -> Self:
         """The same with another column first; the others keep their order.
@@ -106,7 +116,14 @@ class Scorer(nn.Module):
         return cast(Sequence[Detector], self.detectors)
 
     @classmethod
-    def fit(cls, model: object, train: Arrays, units_N: Units | None = None, chosen: Drawn | None = None) -> Self:
+    def fit(
+        cls,
+        model: object,
+        train: Arrays,
+        units_N: Units | None = None,
+        chosen: Drawn | None = None,
+        embed: Embed | None = None,
+    ) -> Self:
         """Every detector that the model's tensors allow, fitted on training rows; the fusion on others of them.
 
         Args:
@@ -114,46 +131,94 @@ class Scorer(nn.Module):
             train: inputs, and the outputs of the exported graphs for them.
             units_N: of the rows. Of a unit that reference rows are of none is fitted on; default: equal rows are one.
             chosen: rows of `train`, if they were drawn from more than these; `units_N` then says nothing.
+            embed: what the exported graphs return for rows; with it the fusion is weighted by what detectors see of
+                damaged rows.
         """
         if units_N is None and INPUT in train and chosen is None:
             units_N = equal_rows(train[INPUT])
         reference, fitted = chosen or draw(len(train["embedding"]), units_N)
         rows: Arrays = {name: array[fitted] for name, array in train.items()}
         detectors: list[Detector] = [kind.fit(rows) for kind in FITTED if train.keys() >= set(kind.inputs)]
+        detectors += [kind.fit(rows) for kind in PLACES if kind.suits(train)]
         if isinstance(discriminator := getattr(model, "discriminator", None), nn.Module):
             detectors.append(JointDiscriminator(discriminator))
         single = cls(detectors, None).eval()
-        return (
-            single if len(detectors) == 1 else single._fused({name: array[reference] for name, array in train.items()})
-        )
+        if len(detectors) == 1:
+            return single
+        return single._fused({name: array[reference] for name, array in train.items()}, embed)
 
-    def _fused(self, reference: Arrays) -> Self:
+    def _fused(self, reference: Arrays, embed: Embed | None) -> Self:
         """Adds fusion and plateaus, which are fitted on the scores of reference rows."""
         scores_MK, moved_MK = self.scores(reference), self._moved(reference)
         plateaus = Plateaus.fit(scores_MK, moved_MK)
         if plateaus is not None:
             scores_MK = plateaus(torch.from_numpy(scores_MK)).numpy()
-        fusion = Fusion(scores_MK, resolution(scores_MK, moved_MK))
-        fused_M2 = fusion(torch.from_numpy(scores_MK)).numpy()
+        power = None if embed is None else self._power(reference, scores_MK, plateaus, embed)
+        weights_K = power.weights if power is not None and power.weights.any() else None
+        fusion = Fusion(scores_MK, resolution(scores_MK, moved_MK), weights_K)
+        fused_MF = fusion(torch.from_numpy(scores_MK)).numpy()
         # equal scores of detectors have equal logarithms and tangents but for the library that computes them
-        on_fused = Plateaus.fit(fused_M2, SMALLEST_RESOLUTION * np.maximum(1, np.abs(fused_M2)))
-        return type(self)(list(self.members), fusion, plateaus, on_fused).eval()
+        on_fused = Plateaus.fit(fused_MF, SMALLEST_RESOLUTION * np.maximum(1, np.abs(fused_MF)))
+        fused = type(self)(list(self.members), fusion, plateaus, on_fused).eval()
+        fused.power = power
+        fused.map_detector = fused._with_most_power()
+        return fused
+
+    def _power(
+        self, reference: Arrays, scores_MK: NDArray[np.float32], plateaus: Plateaus | None, embed: Embed
+    ) -> Power | None:
+        """What the detectors see of damaged reference rows; None where that cannot be told."""
+        damaged = damaged_rows(reference, embed)
+        if damaged is None:
+            return None
+        damaged_NK = self.scores(damaged)
+        if plateaus is not None:
+            damaged_NK = plateaus(torch.from_numpy(damaged_NK)).numpy()
+        return power_of(scores_MK, damaged_NK)
+
+    def _with_most_power(self) -> str:
+        """The name of the place detector that sees most, or of the first; empty if there is none."""
+        powers = {
+            one.name: self.weight_of(one.name)[0] or 0.0 for one in self.members if isinstance(one, PlaceDetector)
+        }
+        return max(powers, key=lambda name: powers[name], default="")
+
+    def weight_of(self, name: str) -> tuple[float | None, float]:
+        """A column's power, if it was measured, and its weight in the weighted sum, if it has any."""
+        names = [detector.name for detector in self.members]
+        if self.power is None or name not in names:
+            return None, 0.0
+        column = names.index(name)
+        return float(self.power.auroc_K[column]), float(self.power.weights[column])
 
     def forward(self, *tensors: Tensor) -> Tensor:
         """Scores [B, K]."""
-        scores_BK = self._in_order_of_fit(*tensors)
-        return scores_BK[:, list(self.order)] if self.order else scores_BK
+        return self.with_map(*tensors)[0]
 
-    def _in_order_of_fit(self, *tensors: Tensor) -> Tensor:
-        scores_BK = scores_of(self.members, dict(zip(self.inputs, tensors, strict=True)))
+    def with_map(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Scores [B, K], and the map [B, h, w] if there is one: its maximum is its detector's score."""
+        named = dict(zip(self.inputs, tensors, strict=True))
+        maps, columns = dict[int, Tensor](), list[Tensor]()
+        for column, detector in enumerate(self.members):
+            given = [named[name] for name in detector.inputs]
+            if isinstance(detector, PlaceDetector) and detector.name == self.map_detector:
+                maps[column] = detector.places(*given)
+            columns.append(highest(maps[column]) if column in maps else detector(*given))
         if self.plateaus is not None:
-            scores_BK = self.plateaus(scores_BK)
-        if self.fusion is None:
-            return scores_BK
-        fused_B2 = self.fusion(scores_BK)
-        if self.fused_plateaus is not None:
-            fused_B2 = self.fused_plateaus(fused_B2)
-        return torch.cat([fused_B2, scores_BK], dim=1)
+            columns = list(self.plateaus(torch.stack(columns, dim=1)).unbind(dim=1))
+            for column, map_Bhw in maps.items():
+                maps[column] = self.plateaus.of_column(map_Bhw, column)
+                columns[column] = highest(maps[column])  # the same, as no two scores are turned round; to the last bit
+        return (self._in_order(torch.stack(columns, dim=1)), *maps.values())
+
+    def _in_order(self, scores_BK: Tensor) -> Tensor:
+        """Scores of the detectors and their fusion, the deciding one first."""
+        if self.fusion is not None:
+            fused_BF = self.fusion(scores_BK)
+            if self.fused_plateaus is not None:
+                fused_BF = self.fused_plateaus(fused_BF)
+            scores_BK = torch.cat([fused_BF, scores_BK], dim=1)
+        return scores_BK[:, list(self.order)] if self.order else scores_BK
 
     def scores(self, arrays: Arrays) -> NDArray[np.float32]:
         """Scores of many rows in torch, [N, K]."""
@@ -161,6 +226,20 @@ class Scorer(nn.Module):
             parts = [self(*batch) for batch in batches_of(arrays, self.inputs)]
         scores_NK: NDArray[np.float32] = torch.cat(parts).numpy()
         return scores_NK
+
+    def maps(self, arrays: Arrays) -> dict[str, NDArray[np.float32]]:
+        """Scores and map of many rows in torch, by tensor name."""
+        with torch.no_grad():
+            parts = [self.with_map(*batch) for batch in batches_of(arrays, self.inputs)]
+        return {
+            name: torch.cat(of_name).numpy()
+            for name, of_name in zip(self.outputs, zip(*parts, strict=True), strict=True)
+        }
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of what `with_map` returns."""
+        return ("scores", ANOMALY_MAP) if self.map_detector else ("scores",)
 
     def _moved(self, arrays: Arrays) -> NDArray[np.float32]:
         """What rounding moves the detectors' scores by, [N, K]: the most of some tries."""
@@ -174,3 +253,15 @@ class Scorer(nn.Module):
                 parts.append(torch.stack(tries).abs().amax(dim=0))
         moved_NK: NDArray[np.float32] = torch.cat(parts).numpy()
         return moved_NK
+
+
+class ScorerGraph(nn.Module):
+    """What scorer.onnx holds: tensors in the order of `inputs` -> scores, and the map if there is one."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        super().__init__()
+        self.scorer = scorer
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """See `Scorer.with_map`."""
+        return self.scorer.with_map(*tensors)

@@ -180,9 +180,30 @@ def checked(model: ImportedEncoder, given: ImageInput | AudioInput) -> Encoder:
     if together.dtype != torch.float32:
         got = str(together.dtype).removeprefix("torch.")
         raise SourceError(f"embedding: got numbers of type {got} of the network, expected float32")
+    if not torch.isfinite(together).all():
+        raise SourceError(
+            "embedding: got NaN or infinity for an image of noise, expected numbers: are the weights whole?"
+        )
     _check_same_again(together, again)
     check_rows_alone(together, alone)
     return cast(Encoder, model)
+
+
+def check_patches(image_size: tuple[int, int] | None, patch: object) -> None:
+    """Raises SourceError if whole patches do not cover images of a size that a user says.
+
+    Args:
+        image_size: height and width; None: the network's own, which may be such.
+        patch: of the network: height and width, or one number for both; anything else: it has none.
+    """
+    pair = (patch, patch) if isinstance(patch, int) else tuple(patch) if isinstance(patch, (tuple, list)) else ()
+    if image_size is None or len(pair) != 2:
+        return
+    if any(side % one for side, one in zip(image_size, pair, strict=True)):
+        raise SourceError(
+            f"image_size: got {image_size[0]} x {image_size[1]}, expected multiples of {pair[0]} x {pair[1]}, the"
+            " network's patches: what lies beyond the last whole one would never be seen"
+        )
 
 
 def noise(given: ImageInput | AudioInput) -> Tensor:

@@ -91,8 +91,6 @@ class Engine:
         self.buckets = bucket_sizes(max_rows) if is_padded else list(range(1, max_rows + 1))
         specs = [manifest.input.spec, *(spec for graph in manifest.graphs.values() for spec in graph.inputs)]
         self._batch_of = {spec.name: np.empty((max_rows, *spec.shape), spec.dtype) for spec in specs}
-        read = {spec.name for graph in manifest.graphs.values() for spec in graph.inputs}
-        self._on_request = frozenset(ON_REQUEST) - read
         self.plan = cache(self._plan)
         self.pad_seconds = 0.0
 
@@ -140,7 +138,8 @@ class Engine:
                 else:
                     feed[spec.name] = self._batch(spec, [rows(spec.name, i) for i in members], bucket)
             self.pad_seconds += time.perf_counter() - started
-            left_out = self._on_request.difference(*(pieces[i].wants for i in members))
+            read = {spec.name for i in members for later in plans[i] for spec in later.inputs}
+            left_out = frozenset(ON_REQUEST).difference(read, *(pieces[i].wants for i in members))
             outputs = self._runners[graph.file].run(bucket, feed, left_out)
             made |= {name: Made(members, counts, value) for name, value in outputs.items()}
         return [{name: rows(name, i) for name in piece.wants} for i, piece in enumerate(pieces)]
@@ -166,9 +165,11 @@ class Engine:
 
         The largest first: what a device's memory gave for it then holds every smaller one, and grows no more.
         """
-        everything, spec = frozenset(self.manifest.outputs) - self._on_request, self.manifest.input.spec
+        everything, spec = frozenset(self.manifest.outputs) - frozenset(ON_REQUEST), self.manifest.input.spec
         for size in reversed(bucket_sizes(self.buckets[-1])):
-            self.run(INPUT, [Piece(np.zeros((size, *spec.shape), spec.dtype), everything)])
+            rows = np.zeros((size, *spec.shape), spec.dtype)
+            for wants in dict.fromkeys((everything, frozenset({"embedding"}))):  # scores may need what it leaves out
+                self.run(INPUT, [Piece(rows, wants)])
 
     def check_golden(self, golden: dict[str, NDArray[Any]]) -> None:
         """Verifies that served numbers equal trained numbers, on this machine and this provider.

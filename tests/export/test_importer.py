@@ -183,6 +183,18 @@ def test_standard_output_is_the_path_alone_and_that_there_are_no_scores_comes_la
     assert "import: the source cuts the centre out of each image; --resize fit or --resize stretch keeps" in err
 
 
+def test_a_network_that_gives_the_same_for_every_image_is_warned_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for place in range(20):
+        Image.new("RGB", (24, 24), (place, 2 * place, 30)).save(folder / f"{place}.png")
+    order = Order(f"{TINY}dead", f"folder:{folder}", tmp_path / "models")
+    import_encoder(order, SourceOptions(image_size=(24, 24)), Choices("none"))
+    assert "the first 4 training rows differ, and all have one embedding" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("source", "name"),
     [
@@ -200,12 +212,13 @@ def test_names_of_models_come_from_their_source(source: str, name: str) -> None:
     ("said", "told"),
     [
         ({"--data": "digts"}, "data: got 'digts'"),
+        ({"--data": "fsdd"}, "data: got fsdd, which are sounds, expected images, which the encoder takes"),
         ({"--name": "a b"}, "name: got 'a b'"),
         ({"--to": "/dev/null"}, "to: got /dev/null"),
         ({"--licence": "/nowhere"}, "licence: got /nowhere, expected a text file"),
         ({"--alpha": "0.0001"}, "alpha: got 0.0001, expected 0.0"),
         ({"--seed": "-1"}, "seed: got -1"),
-        ({"--deciding": "nobody", "--data": "folder:/nowhere"}, "deciding: got 'nobody', expected one of cauchy"),
+        ({"--deciding": "nobody", "--data": "folder:/nowhere"}, "deciding: got 'nobody', expected one of weighted"),
     ],
 )
 def test_what_cannot_be_is_told_and_leaves_nothing(

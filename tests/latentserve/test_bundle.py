@@ -52,7 +52,7 @@ def test_a_missing_manifest_is_named(copied_bundle: Path) -> None:
 
 def test_a_newer_schema_is_refused_whatever_else_it_holds(copied_bundle: Path) -> None:
     change(copied_bundle, schema_version=bundle.SCHEMA_VERSION + 1, things_of_tomorrow=[])
-    with pytest.raises(BundleError, match="schema_version: got 4, expected 1 to 3"):
+    with pytest.raises(BundleError, match="schema_version: got 5, expected 1 to 4"):
         bundle.load(copied_bundle)
 
 
@@ -217,7 +217,7 @@ def test_the_smallest_p_values_are_those_of_the_largest_score() -> None:
 @pytest.mark.parametrize("version", [0, -1, "2", None, 1.5])
 def test_a_schema_that_never_was_is_refused(copied_bundle: Path, version: Any) -> None:
     change(copied_bundle, schema_version=version)
-    with pytest.raises(BundleError, match=f"schema_version: got {version!r}, expected 1 to 3"):
+    with pytest.raises(BundleError, match=f"schema_version: got {version!r}, expected 1 to 4"):
         bundle.load(copied_bundle)
 
 

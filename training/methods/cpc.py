@@ -32,6 +32,7 @@ from torch.nn import functional as F
 from training.data import ImageShape
 from training.methods.encoding import Encoding
 from training.networks.patches import ChannelNorm, Jitter, PatchEncoder, jittered_patches
+from training.networks.places import patches_of
 from training.preprocessing import image_from_uint8
 from training.schedule import LoopConfig, warmup_then_cosine
 
@@ -185,8 +186,9 @@ class Cpc(LightningModule):
         self.prediction_heads = nn.ModuleList(nn.Conv2d(config.context_dim, heads, 1) for _ in directions)
 
     def encode(self, x_BCHW: Tensor) -> Encoding:
-        """Embedding [B, 4 D]: the mean feature of each quarter of the image."""
-        return Encoding(F.adaptive_avg_pool2d(self.encoder(x_BCHW), 2).flatten(1))
+        """Embedding [B, 4 D]: the mean feature of each quarter of the image; patches [B, G, G, D]."""
+        z_BDGG = self.encoder(x_BCHW)
+        return Encoding(F.adaptive_avg_pool2d(z_BDGG, 2).flatten(1), patches=patches_of([z_BDGG]))
 
     def patch_features(self, x_BCHW: Tensor) -> Tensor:
         """Features [B, D, G, G] of jittered patches, each encoded alone."""

@@ -41,7 +41,7 @@ from torch.nn import functional as F
 from training.augmentations import ViewConfig, Views
 from training.data import ImageShape
 from training.methods.encoding import Encoding
-from training.networks.backbones import SMALL, build_backbone
+from training.networks.backbones import SMALL, build_backbone, with_patches
 from training.preprocessing import image_from_uint8
 from training.schedule import LoopConfig, warmup_then_cosine
 from training.teacher import TARGETS, Teacher
@@ -163,7 +163,8 @@ class Distill(LightningModule):
 
     def encode(self, x_BCHW: Tensor) -> Encoding:
         """Embedding [B, D]: h, not s."""
-        return Encoding(embedding=self.encoder(x_BCHW))
+        h_BD, patches = with_patches(self.encoder, x_BCHW)
+        return Encoding(h_BD, patches=patches)
 
     def predicted(self, x_BCHW: Tensor) -> Tensor:
         """The student's targets, s, [B, P], of length 1 and float32 whatever the precision of the network."""

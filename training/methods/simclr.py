@@ -33,7 +33,7 @@ from torch.nn import functional as F
 from training.augmentations import ViewConfig, Views
 from training.data import ImageShape
 from training.methods.encoding import Encoding
-from training.networks.backbones import SMALL, build_backbone
+from training.networks.backbones import SMALL, build_backbone, with_patches
 from training.preprocessing import image_from_uint8
 from training.schedule import LoopConfig, warmup_then_cosine
 
@@ -138,7 +138,8 @@ class SimClr(LightningModule):
 
     def encode(self, x_BCHW: Tensor) -> Encoding:
         """Embedding [B, D]: h, not z."""
-        return Encoding(embedding=self.encoder(x_BCHW))
+        h_BD, patches = with_patches(self.encoder, x_BCHW)
+        return Encoding(h_BD, patches=patches)
 
     def projections(self, x_BHWC: Tensor) -> tuple[Tensor, Tensor]:
         """The projections z of two fresh views of each row, [B, P] each."""

@@ -38,6 +38,7 @@ from torch.nn import functional as F
 from training.data import ImageShape
 from training.methods.encoding import Encoding
 from training.networks.conv import ConvDecoder, ConvEncoder
+from training.networks.places import maps_of, patches_of
 from training.preprocessing import image_from_uint8
 from training.schedule import LoopConfig, warmup_then_cosine
 
@@ -172,10 +173,11 @@ class Vae(LightningModule):
         self.decoder = ConvDecoder(*sizes, config.latent_dim)
 
     def encode(self, x_BCHW: Tensor) -> Encoding:
-        """Embedding [B, D], posterior mean [B, L] and standard deviation [B, L]."""
-        h_BD = self.encoder(x_BCHW)
+        """Embedding [B, D], posterior mean [B, L], standard deviation [B, L], and patches [B, h, w, D]."""
+        h_BD, maps = maps_of(self.encoder, x_BCHW)
         mu_BL, logvar_BL = self.posterior(h_BD)
-        return Encoding(h_BD, mu_BL, None if logvar_BL is None else (0.5 * logvar_BL).exp())
+        scale_BL = None if logvar_BL is None else (0.5 * logvar_BL).exp()
+        return Encoding(h_BD, mu_BL, scale_BL, patches_of(maps))
 
     def posterior(self, h_BD: Tensor) -> tuple[Tensor, Tensor | None]:
         """Mean [B, L] and log variance [B, L], or None where z is the mean itself."""

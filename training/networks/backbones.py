@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import math
 import re
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from training.networks.conv import ImageSize, height_and_width
+from training.networks.places import maps_of, patches_of
 
 SMALL = "small"
 SMALL_WIDTH = 16
@@ -82,6 +84,21 @@ def build_backbone(name: str, channels: int, image_size: ImageSize, width: int |
         size = "{} x {}".format(*height_and_width(image_size))
         raise ValueError(f"backbone: {name} does not take images of {size}: {error}") from error
     return network.train(), features_BD.shape[1]
+
+
+def with_patches(network: nn.Module, x_BCHW: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Features [B, D] of a backbone and its patches [B, h, w, D], from one pass; None if it keeps no map of places."""
+    if isinstance(network, nn.Sequential):
+        features_BD, maps = maps_of(network, x_BCHW)
+        return features_BD, patches_of(maps)
+    if not hasattr(network, "layer1"):
+        features_BD = network(x_BCHW)
+        return features_BD, None
+    resnet: Any = network
+    last_BCHW, stages = resnet.forward_intermediates(x_BCHW)
+    by_size = {tuple(stage.shape[2:]): stage for stage in stages}  # of one size the last
+    features_BD = resnet.forward_head(last_BCHW)
+    return features_BD, patches_of(list(by_size.values()))
 
 
 def _timm(name: str, channels: int, image_size: ImageSize, width: int | None) -> nn.Module:

@@ -261,6 +261,19 @@ def test_weights_beside_the_file_become_part_of_the_bundle(tmp_path: Path) -> No
     assert opened(parted).weights_sha256 != other.weights_sha256
 
 
+def test_links_are_followed_as_a_cache_of_downloads_makes_them(tmp_path: Path) -> None:
+    shown, kept = tmp_path / "snapshots" / "abc", tmp_path / "blobs"
+    shown.mkdir(parents=True)
+    kept.mkdir()
+    model = onnx.load(encoder(tmp_path / "net.onnx"))
+    expected = runner(opened(tmp_path / "net.onnx"), tmp_path).run(ROWS)["embedding"]
+    onnx.save(model, shown / "net.onnx", save_as_external_data=True, location="net.data", size_threshold=0)
+    for name in ("net.onnx", "net.data"):
+        (shown / name).rename(kept / f"0{name}")
+        (shown / name).symlink_to(kept / f"0{name}")
+    np.testing.assert_array_equal(runner(opened(shown / "net.onnx"), tmp_path).run(ROWS)["embedding"], expected)
+
+
 def test_a_licence_is_that_of_the_file(tmp_path: Path) -> None:
     model = onnx.load(encoder(tmp_path / "net.onnx"))
     assert opened(tmp_path / "net.onnx").licence == ""

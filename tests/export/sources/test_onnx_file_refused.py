@@ -52,6 +52,16 @@ def test_weights_that_are_not_there(path: Path) -> None:
     onnx.save(model, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
     (path.parent / "weights.bin").unlink()
     assert "got no file 'weights.bin' beside it" in refused(path)
+    model = onnx.load(encoder(path))
+    onnx.save(model, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    weights = (path.parent / "weights.bin").read_bytes()
+    (path.parent / "weights.bin").write_bytes(weights[:90])
+    assert "got 90 bytes of the weight head in 'weights.bin', expected 100: is that file whole?" in refused(path)
+    (path.parent / "weights.bin").unlink()
+    elsewhere = path.parent.parent / f"{path.parent.name}-elsewhere"
+    elsewhere.write_bytes(weights)
+    (path.parent / "weights.bin").symlink_to(elsewhere)
+    assert "got weights in 'weights.bin', a link out of its folder, expected a file" in refused(path)
     model = onnx.load(path, load_external_data=False)
     for tensor in model.graph.initializer:
         tensor.external_data[0].value = "../weights.bin"

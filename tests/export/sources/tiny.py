@@ -25,6 +25,18 @@ def net() -> nn.Module:
     return Net()
 
 
+def broken() -> nn.Module:
+    network = Net()
+    nn.init.constant_(network.conv.weight, float("nan"))
+    return network
+
+
+def dead() -> nn.Module:
+    network = Net()
+    nn.init.constant_(network.conv.bias, -1000.0)
+    return network
+
+
 def places() -> nn.Module:
     return Net(pooled=False)
 
