@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from export.calibration import Promise, calibrate, can_score
+from export.calibration import Promise, calibrate, calibration_rows, can_score, no_scores
+from export.deciding import weighed, why
 from export.detectors import DETECTORS, Scorer, ScorerGraph
 from export.detectors.detector import Arrays
 from export.detectors.scorer import Drawn
@@ -49,7 +51,7 @@ from latentserve import bundle, records
 from latentserve.bundle import Manifest, Parity, Precision
 from latentserve.inputs import INPUT, PATCHES
 from training.data import Data
-from training.data.rows import Values
+from training.data.rows import Rows, Values
 from training.evaluation.report import EVALUATION
 from training.methods.encoding import Decoder
 from training.options import check_new_folder
@@ -113,18 +115,16 @@ def check_deciding(promise: Promise) -> None:
 
 
 def check_promise(promise: Promise, data: Data) -> None:
-    """Raises ExportError if there are too few rows for the level that the user chose; the default may be left out."""
+    """Raises ExportError if there are too few rows for the level that the user chose; says so of the default one."""
     num_rows = len(data.calibration)
-    if not can_score(promise, num_rows) and promise.alpha != Promise.alpha:
+    if can_score(promise, num_rows):
+        return
+    if promise.alpha != Promise.alpha:
         raise ExportError(
             f"alpha: got {promise.alpha:g}, expected {1 / (num_rows + 1):.3g} or more, the smallest p-value that"
-            f" {_calibration_rows(data)} allow; no bundle was written"
+            f" {calibration_rows(data)} allow; no bundle was written"
         )
-
-
-def _calibration_rows(data: Data) -> str:
-    of_groups = "" if data.calibration.units_N is None else " (one of each group, or of each set of equal rows)"
-    return f"{len(data.calibration)} calibration rows{of_groups}"
+    _say(f"there will be {no_scores(promise, data)}")
 
 
 def write_bundle(folder: Path, training: Training, name: str, version: int, choices: Choices) -> None:
@@ -152,6 +152,8 @@ def _write_bundle(
         manifest = _with_report(draft, manifest, (train, test), calibration, training)
     files = {path.name: bundle.sha256_of_file(path) for path in sorted(folder.iterdir())}
     records.write(replace(manifest, files=files), folder / bundle.MANIFEST)
+    if not draft.detectors:
+        _say(no_scores(choices.promise, data))
 
 
 def _with_graphs(draft: Draft) -> Draft:
@@ -188,14 +190,15 @@ def _with_scorer(
     """
     data, promise = draft.training.data, draft.choices.promise
     if not can_score(promise, len(data.calibration)):
-        _say(f"no scores: {_calibration_rows(data)} cannot keep a level of {promise.alpha:g}")
         return draft, None
     tensors: Arrays = {INPUT: data.train.values, **train}
     if (patches := patches_of(draft.runner, data.train.values)) is not None:
         tensors[PATCHES] = patches
-    scorer = Scorer.fit(draft.training.model, tensors, data.train.units_N, chosen)
+    scorer = Scorer.fit(draft.training.model, tensors, data.train.units_N, chosen, partial(_damaged, draft, embedding))
     if promise.deciding is not None:
         scorer = scorer.deciding(promise.deciding)
+    else:
+        _say(why(scorer))
     example = {name: torch.from_numpy(np.asarray(tensors[name][:EXAMPLE_ROWS])) for name in scorer.inputs}
     graph = export_graph(ScorerGraph(scorer), example, scorer.outputs, draft.folder / "scorer.onnx")
     draft = replace(draft, graphs={**draft.graphs, "scorer": graph}, scorer=scorer)
@@ -205,7 +208,14 @@ def _with_scorer(
         for column, (name, method) in enumerate(zip(scorer.names, scorer.methods, strict=True))
     ]
     _write_calibration(draft.folder, {detector.name: ordered for detector, ordered in columns}, calibration)
-    return replace(draft, detectors=tuple(detector for detector, _ in columns)), columns[0][1]
+    return replace(draft, detectors=tuple(weighed(detector, scorer) for detector, _ in columns)), columns[0][1]
+
+
+def _damaged(draft: Draft, embedding: Embedding, rows: Values) -> Arrays:
+    """What the graphs return for damaged rows."""
+    tensors: Arrays = {**embedding.run(draft.runner, Rows(rows), "damaged")}
+    patches = patches_of(draft.runner, rows)
+    return tensors if patches is None else {**tensors, PATCHES: patches}
 
 
 def _write_calibration(folder: Path, sorted_scores: Tensors, calibration: Tensors) -> None:

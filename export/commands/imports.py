@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,7 +66,8 @@ def main(arguments: list[str]) -> int:
             options.source, options.data, options.to, options.name, options.seed, options.group_by, options.licence
         )
         choices = Choices(options.report, options.precision, options.promise, options.device)
-        folder = import_encoder(order, options.encoder, choices)
+        with contextlib.redirect_stdout(sys.stderr):  # what a user's own code prints is not the path that is asked for
+            folder = import_encoder(order, options.encoder, choices)
     except (ExportError, ValueError, OSError, MemoryError) as error:
         print(f"error: {in_words(error)}", file=sys.stderr)
         return 1

@@ -1,12 +1,14 @@
 """Several detectors as one: their scores become p-values against reference rows, and these are combined.
 
-    Bonferroni: max_k -log p_k        Cauchy: asinh of mean_k tan(pi (1/2 - p_k))
+    weighted: sum_k weight_k -log p_k    Cauchy: asinh of mean_k tan(pi (1/2 - p_k))    Bonferroni: max_k -log p_k
 
-Neither has to be a p-value itself: the column is calibrated like any other, which makes its p-values exact whatever
-the dependence of the detectors. Of the reference rows some sixty are kept, close to each other where p is small;
-between two of these p goes on as a line, so that a rounding difference stays one. Where reference rows are nearer to
-each other than scores are known, as those of copies are, the line is drawn out towards lower scores until it is as
-flat as it must be. A score beyond all goes on as an exponential tail would, so that OOD rows keep their order.
+Weights are what detectors see of usual rows that were damaged on purpose (`export.detectors.power`); where that was not
+measured there is no such column. None has to be a p-value itself: the column is calibrated like any other, which makes
+its p-values exact whatever the dependence of the detectors, and whatever the weights. Of the reference rows some sixty
+are kept, close to each other where p is small; between two of these p goes on as a line, so that a rounding difference
+stays one. Where reference rows are nearer to each other than scores are known, as those of copies are, the line is
+drawn out towards lower scores until it is as flat as it must be. A score beyond all goes on as an exponential tail
+would, so that OOD rows keep their order.
 
 Sources: Liu and Xie, Cauchy combination test, J. American Statistical Association 115 (2020) 393; exponential tails of
 excesses: Pickands, Annals of Statistics 3 (1975) 119.
@@ -17,7 +19,7 @@ Shape legend: B rows, K detectors, M reference rows, Q knots, the reference rows
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,25 +46,38 @@ BONFERRONI = "bonferroni"
 BONFERRONI_METHOD = "the smallest p-value of the other detectors, calibrated anew"
 CAUCHY = "cauchy"
 CAUCHY_METHOD = "Cauchy combination of the p-values of the other detectors, calibrated anew"
+WEIGHTED = "weighted"
+WEIGHTED_METHOD = (
+    "sum of -log p of the other detectors, weighted by what each sees of usual rows that were damaged on purpose,"
+    " calibrated anew"
+)
+COLUMNS = ((WEIGHTED, WEIGHTED_METHOD), (CAUCHY, CAUCHY_METHOD), (BONFERRONI, BONFERRONI_METHOD))
+"""Names and methods, in their order."""
+FUSED = tuple(name for name, _ in COLUMNS)
 
 
 class Fusion(nn.Module):
-    """scores [B, K] -> Cauchy and Bonferroni [B, 2]."""
+    """scores [B, K] -> weighted sum if there are weights, Cauchy and Bonferroni: [B, 3] or [B, 2]."""
 
-    names: ClassVar[tuple[str, ...]] = (CAUCHY, BONFERRONI)
-    methods: ClassVar[tuple[str, ...]] = (CAUCHY_METHOD, BONFERRONI_METHOD)
+    weights_K: Tensor | None
     knot_QK: Tensor
     gap_QK: Tensor
     rows_Q1: Tensor
     largest_K: Tensor
     scale_K: Tensor
 
-    def __init__(self, reference_MK: NDArray[Any], resolution_K: NDArray[Any] | None = None) -> None:
+    def __init__(
+        self,
+        reference_MK: NDArray[Any],
+        resolution_K: NDArray[Any] | None = None,
+        weights_K: NDArray[Any] | None = None,
+    ) -> None:
         """Takes the scores of M rows that the detectors were not fitted on.
 
         Args:
             reference_MK: the scores.
             resolution_K: how well each detector's are known; default: as well as sums of numbers of size 1.
+            weights_K: of the detectors; default: there is no weighted sum.
 
         Raises:
             ValueError: a score is not finite.
@@ -89,6 +104,9 @@ class Fusion(nn.Module):
         }
         for name, array in buffers.items():
             self.register_buffer(name, torch.from_numpy(float32(array)))
+        self.register_buffer("weights_K", None if weights_K is None else torch.from_numpy(weights_K.astype(np.float64)))
+        columns = COLUMNS[1:] if weights_K is None else COLUMNS
+        self.names, self.methods = tuple(name for name, _ in columns), tuple(method for _, method in columns)
 
     def forward(self, scores_BK: Tensor) -> Tensor:
         """See the class."""
@@ -99,7 +117,10 @@ class Fusion(nn.Module):
         mean_B = (angle_BK.cos() / angle_BK.sin()).mean(dim=1)
         # asinh x, written out: ONNX Runtime has no kernel for it on a GPU
         cauchy_B = mean_B.sign() * (mean_B.abs() + (mean_B.square() + 1).sqrt()).log()
-        return torch.stack([cauchy_B.float(), surprise_BK.amax(dim=1).float()], dim=1)
+        columns = [cauchy_B, surprise_BK.amax(dim=1)]
+        if self.weights_K is not None:
+            columns.insert(0, (surprise_BK * self.weights_K).sum(dim=1))
+        return torch.stack(columns, dim=1).float()
 
     def surprise(self, scores_BK: Tensor) -> Tensor:
         """-log p, float64 [B, K], against the reference rows."""

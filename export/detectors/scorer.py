@@ -1,6 +1,6 @@
 """The graph of all detectors of a bundle: one column of `scores` each, the deciding one first, and the map of one.
 
-Shape legend: B rows, K columns, h and w places.
+Shape legend: B rows, K columns, F columns of the fusion, h and w places.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from export.detectors.density import Density
 from export.detectors.detector import Arrays, Detector, FittedDetector, batches_of
-from export.detectors.fusion import Fusion
+from export.detectors.fusion import FUSED, Fusion
 from export.detectors.given_others import CoarsePlaces, PatchesGivenOthers
 from export.detectors.inputs import EdgeNeighbours, InputMahalanobis, InputNeighbours
 from export.detectors.joint import JointDiscriminator
@@ -25,6 +25,7 @@ from export.detectors.mahalanobis import ClusterMahalanobis, Mahalanobis
 from export.detectors.neighbours import Neighbours
 from export.detectors.patch_bank import PatchBank
 from export.detectors.places import PlaceDetector, highest
+from export.detectors.power import Embed, Power, damaged_rows, power_of
 from export.detectors.reconstruction_places import ReconstructionPlaces
 from export.detectors.resolution import NUDGES, SMALLEST_RESOLUTION, Plateaus, resolution, scores_of
 from export.detectors.statistics import StatisticsMahalanobis
@@ -37,7 +38,7 @@ FITTED: tuple[type[FittedDetector], ...] = (
 )
 PLACES: tuple[type[PlaceDetector], ...] = (PatchesGivenOthers, PatchBank, ReconstructionPlaces, CoarsePlaces)
 """Those with a map, which are fitted on images alone; of the first that a bundle has it shows the map."""
-DETECTORS = (*Fusion.names, *(kind.name for kind in (*FITTED, *PLACES)), JointDiscriminator.name)
+DETECTORS = (*FUSED, *(kind.name for kind in (*FITTED, *PLACES)), JointDiscriminator.name)
 """Names of all that there are; which of them a bundle has depends on its model's tensors."""
 REFERENCE_ROWS = 2000
 REFERENCE_SHARE = 0.2
@@ -69,10 +70,11 @@ class Scorer(nn.Module):
 
     Attributes:
         inputs: names of the tensors.
-        names: of the columns. The first decides: the fusion of all where there are several, unless `deciding` made
-            another the first.
+        names: of the columns. The first decides: the weighted sum of all where there are several and it is known what
+            they see, else their Cauchy combination, unless `deciding` made another the first.
         methods: how each is computed, for people.
         map_detector: name of the one whose map is shown, or empty.
+        power: what the detectors see of damaged rows; None: that was not measured, or there is only one detector.
     """
 
     def __init__(
@@ -92,6 +94,7 @@ class Scorer(nn.Module):
         self.methods: tuple[str, ...] = (*methods, *(detector.method for detector in detectors))
         self.order: tuple[int, ...] = ()
         self.map_detector = next((one.name for one in detectors if isinstance(one, PlaceDetector)), "")
+        self.power: Power | None = None
 
     def deciding(self, name: str) -> Self:
         """The same with another column first; the others keep their order.
@@ -114,7 +117,14 @@ class Scorer(nn.Module):
         return cast(Sequence[Detector], self.detectors)
 
     @classmethod
-    def fit(cls, model: object, train: Arrays, units_N: Units | None = None, chosen: Drawn | None = None) -> Self:
+    def fit(
+        cls,
+        model: object,
+        train: Arrays,
+        units_N: Units | None = None,
+        chosen: Drawn | None = None,
+        embed: Embed | None = None,
+    ) -> Self:
         """Every detector that the model's tensors allow, fitted on training rows; the fusion on others of them.
 
         Args:
@@ -122,6 +132,8 @@ class Scorer(nn.Module):
             train: inputs, and the outputs of the exported graphs for them.
             units_N: of the rows. Of a unit that reference rows are of none is fitted on; default: equal rows are one.
             chosen: rows of `train`, if they were drawn from more than these; `units_N` then says nothing.
+            embed: what the exported graphs return for rows; with it the fusion is weighted by what detectors see of
+                damaged rows.
         """
         if units_N is None and INPUT in train and chosen is None:
             units_N = equal_rows(train[INPUT])
@@ -132,21 +144,53 @@ class Scorer(nn.Module):
         if isinstance(discriminator := getattr(model, "discriminator", None), nn.Module):
             detectors.append(JointDiscriminator(discriminator))
         single = cls(detectors, None).eval()
-        return (
-            single if len(detectors) == 1 else single._fused({name: array[reference] for name, array in train.items()})
-        )
+        if len(detectors) == 1:
+            return single
+        return single._fused({name: array[reference] for name, array in train.items()}, embed)
 
-    def _fused(self, reference: Arrays) -> Self:
+    def _fused(self, reference: Arrays, embed: Embed | None) -> Self:
         """Adds fusion and plateaus, which are fitted on the scores of reference rows."""
         scores_MK, moved_MK = self.scores(reference), self._moved(reference)
         plateaus = Plateaus.fit(scores_MK, moved_MK)
         if plateaus is not None:
             scores_MK = plateaus(torch.from_numpy(scores_MK)).numpy()
-        fusion = Fusion(scores_MK, resolution(scores_MK, moved_MK))
-        fused_M2 = fusion(torch.from_numpy(scores_MK)).numpy()
+        power = None if embed is None else self._power(reference, scores_MK, plateaus, embed)
+        weights_K = power.weights if power is not None and power.weights.any() else None
+        fusion = Fusion(scores_MK, resolution(scores_MK, moved_MK), weights_K)
+        fused_MF = fusion(torch.from_numpy(scores_MK)).numpy()
         # equal scores of detectors have equal logarithms and tangents but for the library that computes them
-        on_fused = Plateaus.fit(fused_M2, SMALLEST_RESOLUTION * np.maximum(1, np.abs(fused_M2)))
-        return type(self)(list(self.members), fusion, plateaus, on_fused).eval()
+        on_fused = Plateaus.fit(fused_MF, SMALLEST_RESOLUTION * np.maximum(1, np.abs(fused_MF)))
+        fused = type(self)(list(self.members), fusion, plateaus, on_fused).eval()
+        fused.power = power
+        fused.map_detector = fused._with_most_power()
+        return fused
+
+    def _power(
+        self, reference: Arrays, scores_MK: NDArray[np.float32], plateaus: Plateaus | None, embed: Embed
+    ) -> Power | None:
+        """What the detectors see of damaged reference rows; None where that cannot be told."""
+        damaged = damaged_rows(reference, embed)
+        if damaged is None:
+            return None
+        damaged_NK = self.scores(damaged)
+        if plateaus is not None:
+            damaged_NK = plateaus(torch.from_numpy(damaged_NK)).numpy()
+        return power_of(scores_MK, damaged_NK)
+
+    def _with_most_power(self) -> str:
+        """The name of the place detector that sees most, or of the first; empty if there is none."""
+        powers = {
+            one.name: self.weight_of(one.name)[0] or 0.0 for one in self.members if isinstance(one, PlaceDetector)
+        }
+        return max(powers, key=lambda name: powers[name], default="")
+
+    def weight_of(self, name: str) -> tuple[float | None, float]:
+        """A column's power, if it was measured, and its weight in the weighted sum, if it has any."""
+        names = [detector.name for detector in self.members]
+        if self.power is None or name not in names:
+            return None, 0.0
+        column = names.index(name)
+        return float(self.power.auroc_K[column]), float(self.power.weights[column])
 
     def forward(self, *tensors: Tensor) -> Tensor:
         """Scores [B, K]."""
@@ -171,10 +215,10 @@ class Scorer(nn.Module):
     def _in_order(self, scores_BK: Tensor) -> Tensor:
         """Scores of the detectors and their fusion, the deciding one first."""
         if self.fusion is not None:
-            fused_B2 = self.fusion(scores_BK)
+            fused_BF = self.fusion(scores_BK)
             if self.fused_plateaus is not None:
-                fused_B2 = self.fused_plateaus(fused_B2)
-            scores_BK = torch.cat([fused_B2, scores_BK], dim=1)
+                fused_BF = self.fused_plateaus(fused_BF)
+            scores_BK = torch.cat([fused_BF, scores_BK], dim=1)
         return scores_BK[:, list(self.order)] if self.order else scores_BK
 
     def scores(self, arrays: Arrays) -> NDArray[np.float32]:

@@ -146,7 +146,29 @@ def _scores(manifest: Manifest, measured: Measured) -> list[Section]:
         " calibration sets of this size.",
         figure=plot_false_alarms(measured.p_values, levels, np.array([band(num, level) for level in levels])),
     )
-    return [histogram, curves, alarms]
+    return [*_deciding(manifest), histogram, curves, alarms]
+
+
+def _deciding(manifest: Manifest) -> list[Section]:
+    """What the weights of the detectors rest on; nothing in bundles where that was not measured."""
+    if all(detector.power is None for detector in manifest.detectors):
+        return []
+    note = (
+        f"{manifest.detectors[0].name} decides. Power is the area under the ROC curve (AUROC) of a detector's score, of"
+        " usual training rows that were damaged on purpose (pieces moved, scars, spots, noise, another colour or form)"
+        " against such rows as they were; 0.5 is chance. Weight is its share in the weighted sum. No real fault and no"
+        " out-of-distribution row was looked at."
+    )
+    rows = tuple(
+        (
+            one.name,
+            "" if one.power is None else f"{one.power:.3f}",
+            f"{one.weight:.1%}" if one.weight else "",
+            one.method,
+        )
+        for one in manifest.detectors
+    )
+    return [Section("Which detector decides", note, ("detector", "power", "weight", "score"), rows)]
 
 
 def _parity(manifest: Manifest) -> Section:

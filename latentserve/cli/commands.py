@@ -94,7 +94,8 @@ def models(given: Sequence[str]) -> int:
     for model in listed.models:
         spec = model.input
         outputs = ", ".join(output.name for output in model.outputs)
-        print(f"{model.name} version {model.version}: {model.method} on {model.data}, {model.execution_provider}")
+        made = f"{model.method} of {model.source}, calibrated" if model.source else model.method
+        print(f"{model.name} version {model.version}: {made} on {model.data}, {model.execution_provider}")
         print(f"  input {list(spec.shape)}, outputs {outputs}")
         if model.resize:
             print(f"  of a file {model.resize}")

@@ -243,6 +243,7 @@ def _describe(model: ServedModel) -> pb.Model:
         ],
         audio=_audio(manifest.input),
         resize=manifest.input.in_words if isinstance(manifest.input, ImageInput) else "",
+        source=printable(model.source),
     )
 
 

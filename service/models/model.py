@@ -84,6 +84,11 @@ class ServedModel:
         """Name and version."""
         return self.manifest.name, self.manifest.version
 
+    @property
+    def source(self) -> str:
+        """Where an imported encoder came from, as its user named it; empty of one that was trained here."""
+        return str(self.manifest.provenance.config.get("source", ""))
+
 
 def load(folder: Path, config: ModelsConfig, metrics: Metrics, workers: Workers) -> ServedModel:
     """Loads a bundle, verifies it and warms it up. Slow.

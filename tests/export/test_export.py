@@ -60,7 +60,7 @@ def test_a_model_without_a_posterior_is_scored_by_its_embedding(tmp_path: Path) 
     assert [spec.name for spec in manifest.graphs["encoder"].outputs] == ["embedding", "latent"]
     names = [detector.name for detector in manifest.detectors]
     on_embedding = ["mahalanobis", "cluster_mahalanobis", "knn", "density", "magnitude"]
-    assert names == ["cauchy", "bonferroni", *on_embedding, "input_mahalanobis", "input_knn", "edge_knn"]
+    assert names == ["weighted", "cauchy", "bonferroni", *on_embedding, "input_mahalanobis", "input_knn", "edge_knn"]
     assert [spec.name for spec in manifest.graphs["scorer"].inputs] == ["embedding", "input"]
     assert {"linear_probe_accuracy", "reconstruction_nats"} <= {one.name for one in manifest.evaluations}
     assert (folder / bundle.REPORT).is_file()
@@ -71,7 +71,9 @@ def test_too_few_calibration_rows_make_a_bundle_that_does_not_score(
 ) -> None:
     monkeypatch.setattr(Promise, "alpha", 1 / 302)  # as if the default level were so low: 300 rows are there
     folder = export_run(run_folder, tmp_path, report="none", promise=Promise(alpha=1 / 302))
-    assert "no scores: 300 calibration rows cannot keep a level of 0.0033" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert told.index("no scores: ") < told.index("export: graphs")  # before any work
+    assert "no scores: 300 calibration rows cannot keep a level of 0.00331126, expected 301 or more" in told
     manifest = bundle.load(folder)
     assert manifest.detectors == ()
     assert "scorer" not in manifest.graphs
@@ -94,7 +96,7 @@ def test_who_decides_is_the_exporter_s_choice(run_folder: Path, tmp_path: Path, 
     by_one = export_run(run_folder, tmp_path, "by-one", "none", promise=Promise(deciding="knn"))
     manifests = [bundle.load(folder) for folder in (by_all, by_one)]
     columns = [[detector.name for detector in manifest.detectors] for manifest in manifests]
-    assert columns[0][0] == "cauchy"
+    assert columns[0][0] == "weighted"
     assert columns[1] == ["knn", *(name for name in columns[0] if name != "knn")]
     scores = [
         GraphRunner(folder, bundle.load(folder).graphs.values()).run(digits[:20])["scores"]
@@ -102,7 +104,7 @@ def test_who_decides_is_the_exporter_s_choice(run_folder: Path, tmp_path: Path, 
     ]
     for column, name in enumerate(columns[1]):
         np.testing.assert_array_equal(scores[1][:, column], scores[0][:, columns[0].index(name)])
-    with pytest.raises(ExportError, match="deciding: got 'nobody', expected one of cauchy, bonferroni, "):
+    with pytest.raises(ExportError, match="deciding: got 'nobody', expected one of weighted, cauchy, bonferroni, "):
         export_run(run_folder, tmp_path, promise=Promise(deciding="nobody"))
 
 
@@ -197,7 +199,7 @@ def test_one_image_again_and_again_is_trained_exported_and_scored(tmp_path: Path
     manifest = bundle.load(folder)
     runner = GraphRunner(folder, manifest.graphs.values())
     same, other = (runner.run(rows[None])["scores"][:, 0] for rows in (frame, 255 - frame))
-    ordered = bundle.load_calibration(folder, manifest)["cauchy"]
+    ordered = bundle.load_calibration(folder, manifest)["weighted"]
     assert p_values(same, ordered) == 1
     assert p_values(other, ordered) == manifest.detectors[0].smallest_p_value
 
@@ -298,7 +300,7 @@ def test_a_quantised_bundle_is_calibrated_on_its_own_numbers(
     data = load_data("digits")
     runner = GraphRunner(folder, manifest.graphs.values())
     got = runner.run(data.calibration.values)
-    np.testing.assert_array_equal(np.sort(got["scores"][:, 0]), bundle.load_calibration(folder, manifest)["cauchy"])
+    np.testing.assert_array_equal(np.sort(got["scores"][:, 0]), bundle.load_calibration(folder, manifest)["weighted"])
     exact = GraphRunner(bundle_folder, whole.graphs.values()).run(data.calibration.values)["embedding"]
     off = np.abs(got["embedding"] - exact).max() / np.abs(exact).max()
     assert 0 < off < 0.1
@@ -323,7 +325,7 @@ def test_a_bundle_of_16_bits_is_calibrated_on_its_own_numbers(
     rows = load_data("digits").calibration.values
     got = GraphRunner(folder, manifest.graphs.values()).run(rows)
     assert got["embedding"].dtype == np.float32
-    np.testing.assert_array_equal(np.sort(got["scores"][:, 0]), bundle.load_calibration(folder, manifest)["cauchy"])
+    np.testing.assert_array_equal(np.sort(got["scores"][:, 0]), bundle.load_calibration(folder, manifest)["weighted"])
     exact = GraphRunner(bundle_folder, whole.graphs.values()).run(rows)
     assert 0 < np.abs(got["embedding"] - exact["embedding"]).max() / np.abs(exact["embedding"]).max() < 0.01
     scorer = ort.InferenceSession(folder / "scorer.onnx", providers=["CPUExecutionProvider"])

@@ -60,14 +60,14 @@ def test_served_numbers_are_those_of_the_bundle_bit_for_bit(
 def test_p_values_and_decisions_are_those_of_the_calibration(
     client: Client, digits: NDArray[np.uint8], expected: dict[str, NDArray[Any]], bundle_folder: Path
 ) -> None:
-    calibration = bundle.load_calibration(bundle_folder, bundle.load(bundle_folder))["cauchy"]
+    calibration = bundle.load_calibration(bundle_folder, bundle.load(bundle_folder))["weighted"]
     p = p_values(expected["scores"][:, 0], calibration)
     scores = client.score(digits, alpha=0.2)
     np.testing.assert_array_equal(scores.p_values, p)
     np.testing.assert_array_equal(scores.flagged, p <= 0.2)
-    assert (scores.alpha, scores.deciding_detector) == (0.2, "cauchy")
+    assert (scores.alpha, scores.deciding_detector) == (0.2, "weighted")
     assert client.score(digits).alpha == 0.05
-    assert scores.detectors[:3] == ("cauchy", "bonferroni", "statistics_mahalanobis")
+    assert scores.detectors[:3] == ("weighted", "cauchy", "bonferroni")
     assert scores.detector_p_values.shape == (len(digits), len(scores.detectors))
     np.testing.assert_allclose(scores.detector_p_values[:, 0], p, rtol=1e-6)
 

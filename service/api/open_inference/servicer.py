@@ -98,6 +98,7 @@ class OpenInference:
             properties={
                 "embedding_space": manifest.embedding_space,
                 "method": manifest.provenance.method,
+                **({"source": printable(model.source)} if model.source else {}),
                 "data": printable(manifest.provenance.data),
                 "execution_provider": model.execution_provider,
                 "detectors": ",".join(detector.name for detector in manifest.detectors),

@@ -1,0 +1,1 @@
+"""Damage done to images: one file a kind."""

@@ -1,0 +1,1 @@
+"""Damage done to sounds: one file a kind."""

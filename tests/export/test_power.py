@@ -1,0 +1,141 @@
+"""What detectors see of damaged rows, and the weights that follow."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
+from torch import Tensor, nn
+
+from export.detectors import power, scorer
+from export.detectors.fusion import Fusion
+from export.detectors.power import FEWEST_REFERENCE_ROWS, Power, power_of
+from latentserve.inputs import INPUT
+
+
+def test_power_is_the_auroc_of_scikit_learn() -> None:
+    rng = np.random.default_rng(0)
+    usual, damaged = rng.normal(0, 1, (70, 4)), rng.normal([0, 0.5, 2, -1], 1, (33, 4))
+    usual[:, 3], damaged[:, 3] = usual[:, 3].round(), damaged[:, 3].round()  # ties
+    got = power_of(usual, damaged)
+    labels = np.repeat([0, 1], [70, 33])
+    expected = [roc_auc_score(labels, np.r_[usual[:, k], damaged[:, k]]) for k in range(4)]
+    np.testing.assert_allclose(got.auroc_K, expected, atol=1e-12)
+    assert (got.num_usual, got.num_damaged) == (70, 33)
+
+
+def test_what_is_blind_has_no_weight_and_what_sees_has_the_rest() -> None:
+    rng = np.random.default_rng(1)
+    got = power_of(rng.standard_normal((300, 3)), rng.normal([0, 1.5, -1], 1, (400, 3)))
+    assert got.weights[0] < 0.005
+    assert got.weights[2] == 0  # damaged rows have lower scores: turned round it would see, but that is no detector
+    assert got.weights.sum() == pytest.approx(1)
+    assert not Power(np.array([0.5, 0.3]), 300, 400).weights.any()
+
+
+def test_the_weighted_column_is_the_sum_of_weighted_surprises() -> None:
+    rng = np.random.default_rng(2)
+    reference, weights = rng.standard_normal((500, 3)).astype(np.float32), np.array([0.7, 0.3, 0.0])
+    fusion, scores = Fusion(reference, None, weights), torch.from_numpy(rng.uniform(-2, 3, (40, 3)).astype(np.float32))
+    got = fusion(scores).numpy()
+    assert fusion.names == ("weighted", "cauchy", "bonferroni")
+    np.testing.assert_allclose(got[:, 0], fusion.surprise(scores).numpy() @ weights, rtol=1e-6)
+    np.testing.assert_array_equal(got[:, 1:], Fusion(reference)(scores).numpy())
+    for rows in (slice(3, 4), slice(3, 10)):
+        np.testing.assert_array_equal(fusion(scores[rows]).numpy(), got[rows])
+
+
+class Exposure(nn.Module):
+    """Sees what is planted: another mean."""
+
+    name: ClassVar[str] = "exposure"
+    method: ClassVar[str] = ""
+    inputs: ClassVar[tuple[str, ...]] = (INPUT,)
+
+    @classmethod
+    def fit(cls, train: Any) -> Self:
+        return cls()
+
+    def forward(self, x_BHWC: Tensor) -> Tensor:
+        return (x_BHWC.flatten(1).float().mean(dim=1) - 89.5).abs()
+
+
+class Blind(nn.Module):
+    """Its score is a number that has nothing to do with the image."""
+
+    name: ClassVar[str] = "blind"
+    method: ClassVar[str] = ""
+    inputs: ClassVar[tuple[str, ...]] = ("embedding",)
+
+    @classmethod
+    def fit(cls, train: Any) -> Self:
+        return cls()
+
+    def forward(self, embedding_BD: Tensor) -> Tensor:
+        return embedding_BD[:, 0]
+
+
+def images(num: int, seed: int) -> dict[str, NDArray[Any]]:
+    rng = np.random.default_rng(seed)
+    values = rng.integers(60, 120, (num, 12, 12, 1)).astype(np.uint8)
+    return {INPUT: values, "embedding": noise(values)["embedding"]}
+
+
+def noise(values: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    seed = int(values.astype(np.int64).sum())
+    return {"embedding": np.random.default_rng(seed).standard_normal((len(values), 2)).astype(np.float32)}
+
+
+def lower(values: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    return {"embedding": noise(values)["embedding"] - 9}
+
+
+@pytest.fixture
+def one_that_sees(monkeypatch: pytest.MonkeyPatch) -> None:
+    others = [type(f"Blind{i}", (Blind,), {"name": f"blind_{i}"}) for i in range(6)]
+    monkeypatch.setattr(scorer, "FITTED", (Exposure, *others))
+
+
+def auroc(usual: NDArray[Any], other: NDArray[Any]) -> float:
+    return float(roc_auc_score(np.repeat([0, 1], [len(usual), len(other)]), np.r_[usual, other]))
+
+
+@pytest.mark.usefixtures("one_that_sees")
+def test_one_that_sees_is_not_diluted_by_six_that_do_not() -> None:
+    made = scorer.Scorer.fit(nn.Module(), images(800, 0), embed=noise)
+    usual, faulty = images(300, 1), images(300, 2)
+    faulty[INPUT] += 3
+    found = [auroc(*pair) for pair in zip(made.scores(usual).T, made.scores(faulty).T, strict=True)]
+    of_name = dict(zip(made.names, found, strict=True))
+    assert made.names[0] == "weighted"
+    assert of_name["exposure"] > of_name["cauchy"] + 0.03
+    assert of_name["weighted"] > of_name["exposure"] - 0.005
+    assert made.weight_of("exposure")[1] > 0.98
+    assert made.weight_of("weighted") == (None, 0.0)
+    again = scorer.Scorer.fit(nn.Module(), images(800, 0), embed=noise)
+    np.testing.assert_array_equal(again.scores(usual), made.scores(usual))
+
+
+@pytest.mark.usefixtures("one_that_sees")
+def test_without_enough_rows_or_any_that_sees_the_fusion_of_all_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    few = scorer.Scorer.fit(nn.Module(), images(5 * (FEWEST_REFERENCE_ROWS - 1), 0), embed=noise)
+    assert (few.names[0], few.power) == ("cauchy", None)
+    monkeypatch.setattr(power, "damage", lambda values, seed: power_damage(values[:0]))
+    assert scorer.Scorer.fit(nn.Module(), images(800, 0), embed=noise).power is None
+    monkeypatch.setattr(power, "damage", lambda values, seed: power_damage(values))
+    unseen = scorer.Scorer.fit(
+        nn.Module(), images(800, 0), embed=lambda values: {"embedding": noise(values)["embedding"] - 9}
+    )
+    assert unseen.names[0] == "cauchy"
+    assert unseen.power is not None
+    assert not unseen.power.weights.any()
+
+
+def power_damage(values: NDArray[Any]) -> Any:
+    from export.damage import Damaged
+
+    return Damaged(values, np.arange(len(values)), np.full(len(values), "nothing"), np.zeros(len(values)))
