@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from export.calibration import Promise, calibrate, can_score
+from export.calibration import Promise, calibrate, calibration_rows, can_score, no_scores
+from export.crossing import crossed, crosses, num_calibrating
 from export.deciding import weighed, why
 from export.detectors import DETECTORS, Scorer, ScorerGraph
 from export.detectors.detector import Arrays
@@ -46,6 +47,7 @@ from export.provenance import from_training, input_of, provenance
 from export.quantise import quantise
 from export.report import bundle_report
 from export.streaming import Embedding, to_fit_on, unfinished
+from export.unusual import say_unusual
 from export.versions import next_version
 from latentserve import bundle, records
 from latentserve.bundle import Manifest, Parity, Precision
@@ -115,18 +117,16 @@ def check_deciding(promise: Promise) -> None:
 
 
 def check_promise(promise: Promise, data: Data) -> None:
-    """Raises ExportError if there are too few rows for the level that the user chose; the default may be left out."""
-    num_rows = len(data.calibration)
-    if not can_score(promise, num_rows) and promise.alpha != Promise.alpha:
+    """Raises ExportError if there are too few rows for the level that the user chose; says so of the default one."""
+    num_rows = num_calibrating(data)
+    if can_score(promise, num_rows):
+        return
+    if promise.alpha != Promise.alpha:
         raise ExportError(
             f"alpha: got {promise.alpha:g}, expected {1 / (num_rows + 1):.3g} or more, the smallest p-value that"
-            f" {_calibration_rows(data)} allow; no bundle was written"
+            f" {calibration_rows(data)} allow; no bundle was written"
         )
-
-
-def _calibration_rows(data: Data) -> str:
-    of_groups = "" if data.calibration.units_N is None else " (one of each group, or of each set of equal rows)"
-    return f"{len(data.calibration)} calibration rows{of_groups}"
+    _say(f"there will be {no_scores(promise, data)}")
 
 
 def write_bundle(folder: Path, training: Training, name: str, version: int, choices: Choices) -> None:
@@ -143,6 +143,7 @@ def _write_bundle(
     draft = _with_graphs(Draft(folder, replace(training, data=data), choices))
     _say("detectors and calibration")
     train = embedding.run(draft.runner, data.train, "training")
+    say_unusual(data.train, {INPUT: data.train.values, **train}, data.spec)
     draft, calibration = _with_scorer(draft, train, chosen, embedding)
     runner = draft.runner
     _say("parity")
@@ -154,6 +155,8 @@ def _write_bundle(
         manifest = _with_report(draft, manifest, (train, test), calibration, training)
     files = {path.name: bundle.sha256_of_file(path) for path in sorted(folder.iterdir())}
     records.write(replace(manifest, files=files), folder / bundle.MANIFEST)
+    if not draft.detectors:
+        _say(no_scores(choices.promise, data))
 
 
 def _with_graphs(draft: Draft) -> Draft:
@@ -189,13 +192,14 @@ def _with_scorer(
         The draft, and the calibration scores of the deciding detector; None if there are too few rows for any.
     """
     data, promise = draft.training.data, draft.choices.promise
-    if not can_score(promise, len(data.calibration)):
-        _say(f"no scores: {_calibration_rows(data)} cannot keep a level of {promise.alpha:g}")
+    if not can_score(promise, num_calibrating(data)):
         return draft, None
     tensors: Arrays = {INPUT: data.train.values, **train}
     if (patches := patches_of(draft.runner, data.train.values)) is not None:
         tensors[PATCHES] = patches
-    scorer = Scorer.fit(draft.training.model, tensors, data.train.units_N, chosen, partial(_damaged, draft, embedding))
+    model, units_N, embed = draft.training.model, data.train.units_N, partial(_damaged, draft, embedding)
+    found = crossed(model, tensors, units_N, embed) if crosses(data) else None
+    scorer = found.scorer if found else Scorer.fit(model, tensors, units_N, chosen, embed)
     if promise.deciding is not None:
         scorer = scorer.deciding(promise.deciding)
     else:
@@ -203,9 +207,12 @@ def _with_scorer(
     example = {name: torch.from_numpy(np.asarray(tensors[name][:EXAMPLE_ROWS])) for name in scorer.inputs}
     graph = export_graph(ScorerGraph(scorer), example, scorer.outputs, draft.folder / "scorer.onnx")
     draft = replace(draft, graphs={**draft.graphs, "scorer": graph}, scorer=scorer)
-    calibration = embedding.run(draft.runner, data.calibration, "calibration")
+    if found:
+        calibration = {"scores": found.scores_of(scorer), "embedding": train["embedding"][found.rows]}
+    else:
+        calibration = embedding.run(draft.runner, data.calibration, "calibration")
     columns = [
-        calibrate(name, method, calibration["scores"][:, column], promise)
+        calibrate(name, method, calibration["scores"][:, column], promise, "cross" if found else "split")
         for column, (name, method) in enumerate(zip(scorer.names, scorer.methods, strict=True))
     ]
     _write_calibration(draft.folder, {detector.name: ordered for detector, ordered in columns}, calibration)

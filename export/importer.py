@@ -18,8 +18,10 @@ from export.sources import Network, SourceError, SourceOptions, check_source, op
 from export.sources.imported import check_rows_alone
 from export.versions import next_version
 from latentserve import bundle, records
+from latentserve.inputs import ImageInput
 from training.data import Data
-from training.data.loading import check_spec
+from training.data.loading import check_calibration, check_spec, is_own
+from training.data.shares import Calibration
 from training.options import check_new_folder
 from training.preprocessing import floats_from_rows
 
@@ -39,6 +41,7 @@ class Order:
         seed: draws the splits.
         group_by: rows of the data that no split may part.
         licence: file with the text of the encoder's licence.
+        calibration: what calibrates.
     """
 
     source: str
@@ -48,6 +51,7 @@ class Order:
     seed: int = 0
     group_by: str | None = None
     licence: Path | None = None
+    calibration: Calibration = Calibration(crosses=True)  # noqa: RUF009 (frozen)
 
 
 def import_encoder(order: Order, options: SourceOptions, choices: Choices) -> Path:
@@ -62,12 +66,14 @@ def import_encoder(order: Order, options: SourceOptions, choices: Choices) -> Pa
     check_source(order.source)
     check_deciding(choices.promise)
     check_spec(order.data, group_by=order.group_by)
+    check_calibration(order.calibration, order.data)
     name = default_name(order.source) if order.name is None else order.name
     bundle.check_name(name)
     check_new_folder("to", order.repository / name)
     licence = _read_licence(order.licence)
     _say(f"opens {order.source}")
     network = open_source(order.source, options)
+    _say_what_is_cut_off(network, options)
     imported = _record(order, network, licence, options)
     with next_version(order.repository / name) as claim:
         data = imported.load_data()
@@ -98,6 +104,7 @@ def _record(order: Order, network: Network, licence: str | None, options: Source
         seed=order.seed,
         group_by=order.group_by,
         options=given,
+        calibration=order.calibration if is_own(order.data) else None,
         versions=network.versions,
     )
 
@@ -116,13 +123,25 @@ def _read_licence(file: Path | None) -> str | None:
         raise SourceError(f"licence: got {file}, expected text in UTF-8") from error
 
 
+def _say_what_is_cut_off(network: Network, options: SourceOptions) -> None:
+    """The user did not choose what the source does."""
+    given = network.input
+    if isinstance(given, ImageInput) and given.resize.how == "crop" and options.resize is None:
+        _say("the source cuts the centre out of each image; --resize fit or --resize stretch keeps its border")
+
+
 def _check_first_rows(network: Network, data: Data) -> None:
-    """Of real rows too an embedding may not depend on the rows beside it."""
+    """Of real rows too an embedding may not depend on the rows beside it; that it depends on its row is hoped for."""
     rows = floats_from_rows(torch.from_numpy(np.asarray(data.train.values[:FIRST_ROWS])))
     with torch.no_grad():
         together, alone = (network.model.encode(some).embedding for some in (rows, rows[:1]))
     check_finite(together.numpy(), data.train, "training")
     check_rows_alone(together, alone)
+    if (rows != rows[0]).any() and (together == together[0]).all():
+        _say(
+            f"the first {len(rows)} training rows differ, and all have one embedding: are --mean, --std and"
+            " --scale the network's, is it the tensor that you mean?"
+        )
 
 
 def _say(step: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -9,10 +10,13 @@ from latentserve import records
 from latentserve.bundle import Provenance
 from latentserve.inputs import AudioInput, ImageInput
 from training.data import AudioShape, Data, DataError, ImageShape, load_data
+from training.data.shares import Calibration
 from training.evaluation.other_data import in_channels, in_shape
 from training.running.loop import Trained
 from training.running.run import Run, RunError
 
+SOUNDS = re.compile(r"(fsdd|audio)\b")
+"""How the specs of data sets of sounds begin."""
 IMPORT: Literal["import"] = "import"
 """The method of an imported encoder, in its bundle's provenance."""
 
@@ -45,6 +49,7 @@ class Imported:
         data_sha256: fingerprint of the training rows.
         options: of the import, as far as they were given.
         versions: of the libraries that the encoder came from.
+        calibration: what calibrates. Imports that are older than it have none.
         method: tells it from a training.
     """
 
@@ -58,6 +63,7 @@ class Imported:
     data_sha256: str = ""
     options: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    calibration: Calibration | None = None
     method: Literal["import"] = IMPORT
 
     @property
@@ -85,15 +91,18 @@ class Imported:
         Raises:
             DataError: they cannot be loaded, are of another kind, or are others than they were.
         """
-        data = load_data(self.data, seed=self.seed, **self.sizes)
-        wanted, got = self.shape, data.shape
-        if got.modality != wanted.modality:
-            raise DataError(f"data: got {self.data}, which is {got.modality}, expected {wanted.modality}")
+        wanted, spec = self.shape, SOUNDS.match(self.data)
+        if (spec is not None) != isinstance(wanted, AudioShape):  # or its options would be said to be wrong
+            kind = "images" if spec is None else "sounds"
+            takes = "images" if isinstance(wanted, ImageShape) else "sounds"
+            raise DataError(f"data: got {self.data}, which are {kind}, expected {takes}, which the encoder takes")
+        data = load_data(self.data, seed=self.seed, **self.sizes, calibration=self.calibration)
+        got = data.shape
         if isinstance(got, AudioShape) and got != wanted:
             raise DataError(f"data: got {self.data} with {got}, expected {wanted}")
         if isinstance(wanted, ImageShape):
             data = in_channels(data, wanted.channels)
-        if self.data_sha256 and data.fingerprint != self.data_sha256:
+        if self.data_sha256 and not data.has_fingerprint(self.data_sha256):
             raise DataError(f"{self.data}: the rows are not those of the import any more; import again")
         return data
 
