@@ -50,8 +50,8 @@ CAUCHY = "cauchy"
 CAUCHY_METHOD = "Cauchy combination of the p-values of the other detectors, calibrated anew"
 WEIGHTED = "weighted"
 WEIGHTED_METHOD = (
-    "mean of 1 / sqrt(p) of the other detectors, weighted by what each sees of training rows that were damaged on purpose,"
-    " calibrated anew"
+    "mean of 1 / sqrt(p) of the other detectors, weighted by what each sees of training rows that were damaged on"
+    " purpose, calibrated anew"
 )
 COLUMNS = ((WEIGHTED, WEIGHTED_METHOD), (CAUCHY, CAUCHY_METHOD), (BONFERRONI, BONFERRONI_METHOD))
 """Names and methods, in their order."""

@@ -64,7 +64,7 @@ def test_every_fit_has_as_many_reference_rows_and_the_weights_of_the_served_one(
         fits.append((len(named["chosen"].reference), named["power"]))
         return fit(cls, *given, **named)
 
-    power = Power(np.linspace(0.6, 0.9, 5), 50, 50)
+    power = Power(np.linspace(0.6, 0.9, 5), np.linspace(0.6, 0.9, 5)[None], 50, np.array([50]))
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(Scorer, "fit", classmethod(noted))
         found = crossed(None, usual(60, 1), power=power)
