@@ -5,10 +5,11 @@ sees. Which one sees cannot be asked of real faults: a choice among scores that 
 about these faults. It is asked of reference rows, damaged in many ways (`export.damage`): the power of a detector is
 the area under the ROC curve (AUROC) of its score, of damaged against undamaged reference rows; chance is one half.
 
-    weight = mean over kinds of max(0, AUROC of that kind - 1/2 - its standard error by chance)^4, all together 1
+    weight = 0.1^4 + mean over kinds of max(0, AUROC of that kind - 1/2 - its standard error)^4, all 1 together
 
 Kinds are many, and a detector sees some: a mean AUROC would be that of the easiest. What sees one kind as nobody else
-does keeps a weight; what sees nothing has none.
+does keeps a weight; what sees nothing has hardly any, where another sees. Where all see little they weigh much alike,
+as differences of little are chance.
 
 Shape legend: N damaged rows, M reference rows, K detectors, D kinds of damage.
 """
@@ -38,6 +39,8 @@ MOST_TIMES = 8
 """That one reference row is damaged, where there are few."""
 EXPONENT = 4
 """Of 2, 3 and 4, by kind or of all kinds together: docs/adr/0025."""
+LITTLE = 0.1
+"""Of an AUROC above chance: each detector counts as if it saw so much more of every kind."""
 FEWEST_REFERENCE_ROWS = 10
 """With fewer any detector may seem to see: chance alone reaches 0.6."""
 
@@ -68,10 +71,10 @@ class Power:
         """They add up to 1; all are 0 if no detector sees more than chance would."""
         chance_D1 = _chance(self.num_usual, self.num_damaged_D)[:, None]
         seen_DK = np.maximum(0, self.auroc_DK - 0.5 - chance_D1)
-        weights_K: NDArray[np.float64] = (seen_DK**EXPONENT).mean(axis=0)
+        weights_K: NDArray[np.float64] = LITTLE**EXPONENT + (seen_DK**EXPONENT).mean(axis=0)
         # of many kinds one is bound to be above chance, by chance
         sees = (self.auroc_K > 0.5 + 2 * _chance(self.num_usual, np.array(self.num_damaged))).any()
-        return weights_K / weights_K.sum() if sees and weights_K.any() else np.zeros_like(weights_K)
+        return weights_K / weights_K.sum() if sees else np.zeros_like(weights_K)
 
 
 def power_of(usual_MK: NDArray[Any], damaged_NK: NDArray[Any], kinds_N: NDArray[Any]) -> Power:

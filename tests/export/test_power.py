@@ -35,18 +35,26 @@ def test_power_is_the_auroc_of_scikit_learn() -> None:
         np.testing.assert_allclose(got.auroc_DK[row], expected(damaged[kinds == kind]), atol=1e-12)
     assert (got.num_usual, got.num_damaged, *got.num_damaged_D) == (70, 33, 11, 11, 11)
     seen = np.maximum(0, got.auroc_DK - 0.5 - np.sqrt((70 + 11 + 1) / (12 * 70 * 11))) ** 4
-    np.testing.assert_allclose(got.weights, seen.mean(axis=0) / seen.mean(axis=0).sum(), rtol=1e-12)
+    expected_K = seen.mean(axis=0) + 0.1**4
+    np.testing.assert_allclose(got.weights, expected_K / expected_K.sum(), rtol=1e-12)
 
 
 def test_what_is_blind_has_no_weight_and_what_sees_has_the_rest() -> None:
     rng, kinds = np.random.default_rng(1), np.arange(390) % 13
     got = power_of(rng.standard_normal((300, 3)), rng.normal([0, 1, -1], 1, (390, 3)), kinds)
-    assert got.weights[0] < 0.001
-    assert got.weights[2] == 0  # damaged rows have lower scores: turned round it would see, but that is no detector
+    # damaged rows have lower scores in the last: turned round it would see, but that is no detector
+    assert max(got.weights[0], got.weights[2]) < 0.04
     assert got.weights.sum() == pytest.approx(1)
     blind = power_of(rng.standard_normal((300, 2)), rng.normal(-0.2, 1, (390, 2)), kinds)
     assert (blind.auroc_DK > 0.5).any()
     assert not blind.weights.any()
+
+
+def test_where_all_see_little_they_weigh_much_alike() -> None:
+    rng, kinds = np.random.default_rng(1), np.arange(390) % 13
+    got = power_of(rng.standard_normal((300, 5)), rng.normal([0.3, 0.2, 0.1, 0, 0], 1, (390, 5)), kinds)
+    assert got.auroc_K[0] > 0.55
+    assert 0.1 < got.weights.min() < got.weights[0] < 0.4
 
 
 def test_what_sees_one_kind_as_nobody_else_does_keeps_a_weight() -> None:
@@ -84,7 +92,7 @@ class Exposure(nn.Module):
         return cls()
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
-        return (x_BHWC.flatten(1).float().mean(dim=1) - 89.5).abs()
+        return (x_BHWC.flatten(1).float().mean(dim=1) - 97).abs()
 
 
 class Blind(nn.Module):
@@ -104,7 +112,7 @@ class Blind(nn.Module):
 
 def images(num: int, seed: int) -> dict[str, NDArray[Any]]:
     rng = np.random.default_rng(seed)
-    values = rng.integers(60, 120, (num, 12, 12, 1)).astype(np.uint8)
+    values = (np.arange(12)[:, None, None] * 6 + rng.integers(60, 69, (num, 12, 12, 1))).astype(np.uint8)
     return {INPUT: values, "embedding": noise(values)["embedding"]}
 
 
@@ -132,13 +140,13 @@ def auroc(usual: NDArray[Any], other: NDArray[Any]) -> float:
 def test_one_that_sees_is_not_diluted_by_six_that_do_not() -> None:
     made = scorer.Scorer.fit(nn.Module(), images(800, 0), embed=noise)
     usual, faulty = images(300, 1), images(300, 2)
-    faulty[INPUT] += 3
+    faulty[INPUT][:, :4] += 1
     found = [auroc(*pair) for pair in zip(made.scores(usual).T, made.scores(faulty).T, strict=True)]
     of_name = dict(zip(made.names, found, strict=True))
     assert made.names[0] == "weighted"
     assert of_name["exposure"] > of_name["cauchy"] + 0.03
     assert of_name["weighted"] > of_name["exposure"] - 0.005
-    assert made.weight_of("exposure")[1] > 0.98
+    assert made.weight_of("exposure")[1] > 0.9
     assert made.weight_of("weighted") == (None, 0.0)
     said = why(made)
     assert re.match(
