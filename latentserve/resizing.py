@@ -28,20 +28,27 @@ FINER = 2
 levels from that of the whole image (`tests/latentserve/test_resizing.py`)."""
 
 
-def resized(image: Image.Image, given: ImageInput) -> Image.Image:
-    """The image in the height and width of the model's, in its own mode."""
+def resized(image: Image.Image, given: ImageInput, resample: Image.Resampling | None = None) -> Image.Image:
+    """The image in the height and width of the model's, in its own mode.
+
+    Args:
+        image: of any size.
+        given: the model's, with its rule.
+        resample: another filter than the rule's: masks are no pictures, and take the nearest pixel.
+    """
     size, resize = (given.width, given.height), given.resize
+    resample = FILTERS[resize.filter] if resample is None else resample
     if resize.how == "crop" and resize.shorter_side is not None:
-        return _shorter_side_then_crop(image, size, resize.shorter_side, resize)
+        return _shorter_side_then_crop(image, size, resize, resample)
     if image.size == size:
         return image
     if resize.how == "crop" or image.width * given.height == image.height * given.width:
         # of the model's own shape every rule is this one, to the last bit
         box = center_crop(*image.size, given.height, given.width)
-        return image.resize(size, FILTERS[resize.filter], box=box)
+        return image.resize(size, resample, box=box)
     if resize.how == "fit":
-        return _whole_on_black(image, size, FILTERS[resize.filter])
-    return image.resize(size, FILTERS[resize.filter])
+        return _whole_on_black(image, size, resample)
+    return image.resize(size, resample)
 
 
 def scaled_down(image: Image.Image, given: ImageInput, turned: bool) -> None:
@@ -67,11 +74,11 @@ def scaled_down(image: Image.Image, given: ImageInput, turned: bool) -> None:
 
 
 def _shorter_side_then_crop(
-    image: Image.Image, size: tuple[int, int], shorter_side: int, resize: Resize
+    image: Image.Image, size: tuple[int, int], resize: Resize, resample: Image.Resampling
 ) -> Image.Image:
     """As torchvision's Resize(shorter_side) and CenterCrop(size), which pads with black, to the last bit."""
-    resample = FILTERS[resize.filter]
-    whole, starts = shorter_side_and_starts(image.size, size, shorter_side, resize.halves)
+    assert resize.shorter_side is not None  # or the rule would be another
+    whole, starts = shorter_side_and_starts(image.size, size, resize.shorter_side, resize.halves)
     box = (starts[0], starts[1], starts[0] + size[0], starts[1] + size[1])
     if max(image.size) <= LONGEST * min(image.size):
         return image.resize(whole, resample).crop(box)

@@ -193,6 +193,11 @@ def too_few_to_calibrate(scene: Scene) -> str:
     return imported(scene, network, "--image-size", "24", "--alpha", "0.01", data="folder:few")
 
 
+def missing_in_list(scene: Scene) -> str:
+    Path("list.csv").write_text("path\ndigit.jpg\n")
+    return scene.said("train", "vae", "--data", "csv:list.csv")
+
+
 def no_transformers(scene: Scene) -> str:
     Path("dinov2").mkdir()
     for name in ("config.json", "model.safetensors"):
@@ -234,6 +239,9 @@ MISTAKES: dict[str, Callable[[Scene], str]] = {
     "A network with two inputs": two_inputs,
     "A network for images of any size": any_size,
     "Too few images to calibrate": too_few_to_calibrate,
+    "A folder that is no MVTec folder": lambda scene: scene.said("train", "vae", "--data", "mvtec:empty"),
+    "A list that names a missing file": missing_in_list,
+    "A share that cannot calibrate": lambda scene: scene.said("train", "vae", "--calibration-share", "1.5"),
     "A library of the source is missing": no_transformers,
 }
 OF_SOUND = "Wrong sample rate"

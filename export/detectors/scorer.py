@@ -14,10 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from export.detectors.coarse_places import CoarsePlaces
 from export.detectors.density import Density
 from export.detectors.detector import Arrays, Detector, FittedDetector, batches_of
 from export.detectors.fusion import FUSED, Fusion
+from export.detectors.given_others import CoarsePlaces, PatchesGivenOthers
 from export.detectors.inputs import EdgeNeighbours, InputMahalanobis, InputNeighbours
 from export.detectors.joint import JointDiscriminator
 from export.detectors.magnitude import Magnitude
@@ -26,6 +26,7 @@ from export.detectors.neighbours import Neighbours
 from export.detectors.patch_bank import PatchBank
 from export.detectors.places import PlaceDetector, highest
 from export.detectors.power import Embed, Power, damaged_rows, power_of
+from export.detectors.reconstruction_places import ReconstructionPlaces
 from export.detectors.resolution import NUDGES, SMALLEST_RESOLUTION, Plateaus, resolution, scores_of
 from export.detectors.statistics import StatisticsMahalanobis
 from latentserve.inputs import ANOMALY_MAP, INPUT
@@ -35,7 +36,7 @@ FITTED: tuple[type[FittedDetector], ...] = (
     *(StatisticsMahalanobis, Mahalanobis, ClusterMahalanobis, Neighbours, Density, Magnitude),
     *(InputMahalanobis, InputNeighbours, EdgeNeighbours),
 )
-PLACES: tuple[type[PlaceDetector], ...] = (PatchBank, CoarsePlaces)
+PLACES: tuple[type[PlaceDetector], ...] = (PatchesGivenOthers, PatchBank, ReconstructionPlaces, CoarsePlaces)
 """Those with a map, which are fitted on images alone; of the first that a bundle has it shows the map."""
 DETECTORS = (*FUSED, *(kind.name for kind in (*FITTED, *PLACES)), JointDiscriminator.name)
 """Names of all that there are; which of them a bundle has depends on its model's tensors."""
@@ -123,6 +124,7 @@ class Scorer(nn.Module):
         units_N: Units | None = None,
         chosen: Drawn | None = None,
         embed: Embed | None = None,
+        power: Power | None = None,
     ) -> Self:
         """Every detector that the model's tensors allow, fitted on training rows; the fusion on others of them.
 
@@ -133,6 +135,7 @@ class Scorer(nn.Module):
             chosen: rows of `train`, if they were drawn from more than these; `units_N` then says nothing.
             embed: what the exported graphs return for rows; with it the fusion is weighted by what detectors see of
                 damaged rows.
+            power: what detectors see, if another fit has told; `embed` then is not asked.
         """
         if units_N is None and INPUT in train and chosen is None:
             units_N = equal_rows(train[INPUT])
@@ -145,15 +148,16 @@ class Scorer(nn.Module):
         single = cls(detectors, None).eval()
         if len(detectors) == 1:
             return single
-        return single._fused({name: array[reference] for name, array in train.items()}, embed)
+        return single._fused({name: array[reference] for name, array in train.items()}, embed, power)
 
-    def _fused(self, reference: Arrays, embed: Embed | None) -> Self:
+    def _fused(self, reference: Arrays, embed: Embed | None, power: Power | None) -> Self:
         """Adds fusion and plateaus, which are fitted on the scores of reference rows."""
         scores_MK, moved_MK = self.scores(reference), self._moved(reference)
         plateaus = Plateaus.fit(scores_MK, moved_MK)
         if plateaus is not None:
             scores_MK = plateaus(torch.from_numpy(scores_MK)).numpy()
-        power = None if embed is None else self._power(reference, scores_MK, plateaus, embed)
+        if power is None and embed is not None:
+            power = self._power(reference, scores_MK, plateaus, embed)
         weights_K = power.weights if power is not None and power.weights.any() else None
         fusion = Fusion(scores_MK, resolution(scores_MK, moved_MK), weights_K)
         fused_MF = fusion(torch.from_numpy(scores_MK)).numpy()

@@ -100,13 +100,14 @@ def models(given: Sequence[str]) -> int:
     for model in listed.models:
         spec = model.input
         outputs = ", ".join(output.name for output in model.outputs)
-        made = f"{model.method} of {model.source}, calibrated" if model.source else model.method
-        print(f"{model.name} version {model.version}: {made} on {model.data}, {model.execution_provider}")
+        how = f"{model.method} of {model.source}, calibrated" if model.source else model.method
+        print(f"{model.name} version {model.version}: {how} on {model.data}, {model.execution_provider}")
         print(f"  input {list(spec.shape)}, outputs {outputs}")
         if model.resize:
             print(f"  of a file {model.resize}")
         for detector in model.detectors[:1]:
-            calibrated = f"{detector.num_calibration_rows:,} calibration rows"
+            crosswise = ", crosswise" if detector.calibration == "cross" else ""
+            calibrated = f"{detector.num_calibration_rows:,} calibration rows{crosswise}"
             print(f"  flags at alpha {model.default_alpha:g} by {detector.name}, {calibrated}")
     return WELL
 

@@ -382,7 +382,7 @@ class TensorSpec(_message.Message):
     def __init__(self, name: _Optional[str] = ..., dtype: _Optional[_Union[DataType, str]] = ..., shape: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Detector(_message.Message):
-    __slots__ = ("name", "num_calibration_rows", "smallest_p_value", "smallest_conditional_p_value", "delta", "calibration_sha256", "method")
+    __slots__ = ("name", "num_calibration_rows", "smallest_p_value", "smallest_conditional_p_value", "delta", "calibration_sha256", "method", "calibration")
     NAME_FIELD_NUMBER: _ClassVar[int]
     NUM_CALIBRATION_ROWS_FIELD_NUMBER: _ClassVar[int]
     SMALLEST_P_VALUE_FIELD_NUMBER: _ClassVar[int]
@@ -390,6 +390,7 @@ class Detector(_message.Message):
     DELTA_FIELD_NUMBER: _ClassVar[int]
     CALIBRATION_SHA256_FIELD_NUMBER: _ClassVar[int]
     METHOD_FIELD_NUMBER: _ClassVar[int]
+    CALIBRATION_FIELD_NUMBER: _ClassVar[int]
     name: str
     num_calibration_rows: int
     smallest_p_value: float
@@ -397,7 +398,8 @@ class Detector(_message.Message):
     delta: float
     calibration_sha256: str
     method: str
-    def __init__(self, name: _Optional[str] = ..., num_calibration_rows: _Optional[int] = ..., smallest_p_value: _Optional[float] = ..., smallest_conditional_p_value: _Optional[float] = ..., delta: _Optional[float] = ..., calibration_sha256: _Optional[str] = ..., method: _Optional[str] = ...) -> None: ...
+    calibration: str
+    def __init__(self, name: _Optional[str] = ..., num_calibration_rows: _Optional[int] = ..., smallest_p_value: _Optional[float] = ..., smallest_conditional_p_value: _Optional[float] = ..., delta: _Optional[float] = ..., calibration_sha256: _Optional[str] = ..., method: _Optional[str] = ..., calibration: _Optional[str] = ...) -> None: ...
 
 class Evaluation(_message.Message):
     __slots__ = ("name", "value", "data")

@@ -250,6 +250,7 @@ def _describe(model: ServedModel) -> pb.Model:
                 delta=detector.delta,
                 calibration_sha256=detector.calibration_sha256,
                 method=detector.method,
+                calibration=detector.calibration,
             )
             for detector in manifest.detectors
         ],

@@ -80,6 +80,7 @@ class DecisionPolicy:
             raise Unsupported(
                 f"model {manifest.name} version {manifest.version} has no calibrated detector: it cannot score"
             )
+        check_calibration(manifest, manifest.detectors[0], guarantee)
         level = level_of(alpha, manifest.default_alpha, manifest.detectors[0], guarantee)
         return ScoreOptions(level, guarantee, decision)
 
@@ -96,6 +97,15 @@ class DecisionPolicy:
             flagged = at_most(asked[0], options.alpha)
         num_not_finite = int((~np.isfinite(scores)).any(axis=1).sum())
         return Decisions(options, scores, np.stack(asked, axis=1), asked[0], marginal[0], flagged, num_not_finite)
+
+
+def check_calibration(manifest: Manifest, detector: Detector, guarantee: Guarantee) -> None:
+    """Raises Unsupported if the detector's calibration cannot give such a guarantee."""
+    if guarantee == "conditional" and detector.calibration == "cross":
+        raise Unsupported(
+            f"model {manifest.name} version {manifest.version} was calibrated crosswise, by rows that its detectors"
+            " were fitted on, too: it gives no conditional guarantee, which takes rows that were set aside"
+        )
 
 
 def level_of(alpha: float | None, default_alpha: float, detector: Detector, guarantee: Guarantee) -> float:

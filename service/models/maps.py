@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from latentserve.bundle import Detector, Manifest
 from latentserve.conformal import adjustments, at_most, conditional_p_values, p_values, smallest_flagged
 from latentserve.inputs import ImageInput
-from service.models.decisions import Guarantee, level_of
+from service.models.decisions import Guarantee, check_calibration, level_of
 
 MOST_REGIONS = 32
 """Of a row. A map of noise has hundreds, which nobody looks at."""
@@ -99,6 +99,7 @@ class MapPolicy:
         Raises:
             InvalidInput: alpha is not between the smallest possible p-value and 1.
         """
+        check_calibration(self._manifest, self.detector, guarantee)
         return MapOptions(level_of(alpha, self._manifest.default_alpha, self.detector, guarantee), guarantee)
 
     def decide(self, values_NHW: NDArray[np.float32], options: MapOptions) -> Maps:

@@ -65,6 +65,15 @@ def test_a_conditional_p_value_is_larger_and_its_smallest_too(policy: DecisionPo
     assert policy.options(0.01, "marginal", "per_row").alpha == 0.01
 
 
+def test_a_model_that_was_calibrated_crosswise_gives_no_conditional_guarantee(manifest: bundle.Manifest) -> None:
+    (detector,) = manifest.detectors
+    crosswise = replace(manifest, detectors=(replace(detector, calibration="cross"),))
+    policy = DecisionPolicy(crosswise, {detector.name: np.arange(300, dtype=np.float32)})
+    assert policy.options(0.05, "marginal", "per_row").alpha == 0.05
+    with pytest.raises(Unsupported, match="digits-vae version 1 was calibrated crosswise"):
+        policy.options(0.05, "conditional", "per_row")
+
+
 def test_a_default_level_that_cannot_be_kept_is_called_the_bundles(manifest: bundle.Manifest) -> None:
     low = replace(manifest, default_alpha=0.01)
     calibration = {manifest.detectors[0].name: np.arange(300, dtype=np.float32)}
