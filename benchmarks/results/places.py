@@ -1,6 +1,6 @@
-"""Which detector sees faults of real parts, and where: magnetic tiles, pixel masks beside them.
+r"""Which detector sees faults of real parts, and where: magnetic tiles, pixel masks beside them.
 
-    python -m training simclr --data folder:$LATENTSERVE_DATA/magnetic-tiles/free --image-size 96 --epochs 15 \\
+    python -m training simclr --data folder:$LATENTSERVE_DATA/magnetic-tiles/free --image-size 96 --epochs 15 \
         --run runs/tiles
     python -m export runs/tiles --to models --name tiles
     python -m benchmarks.results.places models/tiles/1

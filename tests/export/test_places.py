@@ -44,13 +44,14 @@ def patches(rows: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 def tensors(num: int, seed: int, damaged: bool = False) -> dict[str, NDArray[Any]]:
     rows = images(num, seed)
+    given_back = rows.astype(np.float32) / 255
     if damaged:
         rows[:, FAULT[0], FAULT[1]] = 255 - rows[:, FAULT[0], FAULT[1]] // 2
     flat = rows.astype(np.float32) / 255
     return {
         INPUT: rows,
         "embedding": flat.mean(axis=(1, 3)),
-        "reconstruction": np.full_like(flat, flat.mean()),
+        "reconstruction": given_back.reshape(num, CELL, 4, CELL, 4, 1).mean((2, 4)).repeat(4, 1).repeat(4, 2),
         PATCHES: patches(rows),
     }
 
@@ -87,7 +88,7 @@ def test_places_are_comparable() -> None:
     for map_Nhw in (detector.places(*given(detector, arrays[1])), detector.raw(torch.from_numpy(arrays[1][PATCHES]))):
         highest = map_Nhw.flatten(1).argmax(dim=1).numpy()
         shares.append(np.isin(highest, [2 * CELL + 4, 2 * CELL + 5, 3 * CELL + 4, 3 * CELL + 5]).mean())
-    assert shares[0] < 0.5 < 0.95 < shares[1]
+    assert shares[0] < 0.85 < 0.99 < shares[1]
 
 
 def test_the_bank_is_the_nearest_neighbour_by_numpy() -> None:
@@ -139,7 +140,7 @@ def test_what_all_places_share_is_forgiven_given_the_others() -> None:
     for kind in (PatchBank, PatchesGivenOthers):
         detector = kind.fit(usual)
         tops.append(float(detector(*given(detector, arrays)).median()))
-    assert tops[1] < 0.6 * tops[0]
+    assert tops[1] < 0.85 * tops[0]
 
 
 @pytest.mark.parametrize("copies", [False, True])
