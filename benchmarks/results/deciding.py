@@ -42,24 +42,32 @@ from training.evaluation.separation import auroc
 Arrays = dict[str, NDArray[Any]]
 DAMAGED, AGAINST, JPEG = "damaged ", "against ", "test as JPEG"
 REFERENCE, TEST, NAMES = "reference", "test", "names"
-Rule = Callable[[NDArray[np.float64], Power], NDArray[np.float64]]
-"""AUROC of each kind and detector [D, K], and of all kinds together -> weights [K]."""
+Rule = Callable[[Power], NDArray[np.float64]]
+"""What detectors see -> their weights [K]."""
 
 
-def _above(power: Power) -> NDArray[np.float64]:
-    above_K: NDArray[np.float64] = np.maximum(0, power.auroc_K - 0.5)
-    return above_K
+def _of_all(power: Power, exponent: float) -> NDArray[np.float64]:
+    seen_K: NDArray[np.float64] = np.maximum(0, power.auroc_K - 0.5) ** exponent
+    return seen_K
 
 
+def _by_kind(power: Power, exponent: float) -> NDArray[np.float64]:
+    seen_K: NDArray[np.float64] = (np.maximum(0, power.auroc_DK - 0.5) ** exponent).mean(axis=0)
+    return seen_K
+
+
+ORDER = ((1, FUSED[1]), (2, FUSED[2]), (0, FUSED[0]))
+"""Columns of the fusion: what decided before, then what does."""
 RULES: dict[str, Rule] = {
-    "weighted": lambda _, power: power.weights,
-    "equal weights": lambda _, power: np.ones(len(power.auroc_K)),
-    "power - 1/2": lambda _, power: _above(power),
-    "its cube": lambda _, power: _above(power) ** 3,
-    "fourth power": lambda _, power: _above(power) ** 4,
-    "mean square by kind": lambda kinds_DK, _: np.square(np.maximum(0, kinds_DK - 0.5)).mean(axis=0),
-    "square, and a tenth": lambda _, power: _above(power) ** 2 + 0.1 * _above(power).max() ** 2,
-    "the one of most power": lambda _, power: (power.auroc_K == power.auroc_K.max()).astype(float),
+    "weighted": lambda power: power.weights,
+    "equal weights": lambda power: np.ones(len(power.auroc_K)),
+    "AUROC - 1/2": lambda power: _of_all(power, 1),
+    "its square": lambda power: _of_all(power, 2),
+    "its fourth power": lambda power: _of_all(power, 4),
+    "square by kind": lambda power: _by_kind(power, 2),
+    "fourth power by kind": lambda power: _by_kind(power, 4),
+    "square, and a tenth": lambda power: _of_all(power, 2) + 0.1 * _of_all(power, 2).max(),
+    "the one of most power": lambda power: (power.auroc_K == power.auroc_K.max()).astype(float),
 }
 
 
@@ -145,15 +153,16 @@ def lines(arrays: Arrays, without: tuple[str, ...] = ()) -> list[str]:
     names, reference_MK = [str(name) for name in arrays[NAMES]], arrays[REFERENCE]
     damaged = {key.removeprefix(DAMAGED): one for key, one in arrays.items() if key.startswith(DAMAGED)}
     damaged = {name: one for name, one in damaged.items() if name not in without}
-    power = power_of(reference_MK, np.concatenate(list(damaged.values())))
-    kinds = {name: power_of(reference_MK, one).auroc_K for name, one in damaged.items()}
+    kinds_N = np.repeat(list(damaged), [len(one) for one in damaged.values()])
+    power = power_of(reference_MK, np.concatenate(list(damaged.values())), kinds_N)
+    kinds = dict(zip(np.unique(kinds_N).tolist(), power.auroc_DK, strict=True))
     sets = {key.removeprefix(AGAINST): one for key, one in arrays.items() if key.startswith(AGAINST)}
     tests = {name: arrays.get(f"{JPEG} {name}", arrays[TEST]) for name in sets}
     found: dict[str, list[float]] = {
         name: [auroc(tests[of][:, k], one[:, k]) for of, one in sets.items()] for k, name in enumerate(names)
     }
     rows = [
-        *_fused(reference_MK, tests, sets, kinds, power),
+        *_fused(reference_MK, tests, sets, power),
         ("best of all", [max(one) for one in zip(*found.values(), strict=True)]),
     ]
     head = ["score", *sets]
@@ -170,26 +179,25 @@ def lines(arrays: Arrays, without: tuple[str, ...] = ()) -> list[str]:
     return table
 
 
-def _fused(
-    reference_MK: NDArray[Any], tests: Arrays, sets: Arrays, kinds: dict[str, NDArray[np.float64]], power: Power
-) -> Iterator[tuple[str, list[float]]]:
-    """Each rule's AUROC against each set."""
-    kinds_DK = np.stack(list(kinds.values()))
-    fused = {name: Fusion(reference_MK, None, _of_one(rule(kinds_DK, power))) for name, rule in RULES.items()}
-    both = {name: tuple(torch.from_numpy(one[name]) for one in (tests, sets)) for name in sets}
-    for column, name in ((1, "cauchy"), (2, "bonferroni")):
-        yield name, [_auroc(fused["weighted"], column, *pair) for pair in both.values()]
-    for name, fusion in fused.items():
-        yield name, [_auroc(fusion, 0, *pair) for pair in both.values()]
+def _fused(reference_MK: NDArray[Any], tests: Arrays, sets: Arrays, power: Power) -> Iterator[tuple[str, list[float]]]:
+    """Each rule's AUROC against each set: by the mean that the export takes, and by the sum of weighted -log p."""
+    given = {name: [torch.from_numpy(one[name]) for one in (tests, sets)] for name in sets}
+    for rule, weights in RULES.items():
+        weights_K = _of_one(weights(power))
+        fusion = Fusion(reference_MK, None, weights_K)
+        surprises = {name: [fusion.surprise(one).numpy() @ weights_K for one in pair] for name, pair in given.items()}
+        if rule == "weighted":
+            fused = {name: [fusion(one).numpy() for one in pair] for name, pair in given.items()}
+            yield from ((name, [auroc(*(one[:, k] for one in pair)) for pair in fused.values()]) for k, name in ORDER)
+        else:
+            means = [[fusion(one).numpy()[:, 0] for one in pair] for pair in given.values()]
+            yield rule, [auroc(*pair) for pair in means]
+        yield f"{rule}, sum of -log p", [auroc(*pair) for pair in surprises.values()]
 
 
 def _of_one(weights_K: NDArray[np.float64]) -> NDArray[np.float64]:
     total: float = weights_K.sum()
     return weights_K / total if total else weights_K
-
-
-def _auroc(fusion: Fusion, column: int, usual: torch.Tensor, other: torch.Tensor) -> float:
-    return auroc(fusion(usual)[:, column].numpy(), fusion(other)[:, column].numpy())
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ class Scorer(nn.Module):
 
     Attributes:
         inputs: names of the tensors.
-        names: of the columns. The first decides: the weighted sum of all where there are several and it is known what
+        names: of the columns. The first decides: the weighted mean of all where there are several and it is known what
             they see, else their Cauchy combination, unless `deciding` made another the first.
         methods: how each is computed, for people.
         map_detector: name of the one whose map is shown, or empty.
@@ -175,10 +175,11 @@ class Scorer(nn.Module):
         damaged = damaged_rows(reference, embed)
         if damaged is None:
             return None
-        damaged_NK = self.scores(damaged)
+        tensors, kinds_N = damaged
+        damaged_NK = self.scores(tensors)
         if plateaus is not None:
             damaged_NK = plateaus(torch.from_numpy(damaged_NK)).numpy()
-        return power_of(scores_MK, damaged_NK)
+        return power_of(scores_MK, damaged_NK, kinds_N)
 
     def _with_most_power(self) -> str:
         """The name of the place detector that sees most, or of the first; empty if there is none."""
