@@ -7,9 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from export.crossing import num_calibrating
 from latentserve.bundle import Detector
 from latentserve.bundle_parts import Calibration
 from latentserve.conformal import Adjustment, check_delta, num_small_p_values, sha256_of_scores
+from training.data import Data
+from training.data.shares import Calibration as Calibrating
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,18 @@ class Promise:
 def can_score(promise: Promise, num_rows: int) -> bool:
     """Whether a p-value computed from so many calibration rows can be as small as alpha."""
     return num_small_p_values(num_rows, promise.alpha) > 0
+
+
+def calibration_rows(data: Data) -> str:
+    """How many there are, and what counts as one."""
+    of_groups = "" if data.calibration.units_N is None else " (one of each group, or of each set of equal rows)"
+    return f"{num_calibrating(data)} calibration rows{of_groups}"
+
+
+def no_scores(promise: Promise, data: Data) -> str:
+    """Why a bundle has none; how many images it takes the loader has said."""
+    fewest = Calibrating(alpha=promise.alpha).needed
+    return f"no scores: {calibration_rows(data)} cannot keep a level of {promise.alpha:g}, which takes {fewest:,}"
 
 
 def calibrate(

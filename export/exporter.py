@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from export.calibration import Promise, calibrate, can_score
+from export.calibration import Promise, calibrate, calibration_rows, can_score, no_scores
 from export.crossing import crossed, crosses, num_calibrating
 from export.deciding import weighed, why
 from export.detectors import DETECTORS, Scorer, ScorerGraph
@@ -117,18 +117,16 @@ def check_deciding(promise: Promise) -> None:
 
 
 def check_promise(promise: Promise, data: Data) -> None:
-    """Raises ExportError if there are too few rows for the level that the user chose; the default may be left out."""
+    """Raises ExportError if there are too few rows for the level that the user chose; says so of the default one."""
     num_rows = num_calibrating(data)
-    if not can_score(promise, num_rows) and promise.alpha != Promise.alpha:
+    if can_score(promise, num_rows):
+        return
+    if promise.alpha != Promise.alpha:
         raise ExportError(
             f"alpha: got {promise.alpha:g}, expected {1 / (num_rows + 1):.3g} or more, the smallest p-value that"
-            f" {_calibration_rows(data)} allow; no bundle was written"
+            f" {calibration_rows(data)} allow; no bundle was written"
         )
-
-
-def _calibration_rows(data: Data) -> str:
-    of_groups = "" if data.calibration.units_N is None else " (one of each group, or of each set of equal rows)"
-    return f"{num_calibrating(data)} calibration rows{of_groups}"
+    _say(f"there will be {no_scores(promise, data)}")
 
 
 def write_bundle(folder: Path, training: Training, name: str, version: int, choices: Choices) -> None:
@@ -157,6 +155,8 @@ def _write_bundle(
         manifest = _with_report(draft, manifest, (train, test), calibration, training)
     files = {path.name: bundle.sha256_of_file(path) for path in sorted(folder.iterdir())}
     records.write(replace(manifest, files=files), folder / bundle.MANIFEST)
+    if not draft.detectors:
+        _say(no_scores(choices.promise, data))
 
 
 def _with_graphs(draft: Draft) -> Draft:
@@ -193,7 +193,6 @@ def _with_scorer(
     """
     data, promise = draft.training.data, draft.choices.promise
     if not can_score(promise, num_calibrating(data)):
-        _say(f"no scores: {_calibration_rows(data)} cannot keep a level of {promise.alpha:g}")
         return draft, None
     tensors: Arrays = {INPUT: data.train.values, **train}
     if (patches := patches_of(draft.runner, data.train.values)) is not None:

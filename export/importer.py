@@ -18,6 +18,7 @@ from export.sources import Network, SourceError, SourceOptions, check_source, op
 from export.sources.imported import check_rows_alone
 from export.versions import next_version
 from latentserve import bundle, records
+from latentserve.inputs import ImageInput
 from training.data import Data
 from training.data.loading import check_calibration, check_spec, is_own
 from training.data.shares import Calibration
@@ -72,6 +73,7 @@ def import_encoder(order: Order, options: SourceOptions, choices: Choices) -> Pa
     licence = _read_licence(order.licence)
     _say(f"opens {order.source}")
     network = open_source(order.source, options)
+    _say_what_is_cut_off(network, options)
     imported = _record(order, network, licence, options)
     with next_version(order.repository / name) as claim:
         data = imported.load_data()
@@ -121,13 +123,25 @@ def _read_licence(file: Path | None) -> str | None:
         raise SourceError(f"licence: got {file}, expected text in UTF-8") from error
 
 
+def _say_what_is_cut_off(network: Network, options: SourceOptions) -> None:
+    """The user did not choose what the source does."""
+    given = network.input
+    if isinstance(given, ImageInput) and given.resize.how == "crop" and options.resize is None:
+        _say("the source cuts the centre out of each image; --resize fit or --resize stretch keeps its border")
+
+
 def _check_first_rows(network: Network, data: Data) -> None:
-    """Of real rows too an embedding may not depend on the rows beside it."""
+    """Of real rows too an embedding may not depend on the rows beside it; that it depends on its row is hoped for."""
     rows = floats_from_rows(torch.from_numpy(np.asarray(data.train.values[:FIRST_ROWS])))
     with torch.no_grad():
         together, alone = (network.model.encode(some).embedding for some in (rows, rows[:1]))
     check_finite(together.numpy(), data.train, "training")
     check_rows_alone(together, alone)
+    if (rows != rows[0]).any() and (together == together[0]).all():
+        _say(
+            f"the first {len(rows)} training rows differ, and all have one embedding: are --mean, --std and"
+            " --scale the network's, is it the tensor that you mean?"
+        )
 
 
 def _say(step: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -14,6 +15,8 @@ from training.evaluation.other_data import in_channels, in_shape
 from training.running.loop import Trained
 from training.running.run import Run, RunError
 
+SOUNDS = re.compile(r"(fsdd|audio)\b")
+"""How the specs of data sets of sounds begin."""
 IMPORT: Literal["import"] = "import"
 """The method of an imported encoder, in its bundle's provenance."""
 
@@ -88,15 +91,18 @@ class Imported:
         Raises:
             DataError: they cannot be loaded, are of another kind, or are others than they were.
         """
+        wanted, spec = self.shape, SOUNDS.match(self.data)
+        if (spec is not None) != isinstance(wanted, AudioShape):  # or its options would be said to be wrong
+            kind = "images" if spec is None else "sounds"
+            takes = "images" if isinstance(wanted, ImageShape) else "sounds"
+            raise DataError(f"data: got {self.data}, which are {kind}, expected {takes}, which the encoder takes")
         data = load_data(self.data, seed=self.seed, **self.sizes, calibration=self.calibration)
-        wanted, got = self.shape, data.shape
-        if got.modality != wanted.modality:
-            raise DataError(f"data: got {self.data}, which is {got.modality}, expected {wanted.modality}")
+        got = data.shape
         if isinstance(got, AudioShape) and got != wanted:
             raise DataError(f"data: got {self.data} with {got}, expected {wanted}")
         if isinstance(wanted, ImageShape):
             data = in_channels(data, wanted.channels)
-        if self.data_sha256 and data.fingerprint != self.data_sha256:
+        if self.data_sha256 and not data.has_fingerprint(self.data_sha256):
             raise DataError(f"{self.data}: the rows are not those of the import any more; import again")
         return data
 

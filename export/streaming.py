@@ -27,7 +27,7 @@ from export.graphs import GraphRunner, Tensors, joined
 from latentserve import bundle
 from latentserve.inputs import ON_REQUEST
 from training.data import Data, Rows
-from training.data.lazy import batch_rows, is_lazy, progress
+from training.data.lazy import Lazy, batch_rows, is_lazy, progress
 from training.data.rows import Values
 from training.data.units import row_digests
 from training.running.lock import Held, held
@@ -111,7 +111,8 @@ def _key(runner: GraphRunner, rows: Values) -> str:
     for graph in runner.graphs:
         digest.update(bytes.fromhex(bundle.sha256_of_file(runner.folder / graph.file)))
     digest.update(f"{runner.device} {batch_rows(rows)}".encode())
-    digest.update(b"".join(row_digests(rows)))
+    given: object = rows
+    digest.update(given.fingerprint.encode() if isinstance(given, Lazy) else b"".join(row_digests(rows)))
     return digest.hexdigest()[:32]
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import io
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -153,6 +156,25 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith("LATENTSERVE_") and name != "LATENTSERVE_DATA":
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def _operators_are_read_once() -> None:
+    """torch builds its table of ONNX operators anew for each export: half of the CPU time that a small one takes."""
+    module = sys.modules.get("torch.onnx._internal.exporter._registration")
+    registry = getattr(module, "ONNXRegistry", None)
+    if registry is None or not hasattr(registry, "from_torchlib") or hasattr(registry.from_torchlib, "cache_info"):
+        return
+    built = functools.cache(registry.from_torchlib)
+
+    def copied(opset_version: int | None = None) -> Any:
+        whole = built() if opset_version is None else built(opset_version)
+        ours = copy.copy(whole)
+        ours.functions = {target: list(known) for target, known in whole.functions.items()}
+        return ours
+
+    copied.cache_info = built.cache_info  # type: ignore[attr-defined]
+    registry.from_torchlib = staticmethod(copied)
 
 
 Encode = Callable[..., bytes]

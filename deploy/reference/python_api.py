@@ -6,7 +6,7 @@ import inspect
 from typing import Any
 
 from deploy.reference.markdown import code, doc_of, head, table, type_name
-from latentserve.calls import Analysis, Scores
+from latentserve.answers import Analysis, Scores
 from latentserve.client import AsyncClient, Client
 
 TEXT = """`from latentserve import Client, AsyncClient, Scores`. How to use it: [Client](../guides/client.md).

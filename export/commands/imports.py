@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,7 +79,8 @@ def main(arguments: list[str]) -> int:
             Calibration(options.calibration_share, options.promise.alpha, options.calibration_data, crosses=True),
         )
         choices = Choices(options.report, options.precision, options.promise, options.device)
-        folder = import_encoder(order, options.encoder, choices)
+        with contextlib.redirect_stdout(sys.stderr):  # what a user's own code prints is not the path that is asked for
+            folder = import_encoder(order, options.encoder, choices)
     except (ExportError, ValueError, OSError, MemoryError) as error:
         print(f"error: {in_words(error)}", file=sys.stderr)
         return 1

@@ -27,6 +27,7 @@ PLACE_ROWS = 1000
 """Rows that maps are fitted on. Each has hundreds of places."""
 PLACE_BYTES = 2**27
 """Of their features: fewer rows where they are more."""
+AT_ONCE = 32
 HELD_OUT = 4
 """One row of so many tells mean and deviation of a map."""
 SMOOTHED = 3
@@ -94,8 +95,8 @@ class PlaceDetector(nn.Module):
         held[:: min(HELD_OUT, len(held))] = True
         trial = cls.fit_features(x_NhwF[~held] if not held.all() else x_NhwF, most)
         with torch.no_grad():
-            parts = torch.from_numpy(x_NhwF[held]).split(32)
-            raw_Nhw = torch.cat([trial.raw(part) for part in parts]).double()
+            parts = [x_NhwF[held][start : start + AT_ONCE] for start in range(0, int(held.sum()), AT_ONCE)]
+            raw_Nhw = torch.cat([trial.raw(torch.from_numpy(part)) for part in parts]).double()
         fitted = cls.fit_features(x_NhwF, most)
         fitted.mean_hw = smoothed(raw_Nhw.mean(dim=0)).float()
         fitted.deviation_hw = _deviation(raw_Nhw, fitted.smallest()).float()
@@ -147,7 +148,7 @@ def products_of(train: Arrays) -> int:
     if INPUT not in train:
         return 16 * FEWEST_PRODUCTS
     height, width = train[INPUT].shape[1:3]
-    return max(FEWEST_PRODUCTS, PRODUCTS_PER_PIXEL * height * width)
+    return max(FEWEST_PRODUCTS, PRODUCTS_PER_PIXEL * int(height) * int(width))
 
 
 def smoothed(x_hw: Tensor) -> Tensor:

@@ -14,10 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from export.detectors.coarse_places import CoarsePlaces
 from export.detectors.density import Density
 from export.detectors.detector import Arrays, Detector, FittedDetector, batches_of
 from export.detectors.fusion import FUSED, Fusion
+from export.detectors.given_others import CoarsePlaces, PatchesGivenOthers
 from export.detectors.inputs import EdgeNeighbours, InputMahalanobis, InputNeighbours
 from export.detectors.joint import JointDiscriminator
 from export.detectors.magnitude import Magnitude
@@ -26,6 +26,7 @@ from export.detectors.neighbours import Neighbours
 from export.detectors.patch_bank import PatchBank
 from export.detectors.places import PlaceDetector, highest
 from export.detectors.power import Embed, Power, damaged_rows, power_of
+from export.detectors.reconstruction_places import ReconstructionPlaces
 from export.detectors.resolution import NUDGES, SMALLEST_RESOLUTION, Plateaus, resolution, scores_of
 from export.detectors.statistics import StatisticsMahalanobis
 from latentserve.inputs import ANOMALY_MAP, INPUT
@@ -35,7 +36,7 @@ FITTED: tuple[type[FittedDetector], ...] = (
     *(StatisticsMahalanobis, Mahalanobis, ClusterMahalanobis, Neighbours, Density, Magnitude),
     *(InputMahalanobis, InputNeighbours, EdgeNeighbours),
 )
-PLACES: tuple[type[PlaceDetector], ...] = (PatchBank, CoarsePlaces)
+PLACES: tuple[type[PlaceDetector], ...] = (PatchesGivenOthers, PatchBank, ReconstructionPlaces, CoarsePlaces)
 """Those with a map, which are fitted on images alone; of the first that a bundle has it shows the map."""
 DETECTORS = (*FUSED, *(kind.name for kind in (*FITTED, *PLACES)), JointDiscriminator.name)
 """Names of all that there are; which of them a bundle has depends on its model's tensors."""

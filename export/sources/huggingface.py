@@ -17,13 +17,15 @@ from torch import Tensor, nn
 
 from export.sources.extras import library
 from export.sources.huggingface_images import preprocessing_of
-from export.sources.imported import Backbone, Features, ImportedEncoder, checked
+from export.sources.imported import Backbone, Features, ImportedEncoder, check_patches, checked
 from export.sources.source import Network, SourceError, SourceOptions
 from export.sources.weights import MOST_NAMED, check_size
 from latentserve.bundle import sha256_of_file
 
 POOLER = "pooler."
 """Classifiers are saved without the pooler of their network, which then has random weights: it has none."""
+PIXELS = "pixel_values"
+"""What transformers calls the input of a network of images."""
 OTHER_TOWERS = ("text_model.", "text_projection.", "logit_")
 LICENCES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE", "README.md")
 MOST_LICENCE_CHARACTERS = 2**18
@@ -81,6 +83,12 @@ def open(argument: str, options: SourceOptions) -> Network:  # noqa: A001 (as ev
     network, pooled = _loaded(transformers, folder)
     tower = getattr(network, "vision_model", network)
     check_size(tower, f"hf:{argument}")
+    if (takes := getattr(tower, "main_input_name", PIXELS)) != PIXELS:
+        kind = getattr(tower.config, "model_type", type(tower).__name__)
+        raise SourceError(
+            f"hf: got {kind} in {folder}, a network that takes {takes}, expected one of images ({PIXELS})"
+        )
+    check_patches(options.image_size, getattr(tower.config, "patch_size", None))
     found = preprocessing_of(transformers, folder, tower.config, options)
     own = getattr(tower.config, "image_size", None)
     resized = own is not None and found.size != ((own, own) if isinstance(own, int) else tuple(own))

@@ -64,7 +64,8 @@ def _sizes(processor: dict[str, Any], options: SourceOptions) -> tuple[tuple[int
     if options.image_size is not None:
         return options.image_size, Resize(options.resize or "crop")
     raise SourceError(
-        f"hf: got images that {FILE} gives no one size (size {size}, crop_size {crop}), expected --image-size"
+        f"image_size: got none, and {FILE} names no single size (size {size}, crop_size {crop}): expected --image-size"
+        " HEIGHTxWIDTH, best the size that the network was trained on"
     )
 
 

@@ -168,7 +168,7 @@ def checked(model: ImportedEncoder, given: ImageInput | AudioInput) -> Encoder:
     try:
         with torch.no_grad():
             example = noise(given)
-            together, alone = (model.encode(rows).embedding for rows in (example, example[:1]))
+            together, again, alone = (model.encode(rows).embedding for rows in (example, example, example[:1]))
     except SourceError:
         raise
     except Exception as error:  # whatever the network's library raises
@@ -180,8 +180,30 @@ def checked(model: ImportedEncoder, given: ImageInput | AudioInput) -> Encoder:
     if together.dtype != torch.float32:
         got = str(together.dtype).removeprefix("torch.")
         raise SourceError(f"embedding: got numbers of type {got} of the network, expected float32")
+    if not torch.isfinite(together).all():
+        raise SourceError(
+            "embedding: got NaN or infinity for an image of noise, expected numbers: are the weights whole?"
+        )
+    _check_same_again(together, again)
     check_rows_alone(together, alone)
     return cast(Encoder, model)
+
+
+def check_patches(image_size: tuple[int, int] | None, patch: object) -> None:
+    """Raises SourceError if whole patches do not cover images of a size that a user says.
+
+    Args:
+        image_size: height and width; None: the network's own, which may be such.
+        patch: of the network: height and width, or one number for both; anything else: it has none.
+    """
+    pair = (patch, patch) if isinstance(patch, int) else tuple(patch) if isinstance(patch, (tuple, list)) else ()
+    if image_size is None or len(pair) != 2:
+        return
+    if any(side % one for side, one in zip(image_size, pair, strict=True)):
+        raise SourceError(
+            f"image_size: got {image_size[0]} x {image_size[1]}, expected multiples of {pair[0]} x {pair[1]}, the"
+            " network's patches: what lies beyond the last whole one would never be seen"
+        )
 
 
 def noise(given: ImageInput | AudioInput) -> Tensor:
@@ -192,11 +214,26 @@ def noise(given: ImageInput | AudioInput) -> Tensor:
     return torch.rand(EXAMPLE_ROWS, given.num_samples, generator=generator) - 0.5
 
 
+def _check_same_again(once: Tensor, again: Tensor) -> None:
+    off = float((once - again).abs().max())
+    if not off <= _tolerance(once) and bool(once.isfinite().all()):
+        raise SourceError(
+            f"the network's answer changes from call to call: an embedding is {off:.3g} off the second time, expected"
+            " the same each time; it draws at random although it is in eval mode: call"
+            " F.dropout(x, training=self.training), or leave dropout and noise out"
+        )
+
+
+def _tolerance(embedding: Tensor) -> float:
+    return BATCH_TOLERANCE * max(float(embedding.abs().max()), SMALLEST_LENGTH)
+
+
 def check_rows_alone(together: Tensor, alone: Tensor) -> None:
     """Raises SourceError if the first row's embedding depends on the rows beside it."""
     off = float((together[:1] - alone).abs().max())
-    if not off <= BATCH_TOLERANCE * max(float(together.abs().max()), SMALLEST_LENGTH):  # NaN, too
+    if not off <= _tolerance(together):  # NaN, too
         raise SourceError(
             f"the network depends on the batch: a row's embedding is {off:.3g} off if others stand beside it, expected"
-            " the same; does it normalise by the batch (BatchNorm in training mode, or without running statistics)?"
+            " the same; it takes mean and deviation of the batch: give BatchNorm its running statistics"
+            " (track_running_stats=True, training=False), or take a norm of each row (LayerNorm, GroupNorm)"
         )

@@ -50,8 +50,8 @@ class Preprocessing:
             self,
             size=options.image_size or self.size,
             resize=self._resize(options),
-            mean=self.mean if options.mean is None else options.mean,
-            std=self.std if options.std is None else options.std,
+            mean=self.mean if options.mean is None else self._for_each(options.mean),
+            std=self.std if options.std is None else self._for_each(options.std),
             order=options.order or self.order,
         )
         for name, values in (("mean", chosen.mean), ("std", chosen.std)):
@@ -62,6 +62,10 @@ class Preprocessing:
         if chosen.order == "BGR" and self.channels != 3:
             raise SourceError(f"order: got BGR for images of {self.channels} channels, expected 3 of them")
         return chosen
+
+    def _for_each(self, said: tuple[float, ...]) -> tuple[float, ...]:
+        """One number is that of all channels."""
+        return said * self.channels if len(said) == 1 else said
 
     def _resize(self, options: SourceOptions) -> Resize:
         """A shorter side is said of one size: of another it grows with it."""

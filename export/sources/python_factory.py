@@ -112,7 +112,7 @@ def _factory(place: str, name: str) -> Callable[[], Any]:
 def _sound(options: SourceOptions) -> AudioInput:
     assert options.sample_rate_hz is not None
     if options.num_samples is None:
-        raise SourceError("num_samples: got none, expected how many samples a row of sound has")
+        raise SourceError("num_samples: got none, and a module does not say what it takes: expected --num-samples")
     try:
         return AudioInput(options.sample_rate_hz, options.num_samples)
     except ValueError as error:
@@ -121,7 +121,10 @@ def _sound(options: SourceOptions) -> AudioInput:
 
 def _images(network: nn.Module, options: SourceOptions) -> Preprocessing:
     if options.image_size is None:
-        raise SourceError("image_size: got none, expected the height and width of the module's images")
+        raise SourceError(
+            "image_size: got none, and a module does not say what it takes: expected --image-size HEIGHTxWIDTH, best"
+            " the size that the network was trained on"
+        )
     first = next((one for one in network.modules() if isinstance(one, nn.Conv2d)), None)
     channels = first.in_channels if first is not None and first.in_channels in (1, 3) else 3
     said = options.mean or options.std

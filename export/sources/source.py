@@ -39,8 +39,8 @@ class SourceOptions:
     """What a user says about an encoder; None: what the source says itself, or else the default.
 
     Attributes:
-        embedding: `auto`, `cls`, `mean`, `pooled`, or the name of a tensor (of an ONNX file), which may be followed by
-            `:cls` or `:mean`.
+        embedding: `auto`, `cls`, `mean` (of tokens those of places, where the source or the image's shape tells which
+            these are), `pooled`, or the name of a tensor (of an ONNX file), which may be followed by `:cls` or `:mean`.
         patches: `auto`, or the name of the tensor that holds a vector for each place; None: no patches.
         normalise: whether the embedding is scaled to length 1.
         image_size: height and width: 96, or 64x96.

@@ -16,10 +16,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from export.sources.extras import library
-from export.sources.imported import Backbone, Features, ImportedEncoder, checked
+from export.sources.imported import Backbone, Features, ImportedEncoder, check_patches, checked
 from export.sources.preprocessing import Preprocessing
 from export.sources.source import Network, SourceError, SourceOptions
-from export.sources.weights import check_size, fits, put_weights, read_weights
+from export.sources.weights import check_size, fits, of_network, put_weights, read_weights
 from latentserve.bundle import sha256_of_file
 from latentserve.inputs import Resize
 from training.evaluation.torch_encoders import weights_sha256
@@ -62,6 +62,7 @@ def open(argument: str, options: SourceOptions) -> Network:  # noqa: A001 (as ev
     _check_name(timm, name)
     network = _made(timm, name, checkpoint, options)
     check_size(network, f"timm:{name}")
+    check_patches(options.image_size, getattr(getattr(network, "patch_embed", None), "patch_size", None))
     if checkpoint:
         _put(network, Path(checkpoint).expanduser(), name)
     preprocessing = _preprocessing(timm, network, options)
@@ -107,7 +108,7 @@ def _made(timm: Any, name: str, checkpoint: str, options: SourceOptions) -> nn.M
 
 
 def _put(network: Any, file: Path, name: str) -> None:
-    tensors = read_weights(file)
+    tensors = of_network(read_weights(file), network, file)
     config = network.pretrained_cfg
     classifier = config.get("classifier") or ()
     spare = [f"{one}." for one in ([classifier] if isinstance(classifier, str) else classifier)]

@@ -11,13 +11,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from export.sources.extras import library
 from export.sources.imported import Backbone, Features, ImportedEncoder, checked
 from export.sources.preprocessing import Preprocessing
 from export.sources.source import Network, SourceError, SourceOptions
-from export.sources.weights import check_size, put_weights, read_weights
+from export.sources.weights import check_size, of_network, put_weights, read_weights
 from latentserve.bundle import sha256_of_file
 from latentserve.inputs import Resize
 from training.options import nearest
@@ -76,7 +77,8 @@ def open(argument: str, options: SourceOptions) -> Network:  # noqa: A001 (as ev
     if not checkpoint:
         raise SourceError(f"torchvision: got no checkpoint, expected torchvision:{name}=FILE (.pth or .safetensors)")
     file = Path(checkpoint).expanduser()
-    tensors = read_weights(file)
+    with torch.device("meta"):  # for its names alone
+        tensors = of_network(read_weights(file), models.get_model(name, weights=None), file)
     network = _made(models, name, tensors)
     check_size(network, f"torchvision:{name}")
     spare = [one for one in AUXILIARY if not hasattr(network, one)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import zipfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from export.sources.source import SourceError
 
-WITHIN = ("state_dict_ema", "model_ema", "state_dict", "model")
+WITHIN = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model")
 """Where training programs keep a network's weights in their checkpoints, the better ones first."""
 WRAPPERS = ("_orig_mod.", "module.", "_orig_mod.")
 """What torch.compile and DistributedDataParallel put before each name."""
@@ -36,31 +37,52 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     if not file.is_file():
         raise SourceError(f"{file}: got no file there, expected a checkpoint (.safetensors or .pth)")
     try:
-        held = load_file(file) if file.suffix == ".safetensors" else _unpickled(file)
+        held = load_file(file) if _is_safetensors(file) else _unpickled(file)
     except SourceError:
         raise
-    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise SourceError(f"{file}: is no checkpoint that can be read ({_first_line(error)})") from error
-    while isinstance(held, dict) and (name := next((one for one in WITHIN if isinstance(held.get(one), dict)), None)):
-        held = held[name]
+    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
+        raise SourceError(f"{file}: is no checkpoint that can be read ({_why(file, error)})") from error
+    held = _weights_within(held)
     if not isinstance(held, dict):
         raise SourceError(f"{file}: got a {type(held).__name__} in it, expected a state_dict: tensors by name")
-    tensors = {_bare(name): tensor for name, tensor in held.items() if isinstance(tensor, Tensor)}
+    tensors = {_bare(str(name)): tensor for name, tensor in held.items() if isinstance(tensor, Tensor)}
     if not tensors:
-        raise SourceError(f"{file}: got no tensors in it, expected a state_dict: tensors by name")
+        got = f" but {_some([str(name) for name in held])}" if held else ""
+        raise SourceError(f"{file}: got no tensors in it{got}, expected a state_dict: tensors by name")
     return tensors
+
+
+def _is_safetensors(file: Path) -> bool:
+    """By its beginning, whatever it is called: the length of a header, and the header, which is JSON."""
+    with file.open("rb") as opened:
+        return opened.read(9)[8:] == b"{"
+
+
+def _weights_within(held: object) -> object:
+    """Of a checkpoint the part that holds the weights: the one of a known name, or the only one with tensors."""
+    while isinstance(held, dict):
+        parts = [held[name] for name in WITHIN if isinstance(held.get(name), dict)]
+        if not parts and not any(isinstance(one, Tensor) for one in held.values()):
+            parts = [one for one in held.values() if isinstance(one, dict)]
+            parts = [one for one in parts if any(isinstance(tensor, Tensor) for tensor in one.values())]
+            parts = parts if len(parts) == 1 else []
+        if not parts:
+            break
+        held = parts[0]
+    return held
 
 
 def _unpickled(file: Path) -> object:
     try:
-        return torch.load(file, map_location="cpu", weights_only=True)
+        with file.open("rb") as opened:  # by its name torch takes another format for what it is called after
+            return torch.load(opened, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         try:
             wanted = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(file))
         except Exception:  # of files that are no checkpoints at all
             wanted = []
         if not wanted:
-            raise SourceError(f"{file}: is no checkpoint that can be read ({_first_line(error)})") from error
+            raise SourceError(f"{file}: is no checkpoint that can be read ({_why(file, error)})") from error
         raise SourceError(
             f"{file}: its pickle wants code ({', '.join(wanted[:MOST_NAMED])}), which is not run: save the network's"
             " state_dict() instead"
@@ -71,6 +93,34 @@ def _bare(name: str) -> str:
     for wrapper in WRAPPERS:
         name = name.removeprefix(wrapper)
     return name
+
+
+def of_network(tensors: dict[str, Tensor], model: nn.Module, file: Path) -> dict[str, Tensor]:
+    """The tensors by the network's own names, where the file has the network as a part: `encoder.` before each name.
+
+    What is outside of that part is left out.
+
+    Raises:
+        SourceError: the file has it several times.
+    """
+    own = {name for name in model.state_dict() if not name.endswith(COUNTER)}
+    if own & tensors.keys():
+        return tensors
+    parts = Counter(
+        name[: place + 1]
+        for name in tensors
+        for place, letter in enumerate(name)
+        if letter == "." and name[place + 1 :] in own
+    )
+    most = max(parts.values(), default=0)
+    if most * 2 < len(own):
+        return tensors
+    found = [part for part, num in parts.items() if num == most]
+    if len(found) > 1:
+        raise SourceError(
+            f"{file}: got the network {len(found)} times in it ({_some(found)}), expected one: save its state_dict()"
+        )
+    return {name.removeprefix(found[0]): one for name, one in tensors.items() if name.startswith(found[0])}
 
 
 def put_weights(
@@ -130,6 +180,10 @@ def check_size(model: nn.Module, name: str) -> None:
         )
 
 
-def _first_line(error: Exception) -> str:
+def _why(file: Path, error: Exception) -> str:
+    """What a library says of a file. Torch's advice, to run whatever the file wants, is not repeated."""
     lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    if "weights_only" not in str(error):
+        return lines[0] if lines else type(error).__name__
+    with file.open("rb") as opened:
+        return f"it begins with {opened.read(16)!r}"

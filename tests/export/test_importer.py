@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,10 +20,14 @@ from export.importer import Order, default_name, import_encoder
 from export.origin import Imported, read_config
 from export.sources import SourceOptions
 from latentserve import bundle, records
+from latentserve.cli import arguments
+from latentserve.cli.main import main as main_of_client
 from latentserve.images import decode_image
 from latentserve.inputs import ImageInput, Resize
+from service.api.embedding import _describe
 from service.engine.engine import Engine
 from service.engine.providers import DeviceConfig
+from service.models.model import ServedModel
 from tests.export.sources import tiny
 from training.data.shares import Calibration
 from training.evaluation.comparison import ReportOptions
@@ -93,6 +99,20 @@ def _piece(row: Any, wants: set[str]) -> Any:
     return Piece(row[None], frozenset(wants))
 
 
+def test_a_server_and_its_client_name_the_source(
+    imported: Path, photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given: Any = None
+    model = ServedModel(bundle.load(imported), "CPU", given, given, None, {})
+    described = _describe(model)
+    assert described.source == f"{TINY}places"
+    listed = SimpleNamespace(list_models=lambda: SimpleNamespace(models=[described], rejected=[]))
+    monkeypatch.setattr(arguments, "client", lambda options: nullcontext(listed))
+    assert main_of_client(["models"]) == 0
+    said = capsys.readouterr().out
+    assert f"version 1: import of {TINY}places, calibrated on folder:{photos}, CPU\n" in said
+
+
 def test_patches_are_computed_where_they_are_asked_for(imported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from service.engine.runners import HostRunner
 
@@ -148,6 +168,37 @@ def test_an_embedding_that_is_not_finite_is_told_with_its_image(photos: Path, tm
     assert not (tmp_path / "models").exists()
 
 
+def test_standard_output_is_the_path_alone_and_that_there_are_no_scores_comes_last(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "few"
+    folder.mkdir()
+    for place, file in enumerate(sorted(photos.rglob("*.jpg"))[:60]):
+        (folder / f"{place}.jpg").write_bytes(file.read_bytes())
+    given = ["--image-size", "24", "--data", f"folder:{folder}", "--to", str(tmp_path / "models")]
+    assert main(["import", f"{TINY}talking", *given, "--report", "none", "--shorter-side", "30"]) == 0
+    out, err = capsys.readouterr()
+    assert out == f"{tmp_path}/models/tests.export.sources.tiny-talking/1\n"
+    assert "loading weights\n" in err
+    lines = err.splitlines()
+    said = "no scores: 6 calibration rows cannot keep a level of 0.05, which takes 19, a tenth of 190 images"
+    assert lines[-1] == f"export: {said}"
+    assert lines.index(f"export: there will be {said}") < lines.index("export: graphs")
+    assert "import: the source cuts the centre out of each image; --resize fit or --resize stretch keeps" in err
+
+
+def test_a_network_that_gives_the_same_for_every_image_is_warned_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for place in range(20):
+        Image.new("RGB", (24, 24), (place, 2 * place, 30)).save(folder / f"{place}.png")
+    order = Order(f"{TINY}dead", f"folder:{folder}", tmp_path / "models")
+    import_encoder(order, SourceOptions(image_size=(24, 24)), Choices("none"))
+    assert "the first 4 training rows differ, and all have one embedding" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("source", "name"),
     [
@@ -165,6 +216,7 @@ def test_names_of_models_come_from_their_source(source: str, name: str) -> None:
     ("said", "told"),
     [
         ({"--data": "digts"}, "data: got 'digts'"),
+        ({"--data": "fsdd"}, "data: got fsdd, which are sounds, expected images, which the encoder takes"),
         ({"--name": "a b"}, "name: got 'a b'"),
         ({"--to": "/dev/null"}, "to: got /dev/null"),
         ({"--licence": "/nowhere"}, "licence: got /nowhere, expected a text file"),

@@ -43,7 +43,7 @@ def cache_folder() -> Path:
 
 
 class Digests:
-    """The digests of a source's rows under one pixel rule, and the fingerprints that were made of its pixels.
+    """The digests of a source's rows under one pixel rule.
 
     Args:
         source: kind and place of the data.
@@ -53,7 +53,6 @@ class Digests:
     def __init__(self, source: str, rule: str) -> None:
         name = hashlib.sha256(f"{source}\0{rule}".encode("utf-8", "surrogateescape")).hexdigest()[:32]
         self.path = cache_folder() / "digests" / name
-        self.fingerprints: dict[str, str] = {}
         self._known: dict[str, tuple[int, int, str]] = {}
         self._seen: dict[str, tuple[int, int, str]] = {}
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -65,7 +64,6 @@ class Digests:
             return
         held = json.loads(body)
         self._known = {path: (int(size), int(time), str(digest)) for path, (size, time, digest) in held["rows"].items()}
-        self.fingerprints = dict(held["fingerprints"])
 
     def get(self, place: Place) -> bytes | None:
         """The digest of the row that the file became, if it is still the same file."""
@@ -90,7 +88,7 @@ class Digests:
 
     def save(self) -> None:
         """Replaces the file; where the cache cannot be written there is none."""
-        held = {"rows": self._known, "fingerprints": self.fingerprints}
+        held = {"rows": self._known}
         body = json.dumps(held, separators=(",", ":")).encode()
         with contextlib.suppress(OSError):
             self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -58,7 +58,7 @@ class Store:
         digests: of the pixels of each.
         decode: bytes of a file to uint8 [H, W, C].
         row_shape: of what it returns.
-        known: the cache of digests, which keeps fingerprints, too.
+        known: the cache of digests.
     """
 
     kind: str
@@ -161,19 +161,24 @@ class Lazy:
             return [digest_of(row) for row in self]
         return [self.store.digests[row] for row in self.rows_N.tolist()]
 
+    @property
+    def fingerprint(self) -> str:
+        """Of what the first pass found of each row, in hex; nothing is decoded. Changed rows differ by their shape."""
+        return fingerprint_of(self.shape, [self.store.digests[row] for row in self.rows_N.tolist()])
+
     def sha256(self) -> str:
-        """Of all pixels in their order, in hex: that of the same rows in memory. Decodes all, unless it is known."""
-        key = hashlib.sha256(b"".join(self.digests())).hexdigest()
-        fingerprints = self.store.known.fingerprints
-        if key not in fingerprints:
-            digest = hashlib.sha256()
-            with progress("fingerprint", len(self)) as bar:
-                for part_NHWC in parts_of(as_values(self)):
-                    digest.update(np.ascontiguousarray(part_NHWC).data)
-                    bar.update(len(part_NHWC))
-            fingerprints[key] = digest.hexdigest()
-            self.store.known.save()
-        return fingerprints[key]
+        """Of all pixels in their order, in hex: that of the same rows in memory. Decodes all."""
+        digest = hashlib.sha256()
+        with progress("fingerprint", len(self)) as bar:
+            for part_NHWC in parts_of(as_values(self)):
+                digest.update(np.ascontiguousarray(part_NHWC).data)
+                bar.update(len(part_NHWC))
+        return digest.hexdigest()
+
+
+def fingerprint_of(shape: Sequence[int], digests: Sequence[bytes]) -> str:
+    """Of rows of a shape, by the digest of each: see `digest_of`."""
+    return hashlib.sha256(f"{tuple(shape)[1:]}".encode() + b"".join(digests)).hexdigest()
 
 
 def progress(what: str, num_rows: int) -> tqdm[Any]:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from latentserve import records
 from latentserve.inputs import ImageInput, Resize
 from training.data.errors import DataError as DataError
-from training.data.lazy import Lazy
+from training.data.lazy import Lazy, fingerprint_of
 from training.data.parting import parted
 from training.data.shares import Calibration
 from training.data.units import FEWEST_UNITS, count, drawn, equal_rows, merged, row_digests
@@ -185,11 +185,20 @@ class Data:
 
     @property
     def fingerprint(self) -> str:
-        """sha256 of the training rows in their order, in hex."""
+        """sha256 of the training rows in their order, in hex; that of their digests if memory does not hold them."""
         values: object = self.train.values
         if isinstance(values, Lazy):
-            return values.sha256()
+            return values.fingerprint
         return hashlib.sha256(np.ascontiguousarray(self.train.values).data).hexdigest()
+
+    def has_fingerprint(self, wanted: str) -> bool:
+        """Whether it is that of these rows, whether memory held them or not when it was made."""
+        if wanted == self.fingerprint:
+            return True
+        values: object = self.train.values
+        if isinstance(values, Lazy):
+            return wanted == values.sha256()
+        return wanted == fingerprint_of(self.train.values.shape, row_digests(self.train.values))
 
 
 def three_splits(

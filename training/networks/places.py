@@ -58,7 +58,8 @@ def _narrowed(x_BCHW: Tensor) -> Tensor:
     if num == 1:
         return x_BCHW
     kept = x_BCHW.shape[1] // num
-    return x_BCHW[:, : kept * num].unflatten(1, (kept, num)).mean(dim=2)
+    by_group_BCGHW = x_BCHW[:, : kept * num].reshape(-1, kept, num, *x_BCHW.shape[2:])
+    return by_group_BCGHW.mean(dim=2)
 
 
 def _on_grid(x_BCHW: Tensor, grid: tuple[int, ...]) -> Tensor:

@@ -94,7 +94,7 @@ class Run:
         """
         data = load_data(self.data, seed=self.loop.seed, **self.sizes, calibration=self.calibration)
         data = replace(data, train=data.train.take(slice(0, self.num_train_rows)))
-        if data.fingerprint != self.data_sha256:
+        if not data.has_fingerprint(self.data_sha256):
             raise RunError(
                 f"{self.data}: the training rows are not those of the run any more; train again"
                 " (the data changed, or have copies, which are split in another way since)"

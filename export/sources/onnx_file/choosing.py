@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from export.sources.onnx_file.describing import axes_of, in_words
 from export.sources.onnx_file.entry import Entry
 from export.sources.onnx_file.original import Original, reason
-from export.sources.onnx_file.pooling import Kind, Places, Pooled, Pooling, grid_of, kind_of
+from export.sources.onnx_file.pooling import Kind, Places, Pooled, Pooling, grid_of, kind_of, places_in
 from export.sources.onnx_file.reading import File, nearest
 from export.sources.source import SourceError, SourceOptions
 from latentserve.inputs import ImageInput
@@ -34,7 +35,12 @@ def chosen(file: File, entry: Entry, options: SourceOptions) -> tuple[Pooled, Pl
     """
     tensor, rule = _named(file, options.embedding)
     kind = _kind(entry, tensor, shape := _shapes(file, entry, [tensor], "embedding")[tensor], "embedding")
-    pooled = Pooled(tensor, kind, _pooling(tensor, shape, kind, rule), options.normalise)
+    pooling, image = _pooling(tensor, shape, kind, rule), _image(entry)
+    of_places = places_in(shape, image) if (kind, pooling) == ("tokens", "mean") and image is not None else None
+    if of_places is not None:
+        said = f"the mean of {tensor} leaves out the first {of_places[0]} of {shape[0]} tokens: the others are places"
+        print(f"import: {said}", file=sys.stderr)
+    pooled = Pooled(tensor, kind, pooling, options.normalise, of_places)
     return pooled, _places(file, entry, pooled, options.patches)
 
 

@@ -107,7 +107,10 @@ def _size(name: str, in_file: Axes, axes: Axes, options: SourceOptions) -> tuple
     said = options.image_size
     if said is None:
         if None in in_file:
-            raise SourceError(f"image_size: {name} {in_words(axes)} takes any, expected --image-size HEIGHTxWIDTH")
+            raise SourceError(
+                f"image_size: got none, but {name} {in_words(axes)} takes images of any size, and a bundle has one:"
+                " expected --image-size HEIGHTxWIDTH, best the size that the network was trained on"
+            )
         return in_file[0] or 0, in_file[1] or 0
     if any(one not in (None, size) for one, size in zip(in_file, said, strict=True)):
         raise SourceError(f"image_size: got {said[0]} x {said[1]}, expected that of {name} {in_words(axes)}, or none")
@@ -139,7 +142,10 @@ def _waveforms(name: str, axes: Axes, options: SourceOptions) -> Entry:
         raise SourceError(f"sample_rate_hz: {name} {in_words(axes)} takes waveforms, expected --sample-rate-hz")
     num_samples = options.num_samples or axes[-1]
     if num_samples is None:
-        raise SourceError(f"num_samples: {name} {in_words(axes)} takes any number, expected --num-samples")
+        raise SourceError(
+            f"num_samples: got none, but {name} {in_words(axes)} takes waveforms of any length, and a bundle has one:"
+            " expected --num-samples"
+        )
     if axes[-1] not in (None, num_samples):
         raise SourceError(f"num_samples: got {num_samples}, expected {axes[-1]}, as {name} has it, or none")
     try:

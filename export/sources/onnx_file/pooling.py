@@ -19,6 +19,8 @@ SHORTEST = 1e-12
 """Embeddings are divided by their length, or by this where they have none: torch.nn.functional.normalize's."""
 MOST_TOKENS_BESIDE = 8
 """Tokens that are no places: a class, registers (DINOv2: 4)."""
+FEWEST_PLACES = 3
+"""For each token that is none, so that no short sequence is taken for a grid."""
 
 Kind = Literal["vector", "map_first", "map_last", "tokens"]
 """[B, D], [B, D, h, w], [B, h, w, D], [B, T, D]."""
@@ -34,18 +36,21 @@ class Pooled:
         kind: what it is.
         pooling: over places or tokens.
         normalise: whether the result is scaled to length 1.
+        of_places: of tokens, the places of those that are averaged: the first and the number of all; None: each is.
     """
 
     tensor: str
     kind: Kind
     pooling: Pooling
     normalise: bool
+    of_places: tuple[int, int] | None = None
 
     def of(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """The embedding [B, D]."""
         if self.pooling == "cls":
             values = values[:, 0]
         elif self.pooling == "mean":
+            values = values if self.of_places is None else values[:, self.of_places[0] :]
             values = values.mean(self._axes)
         if self.normalise:
             values = values / np.sqrt((values * values).sum(1, keepdims=True) + np.float32(SHORTEST**2))
@@ -57,6 +62,8 @@ class Pooled:
         if self.pooling == "cls":
             value = parts.add("Gather", value, parts.constant(np.asarray(0, np.int64)), axis=1)
         elif self.pooling == "mean":
+            if self.of_places is not None:
+                value = parts.add("Gather", value, parts.constant(np.arange(*self.of_places, dtype=np.int64)), axis=1)
             value = parts.reduce("ReduceMean", value, list(self._axes), keep=False)
         if self.normalise:
             squares = parts.reduce("ReduceSum", parts.add("Mul", value, value), [1], keep=True)
@@ -134,3 +141,14 @@ def grid_of(shape: tuple[int, ...], kind: Kind, image: ImageInput) -> tuple[int,
     grids = ((height // side, width // side) for side in sides)
     fitting = [one for one in grids if 1 < math.prod(one) <= shape[0] <= math.prod(one) + MOST_TOKENS_BESIDE]
     return max(fitting, default=None)
+
+
+def places_in(shape: tuple[int, ...], image: ImageInput) -> tuple[int, int] | None:
+    """Which of some tokens (rows left out) are of places, as `Pooled` has it; None: all, or it cannot be known.
+
+    It is known where nearly all of them make a grid of the image's shape: what is left stands before it.
+    """
+    if (grid := grid_of(shape, "tokens", image)) is None:
+        return None
+    beside = shape[0] - math.prod(grid)
+    return (beside, shape[0]) if 0 < FEWEST_PLACES * beside <= math.prod(grid) else None

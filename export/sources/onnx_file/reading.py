@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import onnx
 import onnx.inliner
 from google.protobuf.message import DecodeError
-from onnx.external_data_helper import load_external_data_for_model, uses_external_data
+from onnx.external_data_helper import uses_external_data
 
 from export.sources.source import SourceError
 from latentserve.records import printable
@@ -20,6 +21,8 @@ LARGEST_BYTES = 2**31 - 1
 """Of a protobuf message, so of an ONNX file that needs no other one."""
 OLDEST_OPSET = 7
 """Older ones broadcast by other rules, and ONNX Runtime does not promise to run them."""
+PACKED = (onnx.TensorProto.INT4, onnx.TensorProto.UINT4, onnx.TensorProto.FLOAT4E2M1)
+"""Two numbers to a byte."""
 DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
 """Whose operators ONNX Runtime brings with it, and so the service."""
 
@@ -59,7 +62,7 @@ def read(argument: str) -> File:
         raise SourceError(_too_large(name, path.stat().st_size))
     model = _parsed(path, name)
     outside = _outside(model, path)
-    load_external_data_for_model(model, str(path.parent))
+    _take_in(model, path)
     _check_operators(model, name)
     if model.functions:
         model = onnx.inliner.inline_local_functions(model)
@@ -101,11 +104,33 @@ def _outside(model: onnx.ModelProto, path: Path) -> list[Path]:
             raise SourceError(
                 f"onnx: {path.name}: got no file {place!r} beside it, which holds weights of it, expected one"
             )
+        homes = (path.parent.resolve(), path.resolve().parent)  # of a link the second: a cache keeps files elsewhere
+        if not any(beside.resolve().is_relative_to(home) for home in homes):
+            raise SourceError(f"onnx: {path.name}: got weights in {place!r}, a link out of its folder, expected a file")
         found.append(beside)
     num_bytes = sum(one.stat().st_size for one in [path, *found])
     if num_bytes > LARGEST_BYTES:
         raise SourceError(_too_large(path.name, num_bytes))
     return found
+
+
+def _take_in(model: onnx.ModelProto, path: Path) -> None:
+    """Reads weights that lie beside the file into the model. onnx's own function reads no links."""
+    for tensor in tensors(model.graph):
+        if not uses_external_data(tensor):
+            continue
+        said = {entry.key: entry.value for entry in tensor.external_data}
+        with (path.parent / said["location"]).open("rb") as file:
+            file.seek(int(said.get("offset", 0)))
+            tensor.raw_data = file.read(int(said.get("length", -1)))
+        num_bytes = math.prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+        if tensor.data_type not in PACKED and len(tensor.raw_data) != num_bytes:
+            raise SourceError(
+                f"onnx: {path.name}: got {len(tensor.raw_data)} bytes of the weight {tensor.name} in"
+                f" {said['location']!r}, expected {num_bytes}: is that file whole?"
+            )
+        tensor.data_location = onnx.TensorProto.DEFAULT
+        del tensor.external_data[:]
 
 
 def _sha256(paths: Iterable[Path]) -> str:

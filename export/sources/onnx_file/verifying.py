@@ -86,7 +86,10 @@ def expect(plan: Plan, original: Original) -> Expected:
     if not all(np.isfinite(one).all() for one in tensors):
         raise SourceError(f"onnx: {names}: got an embedding that is not finite for an image of noise, expected numbers")
     if any(_far(one, other) for one, other in zip(each[0], each[1], strict=True)):
-        raise SourceError(f"onnx: {names}: got two answers for one row{_why(plan)}, expected the same each time")
+        raise SourceError(
+            f"onnx: {names}: got two answers for one row{_why(plan)}, expected the same each time: export the network"
+            " in eval mode, without dropout and noise"
+        )
     return Expected(rows, tensors, [one.shape[1:] for one in (*runs[0], *tensors)])
 
 
@@ -121,7 +124,7 @@ def _checked(model: onnx.ModelProto, plan: Plan, expected: Expected) -> onnx.Mod
             if _far(one, other[:num]):
                 raise SourceError(
                     f"onnx: {name}: got other embeddings for {num} rows at once than for each alone{_why(plan)},"
-                    " expected a network in which no row depends on the others"
+                    " expected a network in which no row depends on the others: export it in eval mode"
                 )
     return model
 

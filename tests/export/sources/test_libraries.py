@@ -226,6 +226,24 @@ def test_a_classifier_s_folder_has_no_pooler_and_no_code_is_run(tmp_path: Path) 
         open_source(f"hf:{tmp_path}", SourceOptions())
 
 
+def test_an_image_size_that_patches_do_not_cover_is_refused(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    vit(transformers, tmp_path)
+    with pytest.raises(SourceError, match=r"image_size: got 48 x 40, expected multiples of 16 x 16, the network's"):
+        open_source(f"hf:{tmp_path}", SourceOptions(image_size=(48, 40)))
+    timm = pytest.importorskip("timm")
+    torch.save(timm.create_model("vit_tiny_patch16_224", num_classes=0, img_size=32).state_dict(), tmp_path / "w.pth")
+    with pytest.raises(SourceError, match=r"image_size: got 40 x 32, expected multiples of 16 x 16, the network's"):
+        open_source(f"timm:vit_tiny_patch16_224={tmp_path / 'w.pth'}", SourceOptions(image_size=(40, 32)))
+
+
+def test_a_network_of_texts_is_told_before_its_images_are_asked_for(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    transformers.BertModel(transformers.BertConfig(**SMALL, vocab_size=99)).save_pretrained(tmp_path)
+    with pytest.raises(SourceError, match=r"got bert in .*, a network that takes input_ids, expected one of images"):
+        open_source(f"hf:{tmp_path}", SourceOptions())
+
+
 def test_a_library_that_is_missing_is_named_with_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import importlib
 

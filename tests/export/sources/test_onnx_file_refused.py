@@ -52,6 +52,16 @@ def test_weights_that_are_not_there(path: Path) -> None:
     onnx.save(model, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
     (path.parent / "weights.bin").unlink()
     assert "got no file 'weights.bin' beside it" in refused(path)
+    model = onnx.load(encoder(path))
+    onnx.save(model, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    weights = (path.parent / "weights.bin").read_bytes()
+    (path.parent / "weights.bin").write_bytes(weights[:90])
+    assert "got 90 bytes of the weight head in 'weights.bin', expected 100: is that file whole?" in refused(path)
+    (path.parent / "weights.bin").unlink()
+    elsewhere = path.parent.parent / f"{path.parent.name}-elsewhere"
+    elsewhere.write_bytes(weights)
+    (path.parent / "weights.bin").symlink_to(elsewhere)
+    assert "got weights in 'weights.bin', a link out of its folder, expected a file" in refused(path)
     model = onnx.load(path, load_external_data=False)
     for tensor in model.graph.initializer:
         tensor.external_data[0].value = "../weights.bin"
@@ -108,7 +118,7 @@ def test_shapes_that_leave_something_open(path: Path) -> None:
     assert "layout: x is [any, 3, 8, 3]: expected --layout NCHW or NHWC" in refused(path)
     free = helper.make_tensor_value_info("pixels", FLOAT, ["n", 3, "h", "w"])
     network(path, node("Relu", ["features"], ["end"]), given=free)
-    assert "takes any, expected --image-size HEIGHTxWIDTH" in refused(path)
+    assert "takes images of any size, and a bundle has one: expected --image-size HEIGHTxWIDTH" in refused(path)
     assert "layout: got NHWC with" not in refused(path, layout="NCHW")
     encoder(path)
     assert "image_size: got 9 x 12, expected that of pixels" in refused(path, image_size=(9, 12))
@@ -182,7 +192,9 @@ def test_rows_that_depend_on_others(path: Path) -> None:
 
 def test_chance(path: Path) -> None:
     network(path, node("RandomNormalLike", ["features"], ["noise"]), node("Add", ["features", "noise"], ["end"]))
-    assert "got two answers for one row (perhaps by the node noise_node, a RandomNormalLike)" in refused(path)
+    told = refused(path)
+    assert "got two answers for one row (perhaps by the node noise_node, a RandomNormalLike)" in told
+    assert told.endswith("export the network in eval mode, without dropout and noise")
 
 
 def test_training_mode(path: Path) -> None:

@@ -62,6 +62,12 @@ def test_how_images_become_rows_is_the_user_s_choice() -> None:
     assert opened("net", shorter_side=32).input.resize == Resize("crop", 32)
 
 
+def test_one_number_is_that_of_all_channels() -> None:
+    x = torch.rand(2, 3, *SIZE)
+    one, three = (opened("net", mean=(0.5,) * num, std=(0.2,) * num).model.encode(x) for num in (1, 3))
+    torch.testing.assert_close(one.embedding, three.embedding, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize(
     ("name", "said", "told"),
     [
@@ -71,9 +77,10 @@ def test_how_images_become_rows_is_the_user_s_choice() -> None:
         ("not_a_function", {}, "got a int called 'not_a_function'"),
         ("nett", {}, "got no 'nett' in tests.export.sources.tiny, expected a function, did you mean 'net'"),
         ("two", {}, "got a tuple of the module, expected one tensor"),
-        ("net", {"image_size": None}, "image_size: got none, expected the height and width"),
+        ("net", {"image_size": None}, "image_size: got none, and a module .* expected --image-size HEIGHTxWIDTH"),
         ("net", {"image_size": (2, 2)}, r"the network takes no rows of \[2, 2, 3\] \(RuntimeError: .*--image-size"),
-        ("net", {"mean": (0.5,)}, "mean: got 1 numbers, expected 3, one for each channel"),
+        ("net", {"mean": (0.5, 0.5)}, "mean: got 2 numbers, expected 3, one for each channel"),
+        ("broken", {}, "embedding: got NaN or infinity for an image of noise, expected numbers"),
         ("net", {"std": (0.5, 0.0, 0.5)}, "std: got 0, expected more than 0"),
         ("net", {"embedding": "features"}, "embedding: got 'features', expected one of auto, cls, mean, pooled"),
         ("net", {"embedding": "mean"}, "embedding: got mean, but the network gives one vector"),
@@ -85,6 +92,7 @@ def test_how_images_become_rows_is_the_user_s_choice() -> None:
         ("places", {"embedding": "cls"}, "embedding: got cls, but the network has no class token"),
         ("batch_norm_of_the_batch", {}, "the network depends on the batch: a row's embedding is .*BatchNorm"),
         ("deviation_of_the_batch", {}, "the network depends on the batch"),
+        ("dropout", {}, r"answer changes from call to call: .* call F.dropout\(x, training=self.training\)"),
         ("halves", {}, "embedding: got numbers of type float16 of the network, expected float32"),
         ("scripted", {}, "got a scripted module of .*, expected the one that it was made of"),
         ("ends", {}, r"failed \(no network here\)"),

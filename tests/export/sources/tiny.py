@@ -25,6 +25,18 @@ def net() -> nn.Module:
     return Net()
 
 
+def broken() -> nn.Module:
+    network = Net()
+    nn.init.constant_(network.conv.weight, float("nan"))
+    return network
+
+
+def dead() -> nn.Module:
+    network = Net()
+    nn.init.constant_(network.conv.bias, -1000.0)
+    return network
+
+
 def places() -> nn.Module:
     return Net(pooled=False)
 
@@ -126,6 +138,28 @@ class Otherwise(nn.Module):
 
 def deviation_of_the_batch() -> nn.Module:
     return Otherwise(None)
+
+
+class Dropout(Net):
+    """Left on, whatever the mode."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.dropout(super().forward(x), training=True)
+
+
+def dropout() -> nn.Module:
+    return Dropout()
+
+
+class Talking(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        print("forward", list(x.shape))
+        return super().forward(x)
+
+
+def talking() -> nn.Module:
+    print("loading weights")
+    return Talking()
 
 
 def halves() -> nn.Module:

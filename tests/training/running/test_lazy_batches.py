@@ -48,7 +48,7 @@ def test_batches_of_rows_that_are_decoded_are_those_of_memory(photos: Path, monk
 
 
 def test_a_run_on_a_large_set_is_that_in_memory(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    weights, results = [], []
+    held, weights, results = load_data(f"folder:{photos}", image_size=8), [], []
     for name, bound in (("held", 2**30), ("lazy", 1000)):
         monkeypatch.setattr(decoding, "IN_MEMORY_BYTES", bound)
         options = Options(
@@ -57,7 +57,8 @@ def test_a_run_on_a_large_set_is_that_in_memory(photos: Path, tmp_path: Path, mo
         folder = run_training("vae", VaeConfig(latent_dim=4, embedding_dim=8, width=4), options)
         run, trained = open_run(folder)
         weights.append(load_model(folder, run).state_dict())
-        results.append((run.data_sha256, trained.test))
+        results.append(trained.test)
+        assert held.has_fingerprint(run.data_sha256)
     assert results[0] == results[1]
     for name, tensor in weights[0].items():
         assert torch.equal(weights[1][name], tensor), name
