@@ -35,7 +35,7 @@ def check(path: str) -> Path:
     """
     folder = Path(path).expanduser()
     if not path or not (folder / TRAIN).is_dir():
-        raise DataError(f"mvtec: got {path!r}, expected a folder with usual images in {TRAIN} (mvtec:PATH)")
+        raise DataError(f"mvtec: got {path!r}, expected a folder with good images in {TRAIN} (mvtec:PATH)")
     return folder
 
 
