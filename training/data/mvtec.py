@@ -31,7 +31,7 @@ def check(path: str) -> Path:
     """The folder.
 
     Raises:
-        DataError: it has no usual images where the layout has them.
+        DataError: it has no in-distribution images where the layout has them.
     """
     folder = Path(path).expanduser()
     if not path or not (folder / TRAIN).is_dir():
