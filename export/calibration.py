@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from export.crossing import num_calibrating
 from latentserve.bundle import Detector
+from latentserve.bundle_parts import Calibration
 from latentserve.conformal import Adjustment, check_delta, num_small_p_values, sha256_of_scores
 from training.data import Data
-from training.data.loading import WITH_A_PLACE
-from training.data.rows import CALIBRATION_SHARE, FEWEST_CALIBRATION_UNITS
+from training.data.shares import Calibration as Calibrating
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Promise:
         adjustment: how conditional p-values are computed: `simes` is tight for small ones, `dkwm` the same everywhere,
             `monte_carlo` nearly tight for all; it is simulated when a server loads the bundle.
         deciding: name of the detector whose p-value decides, known beforehand to be right for such data; default: the
-            sum of all, weighted by what each sees of usual rows that were damaged on purpose.
+            mean of all, weighted by what each sees of usual rows that were damaged on purpose.
     """
 
     alpha: float = 0.05
@@ -47,25 +47,17 @@ def can_score(promise: Promise, num_rows: int) -> bool:
 def calibration_rows(data: Data) -> str:
     """How many there are, and what counts as one."""
     of_groups = "" if data.calibration.units_N is None else " (one of each group, or of each set of equal rows)"
-    return f"{len(data.calibration)} calibration rows{of_groups}"
+    return f"{num_calibrating(data)} calibration rows{of_groups}"
 
 
 def no_scores(promise: Promise, data: Data) -> str:
-    """Why a bundle has none, and of how many images of the user's own it would have some."""
-    fewest = math.ceil(1 / promise.alpha) - 1
-    fewest += not can_score(promise, fewest)  # 1 / alpha is rounded
-    said = f"no scores: {calibration_rows(data)} cannot keep a level of {promise.alpha:g}, which takes {fewest:,}"
-    if data.spec.partition(":")[0] not in WITH_A_PLACE:
-        return said
-    kind = "images" if data.sample_rate_hz is None else "clips"
-    if data.calibration.units_N is None:
-        return f"{said}, a tenth of {math.ceil(fewest / CALIBRATION_SHARE):,} {kind}"
-    share = 1 / 4 if fewest <= FEWEST_CALIBRATION_UNITS else CALIBRATION_SHARE
-    return f"{said}, of {math.ceil(fewest / share):,} groups of {kind} or {kind} that differ"
+    """Why a bundle has none; how many images it takes the loader has said."""
+    fewest = Calibrating(alpha=promise.alpha).needed
+    return f"no scores: {calibration_rows(data)} cannot keep a level of {promise.alpha:g}, which takes {fewest:,}"
 
 
 def calibrate(
-    name: str, method: str, scores_N: NDArray[np.float32], promise: Promise
+    name: str, method: str, scores_N: NDArray[np.float32], promise: Promise, how: Calibration = "split"
 ) -> tuple[Detector, NDArray[np.float32]]:
     """The manifest's entry of a detector and its sorted calibration scores.
 
@@ -76,4 +68,4 @@ def calibrate(
         raise ValueError(f"{name}: {int((~np.isfinite(scores_N)).sum())} calibration scores are not finite")
     ordered = np.sort(scores_N.astype(np.float32))
     sha256 = sha256_of_scores(ordered)
-    return Detector(name, method, len(ordered), sha256, promise.delta, promise.adjustment), ordered
+    return Detector(name, method, len(ordered), sha256, promise.delta, promise.adjustment, calibration=how), ordered

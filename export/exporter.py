@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from export.calibration import Promise, calibrate, calibration_rows, can_score, no_scores
+from export.crossing import crossed, crosses, num_calibrating
 from export.deciding import weighed, why
 from export.detectors import DETECTORS, Scorer, ScorerGraph
 from export.detectors.detector import Arrays
@@ -46,6 +47,7 @@ from export.provenance import from_training, input_of, provenance
 from export.quantise import quantise
 from export.report import bundle_report
 from export.streaming import Embedding, to_fit_on, unfinished
+from export.unusual import say_unusual
 from export.versions import next_version
 from latentserve import bundle, records
 from latentserve.bundle import Manifest, Parity, Precision
@@ -116,7 +118,7 @@ def check_deciding(promise: Promise) -> None:
 
 def check_promise(promise: Promise, data: Data) -> None:
     """Raises ExportError if there are too few rows for the level that the user chose; says so of the default one."""
-    num_rows = len(data.calibration)
+    num_rows = num_calibrating(data)
     if can_score(promise, num_rows):
         return
     if promise.alpha != Promise.alpha:
@@ -141,6 +143,7 @@ def _write_bundle(
     draft = _with_graphs(Draft(folder, replace(training, data=data), choices))
     _say("detectors and calibration")
     train = embedding.run(draft.runner, data.train, "training")
+    say_unusual(data.train, {INPUT: data.train.values, **train}, data.spec)
     draft, calibration = _with_scorer(draft, train, chosen, embedding)
     runner = draft.runner
     _say("parity")
@@ -189,12 +192,14 @@ def _with_scorer(
         The draft, and the calibration scores of the deciding detector; None if there are too few rows for any.
     """
     data, promise = draft.training.data, draft.choices.promise
-    if not can_score(promise, len(data.calibration)):
+    if not can_score(promise, num_calibrating(data)):
         return draft, None
     tensors: Arrays = {INPUT: data.train.values, **train}
     if (patches := patches_of(draft.runner, data.train.values)) is not None:
         tensors[PATCHES] = patches
-    scorer = Scorer.fit(draft.training.model, tensors, data.train.units_N, chosen, partial(_damaged, draft, embedding))
+    model, units_N, embed = draft.training.model, data.train.units_N, partial(_damaged, draft, embedding)
+    found = crossed(model, tensors, units_N, embed) if crosses(data) else None
+    scorer = found.scorer if found else Scorer.fit(model, tensors, units_N, chosen, embed)
     if promise.deciding is not None:
         scorer = scorer.deciding(promise.deciding)
     else:
@@ -202,9 +207,12 @@ def _with_scorer(
     example = {name: torch.from_numpy(np.asarray(tensors[name][:EXAMPLE_ROWS])) for name in scorer.inputs}
     graph = export_graph(ScorerGraph(scorer), example, scorer.outputs, draft.folder / "scorer.onnx")
     draft = replace(draft, graphs={**draft.graphs, "scorer": graph}, scorer=scorer)
-    calibration = embedding.run(draft.runner, data.calibration, "calibration")
+    if found:
+        calibration = {"scores": found.scores_of(scorer), "embedding": train["embedding"][found.rows]}
+    else:
+        calibration = embedding.run(draft.runner, data.calibration, "calibration")
     columns = [
-        calibrate(name, method, calibration["scores"][:, column], promise)
+        calibrate(name, method, calibration["scores"][:, column], promise, "cross" if found else "split")
         for column, (name, method) in enumerate(zip(scorer.names, scorer.methods, strict=True))
     ]
     _write_calibration(draft.folder, {detector.name: ordered for detector, ordered in columns}, calibration)

@@ -20,7 +20,8 @@ from export.versions import next_version
 from latentserve import bundle, records
 from latentserve.inputs import ImageInput
 from training.data import Data
-from training.data.loading import check_spec
+from training.data.loading import check_calibration, check_spec, is_own
+from training.data.shares import Calibration
 from training.options import check_new_folder
 from training.preprocessing import floats_from_rows
 
@@ -40,6 +41,7 @@ class Order:
         seed: draws the splits.
         group_by: rows of the data that no split may part.
         licence: file with the text of the encoder's licence.
+        calibration: what calibrates.
     """
 
     source: str
@@ -49,6 +51,7 @@ class Order:
     seed: int = 0
     group_by: str | None = None
     licence: Path | None = None
+    calibration: Calibration = Calibration(crosses=True)  # noqa: RUF009 (frozen)
 
 
 def import_encoder(order: Order, options: SourceOptions, choices: Choices) -> Path:
@@ -63,6 +66,7 @@ def import_encoder(order: Order, options: SourceOptions, choices: Choices) -> Pa
     check_source(order.source)
     check_deciding(choices.promise)
     check_spec(order.data, group_by=order.group_by)
+    check_calibration(order.calibration, order.data)
     name = default_name(order.source) if order.name is None else order.name
     bundle.check_name(name)
     check_new_folder("to", order.repository / name)
@@ -100,6 +104,7 @@ def _record(order: Order, network: Network, licence: str | None, options: Source
         seed=order.seed,
         group_by=order.group_by,
         options=given,
+        calibration=order.calibration if is_own(order.data) else None,
         versions=network.versions,
     )
 

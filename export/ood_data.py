@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from training.data import AudioShape, Data, DataError, load_data
 from training.data.lazy import changed_rows, held, is_lazy, rows_within
-from training.data.loading import WITHOUT, check_spec
+from training.data.loading import WITHOUT, check_spec, has_faulty
 from training.data.origin import DataOrigin
-from training.data.rows import Values
+from training.data.rows import Rows, Values
 from training.data.subset import Subset
 from training.evaluation.ood_sets import CONTROL, IMAGES, SOUNDS, known_sets, ood_rows, saved_as
 from training.evaluation.other_data import every_row_in_shape_of, in_channels, in_shape, in_shape_of
@@ -34,7 +34,8 @@ OTHERS = "others"
 AGAINST = (
     f"sets made of the test rows: of images {', '.join(IMAGES)}, of sounds {', '.join(SOUNDS)} (default: all of them,"
     f" and the control {CONTROL}); {OTHERS}, what a model of a part such as mnist[label=0] never saw; your own"
-    " rows, all of them: of images folder:PATH or wds:PATTERN, of sounds audio:PATH; or, for images, other data:"
+    " rows, all of them: of images folder:PATH, wds:PATTERN, csv:FILE or the faulty ones of mvtec:PATH, of sounds"
+    " audio:PATH; or, for images, other data:"
     f" {', '.join(name for name in WITHOUT if name != 'fsdd')}"
 )
 """Help of the option."""
@@ -59,9 +60,13 @@ class Sample:
             rows: to draw from.
             most: to take where no number was asked for; None: all.
         """
+        return self.taken(Rows(rows), most).values
+
+    def taken(self, rows: Rows, most: int | None = None) -> Rows:
+        """The same with what is known of each row."""
         num = self.num_rows or most
-        some = np.sort(np.random.default_rng(self.seed).permutation(len(rows))[:num])
-        return held(rows[some], MADE_OF_BYTES)
+        some = rows.take(np.sort(np.random.default_rng(self.seed).permutation(len(rows))[:num]))
+        return replace(some, values=held(some.values, MADE_OF_BYTES))
 
     def made_of(self, rows: Values) -> Values:
         """Test rows that sets are made of, which lie in memory."""
@@ -98,11 +103,23 @@ def ood_set(name: str, origin: DataOrigin, id_rows: Values, sample: Sample) -> V
         subset = Subset.parse(origin.data)
         assert subset is not None  # or `check_set` would have rejected it
         return sample.of(subset.others(whole_of(subset, origin)).values, MOST_ROWS)
+    if (own := own_set(name, origin, sample)) is not None:
+        return own.values
     if name == origin.data:
         return id_rows  # the rest was trained on
-    if (own := every_row_in_shape_of(origin, name)) is not None:
-        return sample.of(own.values)
     return sample.of(in_shape_of(origin, name).test.values, MOST_ROWS)
+
+
+def own_set(name: str, origin: DataOrigin, sample: Sample) -> Rows | None:
+    """Rows of the user's own, with their names and kinds; None of other sets.
+
+    Of the data that the model was made of only what is marked as faulty: the faulty rows of MVTec's layout, those of a
+    list that have a mask.
+    """
+    if name == origin.data and not has_faulty(name):
+        return None
+    own = every_row_in_shape_of(origin, name)
+    return None if own is None else sample.taken(own)
 
 
 def whole_of(subset: Subset, origin: DataOrigin) -> Data:
@@ -114,10 +131,13 @@ def whole_of(subset: Subset, origin: DataOrigin) -> Data:
             subset.base,
             seed=origin.seed,
             group_by=origin.group_by,
+            calibration=origin.calibration,
             sample_rate_hz=shape.sample_rate_hz if named else None,
             num_samples=shape.num_samples,
         )
-    whole = load_data(subset.base, **in_shape(shape), seed=origin.seed, group_by=origin.group_by)
+    whole = load_data(
+        subset.base, **in_shape(shape), seed=origin.seed, group_by=origin.group_by, calibration=origin.calibration
+    )
     return in_channels(whole, shape.channels)
 
 

@@ -10,6 +10,7 @@ from latentserve import records
 from latentserve.bundle import Provenance
 from latentserve.inputs import AudioInput, ImageInput
 from training.data import AudioShape, Data, DataError, ImageShape, load_data
+from training.data.shares import Calibration
 from training.evaluation.other_data import in_channels, in_shape
 from training.running.loop import Trained
 from training.running.run import Run, RunError
@@ -48,6 +49,7 @@ class Imported:
         data_sha256: fingerprint of the training rows.
         options: of the import, as far as they were given.
         versions: of the libraries that the encoder came from.
+        calibration: what calibrates. Imports that are older than it have none.
         method: tells it from a training.
     """
 
@@ -61,6 +63,7 @@ class Imported:
     data_sha256: str = ""
     options: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    calibration: Calibration | None = None
     method: Literal["import"] = IMPORT
 
     @property
@@ -93,7 +96,7 @@ class Imported:
             kind = "images" if spec is None else "sounds"
             takes = "images" if isinstance(wanted, ImageShape) else "sounds"
             raise DataError(f"data: got {self.data}, which are {kind}, expected {takes}, which the encoder takes")
-        data = load_data(self.data, seed=self.seed, **self.sizes)
+        data = load_data(self.data, seed=self.seed, **self.sizes, calibration=self.calibration)
         got = data.shape
         if isinstance(got, AudioShape) and got != wanted:
             raise DataError(f"data: got {self.data} with {got}, expected {wanted}")

@@ -3,6 +3,7 @@
     from latentserve import Client
 
 * `client`   Client and AsyncClient: numpy arrays, files or bytes in, numpy arrays out
+* `maps`     where images are out of distribution (a picture of it, `overlay`, needs Pillow)
 * `streaming` an endless stream of items in, scores out as they come (`Client.score_stream`)
 * `bundle`   the manifest that export writes and service reads
 * `errors`   the tree of errors, and the gRPC code of each
@@ -21,8 +22,8 @@ Nothing here imports `service`, `training` or `export`.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from latentserve.calls import Analysis as Analysis
-    from latentserve.calls import Scores as Scores
+    from latentserve.answers import Analysis as Analysis
+    from latentserve.answers import Scores as Scores
     from latentserve.client import AsyncClient as AsyncClient
     from latentserve.client import Client as Client
     from latentserve.errors import LatentserveError as LatentserveError
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["Analysis", "AsyncClient", "Client", "LatentserveError", "Scores", "__version__"]
 _PLACES = {
-    **dict.fromkeys(("Analysis", "Scores"), "latentserve.calls"),
+    **dict.fromkeys(("Analysis", "Scores"), "latentserve.answers"),
     **dict.fromkeys(("AsyncClient", "Client"), "latentserve.client"),
     "LatentserveError": "latentserve.errors",
 }

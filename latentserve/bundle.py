@@ -43,7 +43,7 @@ from latentserve.inputs import ANOMALY_MAP, INPUT, AudioInput, ImageInput, Tenso
 
 SCHEMA_VERSION = 4
 """2: detectors have delta and adjustment, manifests a precision. 3: images have a rule to resize by. 4: detectors
-have a power and a weight, and there may be a map."""
+have a power and a weight and say how they were calibrated, and there may be a map."""
 MANIFEST = "bundle.json"
 CALIBRATION = "calibration.npz"
 GOLDEN = "golden.npz"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from latentserve.conformal import Adjustment, adjustments, check_delta
 from latentserve.inputs import TensorSpec
+
+Calibration = Literal["split", "cross"]
 
 
 @dataclass(frozen=True)
@@ -25,12 +27,15 @@ class Detector:
     Attributes:
         name: unique in the bundle; names its array in calibration.npz.
         method: how the score is computed, for human readers.
-        num_calibration_rows: rows that neither training nor the detector saw.
+        num_calibration_rows: rows that neither training nor the detector saw; of `cross` each was scored by detectors
+            that were fitted without it.
         calibration_sha256: of the sorted calibration scores.
         delta: largest probability, over calibration sets, that the conditional guarantee does not hold.
         adjustment: how conditional p-values follow from marginal ones: see `latentserve.conformal`.
         power: AUROC against usual rows that were damaged on purpose; None: not measured.
         weight: of its score in the weighted sum of all; 0 where it has none.
+        calibration: `split`: by rows that were set aside, which flags at most alpha on average whatever the data;
+            `cross`: by all rows, each scored without its fold, where that is measured and not proved (docs/adr/0026).
     """
 
     name: str
@@ -41,6 +46,7 @@ class Detector:
     adjustment: Adjustment = "simes"
     power: float | None = None
     weight: float = 0.0
+    calibration: Calibration = "split"
 
     def __post_init__(self) -> None:
         check_delta(self.delta, self.adjustment)

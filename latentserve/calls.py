@@ -14,9 +14,12 @@ from typing import Any, Generic, Literal, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from latentserve.answers import Analysis as Analysis
+from latentserve.answers import Scores as Scores
 from latentserve.conformal import rejected
 from latentserve.errors import InvalidInput, Unavailable
 from latentserve.items import Cut, Items, Part, cut, cut_latents
+from latentserve.maps import AnomalyMaps, joined
 from latentserve.tensors import from_tensor
 from latentserve.v1 import embedding_pb2 as pb
 
@@ -25,6 +28,7 @@ OUTPUTS = {
     "latent": pb.OUTPUT_LATENT,
     "reconstruction": pb.OUTPUT_RECONSTRUCTION,
     "score": pb.OUTPUT_SCORE,
+    "anomaly_map": pb.OUTPUT_ANOMALY_MAP,
 }
 
 Priority = Literal["low", "normal", "high"]
@@ -70,48 +74,6 @@ class Call(Generic[R]):
         return map(self.ask, self.cut.parts)
 
 
-@dataclass(frozen=True)
-class Scores:
-    """Out-of-distribution answers for n rows.
-
-    Attributes:
-        detectors: names of the K detectors.
-        scores: float32 [n, K], larger is more out-of-distribution.
-        detector_p_values: float32 [n, K], of every detector.
-        p_values: float64 [n], of the deciding detector.
-        flagged: bool [n], p_values <= alpha, or what the false discovery rate allows over all n rows.
-        alpha: level of the decision.
-        deciding_detector: name of the detector that decides.
-    """
-
-    detectors: tuple[str, ...]
-    scores: NDArray[np.float32]
-    detector_p_values: NDArray[np.float32]
-    p_values: NDArray[np.float64]
-    flagged: NDArray[np.bool_]
-    alpha: float
-    deciding_detector: str
-
-
-@dataclass(frozen=True)
-class Analysis:
-    """The outputs requested of `analyze`; the others are None.
-
-    Attributes:
-        model: the version that answered.
-        embeddings: float32 [n, D].
-        latents: float32 [n, L].
-        reconstructions: float32 [n, height, width, channels], 0 to 1.
-        scores: out-of-distribution answers.
-    """
-
-    model: pb.ModelVersion
-    embeddings: NDArray[np.float32] | None = None
-    latents: NDArray[np.float32] | None = None
-    reconstructions: NDArray[np.float32] | None = None
-    scores: Scores | None = None
-
-
 def with_priority(request: Any, priority: Priority) -> Any:
     """Sets the priority of a request and returns it; requests that carry no rows have no priority.
 
@@ -138,19 +100,20 @@ def reconstruct(items: Items, model: str, version: int) -> Call[NDArray[np.float
 
 
 def score(
-    items: Items, alpha: float | None, guarantee: Guarantee, decision: Decision, model: str, version: int
+    items: Items | Cut,
+    alpha: float | None,
+    guarantee: Guarantee,
+    decision: Decision,
+    model: str,
+    version: int,
+    maps: bool = False,
 ) -> Call[Scores]:
-    """Out-of-distribution answers."""
-    return score_of(cut(items), alpha, guarantee, decision, model, version)
-
-
-def score_of(
-    given: Cut, alpha: float | None, guarantee: Guarantee, decision: Decision, model: str, version: int
-) -> Call[Scores]:
-    """As `score`, for items that are already split."""
+    """Out-of-distribution answers; the items may be split already."""
+    if not isinstance(maps, (bool, np.bool_)):
+        raise InvalidInput.at("maps", got=repr(maps), expected="True or False")
     asked = _asked(alpha, guarantee, decision)
-    ask = partial(_ask, pb.ScoreRequest, model=_selector(model, version), **asked)
-    return Call("Score", given, ask, _scores)
+    ask = partial(_ask, pb.ScoreRequest, model=_selector(model, version), maps=bool(maps), **asked)
+    return Call("Score", items if isinstance(items, Cut) else cut(items), ask, _scores)
 
 
 def analyze(
@@ -243,7 +206,14 @@ def _analysis(responses: list[pb.AnalyzeResponse]) -> Analysis:
         latents=rows("latents"),
         reconstructions=rows("reconstructions"),
         scores=_scores(responses) if scored else None,
+        anomaly_maps=_maps(responses),
     )
+
+
+def _maps(responses: Sequence[pb.AnalyzeResponse | pb.ScoreResponse]) -> AnomalyMaps | None:
+    if not responses[0].HasField("anomaly_maps"):
+        return None
+    return joined([response.anomaly_maps for response in responses])
 
 
 def _scores(responses: Sequence[pb.AnalyzeResponse | pb.ScoreResponse]) -> Scores:
@@ -261,6 +231,7 @@ def _scores(responses: Sequence[pb.AnalyzeResponse | pb.ScoreResponse]) -> Score
         flagged=flagged,
         alpha=parts[0].alpha,
         deciding_detector=parts[0].deciding_detector,
+        anomaly_maps=_maps(responses),
     )
 
 

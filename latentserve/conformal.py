@@ -66,6 +66,21 @@ def p_values(
     return np.asarray((1.0 + at_least_N) / (num + 1.0), np.float64)
 
 
+def smallest_flagged(
+    sorted_calibration: NDArray[np.float32], alpha: float, possible: NDArray[np.float64] | None = None
+) -> float:
+    """The smallest float32 whose p-value is at most alpha: just above the k-th largest calibration score.
+
+    Args:
+        sorted_calibration: [n], ascending, finite.
+        alpha: at least the smallest possible p-value.
+        possible: p-values [n] that the calibration can give but for 1, ascending; default: marginal ones.
+    """
+    num = len(sorted_calibration)
+    k = int(at_most(np.arange(1, num + 1) / (num + 1) if possible is None else possible, alpha).sum())
+    return float(np.nextafter(sorted_calibration[num - k], np.float32(np.inf)))
+
+
 def at_most(p_values_N: NDArray[np.float64] | float, level: NDArray[np.float64] | float) -> NDArray[np.bool_]:
     """Whether p <= level [N], where equal numbers may differ in their last bits: in floats 1 - 0.9 is below 0.1.
 

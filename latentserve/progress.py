@@ -14,6 +14,9 @@ from latentserve.items import Part
 
 R = TypeVar("R")
 
+REQUESTS_IN_FLIGHT = 4
+"""Requests of one call in flight at once: the server batches one while the next travels."""
+
 
 class Progress(Generic[R]):
     """The requests in flight and the responses so far. Responses come in the order of the requests.

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from PIL import Image
 
-from latentserve.inputs import Halves, ImageInput, Resize
+from latentserve.inputs import ImageInput, Resize
+from latentserve.placing import center_crop, fitted, shorter_side_and_starts
 
 __all__ = ["center_crop", "resized"]
 
@@ -27,20 +28,27 @@ FINER = 2
 levels from that of the whole image (`tests/latentserve/test_resizing.py`)."""
 
 
-def resized(image: Image.Image, given: ImageInput) -> Image.Image:
-    """The image in the height and width of the model's, in its own mode."""
+def resized(image: Image.Image, given: ImageInput, resample: Image.Resampling | None = None) -> Image.Image:
+    """The image in the height and width of the model's, in its own mode.
+
+    Args:
+        image: of any size.
+        given: the model's, with its rule.
+        resample: another filter than the rule's: masks are no pictures, and take the nearest pixel.
+    """
     size, resize = (given.width, given.height), given.resize
+    resample = FILTERS[resize.filter] if resample is None else resample
     if resize.how == "crop" and resize.shorter_side is not None:
-        return _shorter_side_then_crop(image, size, resize.shorter_side, resize)
+        return _shorter_side_then_crop(image, size, resize, resample)
     if image.size == size:
         return image
     if resize.how == "crop" or image.width * given.height == image.height * given.width:
         # of the model's own shape every rule is this one, to the last bit
         box = center_crop(*image.size, given.height, given.width)
-        return image.resize(size, FILTERS[resize.filter], box=box)
+        return image.resize(size, resample, box=box)
     if resize.how == "fit":
-        return _whole_on_black(image, size, FILTERS[resize.filter])
-    return image.resize(size, FILTERS[resize.filter])
+        return _whole_on_black(image, size, resample)
+    return image.resize(size, resample)
 
 
 def scaled_down(image: Image.Image, given: ImageInput, turned: bool) -> None:
@@ -65,24 +73,15 @@ def scaled_down(image: Image.Image, given: ImageInput, turned: bool) -> None:
             return
 
 
-def center_crop(got_width: int, got_height: int, height: int, width: int) -> tuple[float, float, float, float]:
-    """The largest centred box (left, upper, right, lower) of aspect ratio width / height."""
-    scale = min(got_width / width, got_height / height)
-    left = max(0.0, (got_width - width * scale) / 2)  # rounded below 0 it would be no box for Pillow
-    upper = max(0.0, (got_height - height * scale) / 2)
-    return left, upper, left + width * scale, upper + height * scale
-
-
 def _shorter_side_then_crop(
-    image: Image.Image, size: tuple[int, int], shorter_side: int, resize: Resize
+    image: Image.Image, size: tuple[int, int], resize: Resize, resample: Image.Resampling
 ) -> Image.Image:
     """As torchvision's Resize(shorter_side) and CenterCrop(size), which pads with black, to the last bit."""
-    shorter, resample = min(image.size), FILTERS[resize.filter]
-    whole = tuple(shorter_side if one == shorter else int(shorter_side * one / shorter) for one in image.size)
-    starts = [_start(*pair, resize.halves) for pair in zip(whole, size, strict=True)]
+    assert resize.shorter_side is not None  # or the rule would be another
+    whole, starts = shorter_side_and_starts(image.size, size, resize.shorter_side, resize.halves)
     box = (starts[0], starts[1], starts[0] + size[0], starts[1] + size[1])
-    if max(image.size) <= LONGEST * shorter:
-        return image.resize((whole[0], whole[1]), resample).crop(box)
+    if max(image.size) <= LONGEST * min(image.size):
+        return image.resize(whole, resample).crop(box)
     seen = (max(box[0], 0), max(box[1], 0), min(box[2], whole[0]), min(box[3], whole[1]))
     across, down = image.width / whole[0], image.height / whole[1]
     right, lower = min(seen[2] * across, image.width), min(seen[3] * down, image.height)
@@ -91,21 +90,9 @@ def _shorter_side_then_crop(
     return _on_black(part, size, (seen[0] - box[0], seen[1] - box[1]))
 
 
-def _start(got: int, wanted: int, halves: Halves) -> int:
-    """Where the box begins in an image of `got` pixels; negative where that is too small and black goes before it."""
-    if got < wanted:
-        return -((wanted - got) // 2)
-    return round((got - wanted) / 2) if halves == "even" else (got - wanted) // 2
-
-
 def _whole_on_black(image: Image.Image, size: tuple[int, int], resample: Image.Resampling) -> Image.Image:
     """As Pillow's ImageOps.pad, of which one side of a very long image is 0."""
-    (width, height), (got_width, got_height) = size, image.size
-    if got_width * height >= width * got_height:  # wider than the model's, or as wide
-        inside = (width, max(1, round(got_height / got_width * width)))
-    else:
-        inside = (max(1, round(got_width / got_height * height)), height)
-    place = round((width - inside[0]) * 0.5), round((height - inside[1]) * 0.5)
+    inside, place = fitted(image.size, size)
     return _on_black(image.resize(inside, resample), size, place)
 
 

@@ -58,6 +58,7 @@ class ScoreOptions:
     model: str
     version: int
     priority: Priority
+    maps: bool = False
 
     def requests_of(self, item: Item, number: int = 0) -> Sent:
         """The requests of the number-th item of the stream; the result of one that cannot be sent is its error."""
@@ -65,7 +66,7 @@ class ScoreOptions:
             given = cut_one(item, f"items[{number}]")
             parts = list(given.parts)
             cut = Cut(iter(parts), given.total)
-            call = calls.score_of(cut, self.alpha, self.guarantee, "per_row", self.model, self.version)
+            call = calls.score(cut, self.alpha, self.guarantee, "per_row", self.model, self.version, self.maps)
             requests = [calls.with_priority(request, self.priority) for request in call.requests]
         except LatentserveError as error:
             wrong = error

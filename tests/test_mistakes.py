@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -23,6 +24,7 @@ from PIL import Image
 from benchmarks.processes.served import ServedProcess
 from latentserve.cli.main import main
 from tests.export.sources import files
+from tests.mapped import with_map
 from training.running.run_folder import held
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -191,6 +193,11 @@ def too_few_to_calibrate(scene: Scene) -> str:
     return imported(scene, network, "--image-size", "24", "--alpha", "0.01", data="folder:few")
 
 
+def missing_in_list(scene: Scene) -> str:
+    Path("list.csv").write_text("path\ndigit.jpg\n")
+    return scene.said("train", "vae", "--data", "csv:list.csv")
+
+
 def no_transformers(scene: Scene) -> str:
     Path("dinov2").mkdir()
     for name in ("config.json", "model.safetensors"):
@@ -232,9 +239,13 @@ MISTAKES: dict[str, Callable[[Scene], str]] = {
     "A network with two inputs": two_inputs,
     "A network for images of any size": any_size,
     "Too few images to calibrate": too_few_to_calibrate,
+    "A folder that is no MVTec folder": lambda scene: scene.said("train", "vae", "--data", "mvtec:empty"),
+    "A list that names a missing file": missing_in_list,
+    "A share that cannot calibrate": lambda scene: scene.said("train", "vae", "--calibration-share", "1.5"),
     "A library of the source is missing": no_transformers,
 }
 OF_SOUND = "Wrong sample rate"
+OF_NO_MAP = "A map of a model that has none"
 
 
 @pytest.fixture(autouse=True)
@@ -274,5 +285,17 @@ def test_a_clip_of_another_rate(tones: Path, tmp_path: Path, capsys: pytest.Capt
         assert Scene(server, capsys).told("embed", "clip.wav") == sections()[OF_SOUND]
 
 
+def test_a_map_where_there_is_none(
+    bundle_folder: Path, digits: NDArray[np.uint8], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("digits-plain", "digits-vae"):
+        folder = tmp_path / "models" / name / "1"
+        shutil.copytree(bundle_folder, folder)
+        with_map(folder, digits[:50], name, has_map=name == "digits-vae")
+    with ServedProcess(tmp_path / "models", tmp_path / "log") as server:
+        scene = Scene(server, capsys)
+        assert scene.told("score", "digit.png", "--model", "digits-plain", "--maps") == sections()[OF_NO_MAP]
+
+
 def test_the_page_has_no_other_mistakes() -> None:
-    assert list(sections()) == [*MISTAKES, OF_SOUND]
+    assert list(sections()) == [*MISTAKES, OF_SOUND, OF_NO_MAP]

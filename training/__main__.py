@@ -19,7 +19,8 @@ from latentserve import records
 from latentserve.inputs import Resize
 from latentserve.spelling import as_typed
 from training.data import ImageShape, load_data
-from training.data.loading import check_spec
+from training.data.loading import check_calibration, check_spec, is_own
+from training.data.shares import Calibration
 from training.methods import METHODS
 from training.options import Dataclass, check_options, in_words, is_out_of_memory, nearest, say_any_name
 from training.running.given import check_teacher, given_by, start
@@ -39,7 +40,8 @@ class Options:
     """Says what to train on, and where the run goes.
 
     Attributes:
-        data: digits, mnist, cifar10, shapes, folder:PATH, wds:PATTERN (WebDataset shards), fsdd or audio:PATH.
+        data: digits, mnist, cifar10, shapes, folder:PATH, wds:PATTERN (WebDataset shards), mvtec:PATH (its train/good),
+            csv:FILE (columns path, label, mask, split), fsdd or audio:PATH.
         image_size: pixels of height and width, or HEIGHTxWIDTH; default: the data set's own (folder, wds: 64).
         resize: what becomes of images of another shape: crop (the border is never seen), fit (the whole of it on black)
             or stretch (the whole of it); default: of folder and wds stretch, else crop.
@@ -48,6 +50,9 @@ class Options:
         group_by: rows that belong together and must not be parted between training and calibration: folder,
             name:REGEX (what its groups match in the file's name), exif:SECONDS (bursts) or near (nearly equal images).
             folder:PATH takes all of them, wds name and near, audio folder and name. Equal rows are never parted.
+        calibration_share: share of your own rows that calibrates; default: 0.1, or as many as a level of 5 % needs (19)
+            where that is too few, up to a half.
+        calibration_data: rows that calibrate in place of any of these, as folder:PATH; twins of others are left out.
         run: folder of the run; default: runs/<method>-<data>-seed<seed>, and -smoke.
         resume: go on with a run that was interrupted; options that are not given again are as they were.
         smoke: two epochs on 512 rows, to see that everything works.
@@ -59,6 +64,8 @@ class Options:
     sample_rate_hz: int | None = None
     num_samples: int | None = None
     group_by: str | None = None
+    calibration_share: float | None = None
+    calibration_data: str | None = None
     run: Path | None = None
     resume: bool = False
     smoke: bool = False
@@ -123,6 +130,8 @@ def parse(name: str, arguments: list[str], found: Found | None = None) -> tuple[
         run = found.run
         sizes = run.sizes
         how = sizes.pop("resize").how if "resize" in sizes else None
+        asked = run.calibration or Calibration()
+        sizes |= {"calibration_share": asked.share, "calibration_data": asked.data}
         options = Options(run.data, **sizes, resize=how, run=found.folder, resume=True, loop=run.loop)
         config = run.read_config()
     command = make_dataclass("Command", [("options", Options, options), ("method", type(config), config)], frozen=True)
@@ -157,9 +166,11 @@ def run_training(name: str, config: Dataclass, options: Options) -> Path:
         check_options(one)
     check_spec(options.data, group_by=options.group_by)
     check_folder(folder, options.resume)
+    calibration = _calibration(options, folder)
+    check_calibration(calibration, options.data)
     given = given_by(config)
     sizes = (options.image_size, loop.seed, options.sample_rate_hz, options.num_samples)
-    data = load_data(options.data, *sizes, options.group_by, _rule(options, folder))
+    data = load_data(options.data, *sizes, options.group_by, _rule(options, folder), calibration)
     num_rows = find(folder).run.num_train_rows if options.resume else SMOKE_ROWS if options.smoke else len(data.train)
     data = replace(data, train=data.train.take(slice(0, num_rows)))
     run = Run(
@@ -173,6 +184,7 @@ def run_training(name: str, config: Dataclass, options: Options) -> Path:
         config=records.to_json(config),
         group_by=options.group_by,
         given=given,
+        calibration=calibration,
     )
     torch.manual_seed(loop.seed)
     module = run.build()
@@ -191,6 +203,14 @@ def _rule(options: Options, folder: Path) -> Resize | str | None:
     if options.resume and isinstance(shape := find(folder).run.shape, ImageShape):
         return shape.resize if options.resize in (None, shape.resize.how) else options.resize
     return options.resize
+
+
+def _calibration(options: Options, folder: Path) -> Calibration | None:
+    """What calibrates: of a run that is older than the choice, and goes on unasked, a tenth as before."""
+    asked = Calibration(options.calibration_share, data=options.calibration_data)
+    if options.resume and asked == Calibration():
+        return find(folder).run.calibration
+    return asked if is_own(options.data) or asked != Calibration() else None
 
 
 def quiet_lightning() -> None:

@@ -20,7 +20,7 @@ from latentserve.records import printable
 LARGEST_SEED = 2**32 - 1
 """What scikit-learn and Lightning take; times a million for the epochs it fits torch's 64 bits."""
 LARGEST_INTEGER = LARGEST_SEED
-NAMES_OF_DATA = ("data", "transfer", "against")
+NAMES_OF_DATA = ("data", "transfer", "against", "calibration_data")
 """Options that may name a file or a folder, whose bytes need be no text."""
 
 

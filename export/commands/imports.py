@@ -18,6 +18,7 @@ from export.sources import SourceOptions
 from latentserve import records
 from latentserve.bundle import Precision
 from latentserve.spelling import as_typed
+from training.data.shares import Calibration
 from training.options import check_options, check_seed, in_words
 
 
@@ -28,12 +29,15 @@ class Options:
     Attributes:
         source: timm:NAME[=CHECKPOINT], torchvision:NAME=CHECKPOINT, hf:FOLDER as save_pretrained writes it,
             python:package.module:factory that returns a torch module, or onnx:FILE.
-        data: data set whose rows detectors are fitted on and calibrated with: folder:PATH, wds:PATTERN, audio:PATH,
-            or another that training takes.
+        data: data set whose rows detectors are fitted on and calibrated with: folder:PATH, wds:PATTERN, mvtec:PATH,
+            csv:FILE, audio:PATH, or another that training takes.
         to: the model repository; the bundle goes to <to>/<name>/<version>.
         name: name of the model; default: that of the network, or of its file or folder.
         licence: text file with the encoder's licence; default: what the source says.
         group_by: rows of the data that no split may part, as for training.
+        calibration_share: share of your own rows that calibrates; default: 0.1, and where that is too few for alpha all
+            rows calibrate crosswise, which an encoder allows that saw none of them.
+        calibration_data: rows that calibrate in place of any of these, as folder:PATH; twins of others are left out.
         seed: draws the splits.
         report: how much of the evaluation report goes into the bundle: `full` takes minutes and has every baseline;
             `none` leaves evaluation.json and report.html out.
@@ -49,6 +53,8 @@ class Options:
     encoder: Annotated[SourceOptions, tyro.conf.arg(name="")] = field(default_factory=SourceOptions)
     licence: Path | None = None
     group_by: str | None = None
+    calibration_share: float | None = None
+    calibration_data: str | None = None
     seed: int = 0
     report: ReportSize = "quick"
     precision: Precision = "float32"
@@ -63,7 +69,14 @@ def main(arguments: list[str]) -> int:
         check_options(options)
         check_seed(options.seed)
         order = Order(
-            options.source, options.data, options.to, options.name, options.seed, options.group_by, options.licence
+            options.source,
+            options.data,
+            options.to,
+            options.name,
+            options.seed,
+            options.group_by,
+            options.licence,
+            Calibration(options.calibration_share, options.promise.alpha, options.calibration_data, crosses=True),
         )
         choices = Choices(options.report, options.precision, options.promise, options.device)
         with contextlib.redirect_stdout(sys.stderr):  # what a user's own code prints is not the path that is asked for

@@ -29,6 +29,8 @@ class Options:
     Attributes:
         bundle: folder of the bundle, <repository>/<name>/<version>.
         against: see `AGAINST`.
+        masks: folder of masks of your own images, each with the stem of its image (or the stem and _mask): how well the
+            anomaly map finds the pixels at fault; mvtec:PATH and csv:FILE bring theirs.
         rows: rows of each set, at most; default: 5,000 of the test rows and of public sets, and all of your own rows.
         seed: seeds what is random in the sets.
         json: file for the figures; none is written by default.
@@ -37,6 +39,7 @@ class Options:
 
     bundle: Annotated[Path, tyro.conf.Positional]
     against: Annotated[tuple[str, ...], tyro.conf.arg(help=AGAINST)] = ()
+    masks: Path | None = None
     rows: int | None = None
     seed: int = 0
     json: Path | None = None
@@ -57,7 +60,7 @@ def main(arguments: list[str]) -> int:
         check_options(options)
         check_new_file("json", options.json)
         check_new_file("html", options.html)
-        found, scores = examine(options.bundle, options.against, options.rows, options.seed)
+        found, scores = examine(options.bundle, options.against, options.rows, options.seed, options.masks)
     except (BundleError, ValueError, OSError, MemoryError) as error:
         print(f"error: {in_words(error)}", file=sys.stderr)
         return 1

@@ -91,7 +91,11 @@ def _like(whole: Data, reference: Side, other: Side, spec: str) -> Data:
             return replace(whole, train=train, test=test, resize=shape.resize)
         return replace(whole, train=train, test=test, sample_rate_hz=shape.sample_rate_hz)
     if spec == reference.origin.data:
-        sizes = {**other.origin.sizes, "group_by": reference.origin.group_by}
+        sizes = {
+            **other.origin.sizes,
+            "group_by": reference.origin.group_by,
+            "calibration": reference.origin.calibration,
+        }
         found = load_data(spec, seed=reference.origin.seed, **sizes)
     else:
         found = in_shape_of(other.origin, spec, reference.origin.seed)

@@ -73,7 +73,7 @@ def damage(rows: Values, seed: int = 0, kinds: dict[str, Damage] | None = None) 
     Raises:
         ValueError: neither images nor sounds, or fewer than two.
     """
-    if (rows.dtype, rows.ndim) not in ((np.uint8, 4), (np.int16, 2)):
+    if (str(rows.dtype), rows.ndim) not in (("uint8", 4), ("int16", 2)):
         raise ValueError(f"rows: got {rows.dtype} {list(rows.shape)}, expected uint8 [N, H, W, C] or int16 [N, T]")
     if len(rows) < 2:
         raise ValueError(f"rows: got {len(rows)}, expected 2 or more: a part of one may be put into another")

@@ -1,6 +1,6 @@
 """Several detectors as one: their scores become p-values against reference rows, and these are combined.
 
-    weighted: sum_k weight_k -log p_k    Cauchy: asinh of mean_k tan(pi (1/2 - p_k))    Bonferroni: max_k -log p_k
+    weighted: log sum_k weight_k / sqrt(p_k)   Cauchy: asinh of mean_k tan(pi (1/2 - p_k))   Bonferroni: max_k -log p_k
 
 Weights are what detectors see of usual rows that were damaged on purpose (`export.detectors.power`); where that was not
 measured there is no such column. None has to be a p-value itself: the column is calibrated like any other, which makes
@@ -10,8 +10,10 @@ stays one. Where reference rows are nearer to each other than scores are known, 
 drawn out towards lower scores until it is as flat as it must be. A score beyond all goes on as an exponential tail
 would, so that OOD rows keep their order.
 
-Sources: Liu and Xie, Cauchy combination test, J. American Statistical Association 115 (2020) 393; exponential tails of
-excesses: Pickands, Annals of Statistics 3 (1975) 119.
+Sources: Vovk and Wang, Combining p-values via averaging, Biometrika 107 (2020) 791 (means of powers of p: between the
+product, which counts all detectors, and the smallest, which counts one); Liu and Xie, Cauchy combination test, J.
+American Statistical Association 115 (2020) 393; exponential tails of excesses: Pickands, Annals of Statistics 3 (1975)
+119.
 
 Shape legend: B rows, K detectors, M reference rows, Q knots, the reference rows that are kept.
 """
@@ -48,7 +50,7 @@ CAUCHY = "cauchy"
 CAUCHY_METHOD = "Cauchy combination of the p-values of the other detectors, calibrated anew"
 WEIGHTED = "weighted"
 WEIGHTED_METHOD = (
-    "sum of -log p of the other detectors, weighted by what each sees of usual rows that were damaged on purpose,"
+    "mean of 1 / sqrt(p) of the other detectors, weighted by what each sees of usual rows that were damaged on purpose,"
     " calibrated anew"
 )
 COLUMNS = ((WEIGHTED, WEIGHTED_METHOD), (CAUCHY, CAUCHY_METHOD), (BONFERRONI, BONFERRONI_METHOD))
@@ -57,7 +59,7 @@ FUSED = tuple(name for name, _ in COLUMNS)
 
 
 class Fusion(nn.Module):
-    """scores [B, K] -> weighted sum if there are weights, Cauchy and Bonferroni: [B, 3] or [B, 2]."""
+    """scores [B, K] -> weighted mean if there are weights, Cauchy and Bonferroni: [B, 3] or [B, 2]."""
 
     weights_K: Tensor | None
     knot_QK: Tensor
@@ -77,7 +79,7 @@ class Fusion(nn.Module):
         Args:
             reference_MK: the scores.
             resolution_K: how well each detector's are known; default: as well as sums of numbers of size 1.
-            weights_K: of the detectors; default: there is no weighted sum.
+            weights_K: of the detectors; default: there is no weighted mean.
 
         Raises:
             ValueError: a score is not finite.
@@ -119,7 +121,7 @@ class Fusion(nn.Module):
         cauchy_B = mean_B.sign() * (mean_B.abs() + (mean_B.square() + 1).sqrt()).log()
         columns = [cauchy_B, surprise_BK.amax(dim=1)]
         if self.weights_K is not None:
-            columns.insert(0, (surprise_BK * self.weights_K).sum(dim=1))
+            columns.insert(0, (self.weights_K * (surprise_BK / 2).exp()).sum(dim=1).log())
         return torch.stack(columns, dim=1).float()
 
     def surprise(self, scores_BK: Tensor) -> Tensor:

@@ -5,9 +5,12 @@ sees. Which one sees cannot be asked of real faults: a choice among scores that 
 about these faults. It is asked of reference rows, damaged in many ways (`export.damage`): the power of a detector is
 the area under the ROC curve (AUROC) of its score, of damaged against undamaged reference rows; chance is one half.
 
-    weight = max(0, power - 1/2 - standard error of chance)^2, all of them 1 together
+    weight = mean over kinds of max(0, AUROC of that kind - 1/2 - its standard error by chance)^4, all together 1
 
-Shape legend: N damaged rows, M reference rows, K detectors.
+Kinds are many, and a detector sees some: a mean AUROC would be that of the easiest. What sees one kind as nobody else
+does keeps a weight; what sees nothing has none.
+
+Shape legend: N damaged rows, M reference rows, K detectors, D kinds of damage.
 """
 
 from __future__ import annotations
@@ -33,6 +36,8 @@ DAMAGED_ROWS = 500
 """At most: an AUROC of so many is known to 0.02."""
 MOST_TIMES = 8
 """That one reference row is damaged, where there are few."""
+EXPONENT = 4
+"""Of 2, 3 and 4, by kind or of all kinds together: docs/adr/0025."""
 FEWEST_REFERENCE_ROWS = 10
 """With fewer any detector may seem to see: chance alone reaches 0.6."""
 
@@ -42,33 +47,56 @@ class Power:
     """What detectors see.
 
     Attributes:
-        auroc_K: of damaged against undamaged reference rows.
+        auroc_K: of all damaged rows against the undamaged reference rows.
+        auroc_DK: of the rows of each kind.
         num_usual: of the undamaged.
-        num_damaged: of the others.
+        num_damaged_D: of each kind.
     """
 
     auroc_K: NDArray[np.float64]
+    auroc_DK: NDArray[np.float64]
     num_usual: int
-    num_damaged: int
+    num_damaged_D: NDArray[np.int64]
+
+    @property
+    def num_damaged(self) -> int:
+        """Of all kinds."""
+        return int(self.num_damaged_D.sum())
 
     @property
     def weights(self) -> NDArray[np.float64]:
         """They add up to 1; all are 0 if no detector sees more than chance would."""
-        chance = math.sqrt((self.num_usual + self.num_damaged + 1) / (12 * self.num_usual * self.num_damaged))
-        weights_K: NDArray[np.float64] = np.square(np.maximum(0, self.auroc_K - 0.5 - chance))
-        return weights_K / weights_K.sum() if weights_K.any() else weights_K
+        chance_D1 = _chance(self.num_usual, self.num_damaged_D)[:, None]
+        seen_DK = np.maximum(0, self.auroc_DK - 0.5 - chance_D1)
+        weights_K: NDArray[np.float64] = (seen_DK**EXPONENT).mean(axis=0)
+        # of many kinds one is bound to be above chance, by chance
+        sees = (self.auroc_K > 0.5 + 2 * _chance(self.num_usual, np.array(self.num_damaged))).any()
+        return weights_K / weights_K.sum() if sees and weights_K.any() else np.zeros_like(weights_K)
 
 
-def power_of(usual_MK: NDArray[Any], damaged_NK: NDArray[Any]) -> Power:
-    """The AUROC of each column; ties count half."""
+def power_of(usual_MK: NDArray[Any], damaged_NK: NDArray[Any], kinds_N: NDArray[Any]) -> Power:
+    """Of each column; kinds of the damaged rows by name or number."""
+    kinds, of_kind_N = np.unique(kinds_N, return_inverse=True)
+    by_kind = [_auroc(usual_MK, damaged_NK[of_kind_N == kind]) for kind in range(len(kinds))]
+    return Power(_auroc(usual_MK, damaged_NK), np.stack(by_kind), len(usual_MK), np.bincount(of_kind_N))
+
+
+def _auroc(usual_MK: NDArray[Any], damaged_NK: NDArray[Any]) -> NDArray[np.float64]:
+    """Ties count half."""
     num_usual, num_damaged = len(usual_MK), len(damaged_NK)
     ranks_K = stats.rankdata(np.concatenate([usual_MK, damaged_NK]), axis=0)[num_usual:].sum(axis=0)
-    auroc_K = (ranks_K - num_damaged * (num_damaged + 1) / 2) / (num_usual * num_damaged)
-    return Power(auroc_K, num_usual, num_damaged)
+    auroc_K: NDArray[np.float64] = (ranks_K - num_damaged * (num_damaged + 1) / 2) / (num_usual * num_damaged)
+    return auroc_K
 
 
-def damaged_rows(reference: Arrays, embed: Embed) -> Arrays | None:
-    """Reference rows, damaged and embedded; None where there are too few, or damage does nothing to them.
+def _chance(num_usual: int, num_damaged: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Standard error of the AUROC of a score that sees nothing."""
+    chance: NDArray[np.float64] = np.sqrt((num_usual + num_damaged + 1) / (12 * num_usual * num_damaged))
+    return chance
+
+
+def damaged_rows(reference: Arrays, embed: Embed) -> tuple[Arrays, NDArray[np.str_]] | None:
+    """Reference rows, damaged and embedded, and the kind of each; None where they are too few or damage does nothing.
 
     Args:
         reference: rows that no detector was fitted on.
@@ -79,6 +107,7 @@ def damaged_rows(reference: Arrays, embed: Embed) -> Arrays | None:
         return None
     values = np.asarray(values[: min(DAMAGED_ROWS, rows_within(values, HELD_BYTES))])
     times = min(MOST_TIMES, math.ceil(DAMAGED_ROWS / len(values)))
-    parts = [damage(values, seed).values for seed in range(times)]
-    rows = np.concatenate(parts)[:DAMAGED_ROWS]
-    return {INPUT: rows, **embed(rows)} if len(rows) else None
+    parts = [damage(values, seed) for seed in range(times)]
+    rows = np.concatenate([part.values for part in parts])[:DAMAGED_ROWS]
+    kinds_N = np.concatenate([part.kinds_N for part in parts])[:DAMAGED_ROWS]
+    return ({INPUT: rows, **embed(rows)}, kinds_N) if len(rows) else None

@@ -70,7 +70,7 @@ class Scorer(nn.Module):
 
     Attributes:
         inputs: names of the tensors.
-        names: of the columns. The first decides: the weighted sum of all where there are several and it is known what
+        names: of the columns. The first decides: the weighted mean of all where there are several and it is known what
             they see, else their Cauchy combination, unless `deciding` made another the first.
         methods: how each is computed, for people.
         map_detector: name of the one whose map is shown, or empty.
@@ -124,6 +124,7 @@ class Scorer(nn.Module):
         units_N: Units | None = None,
         chosen: Drawn | None = None,
         embed: Embed | None = None,
+        power: Power | None = None,
     ) -> Self:
         """Every detector that the model's tensors allow, fitted on training rows; the fusion on others of them.
 
@@ -134,6 +135,7 @@ class Scorer(nn.Module):
             chosen: rows of `train`, if they were drawn from more than these; `units_N` then says nothing.
             embed: what the exported graphs return for rows; with it the fusion is weighted by what detectors see of
                 damaged rows.
+            power: what detectors see, if another fit has told; `embed` then is not asked.
         """
         if units_N is None and INPUT in train and chosen is None:
             units_N = equal_rows(train[INPUT])
@@ -146,15 +148,16 @@ class Scorer(nn.Module):
         single = cls(detectors, None).eval()
         if len(detectors) == 1:
             return single
-        return single._fused({name: array[reference] for name, array in train.items()}, embed)
+        return single._fused({name: array[reference] for name, array in train.items()}, embed, power)
 
-    def _fused(self, reference: Arrays, embed: Embed | None) -> Self:
+    def _fused(self, reference: Arrays, embed: Embed | None, power: Power | None) -> Self:
         """Adds fusion and plateaus, which are fitted on the scores of reference rows."""
         scores_MK, moved_MK = self.scores(reference), self._moved(reference)
         plateaus = Plateaus.fit(scores_MK, moved_MK)
         if plateaus is not None:
             scores_MK = plateaus(torch.from_numpy(scores_MK)).numpy()
-        power = None if embed is None else self._power(reference, scores_MK, plateaus, embed)
+        if power is None and embed is not None:
+            power = self._power(reference, scores_MK, plateaus, embed)
         weights_K = power.weights if power is not None and power.weights.any() else None
         fusion = Fusion(scores_MK, resolution(scores_MK, moved_MK), weights_K)
         fused_MF = fusion(torch.from_numpy(scores_MK)).numpy()
@@ -172,10 +175,11 @@ class Scorer(nn.Module):
         damaged = damaged_rows(reference, embed)
         if damaged is None:
             return None
-        damaged_NK = self.scores(damaged)
+        tensors, kinds_N = damaged
+        damaged_NK = self.scores(tensors)
         if plateaus is not None:
             damaged_NK = plateaus(torch.from_numpy(damaged_NK)).numpy()
-        return power_of(scores_MK, damaged_NK)
+        return power_of(scores_MK, damaged_NK, kinds_N)
 
     def _with_most_power(self) -> str:
         """The name of the place detector that sees most, or of the first; empty if there is none."""

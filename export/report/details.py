@@ -14,7 +14,7 @@ from export.origin import Imported, Origin
 from export.report.alarms import band
 from export.report.confusion import neighbours
 from export.report.pictures import picture, strip
-from latentserve.bundle import Manifest
+from latentserve.bundle import Detector, Manifest
 from latentserve.conformal import at_most
 from training.data import Data
 from training.evaluation.page import Section
@@ -140,7 +140,7 @@ def _scores(manifest: Manifest, measured: Measured) -> list[Section]:
     levels = np.arange(1, 100) / 100
     alarms = Section(
         "False alarms",
-        f"Scores are calibrated on {num} rows that neither training nor the detector saw. At the default alpha"
+        f"Scores are calibrated on {num} rows {_how(detector)}. At the default alpha"
         f" {manifest.default_alpha:g}, {flagged:.2%} of the test rows are flagged; the smallest possible p-value is"
         f" {detector.smallest_p_value:.2g}. The band holds the share of in-distribution rows flagged for 95 % of"
         " calibration sets of this size.",
@@ -156,7 +156,7 @@ def _deciding(manifest: Manifest) -> list[Section]:
     note = (
         f"{manifest.detectors[0].name} decides. Power is the area under the ROC curve (AUROC) of a detector's score, of"
         " usual training rows that were damaged on purpose (pieces moved, scars, spots, noise, another colour or form)"
-        " against such rows as they were; 0.5 is chance. Weight is its share in the weighted sum. No real fault and no"
+        " against such rows as they were; 0.5 is chance. Weight is its share in the weighted mean. No real fault and no"
         " out-of-distribution row was looked at."
     )
     rows = tuple(
@@ -169,6 +169,12 @@ def _deciding(manifest: Manifest) -> list[Section]:
         for one in manifest.detectors
     )
     return [Section("Which detector decides", note, ("detector", "power", "weight", "score"), rows)]
+
+
+def _how(detector: Detector) -> str:
+    if detector.calibration == "split":
+        return "that neither training nor the detector saw"
+    return "that detectors were fitted on, too, each scored by a fit without its fold (cross-conformal)"
 
 
 def _parity(manifest: Manifest) -> Section:

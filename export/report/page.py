@@ -12,6 +12,7 @@ from export.report.confusion import confusion
 from export.report.details import details
 from export.report.flagged import flagged
 from export.report.learning import learning
+from export.report.overlaid import overlaid
 from export.report.speed import paces, speed
 from export.report.summary import summary
 from latentserve.bundle import Manifest
@@ -38,7 +39,7 @@ def bundle_report(
     sections = [
         summary(manifest, whole, alarms),
         learning(training, measured, runner, encoder),
-        flagged(manifest, data, measured, alarms),
+        flagged(manifest, data, measured, alarms, overlaid(manifest, folder, runner, data.test.values)),
         confusion(manifest, data, measured),
         speed(manifest, folder, paces(runner, encoder, data.test.values)),
     ]

@@ -74,6 +74,13 @@ def with_decision(made: argparse.ArgumentParser) -> None:
     made.add_argument("--decision", choices=get_args(Decision), default="per_row", help="default: per_row")
 
 
+def with_maps(made: argparse.ArgumentParser) -> None:
+    """Where items are out of distribution."""
+    made.add_argument("--maps", action="store_true", help="tell the regions of each item, too")
+    made.add_argument("--overlays", type=Path, metavar="FOLDER", help="write a PNG of each flagged item with its map")
+    made.add_argument("--overlay-every", action="store_true", help="of each item, flagged or not")
+
+
 def client(options: argparse.Namespace) -> Client:
     """The client that the options ask for.
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from latentserve.calls import Scores
 from latentserve.cli import arguments
 from latentserve.cli.meter import Meter
+from latentserve.cli.overlays import Overlays
 from latentserve.cli.sinks import Record, sink
 from latentserve.cli.sources import Source, sources
 from latentserve.errors import InvalidInput, LatentserveError, Overloaded
@@ -56,9 +57,13 @@ def score(given: Sequence[str]) -> int:
     made = arguments.parser("score", "Out-of-distribution p-values, and what is flagged at a level.")
     arguments.with_items(made, "file for the scores: .csv or .jsonl")
     arguments.with_decision(made)
+    arguments.with_maps(made)
     made.add_argument("--exit-code", action="store_true", help=f"exit with {FLAGGED} if anything is flagged")
     options = made.parse_args(given)
-    columns = ("item", "p_value", "flagged", "score", "error")
+    if options.overlay_every and options.overlays is None:
+        raise InvalidInput("overlay-every: got it alone, expected --overlays FOLDER beside it")
+    overlays = Overlays(options.overlays, options.overlay_every) if options.maps or options.overlays else None
+    columns = ("item", "p_value", "flagged", "score", *(("regions",) if overlays else ()), "error")
     items, total = sources(options.inputs)
     chunk = CHUNK
     if options.decision == "false_discovery_rate":
@@ -72,11 +77,12 @@ def score(given: Sequence[str]) -> int:
             version=options.version,
             guarantee=options.guarantee,
             decision=options.decision,
+            maps=overlays is not None,
         )
         with Meter(total) as meter:
             for source, number, found in _each(items, call, chunk):
                 failed += isinstance(found, LatentserveError)
-                record = _scored(source, number, found)
+                record = _scored(source, number, found, overlays)
                 flagged += record.get("flagged") is True
                 out.write(record, None)
                 meter.count()
@@ -94,14 +100,17 @@ def models(given: Sequence[str]) -> int:
     for model in listed.models:
         spec = model.input
         outputs = ", ".join(output.name for output in model.outputs)
-        made = f"{model.method} of {model.source}, calibrated" if model.source else model.method
-        print(f"{model.name} version {model.version}: {made} on {model.data}, {model.execution_provider}")
+        how = f"{model.method} of {model.source}, calibrated" if model.source else model.method
+        print(f"{model.name} version {model.version}: {how} on {model.data}, {model.execution_provider}")
         print(f"  input {list(spec.shape)}, outputs {outputs}")
         if model.resize:
             print(f"  of a file {model.resize}")
         for detector in model.detectors[:1]:
-            calibrated = f"{detector.num_calibration_rows:,} calibration rows"
+            crosswise = ", crosswise" if detector.calibration == "cross" else ""
+            calibrated = f"{detector.num_calibration_rows:,} calibration rows{crosswise}"
             print(f"  flags at alpha {model.default_alpha:g} by {detector.name}, {calibrated}")
+        if model.map_detector:
+            print(f"  maps by {model.map_detector}")
     return WELL
 
 
@@ -154,7 +163,7 @@ def _patiently(call: Callable[[list[Any]], Any], items: list[Any]) -> Any:
     return call(items)
 
 
-def _scored(source: Source, number: int, found: Scores | LatentserveError) -> Record:
+def _scored(source: Source, number: int, found: Scores | LatentserveError, overlays: Overlays | None) -> Record:
     if isinstance(found, LatentserveError):
         return {"item": source.name, "p_value": None, "flagged": None, "score": None, "error": str(found)}
     at = found.detectors.index(found.deciding_detector)
@@ -163,5 +172,6 @@ def _scored(source: Source, number: int, found: Scores | LatentserveError) -> Re
         "p_value": float(found.p_values[number]),
         "flagged": bool(found.flagged[number]),
         "score": float(found.scores[number, at]),
+        **({} if overlays is None else {"regions": overlays.add(source, number, found)}),
         "error": None,
     }

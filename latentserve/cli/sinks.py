@@ -168,7 +168,7 @@ class Pictures:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._names: set[str] = set()
+        self._names = FileNames()
 
     def __enter__(self) -> Self:
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -188,9 +188,19 @@ class Pictures:
         except ImportError as error:
             raise Unsupported("out: pictures need Pillow: pip install pillow, or name a .npy file") from error
         pixels = np.rint(np.clip(row, 0, 1) * 255).astype(np.uint8)
-        Image.fromarray(pixels[:, :, 0] if row.shape[2] == 1 else pixels).save(self._path(str(record["item"])))
+        Image.fromarray(pixels[:, :, 0] if row.shape[2] == 1 else pixels).save(
+            self._folder / f"{self._names.of(str(record['item']))}.png"
+        )
 
-    def _path(self, name: str) -> Path:
+
+class FileNames:
+    """Names of files after items, with a number where two would have one name."""
+
+    def __init__(self) -> None:
+        self._names: set[str] = set()
+
+    def of(self, name: str) -> str:
+        """The name of an item's file, without ending."""
         found = _ROW.fullmatch(Path(name).name)
         assert found is not None  # it matches everything
         stem = Path(found[1]).stem + (f"-{found[2]}" if found[2] else "")
@@ -199,7 +209,7 @@ class Pictures:
         while one in self._names:
             one = f"{stem}-{next(numbers)}"
         self._names.add(one)
-        return self._folder / f"{one}.png"
+        return one
 
 
 def sink(out: Path | None, form: str | None, columns: tuple[str, ...], tensor: str = "", force: bool = False) -> Sink:

@@ -40,6 +40,7 @@ class Output(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     OUTPUT_LATENT: _ClassVar[Output]
     OUTPUT_RECONSTRUCTION: _ClassVar[Output]
     OUTPUT_SCORE: _ClassVar[Output]
+    OUTPUT_ANOMALY_MAP: _ClassVar[Output]
 
 class Modality(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -65,6 +66,7 @@ OUTPUT_EMBEDDING: Output
 OUTPUT_LATENT: Output
 OUTPUT_RECONSTRUCTION: Output
 OUTPUT_SCORE: Output
+OUTPUT_ANOMALY_MAP: Output
 MODALITY_UNSPECIFIED: Modality
 MODALITY_IMAGE: Modality
 MODALITY_AUDIO: Modality
@@ -148,28 +150,32 @@ class ReconstructResponse(_message.Message):
     def __init__(self, model: _Optional[_Union[ModelVersion, _Mapping]] = ..., reconstructions: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...
 
 class ScoreRequest(_message.Message):
-    __slots__ = ("model", "input", "alpha", "priority", "guarantee", "decision")
+    __slots__ = ("model", "input", "alpha", "priority", "guarantee", "decision", "maps")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     INPUT_FIELD_NUMBER: _ClassVar[int]
     ALPHA_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     GUARANTEE_FIELD_NUMBER: _ClassVar[int]
     DECISION_FIELD_NUMBER: _ClassVar[int]
+    MAPS_FIELD_NUMBER: _ClassVar[int]
     model: ModelSelector
     input: Input
     alpha: float
     priority: Priority
     guarantee: Guarantee
     decision: Decision
-    def __init__(self, model: _Optional[_Union[ModelSelector, _Mapping]] = ..., input: _Optional[_Union[Input, _Mapping]] = ..., alpha: _Optional[float] = ..., priority: _Optional[_Union[Priority, str]] = ..., guarantee: _Optional[_Union[Guarantee, str]] = ..., decision: _Optional[_Union[Decision, str]] = ...) -> None: ...
+    maps: bool
+    def __init__(self, model: _Optional[_Union[ModelSelector, _Mapping]] = ..., input: _Optional[_Union[Input, _Mapping]] = ..., alpha: _Optional[float] = ..., priority: _Optional[_Union[Priority, str]] = ..., guarantee: _Optional[_Union[Guarantee, str]] = ..., decision: _Optional[_Union[Decision, str]] = ..., maps: bool = ...) -> None: ...
 
 class ScoreResponse(_message.Message):
-    __slots__ = ("model", "out_of_distribution")
+    __slots__ = ("model", "out_of_distribution", "anomaly_maps")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     OUT_OF_DISTRIBUTION_FIELD_NUMBER: _ClassVar[int]
+    ANOMALY_MAPS_FIELD_NUMBER: _ClassVar[int]
     model: ModelVersion
     out_of_distribution: OutOfDistribution
-    def __init__(self, model: _Optional[_Union[ModelVersion, _Mapping]] = ..., out_of_distribution: _Optional[_Union[OutOfDistribution, _Mapping]] = ...) -> None: ...
+    anomaly_maps: AnomalyMaps
+    def __init__(self, model: _Optional[_Union[ModelVersion, _Mapping]] = ..., out_of_distribution: _Optional[_Union[OutOfDistribution, _Mapping]] = ..., anomaly_maps: _Optional[_Union[AnomalyMaps, _Mapping]] = ...) -> None: ...
 
 class ScoreStreamRequest(_message.Message):
     __slots__ = ("id", "request")
@@ -215,6 +221,46 @@ class OutOfDistribution(_message.Message):
     decision: Decision
     def __init__(self, detectors: _Optional[_Iterable[str]] = ..., scores: _Optional[_Union[Tensor, _Mapping]] = ..., p_values: _Optional[_Iterable[float]] = ..., flagged: _Optional[_Iterable[bool]] = ..., alpha: _Optional[float] = ..., deciding_detector: _Optional[str] = ..., detector_p_values: _Optional[_Union[Tensor, _Mapping]] = ..., guarantee: _Optional[_Union[Guarantee, str]] = ..., decision: _Optional[_Union[Decision, str]] = ...) -> None: ...
 
+class AnomalyMaps(_message.Message):
+    __slots__ = ("detector", "maps", "p_values", "alpha", "threshold", "guarantee", "regions", "image")
+    DETECTOR_FIELD_NUMBER: _ClassVar[int]
+    MAPS_FIELD_NUMBER: _ClassVar[int]
+    P_VALUES_FIELD_NUMBER: _ClassVar[int]
+    ALPHA_FIELD_NUMBER: _ClassVar[int]
+    THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    GUARANTEE_FIELD_NUMBER: _ClassVar[int]
+    REGIONS_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
+    detector: str
+    maps: Tensor
+    p_values: Tensor
+    alpha: float
+    threshold: float
+    guarantee: Guarantee
+    regions: _containers.RepeatedCompositeFieldContainer[Region]
+    image: ImageFormat
+    def __init__(self, detector: _Optional[str] = ..., maps: _Optional[_Union[Tensor, _Mapping]] = ..., p_values: _Optional[_Union[Tensor, _Mapping]] = ..., alpha: _Optional[float] = ..., threshold: _Optional[float] = ..., guarantee: _Optional[_Union[Guarantee, str]] = ..., regions: _Optional[_Iterable[_Union[Region, _Mapping]]] = ..., image: _Optional[_Union[ImageFormat, _Mapping]] = ...) -> None: ...
+
+class Region(_message.Message):
+    __slots__ = ("row", "y", "x", "height", "width", "area", "peak", "p_value")
+    ROW_FIELD_NUMBER: _ClassVar[int]
+    Y_FIELD_NUMBER: _ClassVar[int]
+    X_FIELD_NUMBER: _ClassVar[int]
+    HEIGHT_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    AREA_FIELD_NUMBER: _ClassVar[int]
+    PEAK_FIELD_NUMBER: _ClassVar[int]
+    P_VALUE_FIELD_NUMBER: _ClassVar[int]
+    row: int
+    y: int
+    x: int
+    height: int
+    width: int
+    area: float
+    peak: float
+    p_value: float
+    def __init__(self, row: _Optional[int] = ..., y: _Optional[int] = ..., x: _Optional[int] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., area: _Optional[float] = ..., peak: _Optional[float] = ..., p_value: _Optional[float] = ...) -> None: ...
+
 class AnalyzeRequest(_message.Message):
     __slots__ = ("model", "input", "outputs", "alpha", "priority", "guarantee", "decision")
     MODEL_FIELD_NUMBER: _ClassVar[int]
@@ -234,18 +280,20 @@ class AnalyzeRequest(_message.Message):
     def __init__(self, model: _Optional[_Union[ModelSelector, _Mapping]] = ..., input: _Optional[_Union[Input, _Mapping]] = ..., outputs: _Optional[_Iterable[_Union[Output, str]]] = ..., alpha: _Optional[float] = ..., priority: _Optional[_Union[Priority, str]] = ..., guarantee: _Optional[_Union[Guarantee, str]] = ..., decision: _Optional[_Union[Decision, str]] = ...) -> None: ...
 
 class AnalyzeResponse(_message.Message):
-    __slots__ = ("model", "embeddings", "latents", "reconstructions", "out_of_distribution")
+    __slots__ = ("model", "embeddings", "latents", "reconstructions", "out_of_distribution", "anomaly_maps")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     EMBEDDINGS_FIELD_NUMBER: _ClassVar[int]
     LATENTS_FIELD_NUMBER: _ClassVar[int]
     RECONSTRUCTIONS_FIELD_NUMBER: _ClassVar[int]
     OUT_OF_DISTRIBUTION_FIELD_NUMBER: _ClassVar[int]
+    ANOMALY_MAPS_FIELD_NUMBER: _ClassVar[int]
     model: ModelVersion
     embeddings: Tensor
     latents: Tensor
     reconstructions: Tensor
     out_of_distribution: OutOfDistribution
-    def __init__(self, model: _Optional[_Union[ModelVersion, _Mapping]] = ..., embeddings: _Optional[_Union[Tensor, _Mapping]] = ..., latents: _Optional[_Union[Tensor, _Mapping]] = ..., reconstructions: _Optional[_Union[Tensor, _Mapping]] = ..., out_of_distribution: _Optional[_Union[OutOfDistribution, _Mapping]] = ...) -> None: ...
+    anomaly_maps: AnomalyMaps
+    def __init__(self, model: _Optional[_Union[ModelVersion, _Mapping]] = ..., embeddings: _Optional[_Union[Tensor, _Mapping]] = ..., latents: _Optional[_Union[Tensor, _Mapping]] = ..., reconstructions: _Optional[_Union[Tensor, _Mapping]] = ..., out_of_distribution: _Optional[_Union[OutOfDistribution, _Mapping]] = ..., anomaly_maps: _Optional[_Union[AnomalyMaps, _Mapping]] = ...) -> None: ...
 
 class DecodeRequest(_message.Message):
     __slots__ = ("model", "latents", "priority")
@@ -309,6 +357,20 @@ class AudioFormat(_message.Message):
     num_samples: int
     def __init__(self, sample_rate_hz: _Optional[int] = ..., num_samples: _Optional[int] = ...) -> None: ...
 
+class ImageFormat(_message.Message):
+    __slots__ = ("height", "width", "how", "shorter_side", "halves")
+    HEIGHT_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    HOW_FIELD_NUMBER: _ClassVar[int]
+    SHORTER_SIDE_FIELD_NUMBER: _ClassVar[int]
+    HALVES_FIELD_NUMBER: _ClassVar[int]
+    height: int
+    width: int
+    how: str
+    shorter_side: int
+    halves: str
+    def __init__(self, height: _Optional[int] = ..., width: _Optional[int] = ..., how: _Optional[str] = ..., shorter_side: _Optional[int] = ..., halves: _Optional[str] = ...) -> None: ...
+
 class TensorSpec(_message.Message):
     __slots__ = ("name", "dtype", "shape")
     NAME_FIELD_NUMBER: _ClassVar[int]
@@ -320,7 +382,7 @@ class TensorSpec(_message.Message):
     def __init__(self, name: _Optional[str] = ..., dtype: _Optional[_Union[DataType, str]] = ..., shape: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Detector(_message.Message):
-    __slots__ = ("name", "num_calibration_rows", "smallest_p_value", "smallest_conditional_p_value", "delta", "calibration_sha256", "method")
+    __slots__ = ("name", "num_calibration_rows", "smallest_p_value", "smallest_conditional_p_value", "delta", "calibration_sha256", "method", "calibration")
     NAME_FIELD_NUMBER: _ClassVar[int]
     NUM_CALIBRATION_ROWS_FIELD_NUMBER: _ClassVar[int]
     SMALLEST_P_VALUE_FIELD_NUMBER: _ClassVar[int]
@@ -328,6 +390,7 @@ class Detector(_message.Message):
     DELTA_FIELD_NUMBER: _ClassVar[int]
     CALIBRATION_SHA256_FIELD_NUMBER: _ClassVar[int]
     METHOD_FIELD_NUMBER: _ClassVar[int]
+    CALIBRATION_FIELD_NUMBER: _ClassVar[int]
     name: str
     num_calibration_rows: int
     smallest_p_value: float
@@ -335,7 +398,8 @@ class Detector(_message.Message):
     delta: float
     calibration_sha256: str
     method: str
-    def __init__(self, name: _Optional[str] = ..., num_calibration_rows: _Optional[int] = ..., smallest_p_value: _Optional[float] = ..., smallest_conditional_p_value: _Optional[float] = ..., delta: _Optional[float] = ..., calibration_sha256: _Optional[str] = ..., method: _Optional[str] = ...) -> None: ...
+    calibration: str
+    def __init__(self, name: _Optional[str] = ..., num_calibration_rows: _Optional[int] = ..., smallest_p_value: _Optional[float] = ..., smallest_conditional_p_value: _Optional[float] = ..., delta: _Optional[float] = ..., calibration_sha256: _Optional[str] = ..., method: _Optional[str] = ..., calibration: _Optional[str] = ...) -> None: ...
 
 class Evaluation(_message.Message):
     __slots__ = ("name", "value", "data")
@@ -348,7 +412,7 @@ class Evaluation(_message.Message):
     def __init__(self, name: _Optional[str] = ..., value: _Optional[float] = ..., data: _Optional[str] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("name", "version", "embedding_space", "modality", "input", "outputs", "detectors", "default_alpha", "execution_provider", "method", "data", "created_at", "evaluations", "audio", "resize", "source")
+    __slots__ = ("name", "version", "embedding_space", "modality", "input", "outputs", "detectors", "default_alpha", "execution_provider", "method", "data", "created_at", "evaluations", "audio", "resize", "source", "image", "map_detector")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     EMBEDDING_SPACE_FIELD_NUMBER: _ClassVar[int]
@@ -365,6 +429,8 @@ class Model(_message.Message):
     AUDIO_FIELD_NUMBER: _ClassVar[int]
     RESIZE_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
+    MAP_DETECTOR_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: int
     embedding_space: str
@@ -381,7 +447,9 @@ class Model(_message.Message):
     audio: AudioFormat
     resize: str
     source: str
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., embedding_space: _Optional[str] = ..., modality: _Optional[_Union[Modality, str]] = ..., input: _Optional[_Union[TensorSpec, _Mapping]] = ..., outputs: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., detectors: _Optional[_Iterable[_Union[Detector, _Mapping]]] = ..., default_alpha: _Optional[float] = ..., execution_provider: _Optional[str] = ..., method: _Optional[str] = ..., data: _Optional[str] = ..., created_at: _Optional[str] = ..., evaluations: _Optional[_Iterable[_Union[Evaluation, _Mapping]]] = ..., audio: _Optional[_Union[AudioFormat, _Mapping]] = ..., resize: _Optional[str] = ..., source: _Optional[str] = ...) -> None: ...
+    image: ImageFormat
+    map_detector: str
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., embedding_space: _Optional[str] = ..., modality: _Optional[_Union[Modality, str]] = ..., input: _Optional[_Union[TensorSpec, _Mapping]] = ..., outputs: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., detectors: _Optional[_Iterable[_Union[Detector, _Mapping]]] = ..., default_alpha: _Optional[float] = ..., execution_provider: _Optional[str] = ..., method: _Optional[str] = ..., data: _Optional[str] = ..., created_at: _Optional[str] = ..., evaluations: _Optional[_Iterable[_Union[Evaluation, _Mapping]]] = ..., audio: _Optional[_Union[AudioFormat, _Mapping]] = ..., resize: _Optional[str] = ..., source: _Optional[str] = ..., image: _Optional[_Union[ImageFormat, _Mapping]] = ..., map_detector: _Optional[str] = ...) -> None: ...
 
 class Limits(_message.Message):
     __slots__ = ("max_rows_per_request", "max_bytes_per_request", "max_bytes_per_item", "max_pixels_per_item", "max_pixels_per_request")

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
 
 from latentserve.errors import InvalidInput
-from latentserve.inputs import AudioInput, ImageInput, TensorSpec
+from latentserve.inputs import ANOMALY_MAP, INPUT, AudioInput, ImageInput, TensorSpec
 from latentserve.records import printable
 from latentserve.tensors import data_type, to_tensor
 from latentserve.v1 import embedding_pb2 as pb
 from service.api.inference import EMBEDDING, RECONSTRUCTION, SCORES, Context, Inference, Outcome
+from service.api.maps import anomaly_maps, bounded, image_format
 from service.models.decisions import DecisionRule, Decisions, Guarantee, ScoreOptions
 from service.models.decoding import Arriving
+from service.models.maps import MapOptions
 from service.models.model import LATENT, ServedModel
 from service.models.repository import Repository
 
@@ -24,6 +26,7 @@ TENSOR_OF_OUTPUT = {
     pb.OUTPUT_LATENT: LATENT,
     pb.OUTPUT_RECONSTRUCTION: RECONSTRUCTION,
     pb.OUTPUT_SCORE: SCORES,
+    pb.OUTPUT_ANOMALY_MAP: ANOMALY_MAP,
 }
 PRIORITIES: dict[int, int] = {
     pb.PRIORITY_UNSPECIFIED: 0,
@@ -65,7 +68,7 @@ class EmbeddingServicer:
         model = self._find(request.model, context)
         running = self._run(model, request, {EMBEDDING}, context)
         del request  # as `Inference.run` says
-        tensors, _ = await running
+        tensors = (await running).tensors
         return pb.EmbedResponse(model=_version(model), embeddings=to_tensor(tensors[EMBEDDING]))
 
     async def reconstruct(self, request: pb.ReconstructRequest, context: Context) -> pb.ReconstructResponse:
@@ -73,26 +76,30 @@ class EmbeddingServicer:
         model = self._find(request.model, context)
         running = self._run(model, request, {RECONSTRUCTION}, context)
         del request
-        tensors, _ = await running
+        tensors = (await running).tensors
         return pb.ReconstructResponse(model=_version(model), reconstructions=to_tensor(tensors[RECONSTRUCTION]))
 
     async def score(self, request: pb.ScoreRequest, context: Context) -> pb.ScoreResponse:
         """See the proto."""
         model = self._find(request.model, context)
-        running = self._run(model, request, {SCORES}, context, _options(model, request))
+        wants = {SCORES, ANOMALY_MAP} if request.maps else {SCORES}
+        running = self._run(model, request, wants, context)
         del request
-        _, decisions = await running
+        _, decisions, maps = await running
         assert decisions is not None
-        return pb.ScoreResponse(model=_version(model), out_of_distribution=_out_of_distribution(model, decisions))
+        return pb.ScoreResponse(
+            model=_version(model),
+            out_of_distribution=_out_of_distribution(model, decisions),
+            anomaly_maps=None if maps is None else anomaly_maps(model, maps),
+        )
 
     async def analyze(self, request: pb.AnalyzeRequest, context: Context) -> pb.AnalyzeResponse:
         """See the proto."""
         model = self._find(request.model, context)
         wants = _wanted(request)
-        options = _options(model, request) if SCORES in wants else None
-        running = self._run(model, request, wants, context, options)
+        running = self._run(model, request, wants, context)
         del request
-        tensors, decisions = await running
+        tensors, decisions, maps = await running
         response = pb.AnalyzeResponse(model=_version(model))
         if EMBEDDING in wants:
             response.embeddings.CopyFrom(to_tensor(tensors[EMBEDDING]))
@@ -102,6 +109,8 @@ class EmbeddingServicer:
             response.reconstructions.CopyFrom(to_tensor(tensors[RECONSTRUCTION]))
         if decisions is not None:
             response.out_of_distribution.CopyFrom(_out_of_distribution(model, decisions))
+        if maps is not None:
+            response.anomaly_maps.CopyFrom(anomaly_maps(model, maps))
         return response
 
     async def decode(self, request: pb.DecodeRequest, context: Context) -> pb.DecodeResponse:
@@ -109,7 +118,7 @@ class EmbeddingServicer:
         model = self._find(request.model, context)
         running = self._run_latents(model, request, context)
         del request
-        tensors, _ = await running
+        tensors = (await running).tensors
         return pb.DecodeResponse(model=_version(model), reconstructions=to_tensor(tensors[RECONSTRUCTION]))
 
     async def get_model(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
@@ -140,11 +149,16 @@ class EmbeddingServicer:
     def _find(self, selector: pb.ModelSelector, context: Context) -> ServedModel:
         return self._inference.find(selector.name, selector.version, context)
 
-    def _run(
-        self, model: ServedModel, request: Any, wants: set[str], context: Context, options: ScoreOptions | None = None
-    ) -> Coroutine[Any, Any, Outcome]:
-        arrive = partial(model.decoder.arriving, request.input, context.size_bytes)
-        return self._inference.run(model, arrive, wants, _priority(request, context), context, options=options)
+    def _run(self, model: ServedModel, request: Any, wants: set[str], context: Context) -> Coroutine[Any, Any, Outcome]:
+        arrive: Callable[[], Arriving] = partial(model.decoder.arriving, request.input, context.size_bytes)
+        map_options = None
+        if ANOMALY_MAP in wants:
+            self._inference.require(model, wants, context)
+            map_options = _map_options(model, request)
+            arrive = bounded(arrive, model, self._max_request_bytes)
+        options = _options(model, request) if SCORES in wants else None
+        priority = _priority(request, context)
+        return self._inference.run(model, arrive, wants, priority, context, INPUT, options, map_options)
 
     def _run_latents(
         self, model: ServedModel, request: pb.DecodeRequest, context: Context
@@ -168,19 +182,26 @@ def _wanted(request: pb.AnalyzeRequest) -> set[str]:
             known = ", ".join(pb.Output.Name(code) for code in TENSOR_OF_OUTPUT)
             raise InvalidInput.at("outputs", got=output, expected=f"among {known}")
     wants = {TENSOR_OF_OUTPUT[output] for output in request.outputs}
-    if SCORES not in wants:
-        for name, _ in request.ListFields():
-            if name.name in ("alpha", "guarantee", "decision"):
-                raise InvalidInput.at(name.name, got=getattr(request, name.name), expected="none without OUTPUT_SCORE")
+    able = {"alpha": {SCORES, ANOMALY_MAP}, "guarantee": {SCORES, ANOMALY_MAP}, "decision": {SCORES}}
+    for field, _ in request.ListFields():
+        if field.name in able and not able[field.name] & wants:
+            expected = "none without OUTPUT_SCORE" + (" or OUTPUT_ANOMALY_MAP" if field.name != "decision" else "")
+            raise InvalidInput.at(field.name, got=getattr(request, field.name), expected=expected)
     return wants
 
 
 def _options(model: ServedModel, request: pb.ScoreRequest | pb.AnalyzeRequest) -> ScoreOptions:
-    return model.policy.options(
-        request.alpha if request.HasField("alpha") else None,
-        _named(GUARANTEES, request.guarantee, "guarantee", pb.Guarantee),
-        _named(DECISIONS, request.decision, "decision", pb.Decision),
-    )
+    return model.policy.options(*_level(request), _named(DECISIONS, request.decision, "decision", pb.Decision))
+
+
+def _map_options(model: ServedModel, request: pb.ScoreRequest | pb.AnalyzeRequest) -> MapOptions:
+    assert model.map_policy is not None  # the model was asked whether it has a map
+    return model.map_policy.options(*_level(request))
+
+
+def _level(request: pb.ScoreRequest | pb.AnalyzeRequest) -> tuple[float | None, Guarantee]:
+    alpha = request.alpha if request.HasField("alpha") else None
+    return alpha, _named(GUARANTEES, request.guarantee, "guarantee", pb.Guarantee)
 
 
 def _named(names: dict[int, T], code: int, field: str, enum: Any) -> T:
@@ -229,6 +250,7 @@ def _describe(model: ServedModel) -> pb.Model:
                 delta=detector.delta,
                 calibration_sha256=detector.calibration_sha256,
                 method=detector.method,
+                calibration=detector.calibration,
             )
             for detector in manifest.detectors
         ],
@@ -244,6 +266,8 @@ def _describe(model: ServedModel) -> pb.Model:
         audio=_audio(manifest.input),
         resize=manifest.input.in_words if isinstance(manifest.input, ImageInput) else "",
         source=printable(model.source),
+        image=image_format(manifest.input),
+        map_detector=manifest.map_detector,
     )
 
 

@@ -65,8 +65,8 @@ class DecisionPolicy:
     def __init__(self, manifest: Manifest, calibration: dict[str, NDArray[np.float32]]) -> None:
         self._manifest = manifest
         self._calibration = calibration
-        # Asked for now, so that the first call need not compute the adjustment.
-        self._smallest = [(one.smallest_p_value, one.smallest_conditional_p_value) for one in manifest.detectors]
+        for one in manifest.detectors:
+            one.smallest_conditional_p_value  # noqa: B018 (kept from now on: the first call need not compute it)
 
     def options(self, alpha: float | None, guarantee: Guarantee, decision: DecisionRule) -> ScoreOptions:
         """Checks what a client asks for, before anything is computed. The bundle's level is the default.
@@ -80,16 +80,8 @@ class DecisionPolicy:
             raise Unsupported(
                 f"model {manifest.name} version {manifest.version} has no calibrated detector: it cannot score"
             )
-        deciding = manifest.detectors[0]
-        smallest = self._smallest[0][guarantee == "conditional"]
-        level = manifest.default_alpha if alpha is None else alpha
-        if not (at_most(smallest, level) and level < 1):
-            raise InvalidInput.at(
-                "alpha",
-                got=f"{level:g}" + (" (the bundle's default)" if alpha is None else ""),
-                expected=f"{smallest:.3g} (the smallest {guarantee} p-value that"
-                f" {deciding.num_calibration_rows} calibration rows can give) or more, and below 1",
-            )
+        check_calibration(manifest, manifest.detectors[0], guarantee)
+        level = level_of(alpha, manifest.default_alpha, manifest.detectors[0], guarantee)
         return ScoreOptions(level, guarantee, decision)
 
     def decide(self, scores: NDArray[Any], options: ScoreOptions) -> Decisions:
@@ -105,6 +97,34 @@ class DecisionPolicy:
             flagged = at_most(asked[0], options.alpha)
         num_not_finite = int((~np.isfinite(scores)).any(axis=1).sum())
         return Decisions(options, scores, np.stack(asked, axis=1), asked[0], marginal[0], flagged, num_not_finite)
+
+
+def check_calibration(manifest: Manifest, detector: Detector, guarantee: Guarantee) -> None:
+    """Raises Unsupported if the detector's calibration cannot give such a guarantee."""
+    if guarantee == "conditional" and detector.calibration == "cross":
+        raise Unsupported(
+            f"model {manifest.name} version {manifest.version} was calibrated crosswise, by rows that its detectors"
+            " were fitted on, too: it gives no conditional guarantee, which takes rows that were set aside"
+        )
+
+
+def level_of(alpha: float | None, default_alpha: float, detector: Detector, guarantee: Guarantee) -> float:
+    """The level that a client asks for, the bundle's where it asks for none.
+
+    Raises:
+        InvalidInput: it is not between the smallest p-value that the detector can give and 1.
+    """
+    conditional = guarantee == "conditional"
+    smallest = detector.smallest_conditional_p_value if conditional else detector.smallest_p_value
+    level = default_alpha if alpha is None else alpha
+    if not (at_most(smallest, level) and level < 1):
+        raise InvalidInput.at(
+            "alpha",
+            got=f"{level:g}" + (" (the bundle's default)" if alpha is None else ""),
+            expected=f"{smallest:.3g} (the smallest {guarantee} p-value that"
+            f" {detector.num_calibration_rows} calibration rows can give) or more, and below 1",
+        )
+    return level
 
 
 def _conditional(marginal_N: NDArray[np.float64], detector: Detector) -> NDArray[np.float64]:

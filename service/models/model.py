@@ -20,6 +20,7 @@ from service.engine.engine import Engine
 from service.engine.providers import DeviceConfig, has_driver
 from service.models.decisions import DecisionPolicy
 from service.models.decoding import Decoder, Limits
+from service.models.maps import MapPolicy
 from service.observing.metrics import Metrics
 from service.observing.monitor import Monitor, MonitorConfig
 from service.observing.queue_metrics import QueueMetrics
@@ -70,6 +71,7 @@ class ServedModel:
         policy: scores to decisions.
         monitor: whether calibration still fits what is scored; None without detectors.
         queues: `input` rows wait in one, `latent` rows in another where there is a decoder graph.
+        map_policy: anomaly maps to what they mean; None if it has none.
     """
 
     manifest: Manifest
@@ -78,6 +80,7 @@ class ServedModel:
     policy: DecisionPolicy
     monitor: Monitor | None
     queues: dict[str, BatchQueue]
+    map_policy: MapPolicy | None = None
 
     @property
     def key(self) -> tuple[str, int]:
@@ -113,6 +116,7 @@ def load(folder: Path, config: ModelsConfig, metrics: Metrics, workers: Workers)
         policy=DecisionPolicy(manifest, calibration),
         monitor=_monitor(folder, manifest, calibration, config, metrics),
         queues={name: _queue(name, engine, config, metrics, workers) for name in names},
+        map_policy=MapPolicy(manifest, calibration) if manifest.map_detector else None,
     )
 
 

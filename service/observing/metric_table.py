@@ -140,6 +140,12 @@ class MetricTable:
 
     # Scores.
     decided_rows = counter("latentserve_decided_rows_total", "Rows scored, by decision.", *VERSION, "flagged")
+    mapped_rows = counter(
+        "latentserve_mapped_rows_total",
+        "Rows whose anomaly map was asked for, by whether any place of it is flagged at the level of the call.",
+        *VERSION,
+        "flagged",
+    )
     p_value = histogram("latentserve_p_value", "Marginal conformal p-values of scored rows.", P_VALUES, *VERSION)
     not_finite_scores = counter("latentserve_not_finite_scores_total", "Rows whose score was not finite.", *VERSION)
     monitor_rows = gauge("latentserve_monitor_rows", "Rows scored since the version was loaded.", *VERSION)

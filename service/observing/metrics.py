@@ -110,6 +110,13 @@ class Metrics(MetricTable):
         for p in p_values:
             observed.observe(p)
 
+    def mapped(self, model: str, version: str, flagged: Sequence[bool]) -> None:
+        """Counts the rows of a call whose maps were asked for, by whether any place of each is flagged."""
+        if model in self._unloaded:
+            return
+        self.mapped_rows.labels(model, version, "true").inc(sum(flagged))
+        self.mapped_rows.labels(model, version, "false").inc(len(flagged) - sum(flagged))
+
 
 def _alarm(monitor: Monitor, kind: str) -> float:
     return float(monitor.alarms[kind])

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from export import graphs
 from export.__main__ import main
 from export.calibration import Promise, calibrate
+from export.detectors.fusion import FUSED
 from export.exporter import export_run
 from export.graphs import ExportError, GraphRunner, export_graph
 from export.parity import check_parity, trained_tensors
@@ -97,6 +98,11 @@ def test_who_decides_is_the_exporter_s_choice(run_folder: Path, tmp_path: Path, 
     manifests = [bundle.load(folder) for folder in (by_all, by_one)]
     columns = [[detector.name for detector in manifest.detectors] for manifest in manifests]
     assert columns[0][0] == "weighted"
+    for manifest in manifests:
+        of_name = {detector.name: (detector.power, detector.weight) for detector in manifest.detectors}
+        assert [of_name.pop(name) for name in FUSED] == [(None, 0.0)] * 3
+        assert sum(weight for _, weight in of_name.values()) == pytest.approx(1)
+        assert all(power is not None and 0 <= power <= 1 for power, _ in of_name.values())
     assert columns[1] == ["knn", *(name for name in columns[0] if name != "knn")]
     scores = [
         GraphRunner(folder, bundle.load(folder).graphs.values()).run(digits[:20])["scores"]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,12 +12,14 @@ import torch
 from PIL import Image
 
 from export.__main__ import main
+from export.calibration import Promise
 from export.draft import Choices
-from export.examination import examine
+from export.examination import Examination, examine
+from export.graphs import ExportError
 from export.importer import Order, default_name, import_encoder
 from export.origin import Imported, read_config
 from export.sources import SourceOptions
-from latentserve import bundle
+from latentserve import bundle, records
 from latentserve.cli import arguments
 from latentserve.cli.main import main as main_of_client
 from latentserve.images import decode_image
@@ -26,6 +29,7 @@ from service.engine.engine import Engine
 from service.engine.providers import DeviceConfig
 from service.models.model import ServedModel
 from tests.export.sources import tiny
+from training.data.shares import Calibration
 from training.evaluation.comparison import ReportOptions
 from training.running.run import Run, RunError
 
@@ -229,3 +233,69 @@ def test_what_cannot_be_is_told_and_leaves_nothing(
     assert main(["import", f"{TINY}net", "--image-size", "24", *arguments]) == 1
     assert f"error: {told}" in capsys.readouterr().err
     assert not (tmp_path / "models").exists()
+
+
+@pytest.fixture(scope="module")
+def few(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of 40 photographs, one of which stands twice; not to be changed."""
+    folder = tmp_path_factory.mktemp("few")
+    for file in sorted(photos.glob("*/*.jpg"))[:40]:
+        shutil.copy(file, folder / file.name)
+    shutil.copy(sorted(folder.iterdir())[0], folder / "twin.jpg")
+    order = Order(f"{TINY}places", f"folder:{folder}", tmp_path_factory.mktemp("models"), "few")
+    return import_encoder(order, SAID, Choices("quick"))
+
+
+def test_of_few_rows_each_calibrates_by_detectors_that_never_saw_it(few: Path) -> None:
+    manifest = bundle.load(few)
+    origin = read_config(manifest.provenance, few)
+    assert isinstance(origin, Imported)
+    data = origin.load_data()
+    assert len(data.calibration) == 0
+    num = len({row.tobytes() for row in data.train.values})
+    assert {(one.calibration, one.num_calibration_rows) for one in manifest.detectors} == {("cross", num)}
+    page = (few / bundle.REPORT).read_text()
+    assert "each scored by a fit without its fold" in page
+    found, _ = examine(few, ("noise",))
+    assert found.rows[0].figures.auroc > 0.9
+
+
+def test_maps_are_held_against_masks_by_kind(few: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(5)
+    for i in range(6):
+        pixels = rng.integers(60, 70, (40, 48, 3), np.uint8)
+        mask = np.zeros((40, 48), np.uint8)
+        mask[10:22, 12 + i : 26 + i] = 255
+        pixels[mask > 0] = rng.integers(0, 256, (int((mask > 0).sum()), 3))
+        for kind, image in (("faults", pixels), ("masks", mask)):
+            file = tmp_path / kind / ("hole" if i % 2 else "cut") / f"{i}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(file)
+    out = tmp_path / "ood.json"
+    asked = ["--against", f"folder:{tmp_path / 'faults'}", "--masks", str(tmp_path / "masks")]
+    assert main(["ood", str(few), *asked, "--json", str(out), "--html", str(tmp_path / "ood.html")]) == 0
+    found = records.read(Examination, out)
+    assert [row.kind for row in found.rows if row.detector == found.rows[0].detector] == ["", "cut", "hole"]
+    assert [(one.kind, one.num_rows, one.num_regions) for one in found.places] == [
+        ("", 6, 6),
+        ("cut", 3, 3),
+        ("hole", 3, 3),
+    ]
+    assert all(one.pixel_auroc > 0.6 for one in found.places)
+    assert "AUPRO to FPR 0.3" in capsys.readouterr().out
+    assert "per-region overlap" in (tmp_path / "ood.html").read_text()
+
+
+def test_a_share_that_is_asked_for_is_set_aside_of_few_rows_too(few: Path, tmp_path: Path) -> None:
+    origin = read_config(bundle.load(few).provenance, few)
+    order = Order(f"{TINY}places", origin.data, tmp_path, "half", calibration=Calibration(0.5, crosses=True))
+    folder = import_encoder(order, SAID, Choices("none"))
+    assert {(one.calibration, one.num_calibration_rows) for one in bundle.load(folder).detectors} == {("split", 20)}
+
+
+def test_too_few_rows_even_so_are_said_with_what_is_enough(few: Path, tmp_path: Path) -> None:
+    origin = read_config(bundle.load(few).provenance, few)
+    strict = Choices("none", promise=Promise(0.01))
+    order = Order(f"{TINY}places", origin.data, tmp_path, "x", calibration=Calibration(alpha=0.01, crosses=True))
+    with pytest.raises(ExportError, match=r"alpha: got 0.01, expected 0.0\d+ or more, the smallest p-value that 3\d"):
+        import_encoder(order, SAID, strict)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -11,9 +12,10 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
+from export.deciding import why
 from export.detectors import power, scorer
 from export.detectors.fusion import Fusion
-from export.detectors.power import FEWEST_REFERENCE_ROWS, Power, power_of
+from export.detectors.power import FEWEST_REFERENCE_ROWS, power_of
 from latentserve.inputs import INPUT
 
 
@@ -21,29 +23,50 @@ def test_power_is_the_auroc_of_scikit_learn() -> None:
     rng = np.random.default_rng(0)
     usual, damaged = rng.normal(0, 1, (70, 4)), rng.normal([0, 0.5, 2, -1], 1, (33, 4))
     usual[:, 3], damaged[:, 3] = usual[:, 3].round(), damaged[:, 3].round()  # ties
-    got = power_of(usual, damaged)
-    labels = np.repeat([0, 1], [70, 33])
-    expected = [roc_auc_score(labels, np.r_[usual[:, k], damaged[:, k]]) for k in range(4)]
-    np.testing.assert_allclose(got.auroc_K, expected, atol=1e-12)
-    assert (got.num_usual, got.num_damaged) == (70, 33)
+    kinds = np.array(["spot", "scar", "blur"])[np.arange(33) % 3]
+    got = power_of(usual, damaged, kinds)
+
+    def expected(some: NDArray[Any]) -> list[float]:
+        labels = np.repeat([0, 1], [70, len(some)])
+        return [float(roc_auc_score(labels, np.r_[usual[:, k], some[:, k]])) for k in range(4)]
+
+    np.testing.assert_allclose(got.auroc_K, expected(damaged), atol=1e-12)
+    for row, kind in enumerate(["blur", "scar", "spot"]):
+        np.testing.assert_allclose(got.auroc_DK[row], expected(damaged[kinds == kind]), atol=1e-12)
+    assert (got.num_usual, got.num_damaged, *got.num_damaged_D) == (70, 33, 11, 11, 11)
+    seen = np.maximum(0, got.auroc_DK - 0.5 - np.sqrt((70 + 11 + 1) / (12 * 70 * 11))) ** 4
+    np.testing.assert_allclose(got.weights, seen.mean(axis=0) / seen.mean(axis=0).sum(), rtol=1e-12)
 
 
 def test_what_is_blind_has_no_weight_and_what_sees_has_the_rest() -> None:
-    rng = np.random.default_rng(1)
-    got = power_of(rng.standard_normal((300, 3)), rng.normal([0, 1.5, -1], 1, (400, 3)))
-    assert got.weights[0] < 0.005
+    rng, kinds = np.random.default_rng(1), np.arange(390) % 13
+    got = power_of(rng.standard_normal((300, 3)), rng.normal([0, 1, -1], 1, (390, 3)), kinds)
+    assert got.weights[0] < 0.001
     assert got.weights[2] == 0  # damaged rows have lower scores: turned round it would see, but that is no detector
     assert got.weights.sum() == pytest.approx(1)
-    assert not Power(np.array([0.5, 0.3]), 300, 400).weights.any()
+    blind = power_of(rng.standard_normal((300, 2)), rng.normal(-0.2, 1, (390, 2)), kinds)
+    assert (blind.auroc_DK > 0.5).any()
+    assert not blind.weights.any()
 
 
-def test_the_weighted_column_is_the_sum_of_weighted_surprises() -> None:
+def test_what_sees_one_kind_as_nobody_else_does_keeps_a_weight() -> None:
+    rng, kinds = np.random.default_rng(1), np.arange(400) % 4
+    damaged = rng.standard_normal((400, 2))
+    damaged[:, 0] += 1.5 * (kinds != 3)
+    damaged[:, 1] += 2.5 * (kinds == 3)
+    got = power_of(rng.standard_normal((300, 2)), damaged, kinds)
+    assert got.auroc_K[0] > got.auroc_K[1] + 0.1
+    assert got.weights[1] > 0.3
+
+
+def test_the_weighted_column_is_the_mean_of_inverse_roots_of_p() -> None:
     rng = np.random.default_rng(2)
     reference, weights = rng.standard_normal((500, 3)).astype(np.float32), np.array([0.7, 0.3, 0.0])
     fusion, scores = Fusion(reference, None, weights), torch.from_numpy(rng.uniform(-2, 3, (40, 3)).astype(np.float32))
     got = fusion(scores).numpy()
     assert fusion.names == ("weighted", "cauchy", "bonferroni")
-    np.testing.assert_allclose(got[:, 0], fusion.surprise(scores).numpy() @ weights, rtol=1e-6)
+    p = np.exp(-fusion.surprise(scores).numpy())
+    np.testing.assert_allclose(got[:, 0], np.log((weights / np.sqrt(p)).sum(axis=1)), rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(got[:, 1:], Fusion(reference)(scores).numpy())
     for rows in (slice(3, 4), slice(3, 10)):
         np.testing.assert_array_equal(fusion(scores[rows]).numpy(), got[rows])
@@ -98,6 +121,7 @@ def lower(values: NDArray[Any]) -> dict[str, NDArray[Any]]:
 def one_that_sees(monkeypatch: pytest.MonkeyPatch) -> None:
     others = [type(f"Blind{i}", (Blind,), {"name": f"blind_{i}"}) for i in range(6)]
     monkeypatch.setattr(scorer, "FITTED", (Exposure, *others))
+    monkeypatch.setattr(scorer, "PLACES", ())
 
 
 def auroc(usual: NDArray[Any], other: NDArray[Any]) -> float:
@@ -116,6 +140,11 @@ def test_one_that_sees_is_not_diluted_by_six_that_do_not() -> None:
     assert of_name["weighted"] > of_name["exposure"] - 0.005
     assert made.weight_of("exposure")[1] > 0.98
     assert made.weight_of("weighted") == (None, 0.0)
+    said = why(made)
+    assert re.match(
+        r"weighted decides, weighted by what detectors see of \d+ usual rows that were damaged on purpose", said
+    )
+    assert "exposure 9" in said or "exposure 100%" in said
     again = scorer.Scorer.fit(nn.Module(), images(800, 0), embed=noise)
     np.testing.assert_array_equal(again.scores(usual), made.scores(usual))
 
@@ -124,6 +153,7 @@ def test_one_that_sees_is_not_diluted_by_six_that_do_not() -> None:
 def test_without_enough_rows_or_any_that_sees_the_fusion_of_all_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     few = scorer.Scorer.fit(nn.Module(), images(5 * (FEWEST_REFERENCE_ROWS - 1), 0), embed=noise)
     assert (few.names[0], few.power) == ("cauchy", None)
+    assert "too few training rows are left" in why(few)
     monkeypatch.setattr(power, "damage", lambda values, seed: power_damage(values[:0]))
     assert scorer.Scorer.fit(nn.Module(), images(800, 0), embed=noise).power is None
     monkeypatch.setattr(power, "damage", lambda values, seed: power_damage(values))
@@ -133,6 +163,7 @@ def test_without_enough_rows_or_any_that_sees_the_fusion_of_all_decides(monkeypa
     assert unseen.names[0] == "cauchy"
     assert unseen.power is not None
     assert not unseen.power.weights.any()
+    assert why(unseen).startswith("cauchy decides; no detector tells apart 500 usual rows that were damaged")
 
 
 def power_damage(values: NDArray[Any]) -> Any:

@@ -122,7 +122,7 @@ def test_the_server_and_its_models_describe_themselves(heard: Heard, client: Cli
     [
         ("unknown model", "NOT_FOUND", "model.name: got 'x', expected one of ['digits-vae']"),
         ("version", "INVALID_ARGUMENT", "model_version: got 'one', expected a whole number"),
-        ("unknown output", "FAILED_PRECONDITION", "has no output logits; it outputs embedding"),
+        ("unknown output", "FAILED_PRECONDITION", "has no output logits; it outputs anomaly_map, embedding"),
         ("unknown parameter", "INVALID_ARGUMENT", "parameters['beta']: got it, expected among alpha"),
         ("alpha", "INVALID_ARGUMENT", "parameters['alpha']: got 'high', expected a number"),
         ("shape", "INVALID_ARGUMENT", "inputs['input']: got uint8 [5, 7, 8, 1], expected uint8 [n, 8, 8, 1]"),

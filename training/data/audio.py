@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from latentserve import records
 from latentserve.audio import SUFFIXES, AudioError, decode_audio, sample_rate_of
 from training.data.files import files_in
-from training.data.folder import folder_labels, with_names
+from training.data.folder import with_names
 from training.data.grouping import GroupBy
 from training.data.rows import Data, DataError, Rows, three_splits
+from training.data.shares import Calibration
 
 MIN_CLIPS = 20
 LARGEST_SET_BYTES = 8 * 2**30
@@ -29,7 +30,12 @@ LARGEST_SET_BYTES = 8 * 2**30
 
 
 def load(
-    path: str, sample_rate_hz: int | None, num_samples: int | None, seed: int, group_by: GroupBy | None = None
+    path: str,
+    sample_rate_hz: int | None,
+    num_samples: int | None,
+    seed: int,
+    group_by: GroupBy | None = None,
+    calibration: Calibration | None = None,
 ) -> Data:
     """80 % training rows, 10 % for calibration, 10 % for test, drawn by the seed.
 
@@ -39,6 +45,7 @@ def load(
         num_samples: of a row; None for one second.
         seed: draws the splits and the order.
         group_by: which clips are of one recording.
+        calibration: how many calibrate.
 
     Raises:
         DataError: no such folder, too few clips in it, clips of several rates, more than memory should hold, or what to
@@ -46,7 +53,7 @@ def load(
     """
     clips, rate = read(path, sample_rate_hz, num_samples, group_by)
     order = np.random.default_rng([seed, len(clips)]).permutation(len(clips))
-    return three_splits(f"audio:{path}", clips.take(order), seed, rate)
+    return three_splits(f"audio:{path}", clips.take(order), seed, rate, calibration=calibration)
 
 
 def read(
@@ -72,7 +79,7 @@ def read(
         raise DataError(f"audio: got {len(kept)} readable clips under {folder}, expected at least {at_least}")
     units_N = group_by.of_files(kept) if group_by else None
     named = [file.relative_to(folder) for file in kept]
-    return with_names(Rows(rows, folder_labels(named), units_N=units_N), named), rate
+    return with_names(Rows(rows, units_N=units_N), named), rate
 
 
 def _decode_all(

@@ -21,16 +21,19 @@ from training.data.grouping import GroupBy
 from training.data.lazy import File
 from training.data.rows import Data, DataError, Rows, three_splits
 from training.data.seen import Seen
+from training.data.shares import Calibration
 from training.data.sizes import Size
 
 
-def load(path: str, size: Size, seed: int, group_by: GroupBy | None = None) -> Data:
-    """80 % training rows, 10 % for calibration, 10 % for test, drawn by the seed.
+def load(
+    path: str, size: Size, seed: int, group_by: GroupBy | None = None, calibration: Calibration | None = None
+) -> Data:
+    """80 % training rows, 10 % for calibration or as `calibration` says, 10 % for test, drawn by the seed.
 
     Raises:
         DataError: no such folder, too few images in it, or what to group by says nothing about them.
     """
-    return three_splits(f"folder:{path}", read(path, size, group_by), seed, in_place=True)
+    return three_splits(f"folder:{path}", read(path, size, group_by), seed, in_place=True, calibration=calibration)
 
 
 def read(path: str, size: Size, group_by: GroupBy | None = None, at_least: int = MIN_IMAGES) -> Rows:
@@ -43,16 +46,36 @@ def read(path: str, size: Size, group_by: GroupBy | None = None, at_least: int =
     if not path or not folder.is_dir():
         raise DataError(f"folder: got {path!r}, expected a folder of JPEG or PNG images (folder:PATH)")
     files = files_in(folder, SUFFIXES)
+    rows, kept = read_files("folder", folder, files, size, group_by, at_least)
+    named = [file.relative_to(folder) for file in kept]
+    return with_names(rows, named)
+
+
+def read_files(
+    kind: str, folder: Path, files: list[Path], size: Size, group_by: GroupBy | None = None, at_least: int = MIN_IMAGES
+) -> tuple[Rows, list[Path]]:
+    """The images that can be decoded, and their files.
+
+    Args:
+        kind: of the data spec.
+        folder: that they are of.
+        files: in the order of the rows.
+        size: of a row.
+        group_by: which of them belong together.
+        at_least: so many.
+
+    Raises:
+        DataError: fewer can be decoded, or what to group by says nothing about them.
+    """
     if len(files) < at_least:
-        raise DataError(f"folder: got {len(files)} images under {folder}, expected at least {at_least}")
+        raise DataError(f"{kind}: got {len(files)} images under {folder}, expected at least {at_least}")
     units_N = group_by.of_files(files) if group_by else None
-    Seen("folder").every(files).say(size)
-    reading = Reading("folder", f"folder:{folder.resolve()}", size.input(CHANNELS))
+    Seen(kind).every(files).say(size)
+    reading = Reading(kind, f"{kind}:{folder.resolve()}", size.input(CHANNELS))
     decoded = decode_all(reading, [_file(file) for file in files])
-    images_NHWC, rows = readable("folder", decoded, at_least)
-    named = [files[row].relative_to(folder) for row in rows]
+    images_NHWC, rows = readable(kind, decoded, at_least)
     kept_N = units_N[rows] if units_N is not None else group_by.of_rows(images_NHWC) if group_by else None
-    return with_names(Rows(images_NHWC, folder_labels(named), units_N=kept_N), named)
+    return Rows(images_NHWC, units_N=kept_N), [files[row] for row in rows]
 
 
 def _file(path: Path) -> File:
@@ -64,10 +87,10 @@ def _file(path: Path) -> File:
 
 
 def with_names(rows: Rows, files: list[Path]) -> Rows:
-    """The rows with the names of their files and of their classes, whose labels are `folder_labels`."""
-    names_N = np.array([str(file) for file in files], np.object_)
-    classes = () if rows.labels_N is None else tuple(sorted({file.parts[0] for file in files}))
-    return replace(rows, names_N=names_N, label_names=classes)
+    """The rows with the names of their files, and with their classes: see `folder_labels`."""
+    names_N, labels_N = np.array([str(file) for file in files], np.object_), folder_labels(files)
+    classes = () if labels_N is None else tuple(sorted({file.parts[0] for file in files}))
+    return replace(rows, names_N=names_N, labels_N=labels_N, label_names=classes)
 
 
 def folder_labels(files: list[Path]) -> NDArray[np.int64] | None:

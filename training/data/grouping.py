@@ -26,7 +26,8 @@ from training.data.perceptual import NEAR_BITS, near_rows
 from training.data.rows import DataError, say
 from training.data.units import FEWEST_UNITS, Units
 
-RULES = {"folder": ("folder", "name", "exif", "near"), "wds": ("name", "near"), "audio": ("folder", "name")}
+_FILES = ("folder", "name", "exif", "near")
+RULES = {"folder": _FILES, "mvtec": _FILES, "csv": _FILES, "wds": ("name", "near"), "audio": ("folder", "name")}
 """The rules that each kind of data takes."""
 FORMS = {"folder": "folder", "name": "name:REGEX", "exif": "exif:SECONDS", "near": "near or near:BITS"}
 TAKES_ARGUMENT = {"folder": (False,), "name": (True,), "exif": (True,), "near": (False, True)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from training.data.rows import AudioShape, Data, ImageShape
+from training.data.shares import Calibration
 
 
 class DataOrigin(Protocol):
@@ -28,6 +29,11 @@ class DataOrigin(Protocol):
     @property
     def group_by(self) -> str | None:
         """Rows that no split parts: see `training.data.grouping`."""
+        ...
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """What calibrates; None: a tenth, as of runs that are older than the choice."""
         ...
 
     @property

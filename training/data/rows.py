@@ -16,10 +16,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from latentserve import records
 from latentserve.inputs import ImageInput, Resize
 from training.data.errors import DataError as DataError
 from training.data.lazy import Lazy, fingerprint_of
 from training.data.parting import parted
+from training.data.shares import Calibration
 from training.data.units import FEWEST_UNITS, count, drawn, equal_rows, merged, row_digests
 
 CALIBRATION_SHARE = TEST_SHARE = 0.1
@@ -199,7 +201,15 @@ class Data:
         return wanted == fingerprint_of(self.train.values.shape, row_digests(self.train.values))
 
 
-def three_splits(spec: str, rows: Rows, seed: int, sample_rate_hz: int | None = None, in_place: bool = False) -> Data:
+def three_splits(
+    spec: str,
+    rows: Rows,
+    seed: int,
+    sample_rate_hz: int | None = None,
+    in_place: bool = False,
+    calibration: Calibration | None = None,
+    tests: bool = True,
+) -> Data:
     """A set that brings no splits: 80 % training rows, 10 % for calibration, 10 % for test, drawn by the seed.
 
     Units are drawn, not rows, and equal rows are of one unit: see `training.data.units`.
@@ -210,22 +220,29 @@ def three_splits(spec: str, rows: Rows, seed: int, sample_rate_hz: int | None = 
         seed: of the draw.
         sample_rate_hz: of audio.
         in_place: whether the values are nobody else's: then they are moved and not copied.
+        calibration: how many calibrate; None: a tenth, as of runs that are older than the choice.
+        tests: whether some are for test; no: the set has others.
 
     Raises:
         DataError: what the user grouped by, and equal rows, leave fewer than three units.
     """
     twins = _together(spec, rows)
     num_units = count(twins.units_N, len(twins))
-    num_test = max(1, int(num_units * TEST_SHARE))
-    num_calibration = max(1, int(num_units * CALIBRATION_SHARE))
-    if twins.units_N is not None:
-        num_calibration = max(num_calibration, min(FEWEST_CALIBRATION_UNITS, num_units // 4))
+    num_test = max(1, int(num_units * TEST_SHARE)) if tests else 0
+    num_calibration = _num_calibration(num_units, num_test, twins.units_N is not None, calibration)
     rest, test = _places(twins.units_N, len(twins), num_test, seed)
     units_N = None if twins.units_N is None else twins.units_N[rest]
     of_train, of_calibration = _places(units_N, len(rest), num_calibration, seed)
     parts = [rest[of_train], rest[of_calibration], test]
-    train, calibration, held_out = twins.parted(parts) if in_place else [twins.take(part) for part in parts]
-    return Data(spec, train, calibration, held_out, sample_rate_hz)
+    train, calibrating, held_out = twins.parted(parts) if in_place else [twins.take(part) for part in parts]
+    return Data(spec, train, calibrating, held_out, sample_rate_hz)
+
+
+def _num_calibration(num_units: int, num_test: int, grouped: bool, calibration: Calibration | None) -> int:
+    if calibration is not None:
+        return calibration.num_of(num_units, num_test)
+    num = max(1, int(num_units * CALIBRATION_SHARE))
+    return max(num, min(FEWEST_CALIBRATION_UNITS, num_units // 4)) if grouped else num
 
 
 def _together(spec: str, rows: Rows) -> Rows:
@@ -267,7 +284,7 @@ def _places(
 
 def say(line: str) -> None:
     """A line for the user, on stderr."""
-    print(line, file=sys.stderr)
+    print(records.printable(line), file=sys.stderr)
 
 
 def joined(clips: Rows, num_samples: int) -> NDArray[np.int16]:

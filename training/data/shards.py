@@ -42,6 +42,7 @@ from training.data.lazy import File
 from training.data.members import Kept
 from training.data.rows import Data, DataError, Rows, three_splits
 from training.data.seen import Seen
+from training.data.shares import Calibration
 from training.data.sizes import Size
 
 PREFERRED = (".jpg", ".jpeg", ".png", ".webp")
@@ -51,14 +52,18 @@ REMOTE = ("http", "https", "gs", "hf")
 """Schemes that webdataset reads. Not its `pipe:`: a run.json from elsewhere would run commands here."""
 
 
-def load(pattern: str, size: Size, seed: int, group_by: GroupBy | None = None) -> Data:
-    """80 % training rows, 10 % for calibration, 10 % for test, drawn by the seed.
+def load(
+    pattern: str, size: Size, seed: int, group_by: GroupBy | None = None, calibration: Calibration | None = None
+) -> Data:
+    """80 % training rows, 10 % for calibration or as `calibration` says, 10 % for test, drawn by the seed.
 
     Raises:
         DataError: no shard fits the pattern, one cannot be read, too few images are in them, or what to group by says
             nothing about them.
     """
-    return three_splits(f"wds:{pattern}", read(matching(pattern), size, group_by), seed, in_place=True)
+    return three_splits(
+        f"wds:{pattern}", read(matching(pattern), size, group_by), seed, in_place=True, calibration=calibration
+    )
 
 
 def matching(pattern: str) -> list[str]:

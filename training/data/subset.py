@@ -73,7 +73,7 @@ class Subset:
             DataError: there are none, or the set has no such labels or groups.
         """
         part = rows.take(self._mask(rows, spec))
-        if not len(part):
+        if len(rows) and not len(part):
             raise DataError(f"data: {spec} keeps no {split} row of {self.base}, expected at least one")
         return part
 

@@ -17,6 +17,7 @@ from lightning import LightningModule
 from latentserve import records
 from latentserve.inputs import Resize
 from training.data import AudioShape, Data, ImageShape, load_data
+from training.data.shares import Calibration
 from training.methods import METHODS
 from training.methods.encoding import Encoder, as_encoder
 from training.options import Dataclass
@@ -51,6 +52,7 @@ class Run:
         config: of the method.
         group_by: rows that no split parts: see `training.data.grouping`. Runs that are older than it have none.
         given: what it was given besides the data, by the name of the option: a teacher, weights to start with.
+        calibration: what calibrates. Runs that are older than it have none.
     """
 
     method: str
@@ -63,6 +65,7 @@ class Run:
     config: dict[str, Any]
     group_by: str | None = None
     given: dict[str, Given] | None = None
+    calibration: Calibration | None = None
 
     @property
     def seed(self) -> int:
@@ -76,6 +79,8 @@ class Run:
         What is as it was before there was a choice is not named, so that older checkpoints go on.
         """
         said = {name: value for name, value in records.to_json(self).items() if name != "git_revision"}
+        if self.calibration is None:
+            del said["calibration"]
         said["loop"] = {name: value for name, value in said["loop"].items() if name != "compiled"}
         said["shape"] = {name: value for name, value in said["shape"].items() if (name, value) not in BEFORE}
         return said
@@ -87,7 +92,7 @@ class Run:
             DataError: it cannot be loaded.
             RunError: the rows are not those of the run any more.
         """
-        data = load_data(self.data, seed=self.loop.seed, **self.sizes)
+        data = load_data(self.data, seed=self.loop.seed, **self.sizes, calibration=self.calibration)
         data = replace(data, train=data.train.take(slice(0, self.num_train_rows)))
         if not data.has_fingerprint(self.data_sha256):
             raise RunError(

@@ -17,6 +17,7 @@ from service.models.model import LATENT
 PRIORITIES = {0: 0, 1: 1, 2: 0, 3: -1}
 """Triton's (1 is the highest, 0 the default) to the queue's."""
 OF_SCORES = ("alpha", "guarantee", "decision")
+OF_MAPS = ("alpha", "guarantee")
 KNOWN = (*OF_SCORES, "priority", "timeout")
 
 

@@ -15,13 +15,22 @@ import numpy as np
 
 import latentserve
 from latentserve.errors import InvalidInput, LatentserveError, PermissionDenied
-from latentserve.inputs import INPUT, ImageInput, TensorSpec
+from latentserve.inputs import ANOMALY_MAP, INPUT, ON_REQUEST, ImageInput, TensorSpec
 from latentserve.records import printable
 from service.api.inference import RECONSTRUCTION, SCORES, Context, Inference, Outcome
 from service.api.open_inference import tensors as tensors_of
-from service.api.open_inference.request import OF_SCORES, Parameters, arriving_of, parameters_of, queue_of, wanted_of
+from service.api.open_inference.request import (
+    OF_MAPS,
+    OF_SCORES,
+    Parameters,
+    arriving_of,
+    parameters_of,
+    queue_of,
+    wanted_of,
+)
 from service.api.open_inference.stubs import open_inference_grpc_pb2 as pb
 from service.models.decisions import ScoreOptions
+from service.models.maps import MapOptions
 from service.models.model import LATENT, ServedModel
 from service.models.repository import Repository
 
@@ -104,6 +113,7 @@ class OpenInference:
                 "detectors": ",".join(detector.name for detector in manifest.detectors),
                 "default_alpha": f"{manifest.default_alpha:g}",
                 **({"resize": given.in_words} if isinstance(given, ImageInput) else {}),
+                **({"map_detector": manifest.map_detector} if manifest.map_detector else {}),
             },
         )
 
@@ -146,10 +156,12 @@ class OpenInference:
             context.deadline = min(context.deadline, arrived + parameters.timeout_seconds)
         queue = queue_of(request)
         wanted = _wanted(model, request, queue)
-        options = _options(model, parameters, wanted)
+        if ANOMALY_MAP in wanted:
+            self._inference.require(model, [ANOMALY_MAP], context)
+        options, map_options = _options(model, parameters, wanted), _map_options(model, parameters, wanted)
         wants = {SCORES if name in DECIDED else name for name in wanted}
         arrive = partial(arriving_of, request, context.size_bytes, model.decoder, model.manifest.outputs.get(LATENT))
-        running = self._inference.run(model, arrive, wants, priority, context, queue, options)
+        running = self._inference.run(model, arrive, wants, priority, context, queue, options, map_options)
         request_id = request.id
         del request, arrive  # as `Inference.run` says
         return _response(model, request_id, wanted, await running)
@@ -174,7 +186,7 @@ def _output(spec: TensorSpec) -> Output:
 
 def _wanted(model: ServedModel, request: pb.ModelInferRequest, queue: str) -> list[str]:
     if queue == INPUT:
-        return wanted_of(request, [output.name for output in _outputs(model)])
+        return wanted_of(request, [output.name for output in _outputs(model) if output.name not in ON_REQUEST])
     wanted = wanted_of(request, [RECONSTRUCTION])
     if wanted != [RECONSTRUCTION]:
         raise InvalidInput.at("outputs", got=wanted, expected=f"{RECONSTRUCTION!r}, all that {LATENT!r} leads to")
@@ -185,15 +197,23 @@ def _options(model: ServedModel, parameters: Parameters, wanted: list[str]) -> S
     if set(DECIDED) & set(wanted):
         return model.policy.options(parameters.alpha, parameters.guarantee, parameters.decision)
     for name in OF_SCORES:
-        if name in parameters.given:
-            expected = f"none unless {P_VALUE} or {FLAGGED} is requested"
+        of_map = name in OF_MAPS and ANOMALY_MAP in wanted
+        if name in parameters.given and not of_map:
+            able = [P_VALUE, FLAGGED, *([ANOMALY_MAP] if name in OF_MAPS else [])]
+            expected = f"none unless {', '.join(able[:-1])} or {able[-1]} is requested"
             raise InvalidInput.at(f"parameters[{name!r}]", got="it", expected=expected)
     return None
 
 
+def _map_options(model: ServedModel, parameters: Parameters, wanted: list[str]) -> MapOptions | None:
+    if ANOMALY_MAP not in wanted or model.map_policy is None:
+        return None
+    return model.map_policy.options(parameters.alpha, parameters.guarantee)
+
+
 def _response(model: ServedModel, request_id: str, wanted: list[str], outcome: Outcome) -> pb.ModelInferResponse:
     manifest = model.manifest
-    tensors, decisions = outcome
+    tensors, decisions, maps = outcome
     response = pb.ModelInferResponse(model_name=manifest.name, model_version=str(manifest.version), id=request_id)
     response.parameters["embedding_space"].string_param = manifest.embedding_space
     if decisions is not None:
@@ -202,6 +222,11 @@ def _response(model: ServedModel, request_id: str, wanted: list[str], outcome: O
         response.parameters["guarantee"].string_param = decisions.options.guarantee
         response.parameters["decision"].string_param = decisions.options.decision
         response.parameters["deciding_detector"].string_param = manifest.detectors[0].name
+    if maps is not None:
+        response.parameters["map_alpha"].double_param = maps.options.alpha
+        response.parameters["map_guarantee"].string_param = maps.options.guarantee
+        response.parameters["map_threshold"].double_param = maps.threshold
+        response.parameters["map_detector"].string_param = manifest.map_detector
     for name in wanted:
         tensors_of.write(response, name, tensors[name])
     return response

@@ -185,7 +185,10 @@ def test_a_folder_that_cannot_be_read_is_an_error(photos: Path, monkeypatch: pyt
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("cifar11", "got 'cifar11', expected one of digits, mnist, cifar10, shapes, fsdd, folder:PATH, wds:PATTERN or"),
+        (
+            "cifar11",
+            "got 'cifar11', expected one of digits, mnist, cifar10, shapes, fsdd, folder:PATH, wds:PATTERN,",
+        ),
         ("digits:8", "got 'digits:8'"),
         ("folder:", "got '', expected a folder"),
         ("folder:/nowhere", "got '/nowhere', expected a folder"),
