@@ -70,7 +70,7 @@ class GivenOthers(PlaceDetector):
         """See `PlaceDetector`."""
         residual_BQ = (x_BhwF.flatten(1) - self.mean_Q) @ self.residual_QQ
         dim = residual_BQ.shape[1] // self.mean_hw.numel()
-        return residual_BQ.view(-1, *self.mean_hw.shape, dim).square().mean(dim=3).sqrt()
+        return residual_BQ.view(len(x_BhwF), *self.mean_hw.shape, dim).square().mean(dim=3).sqrt()
 
 
 def residual(x_NQ: NDArray[np.float64], dim: int) -> NDArray[np.float64]:
@@ -138,8 +138,7 @@ class PatchesGivenOthers(GivenOthers):
 
     def raw(self, x_BhwF: Tensor) -> Tensor:
         """See `PlaceDetector`."""
-        x_RF = (x_BhwF.reshape(-1, x_BhwF.shape[3]) - self.centre_D) @ self.leading_DF
-        return super().raw(x_RF.view(-1, self.mean_Q.shape[0]))
+        return super().raw((x_BhwF - self.centre_D) @ self.leading_DF)
 
 
 def _in_cells(x_BCHW: Tensor, side: int) -> Tensor:
