@@ -70,7 +70,7 @@ class GivenOthers(PlaceDetector):
         """See `PlaceDetector`."""
         residual_BQ = (x_BhwF.flatten(1) - self.mean_Q) @ self.residual_QQ
         dim = residual_BQ.shape[1] // self.mean_hw.numel()
-        return residual_BQ.view(len(x_BhwF), *self.mean_hw.shape, dim).square().mean(dim=3).sqrt()
+        return residual_BQ.view(-1, *self.mean_hw.shape, dim).square().mean(dim=3).sqrt()
 
 
 def residual(x_NQ: NDArray[np.float64], dim: int) -> NDArray[np.float64]:

@@ -87,7 +87,7 @@ class PatchBank(PlaceDetector):
         for bank_CP, half_C in zip(self.bank_SCP, self.half_SC, strict=True):
             near_R = (x_RP @ bank_CP.T - half_C).argmax(dim=1)
             nearest.append((x_RP - bank_CP[near_R]).square().sum(dim=1))
-        return torch.stack(nearest).amin(dim=0).sqrt().view(x_BhwF.shape[:3])
+        return torch.stack(nearest).amin(dim=0).sqrt().view(-1, *x_BhwF.shape[1:3])
 
 
 def coreset(patches_RP: NDArray[np.float64], most: int, smallest: float) -> NDArray[np.float64]:
