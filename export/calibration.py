@@ -25,7 +25,7 @@ class Promise:
         adjustment: how conditional p-values are computed: `simes` is tight for small ones, `dkwm` the same everywhere,
             `monte_carlo` nearly tight for all; it is simulated when a server loads the bundle.
         deciding: name of the detector whose p-value decides, known beforehand to be right for such data; default: the
-            mean of all, weighted by what each sees of in-distribution rows that were damaged on purpose.
+            mean of all, weighted by what each sees of training rows that were damaged on purpose.
     """
 
     alpha: float = 0.05

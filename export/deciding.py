@@ -22,7 +22,7 @@ def why(scorer: Scorer) -> str:
     first, power = scorer.names[0], scorer.power
     if power is None:
         return f"{first} decides; what detectors see was not measured: too few training rows are left for that"
-    seen = f"{power.num_damaged} in-distribution rows that were damaged on purpose, and {power.num_usual} that were not"
+    seen = f"{power.num_damaged} training rows that were damaged on purpose, and {power.num_usual} that were not"
     known = {detector.name: scorer.weight_of(detector.name) for detector in scorer.members}
     weighted = sorted(((weight, name) for name, (_, weight) in known.items() if weight), reverse=True)
     if not weighted:

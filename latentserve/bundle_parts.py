@@ -32,7 +32,7 @@ class Detector:
         calibration_sha256: of the sorted calibration scores.
         delta: largest probability, over calibration sets, that the conditional guarantee does not hold.
         adjustment: how conditional p-values follow from marginal ones: see `latentserve.conformal`.
-        power: AUROC against in-distribution rows that were damaged on purpose; None: not measured.
+        power: AUROC against training rows that were damaged on purpose; None: not measured.
         weight: of its score in the weighted sum of all; 0 where it has none.
         calibration: `split`: by rows that were set aside, which flags at most alpha on average whatever the data;
             `cross`: by all rows, each scored without its fold, where that is measured and not proved (docs/adr/0026).

@@ -155,7 +155,7 @@ def _deciding(manifest: Manifest) -> list[Section]:
         return []
     note = (
         f"{manifest.detectors[0].name} decides. Power is the area under the ROC curve (AUROC) of a detector's score, of"
-        " usual training rows that were damaged on purpose (pieces moved, scars, spots, noise, another colour or form)"
+        " training rows that were damaged on purpose (pieces moved, scars, spots, noise, another colour or form)"
         " against such rows as they were; 0.5 is chance. Weight is its share in the weighted mean. No real fault and no"
         " out-of-distribution row was looked at."
     )

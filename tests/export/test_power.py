@@ -142,8 +142,7 @@ def test_one_that_sees_is_not_diluted_by_six_that_do_not() -> None:
     assert made.weight_of("weighted") == (None, 0.0)
     said = why(made)
     assert re.match(
-        r"weighted decides, weighted by what detectors see of \d+ in-distribution rows that were damaged on purpose",
-        said,
+        r"weighted decides, weighted by what detectors see of \d+ training rows that were damaged on purpose", said
     )
     assert "exposure 9" in said or "exposure 100%" in said
     again = scorer.Scorer.fit(nn.Module(), images(800, 0), embed=noise)
@@ -164,7 +163,7 @@ def test_without_enough_rows_or_any_that_sees_the_fusion_of_all_decides(monkeypa
     assert unseen.names[0] == "cauchy"
     assert unseen.power is not None
     assert not unseen.power.weights.any()
-    assert why(unseen).startswith("cauchy decides; no detector tells apart 500 in-distribution rows that were damaged")
+    assert why(unseen).startswith("cauchy decides; no detector tells apart 500 training rows that were damaged")
 
 
 def power_damage(values: NDArray[Any]) -> Any:
