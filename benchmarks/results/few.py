@@ -115,10 +115,11 @@ def main(options: Options) -> int:
     options.cache.mkdir(parents=True, exist_ok=True)
     good, bad = tensors(options)
     num_detectors = len(Scorer.fit(None, _some(good, np.arange(40))).members)
-    power = Power(np.full(num_detectors, 0.75), np.full((1, num_detectors), 0.75), 100, np.array([100]))
-    done = {(one["num_tiles"], one["deal"]) for one in kept(options.cache)}
-    with (options.cache / f"deals-{options.first}.jsonl").open("a") as file:
-        for deal in range(options.first, options.first + options.deals):
+    even_K = np.full(num_detectors, 0.75)
+    power = Power(even_K, even_K[None], 100, np.array([100]))
+    done = {(one["num_tiles"], one["draw"]) for one in kept(options.cache)}
+    with (options.cache / f"draws-{options.first}.jsonl").open("a") as file:
+        for draw in range(options.first, options.first + options.draws):
             for num in NUMBERS:
                 if (num, draw) not in done:
                     line = {"num_tiles": num, "draw": draw, **drawn_once(good, bad, num, draw, power)}

@@ -2,13 +2,13 @@
 
     weighted: log sum_k weight_k / sqrt(p_k)   Cauchy: asinh of mean_k tan(pi (1/2 - p_k))   Bonferroni: max_k -log p_k
 
-Weights are what detectors see of training rows that were damaged on purpose (`export.detectors.power`); where that was not
-measured there is no such column. None has to be a p-value itself: the column is calibrated like any other, which makes
-its p-values exact whatever the dependence of the detectors, and whatever the weights. Of the reference rows some sixty
-are kept, close to each other where p is small; between two of these p goes on as a line, so that a rounding difference
-stays one. Where reference rows are nearer to each other than scores are known, as those of copies are, the line is
-drawn out towards lower scores until it is as flat as it must be. A score beyond all goes on as an exponential tail
-would, so that OOD rows keep their order.
+Weights are what detectors see of training rows that were damaged on purpose (`export.detectors.power`); where that was
+not measured there is no such column. None has to be a p-value itself: the column is calibrated like any other, which
+makes its p-values exact whatever the dependence of the detectors, and whatever the weights. Of the reference rows some
+sixty are kept, close to each other where p is small; between two of these p goes on as a line, so that a rounding
+difference stays one. Where reference rows are nearer to each other than scores are known, as those of copies are, the
+line is drawn out towards lower scores until it is as flat as it must be. A score beyond all goes on as an exponential
+tail would, so that OOD rows keep their order.
 
 Sources: Vovk and Wang, Combining p-values via averaging, Biometrika 107 (2020) 791 (means of powers of p: between the
 product, which counts all detectors, and the smallest, which counts one); Liu and Xie, Cauchy combination test, J.
@@ -50,8 +50,8 @@ CAUCHY = "cauchy"
 CAUCHY_METHOD = "Cauchy combination of the p-values of the other detectors, calibrated anew"
 WEIGHTED = "weighted"
 WEIGHTED_METHOD = (
-    "mean of 1 / sqrt(p) of the other detectors, weighted by what each sees of training rows that were damaged on purpose,"
-    " calibrated anew"
+    "mean of 1 / sqrt(p) of the other detectors, weighted by what each sees of training rows that were damaged on"
+    " purpose, calibrated anew"
 )
 COLUMNS = ((WEIGHTED, WEIGHTED_METHOD), (CAUCHY, CAUCHY_METHOD), (BONFERRONI, BONFERRONI_METHOD))
 """Names and methods, in their order."""
