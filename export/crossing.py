@@ -2,15 +2,15 @@
 
 An encoder that was trained elsewhere has seen none of the rows. So they are dealt into folds, the detectors are fitted
 on all folds but one, and score that one; the scores of all folds, pooled, calibrate. The detectors that are served are
-fitted on all rows. Every row does both, where a split keeps some from each.
+fitted on rows of all folds. Every row does both, where a split keeps some from each.
 
 What it promises. Vovk's cross-conformal predictor and CV+ of Barber et al. compare a new row with each fold by the
 detectors of that fold, and flag at most 2 alpha and a small term, whatever the data. One graph is served here and not
-one a fold: scores by detectors of all rows are held against scores by detectors of 1 - 1 / FOLDS of them. The two are
-not exchangeable, and no bound holds for all data (Barber et al., section 2: of a fit that is not stable the plain
-cross-validated rate can be anything). What holds is measured (docs/adr/0026): with more rows to fit on a new row's
-distances become smaller, not larger, which errs on the side of fewer alarms. A fused score would become larger with
-more reference rows, so that every fit is given as many.
+one a fold: the scores of different fits are held against each other, and no bound holds for all data (Barber et al.,
+section 2). So every fit, the served one too, is given as many rows to fit on and as many for reference: then a new
+row's score has the distribution of each row's that calibrates, and what is left is that these depend on each other.
+With all rows in the served fit `density`, whose dimensions are a quarter of its rows, flagged nine new rows of ten.
+What holds is measured (docs/adr/0026).
 
 Sources: Vovk, Cross-conformal predictors, https://arxiv.org/abs/1208.0806; Vovk and Wang, Combining p-values via
 averaging, https://arxiv.org/abs/1212.4966 (the factor 2); Barber, Candes, Ramdas and Tibshirani, Predictive inference
@@ -41,7 +41,7 @@ class Crossed(NamedTuple):
     """What comes of it.
 
     Attributes:
-        scorer: fitted on all rows.
+        scorer: fitted on rows of all folds.
         scores: float32 [N, K] of one row of each unit, each by a scorer that saw no row of its fold.
         rows: which rows these are.
     """
@@ -95,12 +95,13 @@ def crossed(
     num_folds = int(folds_N.max()) + 1
     fewest = min(count(units_N[folds_N != fold], num_rows) for fold in range(num_folds))
     num_reference = max(2, int(REFERENCE_SHARE * fewest))
+    num_fitted = min(int((folds_N != fold).sum()) for fold in range(num_folds)) - num_reference
     everything = np.arange(num_rows)
-    served = _fitted(model, tensors, units_N, everything, num_reference, embed, power)
+    served = _fitted(model, tensors, units_N, everything, num_reference, num_fitted, embed, power)
     scores = dict[int, NDArray[np.float32]]()
     for fold in range(num_folds):
         others = np.flatnonzero(folds_N != fold)
-        scorer = _fitted(model, tensors, units_N, others, num_reference, None, served.power)
+        scorer = _fitted(model, tensors, units_N, others, num_reference, num_fitted, None, served.power)
         held_out = one_each[folds_N[one_each] == fold]
         found = scorer.scores({name: array[held_out] for name, array in tensors.items()})
         scores.update(zip(held_out.tolist(), found, strict=True))
@@ -130,11 +131,13 @@ def _fitted(
     units_N: Units,
     rows: NDArray[np.int64],
     num_reference: int,
+    num_fitted: int,
     embed: Embed | None,
     power: Power | None,
 ) -> Scorer:
     """A scorer of some rows, of which so many are for reference."""
     order = np.random.default_rng(0).permutation(len(rows))
     reference, fitted = drawn(units_N[rows], order, num_reference)
+    fitted = fitted[:num_fitted]
     some = {name: array[rows] for name, array in tensors.items()}
     return Scorer.fit(model, some, chosen=Drawn(reference, fitted), embed=embed, power=power)

@@ -51,7 +51,7 @@ class Order:
     seed: int = 0
     group_by: str | None = None
     licence: Path | None = None
-    calibration: Calibration = Calibration(crosses=True)  # noqa: RUF009 (frozen)
+    calibration: Calibration = Calibration()  # noqa: RUF009 (frozen)
 
 
 def import_encoder(order: Order, options: SourceOptions, choices: Choices) -> Path:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Scores:
-    """Out-of-distribution answers for n rows.
+    """Out-of-distribution answers for n rows; `maps`, `regions` and `overlay` are those of `anomaly_maps`.
 
     Attributes:
         detectors: names of the K detectors.

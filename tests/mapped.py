@@ -28,6 +28,14 @@ def expected_map(rows_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
     return blocks.mean(axis=(2, 4), dtype=np.float32)
 
 
+def without_map(manifest: Manifest) -> Manifest:
+    """The manifest as if its scorer had no map, so that its detectors may be others."""
+    scorer = manifest.graphs["scorer"]
+    outputs = tuple(spec for spec in scorer.outputs if spec.name != ANOMALY_MAP)
+    graphs = manifest.graphs | {"scorer": replace(scorer, outputs=outputs)}
+    return replace(manifest, graphs=graphs, map_detector="")
+
+
 def with_map(folder: Path, calibration_rows: NDArray[np.uint8], name: str, has_map: bool = True) -> None:
     """Replaces the scorer of the bundle in the folder, which is named `name/1`, by one with a map.
 

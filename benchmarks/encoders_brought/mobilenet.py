@@ -53,3 +53,25 @@ def block17() -> nn.Module:
 def block18() -> nn.Module:
     """What torchvision's classifier takes: the teacher of the recipe distill_cifar10."""
     return Stages((18,))
+
+
+class Map(Stages):
+    """Images that are normalised [B, 3, H, W] -> a map of two blocks, side by side [B, 128, H / 16, W / 16]."""
+
+    def __init__(self) -> None:
+        super().__init__((6, 13))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Of strides 8 and 16; the finer one is averaged to the grid of the coarser."""
+        found = []
+        for block, layer in enumerate(self.features):
+            x = layer(x)
+            if block in self.blocks:
+                found.append(x)
+        finer, coarser = found
+        return torch.cat([nn.functional.avg_pool2d(finer, 2, ceil_mode=True), coarser], dim=1)
+
+
+def places() -> nn.Module:
+    """For `--embedding mean --patches auto`."""
+    return Map()

@@ -4,8 +4,8 @@
     python -m benchmarks.results.deciding build/deciding/*.npz           the same tables from scores that were kept
 
 Of each bundle the reference rows, damaged ones of each kind, the test rows and the sets are scored through its graphs.
-A rule makes weights of what detectors see of damaged rows; the sets have no say in it. `cauchy` and `bonferroni` are
-what decided before there were weights; `best of all` is the best single detector on that very set, which nobody knows.
+A rule makes weights of what detectors see of damaged rows; the sets have no say. `cauchy` and `bonferroni` are what
+decided before there were weights; `best of all` is the best single detector on that very set, which nobody knows.
 
 Shape legend: N rows, K detectors, D kinds of damage.
 """

@@ -1,12 +1,12 @@
-"""Few images: false alarms and AUROC over many deals of 40, 80 and 150 good magnetic tiles, frozen encoder.
+"""Few images: false alarms and AUROC over many draws of 40, 80 and 150 good magnetic tiles, frozen encoder.
 
     python -m benchmarks.results.few        half an hour of one core; prints the table
     python -m benchmarks.results.few --table         prints it from docs/results/few.json
 
-A deal draws so many of the 952 good tiles; they are all that there is. A tenth is set aside for test, as ever. Three
+A draw takes so many of the 952 good tiles; they are all that there is. A tenth is set aside for test, as ever. Three
 ways to calibrate: crosswise (`export.crossing`), with a half of all, and with the 19 that a level of 5 % needs. The
 false alarms are the share of 400 other good tiles that is flagged; the AUROC is theirs against 392 faulty tiles. An
-average over deals is what the promise is about. No choice was made by the faulty tiles.
+average over draws is what the promise is about. No choice was made by the faulty tiles.
 
 The encoder is ImageNet's MobileNetV2 up to block 17 (`benchmarks.encoders_brought.weights`), of tiles stretched to 160
 x 160. Detectors on the input see them at 20 x 20 in grey: smaller than in a bundle, so that a fit takes little time.
@@ -57,19 +57,19 @@ SHOWN = ("weighted", "cauchy", "mahalanobis")
 
 @dataclass(frozen=True)
 class Options:
-    """Runs the deals, or prints the table of those that were run.
+    """Runs the draws, or prints the table of those that were run.
 
     Attributes:
         table: prints the table of docs/results/few.json, and runs nothing.
         weights: of MobileNetV2, as `benchmarks.encoders_brought.weights` writes them.
-        deals: how many.
+        draws: how many.
         first: number of the first one, so that several processes can share the work.
-        cache: folder for embeddings and for the deals that are done.
+        cache: folder for embeddings and for the draws that are done.
     """
 
     table: bool = False
     weights: Path = Path("/tmp/weights/mobilenetv2_features.pth")
-    deals: int = 200
+    draws: int = 200
     first: int = 0
     cache: Path = Path("build/few")
 
@@ -82,9 +82,9 @@ class Row:
         num_tiles: all that there are.
         way: key of `WAYS`.
         detector: name of the column.
-        num_deals: that the figures are of.
+        num_draws: that the figures are of.
         false_alarms: mean share of other good tiles flagged at each of `ALPHAS`.
-        false_alarms_error: standard error of these means, over deals.
+        false_alarms_error: standard error of these means, over draws.
         auroc: mean.
         auroc_error: of it.
     """
@@ -92,7 +92,7 @@ class Row:
     num_tiles: int
     way: str
     detector: str
-    num_deals: int
+    num_draws: int
     false_alarms: tuple[float, ...]
     false_alarms_error: tuple[float, ...]
     auroc: float
@@ -115,13 +115,14 @@ def main(options: Options) -> int:
     options.cache.mkdir(parents=True, exist_ok=True)
     good, bad = tensors(options)
     num_detectors = len(Scorer.fit(None, _some(good, np.arange(40))).members)
-    power = Power(np.full(num_detectors, 0.75), np.full((1, num_detectors), 0.75), 100, np.array([100]))
-    done = {(one["num_tiles"], one["deal"]) for one in kept(options.cache)}
-    with (options.cache / f"deals-{options.first}.jsonl").open("a") as file:
-        for deal in range(options.first, options.first + options.deals):
+    even_K = np.full(num_detectors, 0.75)
+    power = Power(even_K, even_K[None], 100, np.array([100]))
+    done = {(one["num_tiles"], one["draw"]) for one in kept(options.cache)}
+    with (options.cache / f"draws-{options.first}.jsonl").open("a") as file:
+        for draw in range(options.first, options.first + options.draws):
             for num in NUMBERS:
-                if (num, deal) not in done:
-                    line = {"num_tiles": num, "deal": deal, **dealt(good, bad, num, deal, power)}
+                if (num, draw) not in done:
+                    line = {"num_tiles": num, "draw": draw, **drawn_once(good, bad, num, draw, power)}
                     print(json.dumps(line), file=file, flush=True)
     found = Result(tuple(summed(list(kept(options.cache)))))
     records.write(found, RESULT)
@@ -130,8 +131,8 @@ def main(options: Options) -> int:
 
 
 def kept(cache: Path) -> Iterator[dict[str, Any]]:
-    """The deals that are done."""
-    for file in sorted(cache.glob("deals-*.jsonl")):
+    """The draws that are done."""
+    for file in sorted(cache.glob("draws-*.jsonl")):
         yield from map(json.loads, file.read_text().splitlines())
 
 
@@ -168,9 +169,9 @@ def _of(network: torch.nn.Module, tiles: Path, name: str) -> NDArray[Any]:
         return np.concatenate([network((some - mean) / std).numpy() for some in floats])
 
 
-def dealt(good: Arrays, bad: Arrays, num: int, deal: int, power: Power) -> dict[str, Any]:
+def drawn_once(good: Arrays, bad: Arrays, num: int, draw: int, power: Power) -> dict[str, Any]:
     """By way and detector: false alarms at each alpha, AUROC."""
-    order = np.random.default_rng([deal, num]).permutation(len(good["embedding"]))
+    order = np.random.default_rng([draw, num]).permutation(len(good["embedding"]))
     own, others = order[num // 10 : num], order[num:][:NUM_OTHERS]
     found = dict[str, Any]()
     for way in WAYS:
@@ -199,10 +200,10 @@ def _some(arrays: Arrays, rows: NDArray[Any]) -> Arrays:
     return {name: array[rows] for name, array in arrays.items()}
 
 
-def summed(deals: list[dict[str, Any]]) -> Iterator[Row]:
+def summed(draws: list[dict[str, Any]]) -> Iterator[Row]:
     """The means of each number of tiles, way and detector."""
     for num in NUMBERS:
-        of_num = [one for one in deals if one["num_tiles"] == num]
+        of_num = [one for one in draws if one["num_tiles"] == num]
         for way in WAYS:
             for name in of_num[0].get(way, {}) if of_num else ():
                 figures = np.array([one[way][name][: len(ALPHAS) + 1] for one in of_num if way in one])
@@ -215,14 +216,14 @@ def summed(deals: list[dict[str, Any]]) -> Iterator[Row]:
 def table(found: Result, shown: tuple[str, ...] = SHOWN) -> str:
     """As Markdown: false alarms and AUROC with two standard errors."""
     heads = [f"flagged at {alpha:g}" for alpha in ALPHAS]
-    lines = [f"| tiles | calibrated | detector | deals | {' | '.join(heads)} | AUROC |"]
+    lines = [f"| tiles | calibrated | detector | draws | {' | '.join(heads)} | AUROC |"]
     lines.append("| ---: | --- | --- | ---: |" + " ---: |" * (len(ALPHAS) + 1))
     for row in (row for row in found.rows if row.detector in shown):
         shares = [
             f"{share:.1%} ± {2 * error:.1%}"
             for share, error in zip(row.false_alarms, row.false_alarms_error, strict=True)
         ]
-        cells = [str(row.num_tiles), WAYS[row.way], row.detector, str(row.num_deals), *shares]
+        cells = [str(row.num_tiles), WAYS[row.way], row.detector, str(row.num_draws), *shares]
         lines.append(f"| {' | '.join(cells)} | {row.auroc:.3f} ± {2 * row.auroc_error:.3f} |")
     return "\n".join(lines)
 

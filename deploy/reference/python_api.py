@@ -8,6 +8,7 @@ from typing import Any
 from deploy.reference.markdown import code, doc_of, head, table, type_name
 from latentserve.answers import Analysis, Scores
 from latentserve.client import AsyncClient, Client
+from latentserve.maps import AnomalyMaps, Region
 
 TEXT = """`from latentserve import Client, AsyncClient, Scores`. How to use it: [Client](../guides/client.md).
 What it raises: [Errors](errors.md)."""
@@ -19,7 +20,9 @@ def page() -> str:
     out = [head("Python", made_from, TEXT), _class(Client)]
     out += [_method(name, value) for name, value in vars(Client).items() if _is_method(name, value)]
     out.append(f"## AsyncClient\n\n{doc_of(AsyncClient).text}\n")
-    out += [_class(Scores), _class(Analysis)]
+    out += [_class(Scores), _class(Analysis), _class(AnomalyMaps)]
+    out += [_method(name, value) for name, value in vars(AnomalyMaps).items() if _is_method(name, value)]
+    out.append(_class(Region))
     return "\n".join(out)
 
 

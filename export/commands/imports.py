@@ -35,8 +35,10 @@ class Options:
         name: name of the model; default: that of the network, or of its file or folder.
         licence: text file with the encoder's licence; default: what the source says.
         group_by: rows of the data that no split may part, as for training.
-        calibration_share: share of your own rows that calibrates; default: 0.1, and where that is too few for alpha all
-            rows calibrate crosswise, which an encoder allows that saw none of them.
+        calibration_share: share of your own rows that calibrates; default: 0.1, and where that is too few for alpha as
+            many as it needs, up to a half.
+        crosswise: where a tenth is too few all rows calibrate, each by detectors that were fitted without it: sees more
+            of few images, but its error rate is measured and not proved.
         calibration_data: rows that calibrate in place of any of these, as folder:PATH; twins of others are left out.
         seed: draws the splits.
         report: how much of the evaluation report goes into the bundle: `full` takes minutes and has every baseline;
@@ -55,6 +57,7 @@ class Options:
     group_by: str | None = None
     calibration_share: float | None = None
     calibration_data: str | None = None
+    crosswise: bool = False
     seed: int = 0
     report: ReportSize = "quick"
     precision: Precision = "float32"
@@ -76,7 +79,7 @@ def main(arguments: list[str]) -> int:
             options.seed,
             options.group_by,
             options.licence,
-            Calibration(options.calibration_share, options.promise.alpha, options.calibration_data, crosses=True),
+            Calibration(options.calibration_share, options.promise.alpha, options.calibration_data, options.crosswise),
         )
         choices = Choices(options.report, options.precision, options.promise, options.device)
         with contextlib.redirect_stdout(sys.stderr):  # what a user's own code prints is not the path that is asked for

@@ -138,8 +138,7 @@ class PatchesGivenOthers(GivenOthers):
 
     def raw(self, x_BhwF: Tensor) -> Tensor:
         """See `PlaceDetector`."""
-        x_RF = (x_BhwF.reshape(-1, x_BhwF.shape[3]) - self.centre_D) @ self.leading_DF
-        return super().raw(x_RF.view(-1, self.mean_Q.shape[0]))
+        return super().raw((x_BhwF - self.centre_D) @ self.leading_DF)
 
 
 def _in_cells(x_BCHW: Tensor, side: int) -> Tensor:

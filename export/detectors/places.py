@@ -1,7 +1,7 @@
 """What a detector is that looks at places: a map [B, h, w], whose maximum is its score.
 
 A map is made comparable first: of each place the mean that in-distribution rows have there is taken away, and the rest
-is divided by their deviation there, both lightly smoothed. Without that the maximum of a busy place, as of an edge
+is divided by their deviation there, lightly smoothed. Without that the maximum of a busy place, as of an edge
 that never lies quite the same, would decide for all.
 
 Mean and deviation are of rows that the map was not fitted on: a quarter of the rows, against a fit on the others. The
@@ -31,7 +31,7 @@ AT_ONCE = 32
 HELD_OUT = 4
 """One row of so many tells mean and deviation of a map."""
 SMOOTHED = 3
-"""Places along a side that mean and deviation are averaged over."""
+"""Places along a side that variances are averaged over."""
 OWN_SHARE = 20
 """A place's own variance counts as many rows as there are, that of all places as so many: with few rows a place's
 deviation is hardly known."""
@@ -98,7 +98,7 @@ class PlaceDetector(nn.Module):
             parts = [x_NhwF[held][start : start + AT_ONCE] for start in range(0, int(held.sum()), AT_ONCE)]
             raw_Nhw = torch.cat([trial.raw(torch.from_numpy(part)) for part in parts]).double()
         fitted = cls.fit_features(x_NhwF, most)
-        fitted.mean_hw = smoothed(raw_Nhw.mean(dim=0)).float()
+        fitted.mean_hw = raw_Nhw.mean(dim=0).float()
         fitted.deviation_hw = _deviation(raw_Nhw, fitted.smallest()).float()
         return fitted
 
@@ -160,6 +160,7 @@ def _deviation(raw_Nhw: Tensor, smallest: float) -> Tensor:
     """Of each place, drawn towards that of all places where rows are few."""
     own_hw = (raw_Nhw - raw_Nhw.mean(dim=0)).square().mean(dim=0)
     num = len(raw_Nhw)
-    variance_hw = (num * smoothed(own_hw) + OWN_SHARE * own_hw.mean()) / (num + OWN_SHARE)
+    around_hw = torch.maximum(own_hw, smoothed(own_hw))  # a busy place among quiet ones stays as busy as it is
+    variance_hw = (num * around_hw + OWN_SHARE * own_hw.mean()) / (num + OWN_SHARE)
     size: Any = raw_Nhw.square().mean().sqrt()
     return variance_hw.sqrt().clamp_min(max(smallest, SMALLEST_DEVIATION * float(size), TINY))

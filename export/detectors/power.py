@@ -1,4 +1,4 @@
-"""What each detector sees of usual rows that were damaged on purpose, and the weight that follows from it.
+"""What each detector sees of in-distribution rows that were damaged on purpose, and the weight that follows from it.
 
 A detector that is blind on these data gives every row a score by chance, and in a fusion of all it drowns the one that
 sees. Which one sees cannot be asked of real faults: a choice among scores that has looked at them would be a promise

@@ -109,6 +109,8 @@ def models(given: Sequence[str]) -> int:
             crosswise = ", crosswise" if detector.calibration == "cross" else ""
             calibrated = f"{detector.num_calibration_rows:,} calibration rows{crosswise}"
             print(f"  flags at alpha {model.default_alpha:g} by {detector.name}, {calibrated}")
+        if model.map_detector:
+            print(f"  maps by {model.map_detector}")
     return WELL
 
 

@@ -97,6 +97,7 @@ class MapPolicy:
         """Checks what a client asks for, before anything is computed. The bundle's level is the default.
 
         Raises:
+            Unsupported: the detector's calibration cannot give such a guarantee.
             InvalidInput: alpha is not between the smallest possible p-value and 1.
         """
         check_calibration(self._manifest, self.detector, guarantee)

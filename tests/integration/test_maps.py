@@ -286,6 +286,8 @@ def test_the_command_prints_regions_and_writes_overlays(
     overlays = ["--overlays", str(tmp_path / "overlays")]
     assert main([*given, *overlays, "--format", "jsonl", "--target", served.target]) == 0
     of_photo, of_row, of_nothing = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert main(["models", "--target", served.target]) == 0
+    assert capsys.readouterr().out.count("  maps by places") == 1
     (region,) = of_photo["regions"]
     assert region["box"] == [4, 0, 2, 2]
     assert region["in_photograph"] == [20, 20, 10, 10]

@@ -58,3 +58,10 @@ def test_a_priority_marks_what_carries_rows_and_nothing_else() -> None:
     assert calls.with_priority(pb.GetModelRequest(), "low") == pb.GetModelRequest()
     with pytest.raises(InvalidInput, match="priority: got 'urgent', expected one of"):
         calls.with_priority(pb.EmbedRequest(), "urgent")  # type: ignore[arg-type]
+
+
+def test_maps_are_asked_for_with_true_or_false() -> None:
+    with pytest.raises(InvalidInput, match="maps: got 'yes', expected True or False"):
+        calls.score(np.zeros((1, 2), np.int16), None, "marginal", "per_row", "", 0, "yes")  # type: ignore[arg-type]
+    (request,) = calls.score(np.zeros((1, 2), np.int16), None, "marginal", "per_row", "", 0).requests
+    assert "maps" not in [field.name for field, _ in request.ListFields()]

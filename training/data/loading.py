@@ -53,7 +53,7 @@ def check_spec(spec: str, also: Iterable[str] = (), group_by: str | None = None)
         GroupBy.parse(group_by, name)
     there = os.path.isdir(os.path.expanduser(place))  # noqa: PTH111, PTH112 (these raise for no name whatever)
     if WITH_A_PLACE.get(name) == "PATH" and not there:
-        kind = {"audio": "WAV or FLAC files", "mvtec": "usual images in train/good"}.get(name, "JPEG or PNG images")
+        kind = {"audio": "WAV or FLAC files", "mvtec": "good images in train/good"}.get(name, "JPEG or PNG images")
         raise DataError(f"{name}: got {place!r}, expected a folder of {kind} ({name}:PATH)")
     if name in ("mvtec", "csv"):
         from training.data import listed, mvtec  # they bring readers, which other sets do not need

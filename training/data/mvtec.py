@@ -31,11 +31,11 @@ def check(path: str) -> Path:
     """The folder.
 
     Raises:
-        DataError: it has no usual images where the layout has them.
+        DataError: it has no in-distribution images where the layout has them.
     """
     folder = Path(path).expanduser()
     if not path or not (folder / TRAIN).is_dir():
-        raise DataError(f"mvtec: got {path!r}, expected a folder with usual images in {TRAIN} (mvtec:PATH)")
+        raise DataError(f"mvtec: got {path!r}, expected a folder with good images in {TRAIN} (mvtec:PATH)")
     return folder
 
 

@@ -20,6 +20,7 @@ from latentserve import records
 from latentserve.inputs import ImageInput, Resize
 from training.data.errors import DataError as DataError
 from training.data.lazy import Lazy, fingerprint_of
+from training.data.long_rows import LONG_ROW_SECONDS, long_rows
 from training.data.parting import parted
 from training.data.shares import Calibration
 from training.data.units import FEWEST_UNITS, count, drawn, equal_rows, merged, row_digests
@@ -31,8 +32,6 @@ Values = NDArray[Any]
 """Rows as data sets hold them and clients send them: images, uint8 [N, H, W, C], or clips of sound, int16 [N, T]."""
 OF_ROWS = ("labels_N", "groups_N", "factors_NF", "units_N", "names_N")
 """What `Rows` says of each row besides its values."""
-LONG_ROW_SECONDS = 2.56
-"""20,480 samples at 8 kHz: as many as a row of van den Oord et al., section 3.1, https://arxiv.org/abs/1807.03748."""
 
 
 @dataclass(frozen=True)
@@ -181,7 +180,7 @@ class Data:
     def _long_rows(self, split: Rows) -> Values:
         if self.sample_rate_hz is None:
             return split.values
-        return joined(split, int(LONG_ROW_SECONDS * self.sample_rate_hz))
+        return long_rows(split.values, split.groups_N, int(LONG_ROW_SECONDS * self.sample_rate_hz))
 
     @property
     def fingerprint(self) -> str:
@@ -285,20 +284,3 @@ def _places(
 def say(line: str) -> None:
     """A line for the user, on stderr."""
     print(records.printable(line), file=sys.stderr)
-
-
-def joined(clips: Rows, num_samples: int) -> NDArray[np.int16]:
-    """Long rows of sound, int16 [M, num_samples]: clips of one group after another, without their padding.
-
-    Each sample is used at most once; what is left of a group at its end and fills no row is dropped. Where no clip
-    holds any sound silence is not padding: it is what a microphone heard that was switched off.
-    """
-    silent = not clips.values.any()
-    groups_N = np.zeros(len(clips), np.int64) if clips.groups_N is None else clips.groups_N
-    parts = []
-    for group in np.unique(groups_N):
-        of_group = clips.values[groups_N == group]
-        sound_T = np.concatenate([clip_T if silent else np.trim_zeros(clip_T, "b") for clip_T in of_group])
-        num_rows = len(sound_T) // num_samples
-        parts.append(sound_T[: num_rows * num_samples].reshape(num_rows, num_samples))
-    return np.concatenate(parts)

@@ -42,7 +42,7 @@ class PlaceFigures:
 
 
 def place_figures(maps_NHW: Maps, masks_NHW: Masks) -> PlaceFigures:
-    """Figures of maps of the masks' size; the mask of a usual image is empty.
+    """Figures of maps of the masks' size; the mask of an in-distribution image is empty.
 
     Raises:
         ValueError: other shapes, no pixel at fault, or no usual one.

@@ -9,12 +9,13 @@ import pytest
 from latentserve import bundle
 from latentserve.errors import InvalidInput, Unsupported
 from service.models.decisions import DecisionPolicy, ScoreOptions
+from tests.mapped import without_map
 
 
 @pytest.fixture(scope="module")
 def manifest(bundle_folder: Path) -> bundle.Manifest:
     """Of one detector alone."""
-    whole = bundle.load(bundle_folder)
+    whole = without_map(bundle.load(bundle_folder))
     return replace(whole, detectors=whole.detectors[:1])
 
 
@@ -91,7 +92,7 @@ def test_the_false_discovery_rate_looks_at_all_rows(policy: DecisionPolicy) -> N
 
 
 def test_every_detector_has_p_values_of_its_own_and_the_first_decides(bundle_folder: Path) -> None:
-    whole = bundle.load(bundle_folder)
+    whole = without_map(bundle.load(bundle_folder))
     calibration = {
         detector.name: np.arange(300, dtype=np.float32) * (1 + column)
         for column, detector in enumerate(whole.detectors)
@@ -107,7 +108,7 @@ def test_every_detector_has_p_values_of_its_own_and_the_first_decides(bundle_fol
 @pytest.fixture(scope="module")
 def two(bundle_folder: Path) -> DecisionPolicy:
     """Of two detectors: 99 rows calibrated the first, 19 the second."""
-    whole = bundle.load(bundle_folder)
+    whole = without_map(bundle.load(bundle_folder))
     sizes = {"first": 99, "second": 19}
     detectors = tuple(
         replace(one, name=name, num_calibration_rows=num)

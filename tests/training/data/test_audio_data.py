@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from latentserve.audio import decode_audio
 from training.data import AudioShape, DataError, Rows, fsdd, load_data
-from training.data.rows import joined
+from training.data.long_rows import long_rows
 
 RATE = 800
 
@@ -117,11 +117,11 @@ def test_long_rows_hold_one_group_each_and_every_sample_once() -> None:
     for row, length in enumerate((3, 5, 2, 4, 5, 5)):
         values[row, :length] = 10 * row + np.arange(1, length + 1)
     rows = Rows(values, None, np.array([0, 1, 0, 1, 0, 1]))
-    got = joined(rows, 4)
+    got = long_rows(rows.values, rows.groups_N, 4)
     assert got.tolist() == [[1, 2, 3, 21], [22, 41, 42, 43], [11, 12, 13, 14], [15, 31, 32, 33], [34, 51, 52, 53]]
-    assert joined(rows, 100).shape == (0, 100)
-    assert joined(Rows(values), 24).tolist() == [[value for clip in values for value in clip if value]]
-    assert joined(Rows(np.zeros((3, 8), np.int16)), 10).shape == (2, 10)  # a microphone that was switched off
+    assert long_rows(rows.values, rows.groups_N, 100).shape == (0, 100)
+    assert long_rows(values, None, 24).tolist() == [[value for clip in values for value in clip if value]]
+    assert long_rows(np.zeros((3, 8), np.int16), None, 10).shape == (2, 10)  # a microphone that was switched off
 
 
 def test_images_are_trained_on_as_they_are(sounds: Path) -> None:

@@ -58,9 +58,9 @@ def test_faulty_ones_are_what_a_model_is_held_against_by_kind(parts: Path) -> No
 
 def test_another_layout_is_said(tmp_path: Path) -> None:
     (tmp_path / "good").mkdir()
-    with pytest.raises(DataError, match="expected a folder with usual images in train/good"):
+    with pytest.raises(DataError, match="expected a folder with good images in train/good"):
         load_data(f"mvtec:{tmp_path}", 16)
-    with pytest.raises(DataError, match=r"mvtec: got 'nowhere', expected a folder of usual images in train/good"):
+    with pytest.raises(DataError, match=r"mvtec: got 'nowhere', expected a folder of good images in train/good"):
         load_data("mvtec:nowhere", 16)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from training.data.long_rows import long_rows
 from training.data.rows import (
     FEWEST_CALIBRATION_UNITS,
     AudioShape,
@@ -15,7 +16,6 @@ from training.data.rows import (
     DataError,
     ImageShape,
     Rows,
-    joined,
     split_off,
     three_splits,
 )
@@ -91,11 +91,11 @@ def test_training_rows_of_sound_are_2_56_seconds_long() -> None:
 
 def test_long_rows_are_clips_of_one_group_without_their_padding_each_sample_once() -> None:
     values = clips(3, 5, 4, 2, 6)
-    found = joined(Rows(values, groups_N=np.array([7, 2, 7, 2, 7])), 4)
+    found = long_rows(values, np.array([7, 2, 7, 2, 7]), 4)
     assert found.tolist() == [[2, 2, 2, 2], [1, 1, 1, 3], [3, 3, 3, 5], [5, 5, 5, 5]]
-    assert joined(Rows(values), 10).tolist() == [[1] * 3 + [2] * 5 + [3] * 2, [3] * 2 + [4] * 2 + [5] * 6]
+    assert long_rows(values, None, 10).tolist() == [[1] * 3 + [2] * 5 + [3] * 2, [3] * 2 + [4] * 2 + [5] * 6]
     begins_silent = np.array([[0, 0, 1, 0]], np.int16)  # silence before a sound is not padding
-    assert joined(Rows(begins_silent), 3).tolist() == [[0, 0, 1]]
+    assert long_rows(begins_silent, None, 3).tolist() == [[0, 0, 1]]
 
 
 def test_images_are_resized_only_where_their_size_is_another() -> None:
