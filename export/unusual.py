@@ -23,7 +23,7 @@ from export.detectors.inputs import InputMahalanobis
 from export.detectors.mahalanobis import Mahalanobis
 from training.data import Rows
 from training.data.rows import say
-from training.data.units import equal_rows
+from training.data.units import count, equal_rows
 
 LOOKING: tuple[type[FittedDetector], ...] = (Mahalanobis, InputMahalanobis)
 """Neighbours named no faulty tile: faults that are like each other are neighbours."""
@@ -61,6 +61,8 @@ def unusual(tensors: Arrays) -> NDArray[np.int64]:
         return np.empty(0, np.int64)
     kinds = [kind for kind in LOOKING if tensors.keys() >= set(kind.inputs)]
     units_N = equal_rows(tensors["input"]) if "input" in tensors else None
+    if count(units_N, num_rows) < FEWEST_ROWS:
+        return np.empty(0, np.int64)
     folds_N, _ = dealt(np.arange(num_rows) if units_N is None else units_N, FOLDS)
     worst_N = np.full(num_rows, -np.inf)
     for kind in kinds:

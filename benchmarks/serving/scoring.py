@@ -111,7 +111,7 @@ def costs(folder: Path) -> list[Cost]:
 
 
 def _cost(folder: Path, manifest: Manifest, runner: GraphRunner, rows: Any) -> Cost:
-    given = {INPUT: rows, **runner.run(rows)}
+    given = {INPUT: rows, **runner.with_patches().run(rows)}
     names = [name for name in GRAPHS if name in manifest.graphs]
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(ROUNDS):

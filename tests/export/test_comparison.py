@@ -71,6 +71,7 @@ def other_folder(bundle_folder: Path, tmp_path_factory: pytest.TempPathFactory) 
         detectors=(bundle.Detector("length", "sum of magnitudes", len(scores), sha256_of_scores(scores)),),
         parity=(),
         evaluations=(),
+        map_detector="",
     )
     records.write(made, folder / bundle.MANIFEST)
     return folder

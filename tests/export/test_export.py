@@ -46,8 +46,8 @@ def runner(bundle_folder: Path) -> GraphRunner:
 def test_the_exported_graphs_return_what_the_trained_model_returns(
     runner: GraphRunner, model: Any, digits: NDArray[np.uint8]
 ) -> None:
-    got, expected = runner.run(digits), trained_tensors(model, None, digits)
-    assert expected.keys() == {"embedding", "latent", "latent_scale", "reconstruction"}
+    got, expected = runner.with_patches().run(digits), trained_tensors(model, None, digits)
+    assert expected.keys() == {"embedding", "latent", "latent_scale", "patches", "reconstruction"}
     for name, array in expected.items():
         np.testing.assert_allclose(got[name], array, atol=1e-5)
 
@@ -58,11 +58,19 @@ def test_a_model_without_a_posterior_is_scored_by_its_embedding(tmp_path: Path) 
     folder = export_run(run, tmp_path / "models")
     manifest = bundle.load(folder)
     assert set(manifest.graphs) == {"encoder", "decoder", "scorer"}
-    assert [spec.name for spec in manifest.graphs["encoder"].outputs] == ["embedding", "latent"]
+    assert [spec.name for spec in manifest.graphs["encoder"].outputs] == ["embedding", "latent", "patches"]
     names = [detector.name for detector in manifest.detectors]
     on_embedding = ["mahalanobis", "cluster_mahalanobis", "knn", "density", "magnitude"]
-    assert names == ["weighted", "cauchy", "bonferroni", *on_embedding, "input_mahalanobis", "input_knn", "edge_knn"]
-    assert [spec.name for spec in manifest.graphs["scorer"].inputs] == ["embedding", "input"]
+    on_input = ["input_mahalanobis", "input_knn", "edge_knn"]
+    on_places = {"patch_places", "patch_bank", "coarse_places", "reconstruction_places"}
+    assert names[:-4] == ["weighted", "cauchy", "bonferroni", *on_embedding, *on_input]
+    assert set(names[-4:]) == on_places
+    assert {spec.name for spec in manifest.graphs["scorer"].inputs} == {
+        "embedding",
+        "input",
+        "patches",
+        "reconstruction",
+    }
     assert {"linear_probe_accuracy", "reconstruction_nats"} <= {one.name for one in manifest.evaluations}
     assert (folder / bundle.REPORT).is_file()
 
@@ -74,7 +82,7 @@ def test_too_few_calibration_rows_make_a_bundle_that_does_not_score(
     folder = export_run(run_folder, tmp_path, report="none", promise=Promise(alpha=1 / 302))
     told = capsys.readouterr().err
     assert told.index("no scores: ") < told.index("export: graphs")  # before any work
-    assert "no scores: 300 calibration rows cannot keep a level of 0.00331126, expected 301 or more" in told
+    assert "no scores: 300 calibration rows cannot keep a level of 0.00331126, which takes 301" in told
     manifest = bundle.load(folder)
     assert manifest.detectors == ()
     assert "scorer" not in manifest.graphs
@@ -150,7 +158,7 @@ def test_a_graph_that_returns_no_numbers_is_rejected(
         graphs = runner.graphs
 
         def run(self, rows: Any, batch_rows: int) -> Any:
-            tensors = runner.run(rows, batch_rows)
+            tensors = runner.with_patches().run(rows, batch_rows)
             return tensors | {"embedding": tensors["embedding"] * np.nan}
 
     with pytest.raises(ExportError, match="embedding: the exported graph is inf off"):
@@ -221,6 +229,13 @@ def test_scores_may_be_off_where_no_p_value_moves_and_not_where_one_does(precisi
 
     class Fake:
         inputs = ("embedding",)
+        outputs = ("scores",)
+
+        def with_map(self, embedding: torch.Tensor) -> tuple[torch.Tensor]:
+            return (self(embedding),)
+
+        def maps(self, tensors: Any) -> dict[str, NDArray[np.float32]]:
+            return {"scores": self.scores(tensors)}
 
         def __call__(self, embedding: torch.Tensor) -> torch.Tensor:
             return torch.stack([embedding[:, 0] + 2, 0 * embedding[:, 0] + 1e-4], dim=1)
@@ -261,6 +276,9 @@ def test_infinite_scores_are_rejected_at_every_precision(digits: NDArray[np.uint
         def scores(self, tensors: Any) -> NDArray[np.float32]:
             rounded = tensors["embedding"][:, :1] % 1 != 0
             return np.where(rounded, np.float32(np.inf), np.float32(1))
+
+        def maps(self, tensors: Any) -> dict[str, NDArray[np.float32]]:
+            return {"scores": self.scores(tensors)}
 
     class Runner:
         def run(self, rows: Any, batch_rows: int) -> Any:
@@ -332,10 +350,11 @@ def test_a_bundle_of_16_bits_is_calibrated_on_its_own_numbers(
     got = GraphRunner(folder, manifest.graphs.values()).run(rows)
     assert got["embedding"].dtype == np.float32
     np.testing.assert_array_equal(np.sort(got["scores"][:, 0]), bundle.load_calibration(folder, manifest)["weighted"])
-    exact = GraphRunner(bundle_folder, whole.graphs.values()).run(rows)
+    exact = GraphRunner(bundle_folder, whole.graphs.values()).with_patches().run(rows)
     assert 0 < np.abs(got["embedding"] - exact["embedding"]).max() / np.abs(exact["embedding"]).max() < 0.01
     scorer = ort.InferenceSession(folder / "scorer.onnx", providers=["CPUExecutionProvider"])
-    (scores,) = scorer.run(["scores"], {one.name: {"input": rows, **exact}[one.name] for one in scorer.get_inputs()})
+    given = {"input": rows, **exact}
+    (scores,) = scorer.run(["scores"], {one.name: given[one.name] for one in scorer.get_inputs()})
     (allowed,) = (one.tolerance for one in manifest.parity if one.tensor == "scores")
     assert np.abs(scores - got["scores"])[:64].max() < allowed  # a GPU's numbers lie between the two
     Engine(folder, manifest, DeviceConfig("cpu", 1, 64)).check_golden(bundle.load_arrays(folder / bundle.GOLDEN))
@@ -360,7 +379,7 @@ def test_calibration_is_on_rows_nobody_saw(bundle_folder: Path, runner: GraphRun
     data = load_data("digits")
     tensors = runner.run(data.calibration.values)
     stored = bundle.load_calibration(bundle_folder, manifest)
-    assert len(stored) == tensors["scores"].shape[1] == 11
+    assert len(stored) == tensors["scores"].shape[1] == len(manifest.detectors)
     for column, name in enumerate(stored):
         np.testing.assert_array_equal(stored[name], np.sort(tensors["scores"][:, column]))
     scores = stored[manifest.detectors[0].name]

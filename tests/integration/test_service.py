@@ -351,7 +351,7 @@ def strip_to_encoder(source: Path, target: Path) -> None:
     manifest["files"][bundle.GOLDEN] = bundle.sha256_of_file(target / bundle.GOLDEN)
     manifest |= {"name": "plain", "graphs": {"encoder": manifest["graphs"]["encoder"]}, "detectors": []}
     del manifest["input"]["resize"]
-    manifest |= {"default_alpha": 0.0, "schema_version": 2}
+    manifest |= {"default_alpha": 0.0, "schema_version": 2, "map_detector": ""}
     (target / bundle.MANIFEST).write_text(json.dumps(manifest))
     assert bundle.load(target).detectors == ()
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.results import ood, reproduce
-from benchmarks.results.ood import SUITES, Finding, Options, Recorded, Suite, encoders, lines, main
+from benchmarks.results.ood import SUITES, Finding, Options, Recorded, Suite, bundles, encoders, lines, main
 
 
 def finding(seed: int, auroc: float, data: str = "mnist", against: str = "others") -> Finding:
@@ -16,6 +16,9 @@ def finding(seed: int, auroc: float, data: str = "mnist", against: str = "others
 
 @pytest.mark.parametrize("name", SUITES)
 def test_a_suite_is_of_a_recipe_and_every_encoder_has_a_folder_of_its_own(name: str) -> None:
+    if SUITES[name].bundle is not None:
+        assert [folder for _, _, folder in bundles(SUITES[name])] == [SUITES[name].bundle]
+        return
     names = [made for made, _ in encoders(SUITES[name])]
     assert len(set(names)) == len(names) == max(1, len(SUITES[name].data))
     assert all(made.replace("_", "").replace("-", "").isalnum() for made in names)  # a bundle may be called so

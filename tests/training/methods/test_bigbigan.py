@@ -383,7 +383,7 @@ def test_export_has_encoder_decoder_and_scorer_and_serves_the_averaged_mean(fini
     manifest = bundle.load(folder)
     assert manifest.graphs.keys() == {"encoder", "decoder", "scorer"}
     assert {parity.tensor for parity in manifest.parity} == {
-        "embedding", "latent", "latent_scale", "reconstruction", "scores",
+        "embedding", "latent", "latent_scale", "reconstruction", "scores", "anomaly_map",
     }  # fmt: skip
     run, _ = open_run(finished)
     gan: Any = load_model(finished, run)

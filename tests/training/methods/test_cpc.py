@@ -329,7 +329,7 @@ def test_an_exported_encoder_gives_what_the_model_gives(run: Path, tmp_path: Pat
     folder = export_run(run, tmp_path)
     manifest = records.read(Manifest, folder / bundle.MANIFEST)
     assert list(manifest.graphs) == ["encoder", "scorer"]
-    assert [output.name for output in manifest.graphs["encoder"].outputs] == ["embedding"]
+    assert [output.name for output in manifest.graphs["encoder"].outputs] == ["embedding", "patches"]
     assert {one.tensor: one.max_abs_error < 1e-4 for one in manifest.parity}["embedding"]
     assert {figure.name for figure in manifest.evaluations} >= {"knn_20_accuracy", "same_image_nats"}
     runner = GraphRunner(folder, manifest.graphs.values())

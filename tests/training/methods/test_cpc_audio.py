@@ -232,7 +232,7 @@ def test_a_window_below_a_frame_is_rejected() -> None:
 
 def train(folder: Path, tones: Path, *, seed: int = 0, resume: bool = False) -> Path:
     loop = LoopConfig(epochs=3, batch_rows=2, seed=seed)
-    options = Options(f"audio:{tones}", num_samples=4000, run=folder, resume=resume, loop=loop)
+    options = Options(f"audio:{tones}", num_samples=4000, run=folder, resume=resume, loop=loop, calibration_share=0.1)
     return run_training("cpc_audio", CpcAudioConfig(**SMALL), options)
 
 

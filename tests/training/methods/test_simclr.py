@@ -251,8 +251,8 @@ def test_it_is_exported_with_parity_and_without_a_decoder(run: Path, tmp_path: P
     folder = export_run(run, tmp_path)
     manifest = bundle.load(folder)
     assert manifest.graphs.keys() == {"encoder", "scorer"}
-    assert [spec.name for spec in manifest.graphs["encoder"].outputs] == ["embedding"]
-    assert [spec.name for spec in manifest.graphs["scorer"].inputs] == ["embedding", "input"]
+    assert [spec.name for spec in manifest.graphs["encoder"].outputs] == ["embedding", "patches"]
+    assert [spec.name for spec in manifest.graphs["scorer"].inputs] == ["embedding", "input", "patches"]
     assert {figure.name for figure in manifest.evaluations} >= {"linear_probe_accuracy", "partner_found"}
     model, digits = load_model(run, open_run(run)[0]), open_run(run)[0].load_data().test.values
     got = GraphRunner(folder, manifest.graphs.values()).run(digits)["embedding"]

@@ -12,6 +12,7 @@ import torch
 from training.__main__ import Options, run_training
 from training.data import decoding, load_data
 from training.data.lazy import is_lazy
+from training.data.shares import Calibration
 from training.methods.vae import VaeConfig
 from training.running.lazy_batches import Parts
 from training.running.loop import Batches
@@ -48,7 +49,7 @@ def test_batches_of_rows_that_are_decoded_are_those_of_memory(photos: Path, monk
 
 
 def test_a_run_on_a_large_set_is_that_in_memory(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    held, weights, results = load_data(f"folder:{photos}", image_size=8), [], []
+    held, weights, results = load_data(f"folder:{photos}", image_size=8, calibration=Calibration()), [], []
     for name, bound in (("held", 2**30), ("lazy", 1000)):
         monkeypatch.setattr(decoding, "IN_MEMORY_BYTES", bound)
         options = Options(
