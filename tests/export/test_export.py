@@ -58,11 +58,19 @@ def test_a_model_without_a_posterior_is_scored_by_its_embedding(tmp_path: Path) 
     folder = export_run(run, tmp_path / "models")
     manifest = bundle.load(folder)
     assert set(manifest.graphs) == {"encoder", "decoder", "scorer"}
-    assert [spec.name for spec in manifest.graphs["encoder"].outputs] == ["embedding", "latent"]
+    assert [spec.name for spec in manifest.graphs["encoder"].outputs] == ["embedding", "latent", "patches"]
     names = [detector.name for detector in manifest.detectors]
     on_embedding = ["mahalanobis", "cluster_mahalanobis", "knn", "density", "magnitude"]
-    assert names == ["weighted", "cauchy", "bonferroni", *on_embedding, "input_mahalanobis", "input_knn", "edge_knn"]
-    assert [spec.name for spec in manifest.graphs["scorer"].inputs] == ["embedding", "input"]
+    on_input = ["input_mahalanobis", "input_knn", "edge_knn"]
+    on_places = {"patch_places", "patch_bank", "coarse_places", "reconstruction_places"}
+    assert names[:-4] == ["weighted", "cauchy", "bonferroni", *on_embedding, *on_input]
+    assert set(names[-4:]) == on_places
+    assert {spec.name for spec in manifest.graphs["scorer"].inputs} == {
+        "embedding",
+        "input",
+        "patches",
+        "reconstruction",
+    }
     assert {"linear_probe_accuracy", "reconstruction_nats"} <= {one.name for one in manifest.evaluations}
     assert (folder / bundle.REPORT).is_file()
 
