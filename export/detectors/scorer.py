@@ -186,7 +186,7 @@ class Scorer(nn.Module):
         powers = {
             one.name: self.weight_of(one.name)[0] or 0.0 for one in self.members if isinstance(one, PlaceDetector)
         }
-        return max(powers, key=lambda name: powers[name], default="")
+        return max(powers, key=lambda name: (powers[name], name == PatchBank.name), default="")
 
     def weight_of(self, name: str) -> tuple[float | None, float]:
         """A column's power, if it was measured, and its weight in the weighted sum, if it has any."""
