@@ -284,9 +284,7 @@ def test_maps_are_held_against_masks_by_kind(few: Path, tmp_path: Path, capsys: 
         ("cut", 3, 3),
         ("hole", 3, 3),
     ]
-    assert all(
-        0 <= one.pixel_auroc <= 1 for one in found.places
-    )  # what a map of forty rows sees is asked in test_places
+    assert all(one.pixel_auroc > 0.6 for one in found.places)
     assert "AUPRO to FPR 0.3" in capsys.readouterr().out
     assert "per-region overlap" in (tmp_path / "ood.html").read_text()
 
