@@ -9,7 +9,6 @@ detectors of that fold, and flag at most 2 alpha and a small term, whatever the 
 one a fold: the scores of different fits are held against each other, and no bound holds for all data (Barber et al.,
 section 2). So every fit, the served one too, is given as many rows to fit on and as many for reference: then a new
 row's score has the distribution of each row's that calibrates, and what is left is that these depend on each other.
-With all rows in the served fit `density`, whose dimensions are a quarter of its rows, flagged nine new rows of ten.
 What holds is measured (docs/adr/0026).
 
 Sources: Vovk, Cross-conformal predictors, https://arxiv.org/abs/1208.0806; Vovk and Wang, Combining p-values via

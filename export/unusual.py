@@ -3,8 +3,7 @@
 Rows are dealt into folds, and each is scored by detectors that were fitted on the others: the distances of its
 embedding and of its input to the mean. A row is unlike the rest if the logarithm of one of these lies more than five
 robust deviations above the median. Scores of in-distribution rows are skewed to the right, their logarithms hardly. It
-is a look at the data and no test: of 762 good tiles it named none or one, of 20 faulty ones among them nine
-(docs/adr/0026); among a hundred rows a fault must be gross.
+is a look at the data and no test: what it does not name may be faulty; among a hundred rows a fault must be gross.
 
 Source: Rousseeuw and Croux, Alternatives to the median absolute deviation, J. American Statistical Association 88
 (1993) 1273 (the factor 1.4826).

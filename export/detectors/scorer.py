@@ -37,7 +37,7 @@ FITTED: tuple[type[FittedDetector], ...] = (
     *(InputMahalanobis, InputNeighbours, EdgeNeighbours),
 )
 PLACES: tuple[type[PlaceDetector], ...] = (PatchesGivenOthers, PatchBank, ReconstructionPlaces, CoarsePlaces)
-"""Those with a map, which are fitted on images alone; of the first that a bundle has it shows the map."""
+"""Those with a map, which are fitted on images alone; a bundle shows the map of the one that sees most damage."""
 DETECTORS = (*FUSED, *(kind.name for kind in (*FITTED, *PLACES)), JointDiscriminator.name)
 """Names of all that there are; which of them a bundle has depends on its model's tensors."""
 REFERENCE_ROWS = 2000
@@ -182,7 +182,7 @@ class Scorer(nn.Module):
         return power_of(scores_MK, damaged_NK, kinds_N)
 
     def _with_most_power(self) -> str:
-        """The name of the place detector that sees most, or of the first; empty if there is none."""
+        """The name of the place detector that sees most, of the bank where that was not measured; or empty."""
         powers = {
             one.name: self.weight_of(one.name)[0] or 0.0 for one in self.members if isinstance(one, PlaceDetector)
         }
