@@ -25,6 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from export.tracing import sparing
 from latentserve.bundle import Graph
 from latentserve.cpus import available_cpus, cpu_set
 from latentserve.devices import CPU, CUDA, CUDA_OPTIONS
@@ -104,7 +105,7 @@ def export_graph(module: nn.Module, example: dict[str, Tensor], outputs: Sequenc
     shapes: tuple[Any, ...] = tuple({0: rows} for _ in example)
     if any(one.kind is one.VAR_POSITIONAL for one in inspect.signature(module.forward).parameters.values()):
         shapes = (shapes,)  # `*tensors` is one argument to torch.export
-    with _quiet(), torch.no_grad():
+    with _quiet(), sparing(), torch.no_grad():
         try:
             program = torch.onnx.export(
                 module.eval(),
