@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
+import hashlib
 import inspect
 import io
 import os
@@ -32,6 +34,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path not in slow)
 
 
+def common(factory: pytest.TempPathFactory) -> Path:
+    """The folder that all workers of this test run see."""
+    of_worker = factory.getbasetemp()
+    return of_worker.parent if "PYTEST_XDIST_WORKER" in os.environ else of_worker
+
+
 def made_once(name: str, factory: pytest.TempPathFactory, make: Callable[[Path], object]) -> Path:
     """A copy of a folder that one worker of this test run makes for all.
 
@@ -40,9 +48,7 @@ def made_once(name: str, factory: pytest.TempPathFactory, make: Callable[[Path],
         factory: of this worker.
         make: fills a folder that is there and empty; it gets its final name once it is whole.
     """
-    of_worker = factory.getbasetemp()
-    common = of_worker.parent if "PYTEST_XDIST_WORKER" in os.environ else of_worker
-    shared, locked = common / f"shared-{name}", common / f"lock-{name}"
+    shared, locked = common(factory) / f"shared-{name}", common(factory) / f"lock-{name}"
     locked.mkdir(exist_ok=True)
     with held(locked, wait=True):
         if not shared.exists():
@@ -51,6 +57,39 @@ def made_once(name: str, factory: pytest.TempPathFactory, make: Callable[[Path],
             make(half)
             half.rename(shared)
     return Path(shutil.copytree(shared, factory.mktemp(name), dirs_exist_ok=True))
+
+
+@contextlib.contextmanager
+def written_once(folder: Path) -> Iterator[None]:
+    """Within, exports write one graph of modules that are equal, all weights included; what `folder` has is copied."""
+    import torch
+
+    from export import exporter, graphs
+
+    write = exporter.export_graph
+
+    def once(module: Any, example: Any, outputs: Any, path: Path) -> Any:
+        torch.save((module, example, list(outputs)), held := io.BytesIO())
+        kept = folder / hashlib.sha256(held.getvalue()).hexdigest()
+        if kept.exists():
+            shutil.copy(kept, path)
+            return graphs.graph_of(path)
+        graph = write(module, example, outputs, path)
+        half = Path(shutil.copy(path, kept.with_suffix(f".{os.getpid()}")))
+        half.rename(kept)
+        return graph
+
+    folder.mkdir(exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exporter, "export_graph", once)
+        yield
+
+
+@pytest.fixture(scope="module")
+def graphs_are_written_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """For tests that export one run again and again, and change nothing of how a module computes."""
+    with written_once(common(tmp_path_factory) / "graphs"):
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -74,7 +113,8 @@ def repository(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     def make(folder: Path) -> None:
         from export.exporter import export_run
 
-        export_run(run_folder, folder)
+        with written_once(common(tmp_path_factory) / "graphs"):
+            export_run(run_folder, folder)
 
     return made_once("models", tmp_path_factory, make)
 

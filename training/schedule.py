@@ -6,10 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from training.lightning import OptimizerLRSchedulerConfig
 from training.options import check_seed
 
 Precision = Literal["auto", "32-true", "bf16-mixed"]

@@ -72,6 +72,7 @@ def test_a_changed_bundle_is_not_measured(copied_bundle: Path, capsys: pytest.Ca
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("graphs_are_written_once")
 def test_a_full_report_has_every_baseline(run_folder: Path, tmp_path: Path) -> None:
     folder = export_run(run_folder, tmp_path, report="full")
     kept = records.read(EvaluationReport, folder / EVALUATION)

@@ -32,6 +32,8 @@ from training.methods.encoding import Encoding
 from training.methods.vae import VaeConfig, bernoulli_nll
 from training.running.run import Run, load_model, open_run
 
+pytestmark = pytest.mark.usefixtures("graphs_are_written_once")
+
 
 @pytest.fixture(scope="module")
 def model(run_folder: Path) -> Any:

@@ -6,8 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from lightning import LightningModule
-
+from training.lightning import LightningModule
 from training.methods.bigbigan import BigBiGan, BigBiGanConfig
 from training.methods.cpc import Cpc, CpcConfig
 from training.methods.cpc_audio import CpcAudio, CpcAudioConfig

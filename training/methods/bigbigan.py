@@ -34,9 +34,6 @@ from dataclasses import dataclass
 from typing import Self, cast
 
 import torch
-from lightning import LightningModule
-from lightning.pytorch.core.optimizer import LightningOptimizer
-from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.nn import functional as F
 from torch.optim import Adam
@@ -45,6 +42,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from training.augmentations import STILL, ViewConfig, Views
 from training.data import ImageShape
+from training.lightning import LightningModule, LightningOptimizer, OptimizerLRSchedulerConfig
 from training.methods.encoding import Encoding
 from training.networks.adversarial import Discriminator, EncoderGenerator, Scores
 from training.networks.backbones import SMALL

@@ -24,12 +24,11 @@ import math
 from dataclasses import dataclass, field
 
 import torch
-from lightning import LightningModule
-from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.data import ImageShape
+from training.lightning import LightningModule, OptimizerLRSchedulerConfig
 from training.methods.encoding import Encoding
 from training.networks.patches import ChannelNorm, Jitter, PatchEncoder, jittered_patches
 from training.networks.places import patches_of

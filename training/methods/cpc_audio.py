@@ -31,12 +31,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from lightning import LightningModule
-from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.data import AudioShape
+from training.lightning import LightningModule, OptimizerLRSchedulerConfig
 from training.methods.cpc import info_nce
 from training.methods.encoding import Encoding
 from training.preprocessing import waveform_from_int16

@@ -32,14 +32,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning import LightningModule
-from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.augmentations import ViewConfig, Views
 from training.data import ImageShape
+from training.lightning import LightningModule, OptimizerLRSchedulerConfig
 from training.methods.encoding import Encoding
 from training.networks.backbones import SMALL, build_backbone, with_patches
 from training.preprocessing import image_from_uint8

@@ -25,13 +25,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from lightning import LightningModule
-from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
 from training.augmentations import ViewConfig, Views
 from training.data import ImageShape
+from training.lightning import LightningModule, OptimizerLRSchedulerConfig
 from training.methods.encoding import Encoding
 from training.networks.backbones import SMALL, build_backbone, with_patches
 from training.preprocessing import image_from_uint8

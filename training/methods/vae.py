@@ -30,12 +30,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from lightning import LightningModule
-from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.data import ImageShape
+from training.lightning import LightningModule, OptimizerLRSchedulerConfig
 from training.methods.encoding import Encoding
 from training.networks.conv import ConvDecoder, ConvEncoder
 from training.networks.places import maps_of, patches_of

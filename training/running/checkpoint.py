@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from latentserve import records
+from training.lightning import CheckpointIO
 
 FORMAT = 1
 """Changed when older code could not read what is written, or newer code what was written."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from lightning import LightningModule
 from torch import nn
 
+from training.lightning import LightningModule
 from training.methods.encoding import Taught
 from training.options import Dataclass
 from training.running.start import sha256_of_weights, start_from

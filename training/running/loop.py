@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from training.data import Data, DataError
 from training.data.lazy import Lazy, as_values
+from training.lightning import Callback, LightningModule, ModelCheckpoint, TQDMProgressBar, Trainer
 from training.methods.encoding import Taught
 from training.running.checkpoint import SUFFIX, SafetensorsIO
 from training.running.lazy_batches import Parts, ahead

@@ -12,12 +12,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lightning import LightningModule
-
 from latentserve import records
 from latentserve.inputs import Resize
 from training.data import AudioShape, Data, ImageShape, load_data
 from training.data.shares import Calibration
+from training.lightning import LightningModule
 from training.methods import METHODS
 from training.methods.encoding import Encoder, as_encoder
 from training.options import Dataclass
