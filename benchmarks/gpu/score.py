@@ -91,7 +91,7 @@ def reload(machine: Machine, folder: Path, small: Small) -> Figures:
     repository = _alone(folder, folder / "methods" / f"{small.method}-float32")
     (model,) = repository.iterdir()
     request = requests(small, fresh_rows(small.shape, 8))["Score"]
-    seconds = machine.choose(10.0, 4.0)
+    seconds = machine.choose(10.0, 2.0)
     with server(machine, repository, folder / "reload.log") as process, ThreadPoolExecutor(1) as pool:
         url = f"http://{process.target}/latentserve.v1.EmbeddingService/Score"
         calm = closed_loop(url, request, HEADERS, 8, seconds / 4)
