@@ -153,7 +153,7 @@ class Server:
         health = self._model_health
         served = services(
             EmbeddingServicer(inference, self.repository, config.max_request_bytes),
-            OpenInference(inference, self.repository, self.is_ready, health.well),
+            OpenInference(inference, self.repository, self.is_ready, health.well, config.max_request_bytes),
             self.metrics,
             config.max_request_rows,
         )

@@ -2,6 +2,7 @@
 
     python -m benchmarks.results.deciding models/tiles/1 --against folder:faults others --keep build/deciding
     python -m benchmarks.results.deciding build/deciding/*.npz           the same tables from scores that were kept
+    python -m benchmarks.results.deciding build/deciding/*.npz --few 20 40 80     with so few reference rows
 
 Of each bundle the reference rows, damaged ones of each kind, the test rows and the sets are scored through its graphs.
 A rule makes weights of what detectors see of damaged rows; the sets have no say. `cauchy` and `bonferroni` are what
@@ -15,6 +16,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -42,6 +44,7 @@ from training.evaluation.separation import auroc
 Arrays = dict[str, NDArray[Any]]
 DAMAGED, AGAINST, JPEG = "damaged ", "against ", "test as JPEG"
 REFERENCE, TEST, NAMES = "reference", "test", "names"
+TAILS = (2, 10, 20)
 Rule = Callable[[Power], NDArray[np.float64]]
 """What detectors see -> their weights [K]."""
 
@@ -81,6 +84,8 @@ class Options:
         num_rows: of each set, and of the test rows, at most.
         keep: folder to write scores to, one file for each bundle.
         without: kinds of damage that are left out.
+        few: prints instead what the score that decides is worth with so many reference rows, and its tail's scale set
+            by 2, 10 or 20 of them at least.
     """
 
     what: Annotated[tuple[Path, ...], tyro.conf.Positional]
@@ -88,10 +93,12 @@ class Options:
     num_rows: int = 1000
     keep: Path | None = None
     without: tuple[str, ...] = ()
+    few: tuple[int, ...] = ()
 
 
 def main(options: Options) -> int:
     """Prints a table for each bundle."""
+    of_few: dict[tuple[int, int], list[float]] = {}
     for path in options.what:
         if path.suffix == ".npz":
             with np.load(path) as kept:
@@ -101,8 +108,16 @@ def main(options: Options) -> int:
             if options.keep is not None:
                 options.keep.mkdir(parents=True, exist_ok=True)
                 np.savez(options.keep / f"{path.resolve().parent.name}.npz", **arrays)  # type: ignore[arg-type]
+        if options.few:
+            for num, tail_rows in product(options.few, TAILS):
+                of_few.setdefault((num, tail_rows), []).extend(with_few(arrays, num, tail_rows))
+            continue
         print(f"\n{path}\n")
         print("\n".join(lines(arrays, options.without)))
+    for (num, tail_rows), found in of_few.items():
+        print(
+            f"{num} reference rows, {tail_rows} or more for the tail: mean of {len(found)} AUROC {np.mean(found):.4f}"
+        )
     return 0
 
 
@@ -177,6 +192,26 @@ def lines(arrays: Arrays, without: tuple[str, ...] = ()) -> list[str]:
         cells = [f"{power.weights[k]:.3f}", f"{power.auroc_K[k]:.3f}", *(f"{one[k]:.3f}" for one in kinds.values())]
         table.append(f"| {' | '.join([name, *cells, *(f'{one:.4f}' for one in found[name])])} |")
     return table
+
+
+def with_few(arrays: Arrays, num: int, tail_rows: int, draws: int = 4) -> list[float]:
+    """AUROC of the score that decides of each set, over draws of so many reference rows and eight times the damaged."""
+    damaged = {key.removeprefix(DAMAGED): one for key, one in arrays.items() if key.startswith(DAMAGED)}
+    damaged_NK, kinds_N = (
+        np.concatenate(list(damaged.values())),
+        np.repeat(list(damaged), [*map(len, damaged.values())]),
+    )
+    found: dict[str, list[float]] = {}
+    for draw_of in range(draws):
+        rng = np.random.default_rng(draw_of)
+        reference_MK = arrays[REFERENCE][rng.permutation(len(arrays[REFERENCE]))[:num]]
+        some_N = rng.permutation(len(damaged_NK))[: 8 * num]
+        weights_K = power_of(reference_MK, damaged_NK[some_N], kinds_N[some_N]).weights
+        fusion = Fusion(reference_MK, None, weights_K if weights_K.any() else None, tail_rows)
+        for name in (key.removeprefix(AGAINST) for key in arrays if key.startswith(AGAINST)):
+            pair = arrays.get(f"{JPEG} {name}", arrays[TEST])[:300], arrays[AGAINST + name][:300]
+            found.setdefault(name, []).append(auroc(*(fusion(torch.from_numpy(one)).numpy()[:, 0] for one in pair)))
+    return [float(np.mean(of_set)) for of_set in found.values()]
 
 
 def _fused(reference_MK: NDArray[Any], tests: Arrays, sets: Arrays, power: Power) -> Iterator[tuple[str, list[float]]]:

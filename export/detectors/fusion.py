@@ -30,8 +30,9 @@ from torch import Tensor, nn
 
 from export.detectors.detector import ROUNDING, float32
 
-TAIL = 0.05
-"""Share of the reference rows whose excess over the next one sets the tail's scale."""
+TAIL, TAIL_ROWS = 0.05, 10
+"""Share of the reference rows whose excess over the next one sets the tail's scale, and so many at least: of two rows
+that lie close to each other by chance any score would be far out (docs/adr/0027)."""
 STEEPEST = 1 / 64
 """The resolution of a score moves -log p by this at most. It is less than what one reference row more or less does
 where they are few, and in bundles of ordinary data the lines are flatter by themselves."""
@@ -73,6 +74,7 @@ class Fusion(nn.Module):
         reference_MK: NDArray[Any],
         resolution_K: NDArray[Any] | None = None,
         weights_K: NDArray[Any] | None = None,
+        tail_rows: int = TAIL_ROWS,
     ) -> None:
         """Takes the scores of M rows that the detectors were not fitted on.
 
@@ -80,6 +82,7 @@ class Fusion(nn.Module):
             reference_MK: the scores.
             resolution_K: how well each detector's are known; default: as well as sums of numbers of size 1.
             weights_K: of the detectors; default: there is no weighted mean.
+            tail_rows: that set the tail's scale, at least.
 
         Raises:
             ValueError: a score is not finite.
@@ -95,7 +98,7 @@ class Fusion(nn.Module):
         # where knots are equal there is a step; a millionth of the deviation is as steep as float32 can follow
         width_K = np.maximum(resolution_K / STEEPEST, 1e-6 * descending_MK.std(axis=0) + 1e-12)
         knot_QK, gap_QK = spread_out(descending_MK[[rank - 1 for rank in ranks]], ranks, self.num_rows, width_K)
-        tail = descending_MK[: max(2, round(TAIL * self.num_rows))]
+        tail = descending_MK[: max(tail_rows, round(TAIL * self.num_rows))]
         buffers = {
             "knot_QK": knot_QK,
             "gap_QK": gap_QK,

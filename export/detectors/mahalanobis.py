@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.cluster import KMeans
-from sklearn.covariance import LedoitWolf
+from sklearn.covariance import ledoit_wolf
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor, nn
 
@@ -50,13 +50,11 @@ def whitening(x_ND: NDArray[Any], smallest_D: NDArray[Any]) -> NDArray[np.float6
     """
     centred_ND = x_ND - x_ND.mean(axis=0)
     unit_of_x = max(np.sqrt(np.square(centred_ND).mean()) + TINY, smallest_D.min())
-    shrunk = LedoitWolf(assume_centered=True).fit(centred_ND / unit_of_x)
-    precision_DD = shrunk.precision_
+    shrunk_DD, shrinkage = ledoit_wolf(centred_ND / unit_of_x, assume_centered=True)
     # shrinking gives each direction its share of the mean variance at least: mostly that is far more
-    least = shrunk.shrinkage_ * np.trace(shrunk.covariance_) / x_ND.shape[1]
+    least = shrinkage * np.trace(shrunk_DD) / x_ND.shape[1]
     missing_D = np.maximum(0, np.square(smallest_D / unit_of_x) - least)
-    if missing_D.any():
-        precision_DD = np.linalg.inv(shrunk.covariance_ + np.diag(missing_D))
+    precision_DD = np.linalg.inv(shrunk_DD + np.diag(missing_D))
     whiten_DD: NDArray[np.float64] = np.linalg.cholesky(precision_DD) / unit_of_x
     return whiten_DD
 

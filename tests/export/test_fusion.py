@@ -33,7 +33,7 @@ def surprise_by_hand(reference_M: NDArray[Any], score: float, resolution: float 
         gap = max(place - after, (following - rank) / rank * width)
         above += min(max((place - score) / gap, 0), 1) * (following - rank)
     p = min((above + 1) / (num + 1), 0.9)
-    tail = descending[: max(2, round(0.05 * num))]
+    tail = descending[: max(10, round(0.05 * num))]
     scale = max(float(np.mean([one - tail[-1] for one in tail])), width)
     return min(max(score - descending[0], 0) / scale - math.log(p), 60.0)
 
@@ -75,12 +75,18 @@ def test_surprise_is_its_definition(num: int, coarse: bool, resolution: float | 
 
 
 def test_where_scores_are_known_exactly_lines_are_as_steep_as_float32_can_follow() -> None:
-    reference = np.repeat(np.linspace(-1, 1, 10), 4)[:, None]
+    reference = np.repeat(np.linspace(-1, 1, 10), 12)[:, None]
     fusion = Fusion(reference, np.zeros(1))
     width = 1e-6 * float(np.std(reference))
-    at_first = fusion.gap_QK[:3, 0].numpy()  # ranks 1 to 4 are equal
+    at_first = fusion.gap_QK[:3, 0].numpy()  # ranks 1 to 12 are equal
     np.testing.assert_allclose(at_first, [width / (rank - 1) for rank in (2, 3, 4)], rtol=0.1)
     np.testing.assert_allclose(fusion.scale_K.numpy(), width, rtol=1e-3)  # and their tail has no length
+
+
+def test_two_rows_that_are_close_by_chance_do_not_set_the_scale_of_the_tail() -> None:
+    reference = np.append(np.linspace(-2, 1.9, 39), 1.9001)[:, None]
+    surprise = Fusion(reference).surprise(torch.tensor([[2.4]])).item()
+    assert surprise < 6  # by the excess of one row over the next it would be 60, as far out as can be
 
 
 def test_columns_are_the_combination_of_cauchy_then_the_largest_surprise() -> None:

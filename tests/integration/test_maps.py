@@ -180,7 +180,10 @@ def test_maps_larger_than_a_message_may_be_are_refused_before_they_are_made(
         with pytest.raises(grpc.RpcError) as refused:
             stub.Score(request)
     assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
-    assert f"maps: got {num} rows, whose maps of 4 x 4 places take {num * 128} bytes" in refused.value.details()
+    too_many = f"maps: got {num} rows, whose maps of 4 x 4 places take {num * 128} bytes"
+    assert too_many in refused.value.details()
+    with pytest.raises(grpc.RpcError, match=too_many):
+        infer(served, infer_request(np.zeros((num, 8, 8, 1), np.uint8), "anomaly_map"))
     many = np.concatenate([rows] * 6)  # the client cuts them
     np.testing.assert_array_equal(asked.score(many, model=NAME, maps=True).maps, expected_map(many))
 

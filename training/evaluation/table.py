@@ -37,8 +37,11 @@ def shown(metric: Metric) -> str:
 
 
 def print_report(metrics: Sequence[Metric], title: str) -> None:
-    """Prints the table; in full width where there is no terminal."""
+    """Prints the table; in full width where there is no terminal. Without figures, why there are none."""
     headings, rows = report_table(metrics)
+    if not rows:
+        print(f"{printable(title)}: no figures; probes, clusters and groups need labels, and these data have none")
+        return
     table = Table(title=printable(title), title_justify="left")
     for heading in headings:
         table.add_column(heading, justify="left" if heading in ("", "on") else "right")

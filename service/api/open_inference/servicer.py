@@ -18,6 +18,7 @@ from latentserve.errors import InvalidInput, LatentserveError, PermissionDenied
 from latentserve.inputs import ANOMALY_MAP, INPUT, ON_REQUEST, ImageInput, TensorSpec
 from latentserve.records import printable
 from service.api.inference import RECONSTRUCTION, SCORES, Context, Inference, Outcome
+from service.api.maps import bounded
 from service.api.open_inference import tensors as tensors_of
 from service.api.open_inference.request import (
     OF_MAPS,
@@ -58,6 +59,7 @@ class OpenInference:
         repository: the models.
         ready: whether the server takes calls.
         well: whether a model can answer them.
+        max_request_bytes: of a request, and of the maps of an answer.
     """
 
     def __init__(
@@ -66,11 +68,13 @@ class OpenInference:
         repository: Repository,
         ready: Callable[[], bool],
         well: Callable[[ServedModel], bool],
+        max_request_bytes: int,
     ) -> None:
         self._inference = inference
         self._repository = repository
         self._ready = ready
         self._well = well
+        self._max_request_bytes = max_request_bytes
 
     async def server_live(self, request: pb.ServerLiveRequest, context: Context) -> pb.ServerLiveResponse:
         """See the proto."""
@@ -160,10 +164,11 @@ class OpenInference:
             self._inference.require(model, [ANOMALY_MAP], context)
         options, map_options = _options(model, parameters, wanted), _map_options(model, parameters, wanted)
         wants = {SCORES if name in DECIDED else name for name in wanted}
-        arrive = partial(arriving_of, request, context.size_bytes, model.decoder, model.manifest.outputs.get(LATENT))
+        given = partial(arriving_of, request, context.size_bytes, model.decoder, model.manifest.outputs.get(LATENT))
+        arrive = bounded(given, model, self._max_request_bytes) if ANOMALY_MAP in wanted else given
         running = self._inference.run(model, arrive, wants, priority, context, queue, options, map_options)
         request_id = request.id
-        del request, arrive  # as `Inference.run` says
+        del request, given, arrive  # as `Inference.run` says
         return _response(model, request_id, wanted, await running)
 
     def _find(self, name: str, text: str, context: Context) -> ServedModel:

@@ -56,7 +56,7 @@ def served(queue: Queue) -> tuple[EmbeddingServicer, OpenInference]:
     repository.rejected.append(Rejected("broken", 1, "a secret path"))
     inference = Inference(repository, Metrics())
     return EmbeddingServicer(inference, repository, 2**20), OpenInference(
-        inference, repository, lambda: True, lambda _: True
+        inference, repository, lambda: True, lambda _: True, 2**20
     )
 
 

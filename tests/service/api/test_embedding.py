@@ -124,7 +124,7 @@ def test_while_rows_wait_neither_their_message_nor_its_bytes_are_held(
     }
     bodies = [messages[call].SerializeToString()]
     del images, latents, infer, messages
-    open_inference = OpenInference(servicer._inference, servicer._repository, lambda: True, lambda _: True)
+    open_inference = OpenInference(servicer._inference, servicer._repository, lambda: True, lambda _: True, 2**30)
     methods = {
         name: one for calls in services(servicer, open_inference, Metrics()).values() for name, one in calls.items()
     }

@@ -311,6 +311,13 @@ def test_pictures_are_drawn_of_what_there_is_and_of_nothing_else() -> None:
     plt.close("all")
 
 
+def test_what_has_no_figures_says_why(capsys: pytest.CaptureFixture[str]) -> None:
+    print_report([], "runs/whales")
+    assert capsys.readouterr().out == (
+        "runs/whales: no figures; probes, clusters and groups need labels, and these data have none\n"
+    )
+
+
 def test_names_that_are_no_utf8_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
     print_report([Metric("knn_accuracy", 0.5, "folder:caf\udce9 test")], "runs/gr\udcfcn")
     printed = capsys.readouterr().out

@@ -1,0 +1,226 @@
+"""Magnetic tiles by three encoders: our own SimCLR, a pretrained network, and a student that learned from it.
+
+    python -m benchmarks.encoders_brought.weights build/weights
+    python -m benchmarks.results.tiles --weights build/weights --record        ten minutes a seed on two cores
+    python -m benchmarks.results.tiles --table
+
+Every part of it is one of the project's own commands, as a user would type it: training, import, export, `ood` with
+masks. Tiles were photographed several times, so `--group-by near` keeps nearly equal ones on one side of each split;
+good tiles alone are trained on. Figures are the bundle's: AUROC of the score that decides, of the best other detector
+(which nobody knows beforehand), flagged faults and flagged good tiles at 0.05, and of the anomaly map the AUROC over
+pixels and AUPRO. What is done already in `--work` stays.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tyro
+
+from export.examination import Examination, Row
+from latentserve import records
+from training.data.source import given_folder
+
+RECORD = Path(__file__).resolve().parents[2] / "docs" / "results" / "tiles.json"
+KINDS = ("blowhole", "break", "crack", "fray", "uneven")
+SIMCLR, TEACHER, STUDENT = "SimCLR", "MobileNetV2, ImageNet", "distilled from it"
+SIZE = ("--image-size", "96", "--group-by", "near")
+VIEWS = ("--rotation-degrees", "0", "--shear", "0", "--elastic", "0", "--flip")
+TRAINING = (*SIZE, "--batch-rows", "64", "--precision", "auto", "--warmup-steps", "20", *VIEWS)
+IMAGENET = ("--mean", "0.485", "0.456", "0.406", "--std", "0.229", "0.224", "0.225")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Trains, imports, exports and examines.
+
+    Attributes:
+        weights: folder of MobileNetV2's weights, as `benchmarks.encoders_brought.weights` writes it.
+        seeds: of trainings and splits.
+        work: folder of runs, models and figures; what is there already stays.
+        record: keep the figures in docs/results/tiles.json.
+        table: print what was recorded, and do nothing else.
+    """
+
+    weights: Path = Path("build/weights")
+    seeds: tuple[int, ...] = (0, 1, 2)
+    work: Path = Path("build/tiles")
+    record: bool = False
+    table: bool = False
+
+
+@dataclass(frozen=True)
+class Figures:
+    """One encoder, one seed, one kind of fault.
+
+    Attributes:
+        encoder: which.
+        seed: of its training and of the split.
+        kind: of fault; empty: all.
+        num_good: test tiles without a fault.
+        auroc: of the score that decides.
+        best: name of the best other detector.
+        best_auroc: of it.
+        flagged: share of the faults at 0.05.
+        good_flagged: share of the good test tiles.
+        pixel_auroc: of the anomaly map.
+        aupro: of it.
+    """
+
+    encoder: str
+    seed: int
+    kind: str
+    num_good: int
+    auroc: float
+    best: str
+    best_auroc: float
+    flagged: float
+    good_flagged: float
+    pixel_auroc: float
+    aupro: float
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What was measured.
+
+    Attributes:
+        figures: of each encoder, seed and kind.
+        seconds: of each encoder and seed: training or embedding, export and detectors.
+    """
+
+    figures: tuple[Figures, ...]
+    seconds: dict[str, float]
+
+
+def main(options: Options) -> int:
+    """Measures, or prints what was."""
+    if options.table:
+        print("\n".join(lines(records.read(Recorded, RECORD))))
+        return 0
+    found, seconds = [], {}
+    for seed in options.seeds:
+        for encoder in (SIMCLR, TEACHER, STUDENT):
+            examination, took = examined(encoder, seed, options)
+            found += figures_of(encoder, seed, examination)
+            seconds[f"{encoder}, seed {seed}"] = took
+    recorded = Recorded(tuple(found), seconds)
+    print("\n".join(lines(recorded)))
+    if options.record:
+        records.write(recorded, RECORD)
+    return 0
+
+
+def examined(encoder: str, seed: int, options: Options) -> tuple[Examination, float]:
+    """Makes the bundle if it is not there, and examines it."""
+    work = options.work.resolve()
+    tiles, short = _tiles(), {SIMCLR: "simclr", TEACHER: "mobilenet", STUDENT: "student"}[encoder]
+    name = f"{short}-{seed}"
+    bundle, run, took = work / "models" / name / "1", work / "runs" / name, work / f"{name}.seconds"
+    to = ("--to", str(work / "models"), "--name", name, "--report", "none")
+    data = ("--data", f"folder:{tiles / 'free'}", "--seed", str(seed))
+    if not bundle.exists():
+        start = time.monotonic()
+        if encoder == TEACHER:
+            source = "python:benchmarks.encoders_brought.mobilenet:block17"
+            made_for = (*data, *SIZE, "--resize", "stretch", *IMAGENET)
+            _run("export", "import", source, *made_for, *to, weights=options.weights)
+        else:
+            how = ("simclr", "--epochs", "15") if encoder == SIMCLR else _student(work / "models" / f"mobilenet-{seed}")
+            if not (run / "result.json").exists():
+                _run("training", *how, *data, *TRAINING, "--run", str(run), *(["--resume"] if run.exists() else []))
+            _run("export", str(run), *to)
+        took.write_text(f"{time.monotonic() - start:.0f}")
+    report = work / f"{name}.json"
+    if not report.exists():
+        faults = _faults(work / "faults", tiles)
+        _run("export", "ood", str(bundle), "--against", f"folder:{faults}", "--masks", str(tiles / "masks"),
+             "--json", str(report))  # fmt: skip
+    return records.read(Examination, report), float(took.read_text())
+
+
+def _tiles() -> Path:
+    given = given_folder()
+    if given is None or not (given / "magnetic-tiles").is_dir():
+        raise SystemExit(f"error: LATENTSERVE_DATA: got {given}, expected a folder that has magnetic-tiles")
+    return (given / "magnetic-tiles").resolve()
+
+
+def _student(teacher: Path) -> tuple[str, ...]:
+    return "distill", "--epochs", "30", "--width", "24", "--teacher", str(teacher / "1")
+
+
+def _faults(folder: Path, tiles: Path) -> Path:
+    """Links to the five kinds: one set, whose classes are they."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for kind in KINDS:
+        if not (folder / kind).exists():
+            (folder / kind).symlink_to(tiles / kind)
+    return folder
+
+
+def _run(module: str, *arguments: str, weights: Path | None = None) -> None:
+    print(f"python -m {module} {' '.join(arguments)}", file=sys.stderr, flush=True)
+    given = {} if weights is None else {"MOBILENET_WEIGHTS": str(weights.resolve() / "mobilenetv2_features.pth")}
+    subprocess.run([sys.executable, "-m", module, *arguments], check=True, env=os.environ | given)
+
+
+def figures_of(encoder: str, seed: int, examination: Examination) -> list[Figures]:
+    """Of each kind, and of all."""
+    places = {one.kind: one for one in examination.places}
+    found = []
+    for kind in ("", *KINDS):
+        of_kind: list[Row] = [row for row in examination.rows if row.kind == kind]
+        decides, best = of_kind[0], max(of_kind[1:], key=lambda row: row.figures.auroc)
+        found.append(
+            Figures(
+                encoder,
+                seed,
+                kind,
+                examination.num_id,
+                round(decides.figures.auroc, 4),
+                best.detector,
+                round(best.figures.auroc, 4),
+                round(decides.share_flagged, 4),
+                round(decides.id_flagged, 4),
+                round(places[kind].pixel_auroc, 4),
+                round(places[kind].aupro, 4),
+            )
+        )
+    return found
+
+
+def lines(recorded: Recorded) -> list[str]:
+    """The figures as Markdown: means over seeds, and their standard deviation where there are several."""
+    table = [
+        "| encoder | faults | AUROC | best other detector | flagged | good tiles flagged | AUROC over pixels | AUPRO |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for encoder in dict.fromkeys(one.encoder for one in recorded.figures):
+        for kind in ("", *KINDS):
+            some = [one for one in recorded.figures if (one.encoder, one.kind) == (encoder, kind)]
+            best = " ".join(sorted({one.best for one in some}))
+            cells = [encoder, kind or "all", _mean([one.auroc for one in some])]
+            cells += [f"{_mean([one.best_auroc for one in some])} {best}"]
+            cells += [f"{np.mean([getattr(one, name) for one in some]):.1%}" for name in ("flagged", "good_flagged")]
+            cells += [_mean([getattr(one, name) for one in some]) for name in ("pixel_auroc", "aupro")]
+            table.append(f"| {' | '.join(cells)} |")
+    seeds = sorted({one.seed for one in recorded.figures})
+    good = sorted({one.num_good for one in recorded.figures})
+    spent = ", ".join(f"{name}: {seconds:.0f} s" for name, seconds in recorded.seconds.items())
+    return [*table, "", f"Seeds: {seeds}; good test tiles: {good}. Training, export and detectors: {spent}."]
+
+
+def _mean(values: list[float]) -> str:
+    spread = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.3f}{spread}"
+
+
+if __name__ == "__main__":
+    sys.exit(main(tyro.cli(Options, prog="python -m benchmarks.results.tiles")))
