@@ -1,0 +1,46 @@
+"""What torch need not do again: the graph is the same, and torch is as it was."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from export import graphs, tracing
+from export.graphs import export_graph
+
+
+class Small(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return (x @ torch.full((3, 2), 0.5)).relu()
+
+
+def test_the_graph_is_the_same_and_torch_is_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = importlib.import_module(tracing.REGISTRY).ONNXRegistry
+    before = vars(registry)["from_torchlib"]
+    tracing._built.cache_clear()
+    for name in ("first", "second"):
+        export_graph(Small(), {"x": torch.zeros(2, 3)}, ["y"], tmp_path / name)
+    assert (tracing._built.cache_info().misses, tracing._built.cache_info().hits >= 1) == (1, True)
+    assert vars(registry)["from_torchlib"] is before
+    assert gc.isenabled()
+    monkeypatch.setattr(graphs, "sparing", contextlib.nullcontext)
+    export_graph(Small(), {"x": torch.zeros(2, 3)}, ["y"], tmp_path / "plain")
+    assert len({(tmp_path / name).read_bytes() for name in ("first", "second", "plain")}) == 1
+
+
+def test_gpus_are_counted_once_and_anew_the_next_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[int] = []
+    monkeypatch.setattr(torch.cuda, "_cached_device_count", None)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: counted.append(1) or 0)
+    for _ in range(2):
+        with tracing.sparing():
+            assert torch.cuda._cached_device_count == 0
+            assert not gc.isenabled()
+        assert torch.cuda._cached_device_count is None
+    assert len(counted) == 2
