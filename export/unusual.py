@@ -21,6 +21,7 @@ from export.detectors.detector import Arrays, FittedDetector, batches_of
 from export.detectors.inputs import InputMahalanobis
 from export.detectors.mahalanobis import Mahalanobis
 from training.data import Rows
+from training.data.lazy import rows_within
 from training.data.rows import say
 from training.data.units import count, equal_rows
 
@@ -31,7 +32,7 @@ DEVIATIONS = 5.0
 OF_NORMAL = 1.4826
 """Times the median absolute deviation is the standard deviation of a normal distribution."""
 SMALLEST_SCORE = 1e-12
-MOST_ROWS = 2_000
+MOST_ROWS, MOST_BYTES = 2_000, 2**27
 """Rows that are looked at, of more some: it is a look at the data, not a part of the model."""
 MOST_NAMED = 5
 
@@ -44,7 +45,8 @@ def say_unusual(rows: Rows, tensors: Arrays, what: str) -> NDArray[np.int64]:
         tensors: inputs, and the outputs of the exported graphs for them.
         what: the data, for the sentence.
     """
-    chosen = np.sort(np.random.default_rng(0).permutation(len(rows))[:MOST_ROWS])
+    most = min(MOST_ROWS, max(FEWEST_ROWS, rows_within(rows.values, MOST_BYTES)))
+    chosen = np.sort(np.random.default_rng(0).permutation(len(rows))[:most])
     found = chosen[unusual({name: array[chosen] for name, array in tensors.items()})]
     if len(found):
         of = f"{len(chosen):,}" if len(chosen) == len(rows) else f"{len(chosen):,} that were looked at"

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from training.data.lazy import batch_rows, parts_of
 
-BATCH_BYTES = 2**24
+BATCH_BYTES = 2**22
 """Of input that is looked at at a time: as floats it is four times as much, and there are some copies of it."""
 ROUNDING = 2.0**-20
 """How well a float32 tensor is known, of its size: 8 units in its last place. A sum of some hundred terms in another
