@@ -50,7 +50,8 @@ def whitening(x_ND: NDArray[Any], smallest_D: NDArray[Any]) -> NDArray[np.float6
     """
     centred_ND = x_ND - x_ND.mean(axis=0)
     unit_of_x = max(np.sqrt(np.square(centred_ND).mean()) + TINY, smallest_D.min())
-    shrunk_DD, shrinkage = ledoit_wolf(centred_ND / unit_of_x, assume_centered=True)
+    centred_ND /= unit_of_x  # in place: it may be 20,000 rows of 900 numbers
+    shrunk_DD, shrinkage = ledoit_wolf(centred_ND, assume_centered=True)
     # shrinking gives each direction its share of the mean variance at least: mostly that is far more
     least = shrinkage * np.trace(shrunk_DD) / x_ND.shape[1]
     missing_D = np.maximum(0, np.square(smallest_D / unit_of_x) - least)
