@@ -14,13 +14,13 @@ Shape legend: B rows, N training rows, D embedding, F features, K clusters.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.cluster import KMeans
-from sklearn.covariance import ledoit_wolf
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor, nn
 
@@ -28,6 +28,8 @@ from export.detectors.detector import SMALLEST_DEVIATION, TINY, Arrays, features
 
 NUM_CLUSTERS = 10  # Sehwag et al. find 1 to 10 alike; more needs more rows than small sets have
 SMALLEST_SCALE = 1e-6
+ROWS_AT_ONCE = 2048
+"""Of a covariance: 20,000 rows of 1,000 numbers are 160 MB, and a library has them three times."""
 
 
 def unit(embedding_BD: Tensor, shortest: float = TINY) -> Tensor:
@@ -48,16 +50,40 @@ def whitening(x_ND: NDArray[Any], smallest_D: NDArray[Any]) -> NDArray[np.float6
         x_ND: the rows.
         smallest_D: deviation of each dimension. Rows that are all alike have none, and their covariance no inverse.
     """
-    centred_ND = x_ND - x_ND.mean(axis=0)
-    unit_of_x = max(np.sqrt(np.square(centred_ND).mean()) + TINY, smallest_D.min())
-    centred_ND /= unit_of_x  # in place: it may be 20,000 rows of 900 numbers
-    shrunk_DD, shrinkage = ledoit_wolf(centred_ND, assume_centered=True)
+    mean_D = x_ND.mean(axis=0)
+    parts = [slice(start, start + ROWS_AT_ONCE) for start in range(0, len(x_ND), ROWS_AT_ONCE)]
+    squares = sum(float(np.square(x_ND[part] - mean_D).sum()) for part in parts)
+    unit_of_x = max(np.sqrt(squares / x_ND.size) + TINY, smallest_D.min())
+    shrunk_DD, shrinkage = shrunk_covariance((x_ND[part] - mean_D) / unit_of_x for part in parts)
     # shrinking gives each direction its share of the mean variance at least: mostly that is far more
     least = shrinkage * np.trace(shrunk_DD) / x_ND.shape[1]
     missing_D = np.maximum(0, np.square(smallest_D / unit_of_x) - least)
     precision_DD = np.linalg.inv(shrunk_DD + np.diag(missing_D))
     whiten_DD: NDArray[np.float64] = np.linalg.cholesky(precision_DD) / unit_of_x
     return whiten_DD
+
+
+def shrunk_covariance(parts: Iterable[NDArray[np.float64]]) -> tuple[NDArray[np.float64], float]:
+    """Covariance [D, D] of rows of mean 0, some at a time, as a mix with the identity, and the identity's share.
+
+    With S the covariance of N rows, mu its mean variance and |.| the Frobenius norm, the share is min(b, d) / d of
+
+        d = |S - mu I|^2 / D        b = (mean_n |x_n|^4 - |S|^2) / (N D)
+
+    Source: Ledoit and Wolf, A well-conditioned estimator for large-dimensional covariance matrices, J. Multivariate
+    Analysis 88 (2004) 365.
+    """
+    num_rows, fourth, sum_DD = 0, 0.0, np.zeros((1, 1))
+    for x_BD in parts:
+        num_rows += len(x_BD)
+        fourth += float(np.square(np.square(x_BD).sum(axis=1)).sum())
+        sum_DD = sum_DD + x_BD.T @ x_BD
+    covariance_DD = sum_DD / num_rows
+    dim, norm = len(covariance_DD), float(np.square(covariance_DD).sum())
+    mean = float(np.trace(covariance_DD)) / dim
+    d, b = (norm - dim * mean**2) / dim, (fourth / num_rows - norm) / (num_rows * dim)
+    share = min(b, d) / d if min(b, d) > 0 else 0.0
+    return (1 - share) * covariance_DD + share * mean * np.eye(dim), share
 
 
 def smallest_deviation(x_ND: NDArray[Any]) -> NDArray[np.float64]:

@@ -20,7 +20,7 @@ from export.detectors.density import Density
 from export.detectors.fusion import LARGEST_P, Fusion, knots
 from export.detectors.joint import JointDiscriminator
 from export.detectors.magnitude import Magnitude
-from export.detectors.mahalanobis import ClusterMahalanobis, Mahalanobis, unit
+from export.detectors.mahalanobis import ClusterMahalanobis, Mahalanobis, shrunk_covariance, unit
 from export.detectors.neighbours import BANK_DIM, BANK_ROWS, K, Neighbours, leading_directions
 from export.detectors.statistics import StatisticsMahalanobis, statistics
 from export.graphs import GraphRunner, export_graph
@@ -48,6 +48,17 @@ def normalised(x: NDArray[Any]) -> NDArray[np.float64]:
 def scores(detector: Any, x: NDArray[np.float32]) -> NDArray[np.float32]:
     found: NDArray[np.float32] = detector(torch.from_numpy(x)).numpy()
     return found
+
+
+@pytest.mark.parametrize(("num", "dim"), [(7, 20), (300, 5), (5000, 12), (40, 1)])
+def test_the_shrunk_covariance_is_scikit_learns_whatever_the_parts(num: int, dim: int) -> None:
+    x_ND = np.random.default_rng(num).standard_normal((num, dim)) * np.arange(1, dim + 1)
+    oracle = LedoitWolf(assume_centered=True).fit(x_ND)
+    for rows in (1, 3, num):
+        covariance, share = shrunk_covariance(x_ND[start : start + rows] for start in range(0, num, rows))
+        np.testing.assert_allclose(covariance, oracle.covariance_, rtol=1e-9, atol=1e-12)
+        if dim > 1:
+            assert share == pytest.approx(oracle.shrinkage_, rel=1e-9)
 
 
 def test_mahalanobis_is_scipys_with_scikit_learns_shrinkage() -> None:
