@@ -19,6 +19,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import tyro
@@ -30,6 +31,7 @@ from training.data.source import given_folder
 RECORD = Path(__file__).resolve().parents[2] / "docs" / "results" / "tiles.json"
 KINDS = ("blowhole", "break", "crack", "fray", "uneven")
 SIMCLR, TEACHER, STUDENT = "SimCLR", "MobileNetV2, ImageNet", "distilled from it"
+NAMES = {"simclr": SIMCLR, "mobilenet": TEACHER, "student": STUDENT}
 SIZE = ("--image-size", "96", "--group-by", "near")
 VIEWS = ("--rotation-degrees", "0", "--shear", "0", "--elastic", "0", "--flip")
 TRAINING = (*SIZE, "--batch-rows", "64", "--precision", "auto", "--warmup-steps", "20", *VIEWS)
@@ -43,6 +45,7 @@ class Options:
     Attributes:
         weights: folder of MobileNetV2's weights, as `benchmarks.encoders_brought.weights` writes it.
         seeds: of trainings and splits.
+        encoders: which; a student needs its teacher.
         work: folder of runs, models and figures; what is there already stays.
         record: keep the figures in docs/results/tiles.json.
         table: print what was recorded, and do nothing else.
@@ -50,6 +53,7 @@ class Options:
 
     weights: Path = Path("build/weights")
     seeds: tuple[int, ...] = (0, 1, 2)
+    encoders: tuple[Literal["simclr", "mobilenet", "student"], ...] = ("simclr", "mobilenet", "student")
     work: Path = Path("build/tiles")
     record: bool = False
     table: bool = False
@@ -106,10 +110,10 @@ def main(options: Options) -> int:
         return 0
     found, seconds = [], {}
     for seed in options.seeds:
-        for encoder in (SIMCLR, TEACHER, STUDENT):
-            examination, took = examined(encoder, seed, options)
-            found += figures_of(encoder, seed, examination)
-            seconds[f"{encoder}, seed {seed}"] = took
+        for short in options.encoders:
+            examination, took = examined(short, seed, options)
+            found += figures_of(NAMES[short], seed, examination)
+            seconds[f"{NAMES[short]}, seed {seed}"] = took
     recorded = Recorded(tuple(found), seconds)
     print("\n".join(lines(recorded)))
     if options.record:
@@ -117,22 +121,21 @@ def main(options: Options) -> int:
     return 0
 
 
-def examined(encoder: str, seed: int, options: Options) -> tuple[Examination, float]:
+def examined(short: str, seed: int, options: Options) -> tuple[Examination, float]:
     """Makes the bundle if it is not there, and examines it."""
     work = options.work.resolve()
-    tiles, short = _tiles(), {SIMCLR: "simclr", TEACHER: "mobilenet", STUDENT: "student"}[encoder]
-    name = f"{short}-{seed}"
+    tiles, name = _tiles(), f"{short}-{seed}"
     bundle, run, took = work / "models" / name / "1", work / "runs" / name, work / f"{name}.seconds"
     to = ("--to", str(work / "models"), "--name", name, "--report", "none")
     data = ("--data", f"folder:{tiles / 'free'}", "--seed", str(seed))
     if not bundle.exists():
         start = time.monotonic()
-        if encoder == TEACHER:
+        if short == "mobilenet":
             source = "python:benchmarks.encoders_brought.mobilenet:block17"
             made_for = (*data, *SIZE, "--resize", "stretch", *IMAGENET)
             _run("export", "import", source, *made_for, *to, weights=options.weights)
         else:
-            how = ("simclr", "--epochs", "15") if encoder == SIMCLR else _student(work / "models" / f"mobilenet-{seed}")
+            how = ("simclr", "--epochs", "15") if short == "simclr" else _student(work / "models" / f"mobilenet-{seed}")
             if not (run / "result.json").exists():
                 _run("training", *how, *data, *TRAINING, "--run", str(run), *(["--resume"] if run.exists() else []))
             _run("export", str(run), *to)
