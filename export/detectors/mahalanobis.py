@@ -173,8 +173,9 @@ class ClusterMahalanobis(nn.Module):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # fewer rows differ than clusters were asked for
             clusters = KMeans(min(NUM_CLUSTERS, len(x_ND) // 20 + 1), n_init=3, random_state=0).fit(x_ND)
-        within_ND = x_ND - clusters.cluster_centers_[clusters.labels_]
-        return cls(clusters.cluster_centers_, whitening(within_ND, smallest_deviation(x_ND)), shortest)
+        smallest_D = smallest_deviation(x_ND)
+        x_ND -= clusters.cluster_centers_[clusters.labels_]  # in place: what is left within clusters
+        return cls(clusters.cluster_centers_, whitening(x_ND, smallest_D), shortest)
 
     @staticmethod
     def features(embedding_BD: Tensor, shortest: float) -> Tensor:
