@@ -1,4 +1,4 @@
-"""What torch does again and again while it writes a graph, done once: a third of the time that a small graph takes.
+"""What torch does again and again while it writes a graph, done once.
 
 - Its table of ONNX operators is built anew for each graph: here it is built once a process, and each graph has a copy.
 - Whether there is a GPU is asked at each operator, by a search for NVIDIA's library: here it is asked once a graph.

@@ -1,4 +1,4 @@
-"""What we take of Lightning, without what it brings along: two or three seconds of each command's start.
+"""What we take of Lightning, without what it brings along, which each command would wait for.
 
 Lightning takes two classes of torchmetrics, whose package loads every library that it can measure with: transformers,
 torchvision, scipy. Here it is a package of these two classes alone while Lightning loads, and who wants the whole of it

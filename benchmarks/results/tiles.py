@@ -1,7 +1,7 @@
 """Magnetic tiles by three encoders: our own SimCLR, a pretrained network, and a student that learned from it.
 
     python -m benchmarks.encoders_brought.weights build/weights
-    python -m benchmarks.results.tiles --weights build/weights --record        ten minutes a seed on two cores
+    python -m benchmarks.results.tiles --weights build/weights --record
     python -m benchmarks.results.tiles --table
 
 Every part of it is one of the project's own commands, as a user would type it: training, import, export, `ood` with

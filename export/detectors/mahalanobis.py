@@ -29,7 +29,7 @@ from export.detectors.detector import SMALLEST_DEVIATION, TINY, Arrays, features
 NUM_CLUSTERS = 10  # Sehwag et al. find 1 to 10 alike; more needs more rows than small sets have
 SMALLEST_SCALE = 1e-6
 ROWS_AT_ONCE = 2048
-"""Of a covariance: 20,000 rows of 1,000 numbers are 160 MB, and a library has them three times."""
+"""Of a covariance: all of them as float64, centred and squared, are several copies of a large set."""
 
 
 def unit(embedding_BD: Tensor, shortest: float = TINY) -> Tensor:

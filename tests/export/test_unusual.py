@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from export import unusual as looking
 from export.unusual import MOST_NAMED, say_unusual, unusual
 from training.data.rows import Rows
 
@@ -40,3 +41,11 @@ def test_the_first_few_are_named_and_no_line_is_said_of_none(capsys: pytest.Capt
     assert ", ...)" in said
     say_unusual(rows, tensors(300, 0), "folder:parts")
     assert capsys.readouterr().err == ""
+
+
+def test_of_large_rows_fewer_are_looked_at(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = Rows(np.zeros((300, 2, 2, 1), np.uint8))
+    monkeypatch.setattr(looking, "MOST_BYTES", 100 * 4)
+    monkeypatch.setattr(looking, "DEVIATIONS", -np.inf)
+    assert len(say_unusual(rows, tensors(300, 7), "folder:parts")) == 100
+    assert "of 100 that were looked at" in capsys.readouterr().err
