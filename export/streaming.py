@@ -10,6 +10,7 @@ Detectors need no more than some training rows. Of a set that memory should not 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import hashlib
 import shutil
 import sys
@@ -35,6 +36,9 @@ from training.running.lock import Held, held
 UNFINISHED = ".unfinished"
 SECONDS_BETWEEN_PARTS = 15.0
 """As much work as a kill may cost. Larger parts are faster to read again."""
+LARGE_BLOCK = 2**22
+"""Bytes; what is larger goes back to the system when it is freed."""
+M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
 NOT_KEPT = ON_REQUEST
 """Outputs that are as large as images; of what is fitted on them few rows are enough (`export.places`)."""
 
@@ -150,6 +154,7 @@ def to_fit_on(data: Data) -> tuple[Data, Drawn | None]:
     train = data.train
     if not is_lazy(train.values) or len(train) <= FIT_ROWS + REFERENCE_ROWS:
         return data, None
+    _return_large_blocks()
     chosen = draw(len(train), train.units_N if train.units_N is not None else _twins(train))
     rows = np.sort(np.concatenate(chosen))
     places = Drawn(*(np.searchsorted(rows, of_kind) for of_kind in chosen))
@@ -160,6 +165,16 @@ def to_fit_on(data: Data) -> tuple[Data, Drawn | None]:
         flush=True,
     )
     return replace(data, train=train.take(rows)), places
+
+
+def _return_large_blocks() -> None:
+    """Sets of glibc a bound that it moves by itself otherwise: it then keeps freed blocks of up to 32 MiB, in pieces.
+
+    Batches of large rows are such blocks, of several sizes: several hundred MiB that nobody uses. Other C libraries
+    have no such call, and are left as they are.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK)
 
 
 def _twins(rows: Rows) -> np.ndarray | None:

@@ -13,8 +13,6 @@ pixels and AUPRO. What is done already in `--work` stays.
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 import time
 from dataclasses import dataclass
@@ -24,6 +22,7 @@ from typing import Literal
 import numpy as np
 import tyro
 
+from benchmarks.results.commands import BLOCK_17, IMAGENET, command
 from export.examination import Examination, Row
 from latentserve import records
 from training.data.source import given_folder
@@ -35,7 +34,6 @@ NAMES = {"simclr": SIMCLR, "mobilenet": TEACHER, "student": STUDENT}
 SIZE = ("--image-size", "96", "--group-by", "near")
 VIEWS = ("--rotation-degrees", "0", "--shear", "0", "--elastic", "0", "--flip")
 TRAINING = (*SIZE, "--batch-rows", "64", "--precision", "auto", "--warmup-steps", "20", *VIEWS)
-IMAGENET = ("--mean", "0.485", "0.456", "0.406", "--std", "0.229", "0.224", "0.225")
 
 
 @dataclass(frozen=True)
@@ -131,19 +129,18 @@ def examined(short: str, seed: int, options: Options) -> tuple[Examination, floa
     if not bundle.exists():
         start = time.monotonic()
         if short == "mobilenet":
-            source = "python:benchmarks.encoders_brought.mobilenet:block17"
             made_for = (*data, *SIZE, "--resize", "stretch", *IMAGENET)
-            _run("export", "import", source, *made_for, *to, weights=options.weights)
+            command("export", "import", BLOCK_17, *made_for, *to, weights=options.weights)
         else:
             how = ("simclr", "--epochs", "15") if short == "simclr" else _student(work / "models" / f"mobilenet-{seed}")
             if not (run / "result.json").exists():
-                _run("training", *how, *data, *TRAINING, "--run", str(run), *(["--resume"] if run.exists() else []))
-            _run("export", str(run), *to)
+                command("training", *how, *data, *TRAINING, "--run", str(run), *(["--resume"] if run.exists() else []))
+            command("export", str(run), *to)
         took.write_text(f"{time.monotonic() - start:.0f}")
     report = work / f"{name}.json"
     if not report.exists():
         faults = _faults(work / "faults", tiles)
-        _run("export", "ood", str(bundle), "--against", f"folder:{faults}", "--masks", str(tiles / "masks"),
+        command("export", "ood", str(bundle), "--against", f"folder:{faults}", "--masks", str(tiles / "masks"),
              "--json", str(report))  # fmt: skip
     return records.read(Examination, report), float(took.read_text())
 
@@ -166,12 +163,6 @@ def _faults(folder: Path, tiles: Path) -> Path:
         if not (folder / kind).exists():
             (folder / kind).symlink_to(tiles / kind)
     return folder
-
-
-def _run(module: str, *arguments: str, weights: Path | None = None) -> None:
-    print(f"python -m {module} {' '.join(arguments)}", file=sys.stderr, flush=True)
-    given = {} if weights is None else {"MOBILENET_WEIGHTS": str(weights.resolve() / "mobilenetv2_features.pth")}
-    subprocess.run([sys.executable, "-m", module, *arguments], check=True, env=os.environ | given)
 
 
 def figures_of(encoder: str, seed: int, examination: Examination) -> list[Figures]:
@@ -216,8 +207,14 @@ def lines(recorded: Recorded) -> list[str]:
             table.append(f"| {' | '.join(cells)} |")
     seeds = sorted({one.seed for one in recorded.figures})
     good = sorted({one.num_good for one in recorded.figures})
-    spent = ", ".join(f"{name}: {seconds:.0f} s" for name, seconds in recorded.seconds.items())
-    return [*table, "", f"Seeds: {seeds}; good test tiles: {good}. Training, export and detectors: {spent}."]
+    spent = ", ".join(f"{name} {_median_minutes(recorded, name):.1f}" for name in NAMES.values())
+    return [*table, "", f"Seeds: {seeds}; good test tiles: {good}. Minutes of training, export and detectors: {spent}."]
+
+
+def _median_minutes(recorded: Recorded, encoder: str) -> float:
+    return (
+        float(np.median([s for name, s in recorded.seconds.items() if name.startswith(f"{encoder}, seed")] or 0)) / 60
+    )
 
 
 def _mean(values: list[float]) -> str:

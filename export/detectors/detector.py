@@ -8,6 +8,7 @@ Shape legend: B rows, N training rows, F features.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
@@ -106,8 +107,12 @@ def features_of(kind: type[Featured], train: Arrays, shortest: float = TINY) -> 
 
     Some rows at a time: inputs may be large.
     """
-    parts = [kind.features(*rows, shortest=shortest) for rows in batches_of(train, kind.inputs)]
-    features_NF: NDArray[np.float32] = torch.cat(parts).numpy()
+    features_NF, done = np.zeros((0, 0), np.float32), 0
+    for rows in batches_of(train, kind.inputs):
+        x_BF = kind.features(*rows, shortest=shortest)
+        if not done:
+            features_NF = np.empty((len(train[kind.inputs[0]]), x_BF.shape[1]), np.float32)
+        features_NF[done : (done := done + len(x_BF))] = x_BF.numpy()
     return features_NF
 
 
@@ -115,8 +120,13 @@ def shortest_of(inputs: tuple[str, ...], train: Arrays) -> float:
     """The length below which an embedding's direction is rounding; for other inputs hardly any is."""
     if inputs != ("embedding",):
         return TINY
-    squares_N = np.square(train["embedding"].astype(np.float64)).sum(axis=1)
-    return max(TINY, SMALLEST_DEVIATION * float(np.sqrt(squares_N.mean())))
+    embedding_ND = train["embedding"]
+    return max(TINY, SMALLEST_DEVIATION * math.sqrt(mean_square(embedding_ND) * embedding_ND.shape[1]))
+
+
+def mean_square(x_ND: NDArray[Any]) -> float:
+    """Of all numbers, in float64 and without a copy of them."""
+    return float(np.einsum("nd,nd->", x_ND, x_ND, dtype=np.float64)) / x_ND.size
 
 
 def nudged(x: Tensor, generator: torch.Generator, by_row: bool = False) -> Tensor:

@@ -13,6 +13,7 @@ Shape legend: B rows, N training rows, D embedding, F features, K clusters.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable
 from typing import Any, ClassVar, Self
@@ -24,7 +25,7 @@ from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor, nn
 
-from export.detectors.detector import SMALLEST_DEVIATION, TINY, Arrays, features_of, float32, shortest_of
+from export.detectors.detector import SMALLEST_DEVIATION, TINY, Arrays, features_of, float32, mean_square, shortest_of
 
 NUM_CLUSTERS = 10  # Sehwag et al. find 1 to 10 alike; more needs more rows than small sets have
 SMALLEST_SCALE = 1e-6
@@ -50,7 +51,7 @@ def whitening(x_ND: NDArray[Any], smallest_D: NDArray[Any]) -> NDArray[np.float6
         x_ND: the rows.
         smallest_D: deviation of each dimension. Rows that are all alike have none, and their covariance no inverse.
     """
-    mean_D = x_ND.mean(axis=0)
+    mean_D = x_ND.mean(axis=0, dtype=np.float64)
     parts = [slice(start, start + ROWS_AT_ONCE) for start in range(0, len(x_ND), ROWS_AT_ONCE)]
     squares = sum(float(np.square(x_ND[part] - mean_D).sum()) for part in parts)
     unit_of_x = max(np.sqrt(squares / x_ND.size) + TINY, smallest_D.min())
@@ -88,7 +89,7 @@ def shrunk_covariance(parts: Iterable[NDArray[np.float64]]) -> tuple[NDArray[np.
 
 def smallest_deviation(x_ND: NDArray[Any]) -> NDArray[np.float64]:
     """The smallest deviation [D] of dimensions that have one unit."""
-    return np.full(x_ND.shape[1], SMALLEST_DEVIATION * np.sqrt(np.square(x_ND).mean()) + TINY)
+    return np.full(x_ND.shape[1], SMALLEST_DEVIATION * math.sqrt(mean_square(x_ND)) + TINY)
 
 
 class Distance(nn.Module):
@@ -119,9 +120,10 @@ class Distance(nn.Module):
     def fit(cls, train: Arrays) -> Self:
         """Mean and shrunk covariance of the training rows' features."""
         shortest = shortest_of(cls.inputs, train)
-        x_NF = features_of(cls, train, shortest).astype(np.float64)
+        x_NF = features_of(cls, train, shortest)
         if not cls.own_units:
-            return cls(x_NF.mean(axis=0), whitening(x_NF, smallest_deviation(x_NF)), shortest)
+            return cls(x_NF.mean(axis=0, dtype=np.float64), whitening(x_NF, smallest_deviation(x_NF)), shortest)
+        x_NF = x_NF.astype(np.float64)
         # what rounding does to a number it adds to its logarithm, however small that is
         smallest_F = SMALLEST_DEVIATION * np.maximum(1, np.sqrt(np.square(x_NF).mean(axis=0)))
         scale_F = np.maximum(x_NF.std(axis=0) + SMALLEST_SCALE, smallest_F)
@@ -174,7 +176,8 @@ class ClusterMahalanobis(nn.Module):
             warnings.simplefilter("ignore", ConvergenceWarning)  # fewer rows differ than clusters were asked for
             clusters = KMeans(min(NUM_CLUSTERS, len(x_ND) // 20 + 1), n_init=3, random_state=0).fit(x_ND)
         smallest_D = smallest_deviation(x_ND)
-        x_ND -= clusters.cluster_centers_[clusters.labels_]  # in place: what is left within clusters
+        for k, centre_D in enumerate(clusters.cluster_centers_):
+            x_ND[clusters.labels_ == k] -= centre_D  # in place: what is left within clusters
         return cls(clusters.cluster_centers_, whitening(x_ND, smallest_D), shortest)
 
     @staticmethod
