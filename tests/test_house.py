@@ -18,7 +18,7 @@ ALLOWED_IMPORTS = {
     "service": {"service", "latentserve"},
     "training": {
         *("training", "latentserve.audio", "latentserve.cpus", "latentserve.images", "latentserve.inputs"),
-        *("latentserve.spelling", "latentserve.records"),
+        *("latentserve.spelling", "latentserve.records", "latentserve.lock"),
         *("latentserve.bundle", "latentserve.errors"),  # a bundle may be a teacher
     },
     "export": {"export", "training", "latentserve"},

@@ -5,11 +5,8 @@ Items go to the server many at a time. What is wrong with one item is told besid
 
 from __future__ import annotations
 
-import itertools
-import re
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,19 +15,15 @@ from numpy.typing import NDArray
 
 from latentserve.calls import Scores
 from latentserve.cli import arguments
+from latentserve.cli.asking import CHUNK, each
 from latentserve.cli.meter import Meter
 from latentserve.cli.overlays import Overlays
 from latentserve.cli.sinks import Record, sink
 from latentserve.cli.sources import Source, sources
-from latentserve.errors import InvalidInput, LatentserveError, Overloaded
+from latentserve.errors import InvalidInput, LatentserveError
 
-CHUNK = 256
-"""Items of one call. One that cannot be taken has the others of its chunk sent again, each by itself."""
-MOST_WAITS = 20
-"""Times that an overloaded server is come back to for one chunk."""
 FLAGGED, FAILED, WELL = 3, 1, 0
 Rows = NDArray[np.float32]
-_PLACE = re.compile(r"items\[(\d+)(?::\d+)?\]")
 
 
 def embed(given: Sequence[str]) -> int:
@@ -80,7 +73,7 @@ def score(given: Sequence[str]) -> int:
             maps=overlays is not None,
         )
         with Meter(total) as meter:
-            for source, number, found in _each(items, call, chunk):
+            for source, number, found in each(items, call, chunk):
                 failed += isinstance(found, LatentserveError)
                 record = _scored(source, number, found, overlays)
                 flagged += record.get("flagged") is True
@@ -119,7 +112,7 @@ def _tensors(options: Any, call: Callable[[list[Any]], Rows], tensor: str) -> in
     items, total = sources(options.inputs)
     failed = 0
     with sink(options.out, options.format, ("item", "error"), tensor, options.force) as out, Meter(total) as meter:
-        for source, number, found in _each(items, call):
+        for source, number, found in each(items, call):
             if isinstance(found, LatentserveError):
                 failed += 1
                 out.write({"item": source.name, "error": str(found)}, None)
@@ -128,39 +121,6 @@ def _tensors(options: Any, call: Callable[[list[Any]], Rows], tensor: str) -> in
             meter.count()
     print(f"{meter.done:,} items in {meter.seconds():.1f} s, {failed:,} failed", file=sys.stderr)
     return FAILED if failed else WELL
-
-
-def _each(
-    items: Iterator[Source], call: Callable[[list[Any]], Any], size: int = CHUNK
-) -> Iterator[tuple[Source, int, Any]]:
-    """Of each item: itself, its number in what the call returned, and that; or the error that it is to blame for."""
-    while some := list(itertools.islice(items, size)):
-        try:
-            found = _patiently(call, [source.item for source in some])
-        except InvalidInput as error:
-            place = _PLACE.match(str(error))
-            if place is None:  # of no item: of the model's name, or the level
-                raise
-            if size > CHUNK:  # they are decided on together: without one of them it would be another decision
-                raise InvalidInput(some[int(place[1])].name + str(error)[place.end() :]) from error
-            if len(some) == 1:
-                yield some[0], 0, InvalidInput(str(error)[place.end() :].removeprefix(": "))
-            else:
-                yield from _each(iter(some), call, 1)
-        else:
-            yield from ((source, number, found) for number, source in enumerate(some))
-
-
-def _patiently(call: Callable[[list[Any]], Any], items: list[Any]) -> Any:
-    """Comes back to a server that is overloaded, when it says."""
-    for _ in range(MOST_WAITS):
-        try:
-            return call(items)
-        except Overloaded as error:
-            if not error.retry_after_seconds:
-                raise
-            time.sleep(error.retry_after_seconds)
-    return call(items)
 
 
 def _scored(source: Source, number: int, found: Scores | LatentserveError, overlays: Overlays | None) -> Record:
