@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from latentserve.bulk.command import check_alone
+from latentserve.bulk.command import run as run_job
 from latentserve.calls import Scores
 from latentserve.cli import arguments
 from latentserve.cli.asking import CHUNK, each
@@ -30,7 +32,10 @@ def embed(given: Sequence[str]) -> int:
     """`latentserve embed`."""
     made = arguments.parser("embed", "Embeddings of images or sounds: one vector an item.")
     arguments.with_items(made, "file for the embeddings: .npy, .csv or .jsonl")
+    arguments.with_job(made)
     options = made.parse_args(given)
+    if _is_job(options):
+        return run_job(options, ("embedding",))
     with arguments.client(options) as client:
         return _tensors(options, partial(client.embed, model=options.model, version=options.version), "embedding")
 
@@ -52,7 +57,11 @@ def score(given: Sequence[str]) -> int:
     arguments.with_decision(made)
     arguments.with_maps(made)
     made.add_argument("--exit-code", action="store_true", help=f"exit with {FLAGGED} if anything is flagged")
+    arguments.with_job(made)
+    made.add_argument("--embeddings", action="store_true", help="of a job: the embeddings, too")
     options = made.parse_args(given)
+    if _is_job(options):
+        return run_job(options, (*(["embedding"] if options.embeddings else []), "p_value", "flagged"))
     if options.overlay_every and options.overlays is None:
         raise InvalidInput("overlay-every: got it alone, expected --overlays FOLDER beside it")
     overlays = Overlays(options.overlays, options.overlay_every) if options.maps or options.overlays else None
@@ -82,6 +91,12 @@ def score(given: Sequence[str]) -> int:
     told = f"{meter.done:,} items in {meter.seconds():.1f} s: {flagged:,} flagged, {failed:,} failed"
     print(told, file=sys.stderr)
     return FAILED if failed else FLAGGED if flagged and options.exit_code else WELL
+
+
+def _is_job(options: Any) -> bool:
+    if options.to is None:
+        check_alone(options)
+    return options.to is not None
 
 
 def models(given: Sequence[str]) -> int:
