@@ -1,13 +1,20 @@
-"""A bundle in this process, for a job (`latentserve.bulk`): files are decoded in threads while ONNX Runtime runs.
+"""A bundle in this process, for a job (`latentserve.bulk`).
 
 The bundle is loaded and verified, files are decoded and scores decided on by what a server does it with, so the numbers
 are a server's. Only the way is another: no queue, no messages, and batches that are always the same.
+
+On a CPU each thread reads, decodes and runs a batch of its own, one core each: nobody waits for the slowest core at
+every operator, as the threads of one run do. A server, whose callers wait, gives all cores to one batch. On a GPU the
+threads decode, and one batch at a time runs.
 """
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +27,7 @@ from latentserve.bulk.engines import BATCH_ROWS, Asked, Model, ahead, answers_of
 from latentserve.bulk.listing import Item
 from latentserve.bulk.reading import Given, read
 from latentserve.bulk.schema import EMBEDDING, Answers
+from latentserve.cpus import available_cpus
 from latentserve.devices import CPU
 from latentserve.errors import InvalidInput, Unsupported
 from latentserve.inputs import INPUT
@@ -31,7 +39,7 @@ from service.models.decoding import ITEM_ERRORS, decoded
 from service.scheduling.queue import Piece
 
 AHEAD = 2
-"""Batches that wait decoded, beside one in each thread."""
+"""Batches for each thread that are begun before the first is written."""
 SCORES = "scores"
 
 
@@ -66,7 +74,11 @@ class Bundle:
 
     def __init__(self, folder: Path, asked: Asked, device: str) -> None:
         self._folder, self._asked = folder.resolve(), asked
-        self._config = _config(self._folder, device)
+        config = _config(self._folder, device)
+        threads_of_one = config.intra_op_threads or 1
+        self._workers = max(1, available_cpus() // threads_of_one)
+        self._device = replace(config.device_config, intra_op_threads=threads_of_one)
+        self._limits = config.limits
         self._manifest = manifest = bundle.load(self._folder)
         self._policy = DecisionPolicy(manifest, bundle.load_calibration(self._folder, manifest))
         self._options = self._policy.options(asked.alpha, asked.guarantee, "per_row") if asked.scores else None
@@ -87,14 +99,13 @@ class Bundle:
             Unsupported: the required device is not there.
         """
         engine = self._engine()
-        num = self._config.threads
-        with threads(num) as pool:
-            for batch in ahead(pool, self._decoded, batches, num + AHEAD):
-                yield self._answered(engine, batch)
+        slot = contextlib.nullcontext() if engine.execution_provider == CPU else threading.Lock()
+        with threads(self._workers) as pool:
+            yield from ahead(pool, lambda batch: self._answered(engine, slot, batch), batches, AHEAD * self._workers)
 
     def _engine(self) -> Engine:
         try:
-            engine = Engine(self._folder, self._manifest, self._config.device_config)
+            engine = Engine(self._folder, self._manifest, self._device)
         except DeviceError as error:
             raise Unsupported(str(error)) from error
         engine.check_golden(bundle.load_golden(self._folder, self._manifest))
@@ -103,7 +114,7 @@ class Bundle:
         return engine
 
     def _decoded(self, batch: Sequence[Item]) -> Decoded:
-        limits, expected = self._config.limits, self._manifest.input
+        limits, expected = self._limits, self._manifest.input
         given = [read(item, limits.max_item_bytes) for item in batch]
         rows = np.empty((len(given), *expected.spec.shape), expected.spec.dtype)
         errors, num = [one.error for one in given], 0
@@ -116,14 +127,16 @@ class Bundle:
                     errors[number] = str(error)
         return Decoded([one._replace(data=b"") for one in given], errors, rows[:num])
 
-    def _answered(self, engine: Engine, batch: Decoded) -> Answers:
+    def _answered(self, engine: Engine, slot: AbstractContextManager[Any], items: Sequence[Item]) -> Answers:
+        batch = self._decoded(items)
         num, size = len(batch.given), self.model.embedding_size
         sound = np.array([error is None for error in batch.errors])
         embeddings = np.zeros((num, size), np.float32) if self._asked.embeds else None
         p_values, flagged = (np.ones(num), np.zeros(num, np.bool_)) if self._asked.scores else (None, None)
         if len(batch.rows):
             wants = frozenset([*([EMBEDDING] if self._asked.embeds else []), *([SCORES] if self._asked.scores else [])])
-            (found,) = engine.run(INPUT, [Piece(batch.rows, wants)])
+            with slot:
+                (found,) = engine.run(INPUT, [Piece(batch.rows, wants)])
             if embeddings is not None:
                 embeddings[sound] = found[EMBEDDING]
             if p_values is not None and flagged is not None and self._options is not None:
