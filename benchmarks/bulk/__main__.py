@@ -5,8 +5,8 @@
 
 Photographs of 640 x 480 pixels are generated as JPEG files, and a MobileNetV3 (small, 224 pixels, random weights) is
 imported, unless --bundle names another. The job and the same work without it (`benchmarks.bulk.alone`) run by turns.
-Then one job is killed with SIGKILL at random moments and the same command is given again; its rows must be those of the job
-that nobody killed, byte for byte. Memory is a process's largest resident set (VmHWM).
+Then one job is killed with SIGKILL at random moments and the same command is given again; its rows must be those of the
+job that nobody killed, byte for byte. Memory is a process's largest resident set (VmHWM).
 """
 
 from __future__ import annotations

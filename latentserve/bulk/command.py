@@ -85,8 +85,8 @@ def _check(options: argparse.Namespace) -> None:
     if not 0 <= options.patience < 1e9:
         raise InvalidInput.at("patience", got=options.patience, expected="seconds, 0 or more")
     if options.bundle is not None:
-        for name, usual in (("target", arguments.TARGET), ("model", ""), ("version", 0)):
-            if getattr(options, name) != usual:
+        for name, default in (("target", arguments.TARGET), ("model", ""), ("version", 0)):
+            if getattr(options, name) != default:
                 expected = "one of them: a bundle has its own name and version, and needs no server"
                 raise InvalidInput(f"{name}: got it beside --bundle, expected {expected}")
 

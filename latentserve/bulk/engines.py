@@ -26,7 +26,8 @@ from latentserve.conformal import at_most
 from latentserve.errors import DeadlineExceeded, InvalidInput, LatentserveError, Unavailable, Unsupported
 from latentserve.v1 import embedding_pb2 as pb
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 BATCH_ROWS = 64
 """Items that are answered together, as `max_batch_rows` of a server."""

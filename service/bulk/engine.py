@@ -146,8 +146,9 @@ class Bundle:
 
 
 def _config(folder: Path, device: str) -> Config:
+    settings: dict[str, Any] = {"models": folder.parents[1], "device": device, "max_batch_rows": BATCH_ROWS}
     try:
-        return Config(models=folder.parents[1], device=device, max_batch_rows=BATCH_ROWS)  # type: ignore[arg-type]
+        return Config(**settings)
     except ValidationError as error:
         (fault, *_) = error.errors()
         name = f"LATENTSERVE_{'_'.join(map(str, fault['loc'])).upper()}"

@@ -20,6 +20,9 @@ from latentserve.v1 import embedding_pb2 as pb
 from tests.latentserve.bulk.answering import files
 
 
+EMBEDDING = Asked(("embedding",))
+
+
 class FakeClient:
     """Embeds a file as its length. Raises what `errors` holds, one a call, before it answers."""
 
@@ -53,7 +56,7 @@ def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "PAUSES", (0.0,))
 
 
-def server(client: FakeClient, patience: float = 60.0, asked: Asked = Asked(("embedding",))) -> Server:
+def server(client: FakeClient, patience: float = 60.0, asked: Asked = EMBEDDING) -> Server:
     return Server(client, "", 0, asked, patience)  # type: ignore[arg-type]
 
 
