@@ -19,7 +19,6 @@ from latentserve.errors import DeadlineExceeded, InvalidInput, LatentserveError,
 from latentserve.v1 import embedding_pb2 as pb
 from tests.latentserve.bulk.answering import files
 
-
 EMBEDDING = Asked(("embedding",))
 
 
