@@ -16,12 +16,13 @@ import numpy as np
 import onnxruntime as ort
 
 from latentserve import bundle
-from latentserve.bulk.engines import BATCH_ROWS
 from latentserve.cpus import available_cpus
 from latentserve.images import decode_image
 from latentserve.inputs import INPUT, ImageInput
 
 PIXELS = 50_000_000
+ROWS = 16
+"""Of one run: more are slower, and take more memory."""
 
 
 def rate(folder: Path, photographs: Path) -> float:
@@ -36,13 +37,13 @@ def rate(folder: Path, photographs: Path) -> float:
     files = sorted(photographs.rglob("*.jpg"))
 
     def embedded(first: int) -> None:
-        batch = files[first : first + BATCH_ROWS]
+        batch = files[first : first + ROWS]
         rows = np.stack([decode_image(file.read_bytes(), expected, PIXELS) for file in batch])
         session.run(["embedding"], {INPUT: rows})
 
     began = time.perf_counter()
     with ThreadPoolExecutor(available_cpus()) as pool:
-        for _ in pool.map(embedded, range(0, len(files), BATCH_ROWS)):
+        for _ in pool.map(embedded, range(0, len(files), ROWS)):
             pass
     return len(files) / (time.perf_counter() - began)
 

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,10 +35,12 @@ from service.engine.engine import Engine
 from service.engine.providers import DeviceError
 from service.models.decisions import DecisionPolicy
 from service.models.decoding import ITEM_ERRORS, decoded
-from service.scheduling.queue import Piece
+from service.scheduling.queue import Piece, Tensors
 
 AHEAD = 2
 """Batches for each thread that are begun before the first is written."""
+CPU_ROWS = 16
+"""Rows of one run on a CPU: the tensors of more leave a core's cache, and take memory in each thread."""
 SCORES = "scores"
 
 
@@ -81,6 +82,7 @@ class Bundle:
         self._limits = config.limits
         self._manifest = manifest = bundle.load(self._folder)
         self._policy = DecisionPolicy(manifest, bundle.load_calibration(self._folder, manifest))
+        self._wants = frozenset([EMBEDDING] * asked.embeds + [SCORES] * asked.scores)
         self._options = self._policy.options(asked.alpha, asked.guarantee, "per_row") if asked.scores else None
         self.model = Model(
             name=manifest.name,
@@ -99,9 +101,18 @@ class Bundle:
             Unsupported: the required device is not there.
         """
         engine = self._engine()
-        slot = contextlib.nullcontext() if engine.execution_provider == CPU else threading.Lock()
+        is_cpu = engine.execution_provider == CPU
+        slot = contextlib.nullcontext() if is_cpu else threading.Lock()
+        rows = CPU_ROWS if is_cpu else BATCH_ROWS
+
+        def run(given: NDArray[Any]) -> Tensors:
+            with slot:
+                pieces = [Piece(given[at : at + rows], self._wants) for at in range(0, len(given), rows)]
+                found = [engine.run(INPUT, [piece])[0] for piece in pieces]
+            return {name: np.concatenate([one[name] for one in found]) for name in self._wants}
+
         with threads(self._workers) as pool:
-            yield from ahead(pool, lambda batch: self._answered(engine, slot, batch), batches, AHEAD * self._workers)
+            yield from ahead(pool, lambda batch: self._answered(run, batch), batches, AHEAD * self._workers)
 
     def _engine(self) -> Engine:
         try:
@@ -127,16 +138,14 @@ class Bundle:
                     errors[number] = str(error)
         return Decoded([one._replace(data=b"") for one in given], errors, rows[:num])
 
-    def _answered(self, engine: Engine, slot: AbstractContextManager[Any], items: Sequence[Item]) -> Answers:
+    def _answered(self, run: Callable[[NDArray[Any]], Tensors], items: Sequence[Item]) -> Answers:
         batch = self._decoded(items)
         num, size = len(batch.given), self.model.embedding_size
         sound = np.array([error is None for error in batch.errors])
         embeddings = np.zeros((num, size), np.float32) if self._asked.embeds else None
         p_values, flagged = (np.ones(num), np.zeros(num, np.bool_)) if self._asked.scores else (None, None)
         if len(batch.rows):
-            wants = frozenset([*([EMBEDDING] if self._asked.embeds else []), *([SCORES] if self._asked.scores else [])])
-            with slot:
-                (found,) = engine.run(INPUT, [Piece(batch.rows, wants)])
+            found = run(batch.rows)
             if embeddings is not None:
                 embeddings[sound] = found[EMBEDDING]
             if p_values is not None and flagged is not None and self._options is not None:
