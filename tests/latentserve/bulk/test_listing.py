@@ -49,6 +49,11 @@ def test_a_shard_gives_what_is_in_it_in_its_order_and_without_labels(folder: Pat
         assert (given.data, given.id, given.error) == (name.encode(), hashlib.sha256(name.encode()).hexdigest(), None)
 
 
+def test_of_two_members_of_one_name_the_first_counts(folder: Path) -> None:
+    shard("s.tar", "1.jpg", "2.jpg", "1.jpg")
+    assert [item.source for item in listed(["s.tar"])] == ["s.tar/1.jpg", "s.tar/2.jpg"]
+
+
 def test_a_list_on_standard_input(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.BufferedReader(io.BytesIO(b"b.png\r\n\nnone.png\nb.png\n"))  # type: ignore[arg-type]
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=stream))
