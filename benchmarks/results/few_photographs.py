@@ -23,6 +23,7 @@ import tyro
 from PIL import Image
 
 from benchmarks.results.commands import BLOCK_17, IMAGENET, command
+from benchmarks.results.spread import mean_and_spread
 from latentserve import records
 from training.data import load_data
 from training.evaluation.report import EvaluationReport
@@ -124,7 +125,7 @@ def figures_of(short: str, num: int, seed: int, options: Options) -> Figures:
         _make(short, photographs(work / f"photos-{num}-{seed}", num, seed), name, seed, options)
         took.write_text(f"{time.monotonic() - started:.0f}")
     if not report.exists():
-        which = ("--data", "cifar10", "--rows", str(options.rows), "--json", str(report))
+        which = ("--data", "cifar10", "--rows", str(options.rows), "--parts", "probes", "--json", str(report))
         command("export", "evaluate", str(work / "models" / name / "1"), *which)
     by_name = {one.name: one.value for one in records.read(EvaluationReport, report).metrics}
     linear, knn = (round(by_name[figure], 4) for figure in FIGURES)
@@ -170,18 +171,17 @@ def lines(recorded: Recorded) -> list[str]:
             some = [one for one in recorded.figures if (one.encoder, one.images) == (encoder, num)]
             if some:
                 minutes = np.mean([one.seconds for one in some]) / 60
-                cells = (_mean([one.linear for one in some]), _mean([one.knn for one in some]), f"{minutes:.1f}")
+                cells = (
+                    mean_and_spread([one.linear for one in some]),
+                    mean_and_spread([one.knn for one in some]),
+                    f"{minutes:.1f}",
+                )
                 table.append(f"| {num} | {encoder} | {' | '.join(cells)} |")
     seeds = sorted({one.seed for one in recorded.figures})
     said = (
         f"Seeds: {seeds}; {recorded.epochs} epochs; {recorded.rows:,} rows with labels fit a probe, as many are tested."
     )
     return [*table, "", said]
-
-
-def _mean(values: list[float]) -> str:
-    spread = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.3f}{spread}"
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ import numpy as np
 import tyro
 
 from benchmarks.results.commands import BLOCK_17, IMAGENET, command
+from benchmarks.results.spread import mean_and_spread
 from export.examination import Examination, Row
 from latentserve import records
 from training.data.source import given_folder
@@ -122,7 +123,7 @@ def main(options: Options) -> int:
 def examined(short: str, seed: int, options: Options) -> tuple[Examination, float]:
     """Makes the bundle if it is not there, and examines it."""
     work = options.work.resolve()
-    tiles, name = _tiles(), f"{short}-{seed}"
+    tiles, name = given_tiles(), f"{short}-{seed}"
     bundle, run, took = work / "models" / name / "1", work / "runs" / name, work / f"{name}.seconds"
     to = ("--to", str(work / "models"), "--name", name, "--report", "none")
     data = ("--data", f"folder:{tiles / 'free'}", "--seed", str(seed))
@@ -139,13 +140,14 @@ def examined(short: str, seed: int, options: Options) -> tuple[Examination, floa
         took.write_text(f"{time.monotonic() - start:.0f}")
     report = work / f"{name}.json"
     if not report.exists():
-        faults = _faults(work / "faults", tiles)
+        faults = faults_in(work / "faults")
         command("export", "ood", str(bundle), "--against", f"folder:{faults}", "--masks", str(tiles / "masks"),
              "--json", str(report))  # fmt: skip
     return records.read(Examination, report), float(took.read_text())
 
 
-def _tiles() -> Path:
+def given_tiles() -> Path:
+    """The folder of good and faulty tiles and their masks; without it a sentence ends the process."""
     given = given_folder()
     if given is None or not (given / "magnetic-tiles").is_dir():
         raise SystemExit(f"error: LATENTSERVE_DATA: got {given}, expected a folder that has magnetic-tiles")
@@ -156,12 +158,12 @@ def _student(teacher: Path) -> tuple[str, ...]:
     return "distill", "--epochs", "30", "--width", "24", "--teacher", str(teacher / "1")
 
 
-def _faults(folder: Path, tiles: Path) -> Path:
+def faults_in(folder: Path) -> Path:
     """Links to the five kinds: one set, whose classes are they."""
     folder.mkdir(parents=True, exist_ok=True)
     for kind in KINDS:
         if not (folder / kind).exists():
-            (folder / kind).symlink_to(tiles / kind)
+            (folder / kind).symlink_to(given_tiles() / kind)
     return folder
 
 
@@ -200,10 +202,10 @@ def lines(recorded: Recorded) -> list[str]:
         for kind in ("", *KINDS):
             some = [one for one in recorded.figures if (one.encoder, one.kind) == (encoder, kind)]
             best = " ".join(sorted({one.best for one in some}))
-            cells = [encoder, kind or "all", _mean([one.auroc for one in some])]
-            cells += [f"{_mean([one.best_auroc for one in some])} {best}"]
+            cells = [encoder, kind or "all", mean_and_spread([one.auroc for one in some])]
+            cells += [f"{mean_and_spread([one.best_auroc for one in some])} {best}"]
             cells += [f"{np.mean([getattr(one, name) for one in some]):.1%}" for name in ("flagged", "good_flagged")]
-            cells += [_mean([getattr(one, name) for one in some]) for name in ("pixel_auroc", "aupro")]
+            cells += [mean_and_spread([getattr(one, name) for one in some]) for name in ("pixel_auroc", "aupro")]
             table.append(f"| {' | '.join(cells)} |")
     seeds = sorted({one.seed for one in recorded.figures})
     good = sorted({one.num_good for one in recorded.figures})
@@ -218,11 +220,6 @@ def lines(recorded: Recorded) -> list[str]:
 def _fewest_minutes(recorded: Recorded, encoder: str) -> float:
     of_encoder = [seconds for name, seconds in recorded.seconds.items() if name.startswith(f"{encoder}, seed")]
     return min(of_encoder, default=0.0) / 60
-
-
-def _mean(values: list[float]) -> str:
-    spread = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.3f}{spread}"
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from export.detectors.reconstruction_places import ReconstructionPlaces
 from export.detectors.resolution import NUDGES, SMALLEST_RESOLUTION, Plateaus, resolution, scores_of
 from export.detectors.statistics import StatisticsMahalanobis
 from latentserve.inputs import ANOMALY_MAP, INPUT
+from training.data.lazy import chosen_rows
 from training.data.units import Units, count, drawn, equal_rows
 
 FITTED: tuple[type[FittedDetector], ...] = (
@@ -140,7 +141,7 @@ class Scorer(nn.Module):
         if units_N is None and INPUT in train and chosen is None:
             units_N = equal_rows(train[INPUT])
         reference, fitted = chosen or draw(len(train["embedding"]), units_N)
-        rows: Arrays = {name: array[fitted] for name, array in train.items()}
+        rows = _some(train, fitted)
         detectors: list[Detector] = [kind.fit(rows) for kind in FITTED if train.keys() >= set(kind.inputs)]
         detectors += [kind.fit(rows) for kind in PLACES if kind.suits(train)]
         if isinstance(discriminator := getattr(model, "discriminator", None), nn.Module):
@@ -148,7 +149,7 @@ class Scorer(nn.Module):
         single = cls(detectors, None).eval()
         if len(detectors) == 1:
             return single
-        return single._fused({name: array[reference] for name, array in train.items()}, embed, power)
+        return single._fused(_some(train, reference), embed, power)
 
     def _fused(self, reference: Arrays, embed: Embed | None, power: Power | None) -> Self:
         """Adds fusion and plateaus, which are fitted on the scores of reference rows."""
@@ -258,6 +259,11 @@ class Scorer(nn.Module):
                 parts.append(torch.stack(tries).abs().amax(dim=0))
         moved_NK: NDArray[np.float32] = torch.cat(parts).numpy()
         return moved_NK
+
+
+def _some(train: Arrays, rows_N: NDArray[np.int64]) -> Arrays:
+    """Some rows of all tensors. Inputs, which detectors take a part of at a time, are not copied if they are large."""
+    return {name: chosen_rows(array, rows_N) if name == INPUT else array[rows_N] for name, array in train.items()}
 
 
 class ScorerGraph(nn.Module):

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from export.detectors import scorer
+from training.data import lazy
 
 
 class Watched(nn.Module):
@@ -56,3 +57,20 @@ def test_no_row_is_both_fitted_on_and_a_reference(
         assert not set(unit_of[fitted.astype(int)]) & set(unit_of[reference.astype(int)])
         assert len(fitted) == min(scorer.FIT_ROWS, num - num_reference * sizes_of_units)
     assert made(torch.zeros(1, 1)).shape == (1, 4)
+
+
+def test_inputs_that_are_large_are_not_copied_and_the_scorer_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    train = {
+        "input": rng.integers(0, 256, (120, 12, 12, 3), np.uint8),
+        "embedding": rng.normal(size=(120, 4)).astype(np.float32),
+    }
+    whole = scorer.Scorer.fit(None, train)
+    given: list[Any] = []
+    fit = scorer.InputMahalanobis.fit
+    monkeypatch.setattr(lazy, "HELD_BYTES", 0)
+    monkeypatch.setattr(scorer.InputMahalanobis, "fit", lambda rows: given.append(rows["input"]) or fit(rows))
+    parts = scorer.Scorer.fit(None, train)
+    assert isinstance(given[0], lazy.Chosen)
+    assert given[0].array is train["input"]
+    np.testing.assert_array_equal(parts.scores(train), whole.scores(train))

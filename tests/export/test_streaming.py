@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -189,3 +192,25 @@ def test_an_embedding_that_is_no_number_is_told_with_its_file(tmp_path: Path) ->
     named = Rows(ROWS, names_N=np.array([f"{row}.png" for row in range(len(ROWS))], np.object_))
     with pytest.raises(ExportError, match=r"^1505\.png: its embedding"):
         Embedding(None).run(given, named, "test")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc; the call is glibc's")
+def test_memory_of_large_blocks_is_the_systems_again() -> None:
+    """In a process of its own: glibc's bound moves once for all."""
+    script = """
+import re
+import numpy as np
+from export import streaming
+resident = lambda: int(re.search(r"VmRSS:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024
+streaming._return_large_blocks()
+np.ones(2**21)  # glibc would keep blocks of this size from now on
+before = resident()
+blocks = [(np.ones(2**20), np.ones(10_000)) for _ in range(30)]
+small = [one for _, one in blocks]
+blocks.clear()
+print(f"MiB: {resident() - before:.0f}")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    found = re.search(r"MiB: (-?\d+)", done.stdout)
+    assert found is not None
+    assert int(found[1]) < 50  # hundreds without the call

@@ -208,6 +208,36 @@ def held(values: NDArray[Any], num_bytes: int = HELD_BYTES) -> NDArray[Any]:
     return np.asarray(values) if values.nbytes <= num_bytes else values
 
 
+class Chosen:
+    """Some rows of an array, copied where they are looked at: a copy of them all would be a large set twice.
+
+    To those who take some at a time it is as `Lazy` is.
+    """
+
+    def __init__(self, array: NDArray[Any], rows_N: NDArray[Any]) -> None:
+        self.array, self.rows_N = array, rows_N
+        self.dtype, self.ndim, self.shape = array.dtype, array.ndim, (len(rows_N), *array.shape[1:])
+        self.nbytes = int(np.prod(self.shape, dtype=np.int64)) * array.itemsize
+
+    def __len__(self) -> int:
+        return len(self.rows_N)
+
+    def __getitem__(self, key: Any) -> Any:
+        chosen = self.rows_N[key]
+        return self.array[chosen] if np.ndim(chosen) == 0 else Chosen(self.array, chosen)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return self.array[self.rows_N].astype(self.dtype if dtype is None else dtype, copy=False)
+
+
+def chosen_rows(values: NDArray[Any], rows_N: NDArray[Any]) -> NDArray[Any]:
+    """Those rows; of an array that is large no copy is made."""
+    if isinstance(values, np.ndarray) and values.nbytes > HELD_BYTES:
+        return cast(NDArray[Any], Chosen(values, rows_N))
+    some: NDArray[Any] = values[rows_N]
+    return some
+
+
 def is_lazy(values: object) -> bool:
     """Whether rows are decoded when they are asked for."""
     return isinstance(values, Lazy)

@@ -11,7 +11,7 @@ from training.data.origin import DataOrigin
 from training.evaluation.baselines import PATCH, Encode, patch_centres, pixels, principal_components
 from training.evaluation.other_data import in_shape_of
 from training.evaluation.progress import say
-from training.evaluation.report import FULL, Metric, Part, ReportConfig, evaluation_report, some_rows
+from training.evaluation.report import FULL, PARTS, Metric, Part, ReportConfig, evaluation_report, some_rows
 from training.evaluation.torch_encoders import encoders, untrained
 from training.methods.encoding import Encoder
 from training.running.run import Run
@@ -33,14 +33,18 @@ class ReportOptions:
         patches: with --baselines, k-means patches too: by far the slowest baseline.
         transfer: another data set to probe with this encoder.
         rows: number of training rows and of test rows to draw; default: all.
+        parts: which figures; `probes` alone takes a small part of the time of all.
     """
 
     baselines: bool = False
     patches: bool = True
     transfer: str | None = None
     rows: int | None = None
+    parts: tuple[Part, ...] = PARTS
 
     def __post_init__(self) -> None:
+        if not self.parts:
+            raise ValueError(f"parts: got none, expected some of {', '.join(PARTS)}")
         if self.rows is not None and self.rows < 1:
             raise ValueError(f"rows: got {self.rows}, expected 1 or more")
 
@@ -61,10 +65,12 @@ def make_report(
     if options.rows is not None:
         data, transfer = _fewer(data, options.rows), transfer and _fewer(transfer, options.rows)
     say("the encoder")
-    metrics = evaluation_report(encode, data, transfer=transfer, latent=latent)
+    config = replace(FULL, parts=options.parts)
+    metrics = evaluation_report(encode, data, config, transfer=transfer, latent=latent)
     for name in baselines_of(data, options.patches, isinstance(origin, Run)) if options.baselines else ():
-        config = replace(FULL, parts=PATCH_PARTS) if name == "k-means patches" else FULL
-        metrics += baseline_report(name, origin, data, config, transfer)
+        parts = tuple(part for part in options.parts if name != "k-means patches" or part in PATCH_PARTS)
+        if parts:
+            metrics += baseline_report(name, origin, data, replace(FULL, parts=parts), transfer)
     return metrics
 
 

@@ -183,6 +183,16 @@ def test_the_encoder_is_frozen_and_in_eval_mode(run_folder: Path, data: Data) ->
     assert weights_sha256(model) != before  # the hash would have seen running statistics move
 
 
+def test_parts_alone_are_measured_when_they_are_asked_for(run_folder: Path, data: Data) -> None:
+    run, _ = open_run(run_folder)
+    encode, parts = torch_encoder(load_model(run_folder, run)), ("probes",)
+    probes = make_report(encode, run, data, ReportOptions(rows=100, baselines=True, patches=False, parts=parts))
+    assert {metric.name for metric in probes} == {"linear_probe_accuracy", "knn_20_accuracy"}
+    assert {metric.features for metric in probes} >= {"embedding", "pixels"}
+    with pytest.raises(ValueError, match=r"parts: got none, expected some of probes, "):
+        ReportOptions(parts=())
+
+
 def test_a_run_that_measuring_changes_is_rejected(
     run_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
