@@ -2,6 +2,7 @@
 
     command   options to a job                        job       items to parts, progress, Ctrl-C
     listing   files, folders, shards, tables: items   reading   bytes of an item, and its id
+    tables    items in a column of Parquet files
     folder    parts, the job file, who holds it       schema    rows of a part
     engines   who answers: a server, or a bundle in this process (service/bulk)
 

@@ -83,6 +83,7 @@ def with_job(made: argparse.ArgumentParser) -> None:
         "--bundle", type=Path, metavar="FOLDER", help="models/NAME/VERSION, run in this process: no server"
     )
     job.add_argument("--device", choices=DEVICES, default="auto", help="of a bundle, as serve --device (default: auto)")
+    job.add_argument("--column", metavar="NAME", help="of Parquet files as inputs: holds the bytes of items, or paths")
     job.add_argument("--half", action="store_true", help="embeddings of float16")
     job.add_argument("--part-rows", type=int, metavar="N", help="rows of a part (default: 1024)")
     job.add_argument(

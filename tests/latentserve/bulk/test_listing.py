@@ -101,3 +101,44 @@ def test_inputs_that_name_nothing(inputs: list[str], told: str, folder: Path, mo
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=stream))
     with pytest.raises(InvalidInput, match=f"^{told}"):
         listed(inputs)
+
+
+def test_a_column_of_a_table_holds_bytes_or_paths(folder: Path) -> None:
+    pa = pytest.importorskip("pyarrow", reason="the extra `bulk`")
+    import pyarrow.parquet as pq
+
+    Path("t").mkdir()
+    values = [f"item {number}".encode() for number in range(7)]
+    columns = {
+        "raw": [*values[:6], None],
+        "image": [{"bytes": value, "path": "x"} for value in values],
+        "file": ["../b.png", "none.png", *[None] * 5],
+        "number": list(range(7)),
+    }
+    pq.write_table(pa.table(columns), "t/t.parquet", row_group_size=3)
+    for column in ("raw", "image"):
+        items = listed(["t"], column)
+        assert [item.source for item in items] == [f"t/t.parquet[{row}]" for row in range(7)]
+        found = [read(item, MOST) for item in reversed(items)]
+        assert [one.data for one in found[1:]] == values[5::-1]
+    assert read(listed(["t"], "raw")[6], MOST).error == (
+        "got 't/t.parquet[6]', expected a file that can be read (nothing is in its column raw)"
+    )
+    items = listed(["t/t.parquet"], "file")
+    assert [item.source for item in items] == [
+        "t/../b.png",
+        "t/none.png",
+        *(f"t/t.parquet[{row}]" for row in range(2, 7)),
+    ]
+    assert read(items[0], MOST).data == b"b.png"
+    for column, told in (
+        (None, "inputs: got t/t.parquet, a Parquet file, expected --column NAME beside it, of its bytes or paths"),
+        ("x", "column: got 'x', expected one of ['raw', 'image', 'file', 'number'], which t/t.parquet has"),
+        ("number", "column: got number of int64, expected bytes, paths, or a struct with bytes in it"),
+    ):
+        with pytest.raises(InvalidInput) as caught:
+            listed(["t/t.parquet"], column)
+        assert str(caught.value) == told
+    Path("t/t.parquet").write_bytes(b"x" * 100)
+    with pytest.raises(InvalidInput, match="^inputs: got t/t.parquet, expected a Parquet file that can be read"):
+        listed(["t/t.parquet"], "raw")
