@@ -227,7 +227,8 @@ class Chosen:
         return self.array[chosen] if np.ndim(chosen) == 0 else Chosen(self.array, chosen)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        return self.array[self.rows_N].astype(self.dtype if dtype is None else dtype, copy=False)
+        rows: NDArray[Any] = self.array[self.rows_N]
+        return rows if dtype is None else rows.astype(dtype, copy=False)
 
 
 def chosen_rows(values: NDArray[Any], rows_N: NDArray[Any]) -> NDArray[Any]:
