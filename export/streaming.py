@@ -27,11 +27,11 @@ from export.finite import check_finite
 from export.graphs import GraphRunner, Tensors, joined
 from latentserve import bundle
 from latentserve.inputs import ON_REQUEST
+from latentserve.lock import Held, held
 from training.data import Data, Rows
 from training.data.lazy import Lazy, batch_rows, is_lazy, progress
 from training.data.rows import Values
 from training.data.units import row_digests
-from training.running.lock import Held, held
 
 UNFINISHED = ".unfinished"
 SECONDS_BETWEEN_PARTS = 15.0

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.running.lock import Held, held
+from latentserve.lock import Held, held
 
 
 @dataclass(frozen=True)

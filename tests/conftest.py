@@ -25,7 +25,7 @@ from benchmarks.processes.served import ServedProcess
 from latentserve import bundle, records
 from latentserve.bundle import Manifest
 from latentserve.client import Client
-from training.running.lock import held
+from latentserve.lock import held
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

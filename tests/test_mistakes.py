@@ -206,6 +206,31 @@ def no_transformers(scene: Scene) -> str:
         return imported(scene, "hf:dinov2")
 
 
+def another_job(scene: Scene) -> str:
+    pytest.importorskip("pyarrow", reason="the extra `bulk`")
+    scene.told("embed", "digit.png", "--to", "out.parquet", status=0)
+    return scene.told("score", "digit.png", "--to", "out.parquet")
+
+
+def no_job(scene: Scene) -> str:
+    pytest.importorskip("pyarrow", reason="the extra `bulk`")
+    Path("mine.parquet").mkdir()
+    Path("mine.parquet/rows.parquet").touch()
+    return scene.told("embed", "digit.png", "--to", "mine.parquet")
+
+
+def two_jobs(scene: Scene) -> str:
+    pytest.importorskip("pyarrow", reason="the extra `bulk`")
+    Path("out.parquet").mkdir()
+    with held(Path("out.parquet")):
+        return scene.told("embed", "digit.png", "--to", "out.parquet")
+
+
+def no_pyarrow(scene: Scene) -> str:
+    with mock.patch.dict(sys.modules, {"pyarrow": None, "pyarrow.parquet": None}):
+        return scene.told("embed", "digit.png", "--to", "out.parquet")
+
+
 def python(*arguments: str, status: int, stdout: Any = subprocess.PIPE) -> str:
     done = subprocess.run([sys.executable, *arguments], stdout=stdout, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == status, done.stderr
@@ -243,6 +268,10 @@ MISTAKES: dict[str, Callable[[Scene], str]] = {
     "A list that names a missing file": missing_in_list,
     "A share that cannot calibrate": lambda scene: scene.said("train", "vae", "--calibration-share", "1.5"),
     "A library of the source is missing": no_transformers,
+    "A folder of another job": another_job,
+    "A folder that is no job's": no_job,
+    "Two jobs on one folder": two_jobs,
+    "Parquet without its library": no_pyarrow,
 }
 OF_SOUND = "Wrong sample rate"
 OF_NO_MAP = "A map of a model that has none"

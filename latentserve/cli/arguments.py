@@ -14,6 +14,7 @@ from latentserve.client import Client
 from latentserve.errors import InvalidInput
 
 TARGET = "localhost:50051"
+DEVICES = ("auto", "cpu", "cuda", "tensorrt")
 
 
 class Parser(argparse.ArgumentParser):
@@ -34,7 +35,9 @@ def parser(command: str, about: str) -> argparse.ArgumentParser:
     """One that knows the server."""
     made = Parser(f"latentserve {command}", description=about, allow_abbrev=False)
     server = made.add_argument_group("server")
-    server.add_argument("--target", default=TARGET, metavar="HOST:PORT", help=f"of gRPC (default: {TARGET})")
+    server.add_argument(
+        "--target", "--server", default=TARGET, metavar="HOST:PORT", help=f"of gRPC (default: {TARGET})"
+    )
     server.add_argument("--timeout", type=float, default=30.0, metavar="SECONDS", help="of each request (default: 30)")
     server.add_argument("--tls", action="store_true", help="speak TLS, trusting the system's authorities")
     server.add_argument("--tls-ca", type=Path, metavar="FILE", help="speak TLS, trusting these authorities (PEM)")
@@ -65,6 +68,31 @@ def with_items(made: argparse.ArgumentParser, out: str) -> None:
     made.add_argument("--out", type=Path, metavar="PATH", help=out)
     made.add_argument("--format", choices=FORMATS, help="on standard output (default: table)")
     made.add_argument("--force", action="store_true", help="write over a file that exists")
+
+
+def with_job(made: argparse.ArgumentParser) -> None:
+    """A job that goes on where it was killed."""
+    job = made.add_argument_group("job")
+    job.add_argument(
+        "--to",
+        type=Path,
+        metavar="FOLDER.parquet",
+        help="as a job: parts of Parquet go there, and the same command goes on where it was stopped",
+    )
+    job.add_argument(
+        "--bundle", type=Path, metavar="FOLDER", help="models/NAME/VERSION, run in this process: no server"
+    )
+    job.add_argument("--device", choices=DEVICES, default="auto", help="of a bundle, as serve --device (default: auto)")
+    job.add_argument("--column", metavar="NAME", help="of Parquet files as inputs: holds the bytes of items, or paths")
+    job.add_argument("--half", action="store_true", help="embeddings of float16")
+    job.add_argument("--part-rows", type=int, metavar="N", help="rows of a part (default: 1024)")
+    job.add_argument(
+        "--patience",
+        type=float,
+        default=120.0,
+        metavar="SECONDS",
+        help="how long a server that does not answer is come back to (default: 120)",
+    )
 
 
 def with_decision(made: argparse.ArgumentParser) -> None:

@@ -5,39 +5,37 @@ Items go to the server many at a time. What is wrong with one item is told besid
 
 from __future__ import annotations
 
-import itertools
-import re
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from latentserve.bulk.command import check_alone
+from latentserve.bulk.command import run as run_job
 from latentserve.calls import Scores
 from latentserve.cli import arguments
+from latentserve.cli.asking import CHUNK, each
 from latentserve.cli.meter import Meter
 from latentserve.cli.overlays import Overlays
 from latentserve.cli.sinks import Record, sink
 from latentserve.cli.sources import Source, sources
-from latentserve.errors import InvalidInput, LatentserveError, Overloaded
+from latentserve.errors import InvalidInput, LatentserveError
 
-CHUNK = 256
-"""Items of one call. One that cannot be taken has the others of its chunk sent again, each by itself."""
-MOST_WAITS = 20
-"""Times that an overloaded server is come back to for one chunk."""
 FLAGGED, FAILED, WELL = 3, 1, 0
 Rows = NDArray[np.float32]
-_PLACE = re.compile(r"items\[(\d+)(?::\d+)?\]")
 
 
 def embed(given: Sequence[str]) -> int:
     """`latentserve embed`."""
     made = arguments.parser("embed", "Embeddings of images or sounds: one vector an item.")
     arguments.with_items(made, "file for the embeddings: .npy, .csv or .jsonl")
+    arguments.with_job(made)
     options = made.parse_args(given)
+    if _is_job(options):
+        return run_job(options, ("embedding",))
     with arguments.client(options) as client:
         return _tensors(options, partial(client.embed, model=options.model, version=options.version), "embedding")
 
@@ -59,7 +57,11 @@ def score(given: Sequence[str]) -> int:
     arguments.with_decision(made)
     arguments.with_maps(made)
     made.add_argument("--exit-code", action="store_true", help=f"exit with {FLAGGED} if anything is flagged")
+    arguments.with_job(made)
+    made.add_argument("--embeddings", action="store_true", help="of a job: the embeddings, too")
     options = made.parse_args(given)
+    if _is_job(options):
+        return run_job(options, (*(["embedding"] if options.embeddings else []), "p_value", "flagged"))
     if options.overlay_every and options.overlays is None:
         raise InvalidInput("overlay-every: got it alone, expected --overlays FOLDER beside it")
     overlays = Overlays(options.overlays, options.overlay_every) if options.maps or options.overlays else None
@@ -80,7 +82,7 @@ def score(given: Sequence[str]) -> int:
             maps=overlays is not None,
         )
         with Meter(total) as meter:
-            for source, number, found in _each(items, call, chunk):
+            for source, number, found in each(items, call, chunk):
                 failed += isinstance(found, LatentserveError)
                 record = _scored(source, number, found, overlays)
                 flagged += record.get("flagged") is True
@@ -89,6 +91,12 @@ def score(given: Sequence[str]) -> int:
     told = f"{meter.done:,} items in {meter.seconds():.1f} s: {flagged:,} flagged, {failed:,} failed"
     print(told, file=sys.stderr)
     return FAILED if failed else FLAGGED if flagged and options.exit_code else WELL
+
+
+def _is_job(options: Any) -> bool:
+    if options.to is None:
+        check_alone(options)
+    return options.to is not None
 
 
 def models(given: Sequence[str]) -> int:
@@ -119,7 +127,7 @@ def _tensors(options: Any, call: Callable[[list[Any]], Rows], tensor: str) -> in
     items, total = sources(options.inputs)
     failed = 0
     with sink(options.out, options.format, ("item", "error"), tensor, options.force) as out, Meter(total) as meter:
-        for source, number, found in _each(items, call):
+        for source, number, found in each(items, call):
             if isinstance(found, LatentserveError):
                 failed += 1
                 out.write({"item": source.name, "error": str(found)}, None)
@@ -128,39 +136,6 @@ def _tensors(options: Any, call: Callable[[list[Any]], Rows], tensor: str) -> in
             meter.count()
     print(f"{meter.done:,} items in {meter.seconds():.1f} s, {failed:,} failed", file=sys.stderr)
     return FAILED if failed else WELL
-
-
-def _each(
-    items: Iterator[Source], call: Callable[[list[Any]], Any], size: int = CHUNK
-) -> Iterator[tuple[Source, int, Any]]:
-    """Of each item: itself, its number in what the call returned, and that; or the error that it is to blame for."""
-    while some := list(itertools.islice(items, size)):
-        try:
-            found = _patiently(call, [source.item for source in some])
-        except InvalidInput as error:
-            place = _PLACE.match(str(error))
-            if place is None:  # of no item: of the model's name, or the level
-                raise
-            if size > CHUNK:  # they are decided on together: without one of them it would be another decision
-                raise InvalidInput(some[int(place[1])].name + str(error)[place.end() :]) from error
-            if len(some) == 1:
-                yield some[0], 0, InvalidInput(str(error)[place.end() :].removeprefix(": "))
-            else:
-                yield from _each(iter(some), call, 1)
-        else:
-            yield from ((source, number, found) for number, source in enumerate(some))
-
-
-def _patiently(call: Callable[[list[Any]], Any], items: list[Any]) -> Any:
-    """Comes back to a server that is overloaded, when it says."""
-    for _ in range(MOST_WAITS):
-        try:
-            return call(items)
-        except Overloaded as error:
-            if not error.retry_after_seconds:
-                raise
-            time.sleep(error.retry_after_seconds)
-    return call(items)
 
 
 def _scored(source: Source, number: int, found: Scores | LatentserveError, overlays: Overlays | None) -> Record:

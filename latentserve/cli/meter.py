@@ -16,12 +16,14 @@ class Meter:
     Args:
         total: how many there are; None: only the end tells.
         stream: where to write, if somebody watches it; default: standard error.
+        lines_every: seconds between lines where nobody watches, for a log; None: no lines.
     """
 
-    def __init__(self, total: int | None, stream: TextIO | None = None) -> None:
+    def __init__(self, total: int | None, stream: TextIO | None = None, lines_every: float | None = None) -> None:
         self._total = total
         self._stream = stream or sys.stderr
         self._shown = self._stream.isatty()
+        self._every = EVERY_SECONDS if self._shown else lines_every
         self._began = self._last = time.monotonic()
         self.done = 0
 
@@ -39,9 +41,9 @@ class Meter:
         """So many more are done."""
         self.done += items
         now = time.monotonic()
-        if self._shown and now - self._last >= EVERY_SECONDS:
+        if self._every is not None and now - self._last >= self._every:
             self._last = now
-            self._stream.write(f"\r\033[K{self.line(now)}")
+            self._stream.write(f"\r\033[K{self.line(now)}" if self._shown else f"{self.line(now)}\n")
             self._stream.flush()
 
     def line(self, now: float) -> str:

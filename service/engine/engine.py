@@ -54,6 +54,8 @@ class Made:
 class Engine:
     """Runs the graphs of one bundle. Not thread-safe: one batch at a time.
 
+    But batches of one piece on a CPU, where nothing is padded, share no memory: threads may run these at once.
+
     Args:
         folder: of the bundle.
         manifest: of the bundle, already verified.

@@ -29,6 +29,8 @@ LOOP_WEIGHT = 100_000
 """What of a tensor's elements the event loop works through, in pixels of a JPEG: 1.2 ms."""
 PIECE_WEIGHT = 60_000
 """Of `open_inference.tensors.ELEMENTS_OF_A_PIECE`: 0.7 ms."""
+ITEM_ERRORS = (ImageError, AudioError)
+"""What a file is to blame for."""
 FLOATS_OF_A_PIXEL = 16
 """Numbers that are looked through while a pixel of a JPEG is decoded."""
 
@@ -198,14 +200,17 @@ class Decoder:
             raise InvalidInput(f"{field}[{place}]: {error}") from error
 
     def _decode(self, given: Sequence[bytes], rows: NDArray[Any], field: str, place: int) -> None:
-        expected, item = self._expected, given[place]
         try:
-            if isinstance(expected, AudioInput):
-                rows[place] = decode_audio(item, expected.sample_rate_hz, expected.num_samples)
-            else:
-                rows[place] = decode_image(item, expected, self.limits.max_item_pixels)
-        except (ImageError, AudioError) as error:
+            rows[place] = decoded(given[place], self._expected, self.limits)
+        except ITEM_ERRORS as error:
             raise InvalidInput(f"{field}[{place}]: {error}") from error
+
+
+def decoded(item: bytes, expected: ImageInput | AudioInput, limits: Limits) -> NDArray[Any]:
+    """One file as a row. Raises one of ITEM_ERRORS."""
+    if isinstance(expected, AudioInput):
+        return decode_audio(item, expected.sample_rate_hz, expected.num_samples)
+    return decode_image(item, expected, limits.max_item_pixels)
 
 
 def row_bytes(spec: TensorSpec) -> int:

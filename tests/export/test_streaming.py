@@ -18,9 +18,9 @@ from export.detectors import scorer
 from export.graphs import ExportError, Tensors
 from export.streaming import UNFINISHED, Embedding, to_fit_on, unfinished
 from latentserve import bundle
+from latentserve.lock import held
 from training.data import Rows, decoding, load_data
 from training.data.lazy import is_lazy
-from training.running.lock import held
 
 IMPORT = ["import", "python:tests.export.sources.tiny:places", "--image-size", "20x24", "--resize", "stretch"]
 IMPORT += ["--embedding", "mean"]

@@ -10,7 +10,7 @@ from export.calibration import Promise
 from export.exporter import export_run
 from export.graphs import ExportError
 from export.versions import next_version
-from training.running.lock import Held, held
+from latentserve.lock import Held, held
 
 
 def test_two_exports_at_once_get_two_versions(tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ def test_what_a_killed_export_left_is_removed_and_its_number_taken(tmp_path: Pat
 
 def test_a_lock_ends_with_its_holder(tmp_path: Path) -> None:
     hold = f"with held(pathlib.Path({str(tmp_path)!r})): print('held', flush=True); input()"
-    code = f"import pathlib\nfrom training.running.lock import held\n{hold}"
+    code = f"import pathlib\nfrom latentserve.lock import held\n{hold}"
     holder = subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]
     )

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from latentserve import records
+from latentserve.lock import Held, held
 from training.options import check_new_folder
-from training.running.lock import Held, held
 from training.running.run import CHECKPOINT, RESULT, RUN, Run, RunError
 
 RUNS = Path("runs")

@@ -17,6 +17,7 @@ import torch
 from lightning import LightningModule, Trainer
 
 from latentserve.inputs import Resize
+from latentserve.lock import held
 from training.__main__ import Options, main, run_training
 from training.data import AudioShape, ImageShape
 from training.methods.simclr import SimClr, SimClrConfig
@@ -24,7 +25,6 @@ from training.methods.vae import Vae, VaeConfig
 from training.running import checkpoint
 from training.running import loop as loop_module
 from training.running.checkpoint import CheckpointError
-from training.running.lock import held
 from training.running.loop import Batches, Diary, TrainingDiverged
 from training.running.run import CHECKPOINT, RESULT, RUN, RunError, load_model, open_run
 from training.schedule import LoopConfig

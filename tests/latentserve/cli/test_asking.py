@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from latentserve.cli.commands import MOST_WAITS, _patiently
+from latentserve.cli.asking import MOST_WAITS, patiently
 from latentserve.errors import Overloaded
 
 
@@ -22,7 +22,7 @@ def test_a_server_that_says_when_is_come_back_to_then(monkeypatch: pytest.Monkey
             raise answer
         return answer
 
-    assert _patiently(call, []) == "done"
+    assert patiently(call, []) == "done"
     assert waits == [0.25, 0.5]
 
 
@@ -35,5 +35,5 @@ def test_nobody_waits_for_ever_or_for_nothing(monkeypatch: pytest.MonkeyPatch, a
         raise Overloaded("full", after)
 
     with pytest.raises(Overloaded):
-        _patiently(call, [])
+        patiently(call, [])
     assert len(waits) == times

@@ -1,0 +1,159 @@
+"""The folder of a job: what it is, the parts that are done, and that one process at a time writes there."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from latentserve import records
+from latentserve.bulk.schema import Job
+from latentserve.errors import InvalidInput
+from latentserve.lock import Held, held
+
+JOB = "_job.json"
+"""Readers of Parquet leave out what begins so."""
+PART = re.compile(r"part-(\d{5,})\.parquet")
+BESIDE = re.compile(r"\.(_job\.json|part-\d{5,}\.parquet)\.tmp")
+"""What a killed process may leave."""
+SUFFIX = ".parquet"
+
+
+class Folder:
+    """A job's folder, held by this process: see `opened`.
+
+    Attributes:
+        path: of it.
+        found: the job that it is of; None if it is new.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.found = _job_of(path)
+        self._parts = sorted((int(name[1]), name[0]) for name in _names(path) if name)
+
+    def check(self, job: Job) -> None:
+        """Raises InvalidInput if it is of another job."""
+        if self.found is not None:
+            place = f"to: {self.path} is of another job: "
+            told = records.differences(records.to_json(job), records.to_json(self.found))
+            if told:
+                raise InvalidInput(f"{place}{told[0]}; name another folder")
+
+    def begin(self, job: Job) -> None:
+        """Says what job it is of, if nothing does yet. Raises OSError that names the file."""
+        if self.found is None:
+            _write(self.path, JOB, (json.dumps(dataclasses.asdict(job), indent=2) + "\n").encode())
+            self.found = job
+
+    def done(self) -> set[str]:
+        """Sources that have a row.
+
+        Raises:
+            InvalidInput: a part cannot be read.
+        """
+        sources: set[str] = set()
+        for _, name in self._parts:
+            try:
+                sources.update(pq.ParquetFile(self.path / name).read(columns=["source"])["source"].to_pylist())
+            except (pa.ArrowException, OSError, KeyError) as error:
+                what = str(error).splitlines()[0]
+                expected = f"one of ours ({what}): remove it, and its items are computed again"
+                raise InvalidInput.at("to", got=str(self.path / name), expected=expected) from error
+        return sources
+
+    def write(self, rows: pa.Table) -> str:
+        """Writes the next part, all of it or nothing; returns its name.
+
+        Raises:
+            OSError: that names the part.
+        """
+        number = self._parts[-1][0] + 1 if self._parts else 0
+        name = f"part-{number:05}{SUFFIX}"
+        sink = pa.BufferOutputStream()
+        same = ["model", "version", "embedding_space", "calibration"]
+        pq.write_table(rows, sink, compression="zstd", use_dictionary=same)
+        _write(self.path, name, sink.getvalue())
+        self._parts.append((number, name))
+        return name
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[Folder]:
+    """Holds a job's folder, which is made if it is not there; one that stays empty is removed again.
+
+    Raises:
+        InvalidInput: it is no folder of a job, or another process holds it.
+    """
+    if path.suffix.lower() != SUFFIX:
+        raise InvalidInput.at("to", got=str(path), expected=f"a folder whose name ends in {SUFFIX}")
+    try:
+        path.mkdir(exist_ok=True)
+    except FileExistsError as error:
+        raise InvalidInput.at("to", got=f"{path}, a file", expected="a folder, or a name that is free") from error
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise InvalidInput.at("to", got=repr(str(path)), expected=f"a folder that can be made ({why})") from error
+    try:
+        with held(path):
+            _check_ours(path)
+            try:
+                yield Folder(path)
+            finally:
+                with contextlib.suppress(OSError):
+                    path.rmdir()  # only if nothing is in it
+    except Held as error:
+        raise InvalidInput.at("to", got=f"{path}, held by another process", expected="one at a time") from error
+
+
+def _check_ours(path: Path) -> None:
+    """Removes what a killed process left."""
+    entries = sorted(one.name for one in path.iterdir())
+    for name in entries:
+        if BESIDE.fullmatch(name):
+            (path / name).unlink()
+    rest = [name for name in entries if not BESIDE.fullmatch(name)]
+    if rest and JOB not in rest:
+        got = f"{path} with {rest[0]!r} in it and no {JOB}"
+        raise InvalidInput.at("to", got=got, expected="a new or empty folder, or one of a job")
+
+
+def _job_of(path: Path) -> Job | None:
+    try:
+        return records.read(Job, path / JOB)
+    except FileNotFoundError:
+        return None
+    except records.RecordError as error:
+        raise InvalidInput.at("to", got=f"{path / JOB} ({error})", expected="the file of a job") from error
+
+
+def _names(path: Path) -> list[re.Match[str] | None]:
+    return [PART.fullmatch(one.name) for one in path.iterdir()]
+
+
+def _write(folder: Path, name: str, data: bytes | pa.Buffer) -> None:
+    """Beside it first, then renamed, both on the disk before anything else is done."""
+    beside = folder / f".{name}.tmp"
+    try:
+        with beside.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(folder / name)
+        number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
+        raise OSError(error.errno or errno.EIO, error.strerror, str(folder / name)) from error
