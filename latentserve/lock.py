@@ -27,9 +27,10 @@ def held(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """
     number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        fcntl.flock(number, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        try:
+            fcntl.flock(number, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError as error:
+            raise Held(error.errno, "held by another process", str(folder)) from error
         yield
-    except BlockingIOError as error:
-        raise Held(error.errno, "held by another process", str(folder)) from error
     finally:
         os.close(number)

@@ -48,7 +48,7 @@ def run(options: argparse.Namespace, columns: tuple[str, ...]) -> int:
         part_rows = options.part_rows or (to.found.part_rows if to.found else PART_ROWS)
         this = job.job_of(engine, asked, options.half, part_rows)
         to.check(this)
-        items = listing.listed(options.inputs, options.column)
+        items = listing.listed(options.inputs, options.column, options.to)
         to.begin(this)
         rest = job.left(items, to.done())
         with job.Stop() as stop, Meter(len(rest), lines_every=job.SECONDS_OF_A_LINE) as meter:
@@ -94,6 +94,8 @@ def _check(options: argparse.Namespace) -> None:
 def check_alone(options: argparse.Namespace) -> None:
     """Raises InvalidInput if an option of a job is given without one."""
     given = {
+        "part-rows": options.part_rows,
+        "device": options.device != "auto",
         "bundle": options.bundle,
         "half": options.half,
         "column": options.column,

@@ -63,7 +63,12 @@ class Folder:
         sources: set[str] = set()
         for _, name in self._parts:
             try:
-                sources.update(pq.ParquetFile(self.path / name).read(columns=["source"])["source"].to_pylist())
+                with (self.path / name).open("rb") as file:
+                    part = pq.ParquetFile(file, page_checksum_verification=True)
+                    found = part.read(columns=["source"])["source"]
+                if found.null_count or len(found) != part.metadata.num_rows:
+                    raise pa.ArrowInvalid("rows without a source")
+                sources.update(found.to_pylist())
             except (pa.ArrowException, OSError, KeyError) as error:
                 what = str(error).splitlines()[0]
                 expected = f"one of ours ({what}): remove it, and its items are computed again"
@@ -80,7 +85,7 @@ class Folder:
         name = f"part-{number:05}{SUFFIX}"
         sink = pa.BufferOutputStream()
         same = ["model", "version", "embedding_space", "calibration"]
-        pq.write_table(rows, sink, compression="zstd", use_dictionary=same)
+        pq.write_table(rows, sink, compression="zstd", use_dictionary=same, write_page_checksum=True)
         _write(self.path, name, sink.getvalue())
         self._parts.append((number, name))
         return name

@@ -43,13 +43,14 @@ class Item(NamedTuple):
         return printable(f"{self.file}/{self.member}" if self.member else self.file)
 
 
-def listed(inputs: Sequence[str], column: str | None = None) -> list[Item]:
+def listed(inputs: Sequence[str], column: str | None = None, out: Path | None = None) -> list[Item]:
     """All items by file and place, each source once.
 
     Args:
         inputs: paths of files, folders (read at any depth, hidden files left out) or shards (.tar, of which the images
             and sounds are taken), patterns such as `*.jpg`, or `-`: paths on standard input, one a line.
         column: of Parquet files among them: holds the bytes of items, or their paths, relative to the file's folder.
+        out: folder of the job, whose own parts are no inputs.
 
     Raises:
         InvalidInput: one of them names nothing, or a shard cannot be read. Nothing of an item has been read.
@@ -57,6 +58,8 @@ def listed(inputs: Sequence[str], column: str | None = None) -> list[Item]:
     files = {file for given in inputs for file in _files(given, column)}
     found: dict[str, Item] = {}
     for file in sorted(files):
+        if out is not None and Path(file).suffix.lower() in TABLES and Path(file).parent.resolve() == out.resolve():
+            continue
         for item in _items(file, column):
             found.setdefault(item.source, item)
     return list(found.values())
@@ -72,6 +75,8 @@ def _files(given: str, column: str | None) -> Iterable[str]:
 
 
 def _standard_input() -> Iterator[str]:
+    if sys.stdin is None:  # a supervisor may close it
+        return
     stream: Any = sys.stdin.buffer
     if stream.peek(len(ARRAY))[: len(ARRAY)] == ARRAY:
         raise _no_rows("standard input")
@@ -109,19 +114,32 @@ def _no_rows(name: str) -> InvalidInput:
 
 def _members(shard: str) -> list[Item]:
     """The images and sounds in a shard; labels and the like beside them are left out."""
-    found = []
+    found, kinds = dict[str, Item](), IMAGES | SOUNDS
     try:
         with tarfile.open(shard, "r:") as tar:
             for one in tar:
                 tar.members = []  # type: ignore[attr-defined]  # else it keeps every one
-                if one.isreg() and Path(one.name).suffix.lower() in IMAGES | SOUNDS:
-                    found.append(Item(shard, one.offset_data, one.size, one.name))
-    except (OSError, tarfile.TarError) as error:
+                if Path(one.name).suffix.lower() not in kinds or Path(one.name).name.startswith("."):
+                    continue
+                if one.isreg() and not one.issparse():
+                    found[one.name] = Item(shard, one.offset_data, one.size, one.name)  # the last of a name counts
+                elif one.islnk() and (of := found.get(one.linkname)):
+                    found[one.name] = of._replace(member=one.name)
+            _check_end(tar)
+    except (OSError, ValueError, tarfile.TarError) as error:
         why = error.strerror if isinstance(error, OSError) else error
         raise InvalidInput.at(
             "inputs", got=shard, expected=f"a tar that can be read, not compressed ({why})"
         ) from error
     if not found:
-        kinds = " ".join(sorted(IMAGES | SOUNDS))
-        raise InvalidInput.at("inputs", got=f"{shard}, a shard without images or sounds", expected=f"some of {kinds}")
-    return found
+        some = " ".join(sorted(kinds))
+        raise InvalidInput.at("inputs", got=f"{shard}, a shard without images or sounds", expected=f"some of {some}")
+    return list(found.values())
+
+
+def _check_end(tar: tarfile.TarFile) -> None:
+    """Tarfile takes a header that is damaged for the end, and what comes after it would be missing without a word."""
+    assert tar.fileobj is not None
+    tar.fileobj.seek(tar.offset)
+    if tar.fileobj.read(tarfile.BLOCKSIZE).strip(b"\0"):
+        raise tarfile.ReadError(f"no header at byte {tar.offset}")

@@ -30,7 +30,7 @@ def read(item: Item, most_bytes: int) -> Given:
     """Reads an item, of at most so many bytes."""
     try:
         data = _cell(item) if item.column else _bytes(item, most_bytes)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, LookupError, NotImplementedError) as error:  # pyarrow's are some of these
         why = error.strerror if isinstance(error, OSError) and error.strerror else error
         return Given(item, None, b"", f"got {item.source!r}, expected a file that can be read ({why})")
     if len(data) > most_bytes:

@@ -38,7 +38,7 @@ def column_of(file: str, column: str) -> int | list[str | None]:
             pa.types.is_struct(kind) and any(one.name == BYTES and _is_bytes(one.type) for one in kind)
         ):
             return int(table.metadata.num_rows)
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, KeyError, UnicodeError, pa.ArrowException) as error:
         why = str(error).splitlines()[0]
         raise InvalidInput.at("inputs", got=file, expected=f"a Parquet file that can be read ({why})") from error
     raise InvalidInput.at("column", got=f"{column} of {kind}", expected="bytes, paths, or a struct with bytes in it")

@@ -56,6 +56,8 @@ def paths(given: str, kinds: frozenset[str] = IMAGES | SOUNDS) -> list[str]:
         InvalidInput: there is none.
     """
     path = Path(given)
+    if not given:  # an unset variable, and not the folder that one is in
+        raise InvalidInput.at("inputs", got="''", expected="a file, a folder or a pattern")
     if path.is_dir():
         files = sorted(_files(path, kinds), key=lambda one: one.split(os.sep))  # noqa: PTH206 (a third of the time of Path.parts)
         if not files:
@@ -73,11 +75,17 @@ def paths(given: str, kinds: frozenset[str] = IMAGES | SOUNDS) -> list[str]:
 
 
 def _files(folder: Path, kinds: frozenset[str]) -> Iterator[str]:
-    for parent, folders, names in os.walk(folder):
+    for parent, folders, names in os.walk(folder, onerror=_unreadable):
         folders[:] = sorted(one for one in folders if not one.startswith("."))
         within = "" if parent == os.curdir else os.path.join(Path(parent), "")  # noqa: PTH118
         taken = (name for name in names if not name.startswith(".") and Path(name).suffix.lower() in kinds)
         yield from (within + name for name in taken)
+
+
+def _unreadable(error: OSError) -> None:
+    """A folder that is left out without a word looks like one that is done."""
+    expected = f"a folder that can be read ({error.strerror})"
+    raise InvalidInput.at("inputs", got=str(error.filename), expected=expected) from error
 
 
 def is_array(path: Path) -> bool:

@@ -155,7 +155,7 @@ class Bundle:
 
 
 def _config(folder: Path, device: str) -> Config:
-    settings: dict[str, Any] = {"models": folder.parents[1], "device": device, "max_batch_rows": BATCH_ROWS}
+    settings: dict[str, Any] = {"models": folder.parent.parent, "device": device, "max_batch_rows": BATCH_ROWS}
     try:
         return Config(**settings)
     except ValidationError as error:

@@ -49,9 +49,53 @@ def test_a_shard_gives_what_is_in_it_in_its_order_and_without_labels(folder: Pat
         assert (given.data, given.id, given.error) == (name.encode(), hashlib.sha256(name.encode()).hexdigest(), None)
 
 
-def test_of_two_members_of_one_name_the_first_counts(folder: Path) -> None:
+def test_of_two_members_of_one_name_the_last_counts_as_when_it_is_unpacked(folder: Path) -> None:
     shard("s.tar", "1.jpg", "2.jpg", "1.jpg")
-    assert [item.source for item in listed(["s.tar"])] == ["s.tar/1.jpg", "s.tar/2.jpg"]
+    found = listed(["s.tar"])
+    assert [item.source for item in found] == ["s.tar/1.jpg", "s.tar/2.jpg"]
+    assert found[0].place > found[1].place
+
+
+def test_a_hard_link_in_a_shard_is_its_file_and_hidden_members_are_none(folder: Path) -> None:
+    shard("s.tar", "1.jpg", "._1.jpg", "deep/.2.jpg")
+    with tarfile.open("s.tar", "a") as tar:
+        link = tarfile.TarInfo("twin.jpg")
+        link.type, link.linkname = tarfile.LNKTYPE, "1.jpg"
+        tar.addfile(link)
+    found = listed(["s.tar"])
+    assert [item.source for item in found] == ["s.tar/1.jpg", "s.tar/twin.jpg"]
+    assert read(found[1], MOST).data == b"1.jpg"
+
+
+def test_a_shard_with_a_damaged_header_is_refused(folder: Path) -> None:
+    """tarfile takes it for the end: what comes after it would be missing without a word."""
+    shard("s.tar", "1.jpg", "2.jpg", "3.jpg")
+    data = bytearray(Path("s.tar").read_bytes())
+    data[1024 + 3] ^= 1  # in the name of the second member
+    Path("s.tar").write_bytes(data)
+    with pytest.raises(InvalidInput, match=r"inputs: got s.tar, expected a tar .*no header at byte 1024"):
+        listed(["s.tar"])
+
+
+def test_a_folder_that_cannot_be_read_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scan = os.scandir
+
+    def refuses(path: str) -> object:
+        if str(path).endswith("sub"):
+            raise PermissionError(13, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuses)
+    with pytest.raises(
+        InvalidInput, match=r"inputs: got .*sub, expected a folder that can be read \(Permission denied"
+    ):
+        listed(["."])
+
+
+def test_parts_of_the_job_itself_are_no_inputs(folder: Path) -> None:
+    Path("out.parquet").mkdir()
+    Path("out.parquet/part-00000.parquet").write_bytes(b"x")
+    assert len(listed(["."], "image", Path("out.parquet"))) == 3
 
 
 def test_a_list_on_standard_input(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,6 +131,7 @@ def test_what_is_too_large_is_not_read(folder: Path) -> None:
         (["empty"], "inputs: got empty, a folder without images or sounds, expected some of .bmp"),
         (["*.tiff"], r"inputs: got '\*.tiff', expected a file, a folder or a pattern that matches some"),
         (["-"], "inputs: got nothing on standard input, expected paths, one a line"),
+        ([""], "inputs: got '', expected a file, a folder or a pattern"),
         (["rows.npy"], "inputs: got rows.npy, an array, expected files"),
         (["broken.tar"], "inputs: got broken.tar, expected a tar that can be read"),
         (["labels.tar"], "inputs: got labels.tar, a shard without images or sounds, expected some of .bmp"),
