@@ -170,7 +170,7 @@ def to_fit_on(data: Data) -> tuple[Data, Drawn | None]:
 def _return_large_blocks() -> None:
     """Sets of glibc a bound that it moves by itself otherwise: it then keeps freed blocks of up to 32 MiB, in pieces.
 
-    Batches of large rows are such blocks, of several sizes: several hundred MiB that nobody uses. Other C libraries
+    Batches of large rows are such blocks, of several sizes: memory that nobody uses. Other C libraries
     have no such call, and are left as they are.
     """
     with contextlib.suppress(OSError, AttributeError):

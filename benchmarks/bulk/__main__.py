@@ -25,7 +25,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import tyro
 
-from benchmarks.results.large_data import photographs
+from benchmarks.results.large_data import peak_mib, photographs
 from training.options import check_options
 
 CALIBRATED_BY = 1000
@@ -165,15 +165,6 @@ def alone(bundle: Path, photos: Path) -> float:
     """Images a second without a job."""
     command = [sys.executable, "-m", "benchmarks.bulk.alone", str(bundle), str(photos)]
     return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
-
-
-def peak_mib(pid: int) -> float:
-    """Of a process; 0 if it has ended."""
-    try:
-        found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
-    except OSError:
-        return 0.0
-    return int(found[1]) / 1024 if found else 0.0
 
 
 def fresh(out: Path) -> Path:

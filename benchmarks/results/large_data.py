@@ -160,7 +160,7 @@ def attempt(command: list[str], environment: dict[str, str], kill_at: int | None
         while process.poll() is None:
             time.sleep(LOOK_SECONDS)
             printed += process.stderr.read() or b""
-            peak = max(peak, _peak_mib(process.pid))
+            peak = max(peak, peak_mib(process.pid))
             shown = KILL_AT.findall(printed[-2000:].decode(errors="replace"))
             if kill_at is not None and shown and int(shown[-1]) >= kill_at:
                 process.send_signal(signal.SIGKILL)
@@ -174,7 +174,8 @@ def attempt(command: list[str], environment: dict[str, str], kill_at: int | None
     return Attempt(seconds, round(peak), rates, int(found[1]) if found else 0, process.returncode)
 
 
-def _peak_mib(pid: int) -> float:
+def peak_mib(pid: int) -> float:
+    """The largest resident set of a process; 0 if it has ended."""
     try:
         found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
     except OSError:
