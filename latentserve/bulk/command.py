@@ -12,7 +12,7 @@ from latentserve.cli import arguments
 from latentserve.cli.meter import Meter
 from latentserve.errors import InvalidInput, Unsupported
 
-WELL, STOPPED = 0, 130
+WELL = 0
 PART_ROWS = 1024
 """Rows of a part: what a killed job computes again, and what Ctrl-C waits for."""
 NOT_WITH = {
@@ -61,7 +61,7 @@ def run(options: argparse.Namespace, columns: tuple[str, ...]) -> int:
     if tally.stopped:
         missing = len(rest) - tally.rows
         print(f"stopped: {missing:,} of {len(items):,} items are left, the same command goes on", file=sys.stderr)
-    return STOPPED if tally.stopped else WELL
+    return job.STOPPED if tally.stopped else WELL
 
 
 @contextlib.contextmanager

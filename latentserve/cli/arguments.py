@@ -62,7 +62,8 @@ def with_items(made: argparse.ArgumentParser, out: str) -> None:
         "inputs",
         nargs="+",
         metavar="INPUT",
-        help="files, folders, patterns, .npy arrays of rows, or - for paths (or a .npy array) on standard input",
+        help="files, folders, patterns, .npy arrays of rows, or - for paths (or a .npy array) on standard input; "
+        "with --to also shards (.tar) and, with --column, Parquet",
     )
     with_model(made)
     made.add_argument("--out", type=Path, metavar="PATH", help=out)

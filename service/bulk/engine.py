@@ -160,5 +160,7 @@ def _config(folder: Path, device: str) -> Config:
         return Config(**settings)
     except ValidationError as error:
         (fault, *_) = error.errors()
+        if not fault["loc"]:  # of several together; the settings of a server count for a bundle, too
+            raise InvalidInput(f"LATENTSERVE_ variables: {fault['msg'].removeprefix('Value error, ')}") from error
         name = f"LATENTSERVE_{'_'.join(map(str, fault['loc'])).upper()}"
         raise InvalidInput.at(name, got=repr(fault["input"]), expected=fault["msg"]) from error
