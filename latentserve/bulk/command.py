@@ -27,6 +27,9 @@ NOT_WITH = {
 }
 """Options that a job does not have, and their values where they are not given."""
 
+ON_RAY = {"actors": 0, "actor_cpus": 1, "actor_gpus": 0.0}
+"""Options of actors, and what they are by default."""
+
 
 def run(options: argparse.Namespace, columns: tuple[str, ...]) -> int:
     """Runs a job; returns the exit status.
@@ -68,11 +71,17 @@ def run(options: argparse.Namespace, columns: tuple[str, ...]) -> int:
 def _engine(options: argparse.Namespace, asked: Any) -> Iterator[Any]:
     from latentserve.bulk import engines
 
-    if options.bundle is not None:
+    if options.ray is not None:
+        from latentserve.bulk import cluster
+
+        pool = cluster.Pool(options.ray, options.actors, options.actor_cpus, options.actor_gpus)
+        with cluster.connected(pool, options.bundle, asked, options.device) as engine:
+            yield engine
+    elif options.bundle is not None:
         yield engines.local(options.bundle, asked, options.device)
-        return
-    with arguments.client(options) as client:
-        yield engines.Server(client, options.model, options.version, asked, options.patience)
+    else:
+        with arguments.client(options) as client:
+            yield engines.Server(client, options.model, options.version, asked, options.patience)
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -84,6 +93,11 @@ def _check(options: argparse.Namespace) -> None:
         raise InvalidInput.at("part-rows", got=options.part_rows, expected="1 or more")
     if not 0 <= options.patience < 1e9:
         raise InvalidInput.at("patience", got=options.patience, expected="seconds, 0 or more")
+    if options.ray is not None and options.bundle is None:
+        raise InvalidInput("ray: got it without --bundle, expected both: the actors run a bundle")
+    for name, default in ON_RAY.items():
+        if options.ray is None and getattr(options, name) != default:
+            raise InvalidInput(f"{name.replace('_', '-')}: got it without --ray, expected both")
     if options.bundle is not None:
         for name, default in (("target", arguments.TARGET), ("model", ""), ("version", 0)):
             if getattr(options, name) != default:
@@ -100,6 +114,7 @@ def check_alone(options: argparse.Namespace) -> None:
         "half": options.half,
         "column": options.column,
         "embeddings": getattr(options, "embeddings", False),
+        "ray": options.ray,
     }
     for name, value in given.items():
         if value:

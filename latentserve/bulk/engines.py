@@ -176,8 +176,8 @@ def _level(model: pb.Model, asked: Asked) -> float:
     return level
 
 
-def local(folder: Path, asked: Asked, device: str) -> Engine:
-    """A bundle in this process, verified as a server verifies it.
+def local(folder: Path, asked: Asked, device: str, cpus: int = 0) -> Engine:
+    """A bundle in this process, verified as a server verifies it, on so many cores; 0: on those of this process.
 
     Raises:
         Unsupported: what a server needs is not installed, or the bundle cannot answer that.
@@ -194,7 +194,7 @@ def local(folder: Path, asked: Asked, device: str) -> Engine:
     if not (folder / MANIFEST).exists():
         expected = f"the folder of a bundle, models/NAME/VERSION, with a {MANIFEST} in it"
         raise InvalidInput.at("bundle", got=str(folder), expected=expected)
-    made: Engine = found.Bundle(folder, asked, device)
+    made: Engine = found.Bundle(folder, asked, device, cpus)
     return made
 
 

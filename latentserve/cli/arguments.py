@@ -84,6 +84,18 @@ def with_job(made: argparse.ArgumentParser) -> None:
         "--bundle", type=Path, metavar="FOLDER", help="models/NAME/VERSION, run in this process: no server"
     )
     job.add_argument("--device", choices=DEVICES, default="auto", help="of a bundle, as serve --device (default: auto)")
+    job.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="the bundle on a Ray cluster: auto, HOST:PORT, or local for one that is started here",
+    )
+    job.add_argument(
+        "--actors", type=int, default=0, metavar="N", help="of --ray, at most (default: all there is room for)"
+    )
+    job.add_argument("--actor-cpus", type=int, default=1, metavar="N", help="of each actor (default: 1)")
+    job.add_argument(
+        "--actor-gpus", type=float, default=0.0, metavar="N", help="of each, 0.5: two share one (default: 0)"
+    )
     job.add_argument("--column", metavar="NAME", help="of Parquet files as inputs: holds the bytes of items, or paths")
     job.add_argument("--half", action="store_true", help="embeddings of float16")
     job.add_argument("--part-rows", type=int, metavar="N", help="rows of a part (default: 1024)")

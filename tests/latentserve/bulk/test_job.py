@@ -282,6 +282,7 @@ def test_ctrl_c_twice_ends_the_process(run: Run, tmp_path: Path, monkeypatch: py
         (["embed", "in", "--to", "o.parquet", "--part-rows", "0"], "part-rows: got 0, expected 1 or more"),
         (["embed", "in", "--to", "o.parquet", "--patience", "nan"], "patience: got nan, expected seconds"),
         (["embed", "in", "--to", "o.parquet", "--model", "m"], "model: got it beside --bundle"),
+        (["embed", "in", "--to", "o.parquet", "--actors", "2"], "actors: got it without --ray, expected both"),
         (["embed", "in", "--part-rows", "5"], "part-rows: got it alone, expected --to FOLDER.parquet beside it"),
         (["embed", "in"], "bundle: got it alone, expected --to FOLDER.parquet beside it"),
     ],
