@@ -1,7 +1,7 @@
 """What the list of a job costs: memory and time for so many paths, which a Parquet file names.
 
-    python -m benchmarks.bulk.listing                     a million paths, ten seconds
-    python -m benchmarks.bulk.listing --items 10000000
+python -m benchmarks.bulk.listing                     a million paths, ten seconds
+python -m benchmarks.bulk.listing --items 10000000
 """
 
 from __future__ import annotations
