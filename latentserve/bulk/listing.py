@@ -90,7 +90,7 @@ def _items(file: str, column: str | None) -> Iterable[Item]:
         raise _no_rows(file)
     if Path(file).suffix.lower() in TABLES:
         return _rows(file, column)
-    return _members(file) if Path(file).suffix.lower() in SHARDS else [Item(file)]
+    return members(file) if Path(file).suffix.lower() in SHARDS else [Item(file)]
 
 
 def _rows(file: str, column: str | None) -> list[Item]:
@@ -112,8 +112,12 @@ def _no_rows(name: str) -> InvalidInput:
     return InvalidInput.at("inputs", got=f"{name}, an array", expected="files, folders or shards (--out takes arrays)")
 
 
-def _members(shard: str) -> list[Item]:
-    """The images and sounds in a shard; labels and the like beside them are left out."""
+def members(shard: str) -> list[Item]:
+    """The images and sounds in a shard; labels and the like beside them are left out.
+
+    Raises:
+        InvalidInput: it cannot be read, or has none.
+    """
     found, kinds = dict[str, Item](), IMAGES | SOUNDS
     try:
         with tarfile.open(shard, "r:") as tar:

@@ -65,6 +65,11 @@ def with_items(made: argparse.ArgumentParser, out: str) -> None:
         help="files, folders, patterns, .npy arrays of rows, or - for paths (or a .npy array) on standard input",
     )
     with_model(made)
+    with_out(made, out)
+
+
+def with_out(made: argparse.ArgumentParser, out: str) -> None:
+    """Where to write."""
     made.add_argument("--out", type=Path, metavar="PATH", help=out)
     made.add_argument("--format", choices=FORMATS, help="on standard output (default: table)")
     made.add_argument("--force", action="store_true", help="write over a file that exists")
@@ -79,14 +84,21 @@ def with_job(made: argparse.ArgumentParser) -> None:
         metavar="FOLDER.parquet",
         help="as a job: parts of Parquet go there, and the same command goes on where it was stopped",
     )
-    job.add_argument(
-        "--bundle", type=Path, metavar="FOLDER", help="models/NAME/VERSION, run in this process: no server"
-    )
-    job.add_argument("--device", choices=DEVICES, default="auto", help="of a bundle, as serve --device (default: auto)")
+    with_bundle(job)
     job.add_argument("--column", metavar="NAME", help="of Parquet files as inputs: holds the bytes of items, or paths")
     job.add_argument("--half", action="store_true", help="embeddings of float16")
     job.add_argument("--part-rows", type=int, metavar="N", help="rows of a part (default: 1024)")
-    job.add_argument(
+
+
+def with_bundle(made: Any) -> None:
+    """A bundle in this process, or patience with a server."""
+    made.add_argument(
+        "--bundle", type=Path, metavar="FOLDER", help="models/NAME/VERSION, run in this process: no server"
+    )
+    made.add_argument(
+        "--device", choices=DEVICES, default="auto", help="of a bundle, as serve --device (default: auto)"
+    )
+    made.add_argument(
         "--patience",
         type=float,
         default=120.0,
