@@ -41,9 +41,8 @@ def neighbours(given: Sequence[str]) -> int:
     found = nearest.search(of, vectors, options.metric, options.count, [query.place for query in asked])
     told = [(query, _named(of, near)) for query, near in zip(asked, found.nearest, strict=True)]
     seconds = time.monotonic() - began
-    print(
-        f"{found.num_rows:,} rows compared in {seconds:.1f} s, {found.num_failed:,} have no embedding", file=sys.stderr
-    )
+    failed = f", {found.num_failed:,} more have no embedding" if found.num_failed else ""
+    print(f"{found.num_rows:,} rows compared in {seconds:.1f} s{failed}", file=sys.stderr)
     with _lines(options) as lines:
         for query, some in told:
             for rank, one in enumerate(some, 1):
