@@ -113,6 +113,21 @@ def blocks(of: Written, part: int, columns: Sequence[str] = ()) -> Iterator[Bloc
             first += batch.num_rows
 
 
+def all_blocks(of: Written, columns: Sequence[str] = ()) -> Iterator[Block]:
+    """The rows of all parts, see `blocks`."""
+    for part in range(len(of.parts)):
+        yield from blocks(of, part, columns)
+
+
+def count(of: Written) -> int:
+    """All rows, with an embedding or without one. Raises InvalidInput: a part is broken."""
+    total = 0
+    for part in range(len(of.parts)):
+        with _part(of, part) as file:
+            total += file.metadata.num_rows
+    return total
+
+
 def taken(of: Written, places: Sequence[Place], columns: Sequence[str]) -> list[dict[str, Any]]:
     """Rows by their places, in that order: their values by column.
 

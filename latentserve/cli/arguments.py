@@ -127,8 +127,12 @@ def client(options: argparse.Namespace) -> Client:
     Raises:
         InvalidInput: a file cannot be read, or one of two that belong together is missing.
     """
-    token = _text(options.token_file, "token-file") if options.token_file else None
-    return Client(options.target, options.timeout, _credentials(options), options.priority, token)
+    return Client(options.target, options.timeout, _credentials(options), options.priority, token(options))
+
+
+def token(options: argparse.Namespace) -> str | None:
+    """What stands in the file of --token-file. Raises InvalidInput: it cannot be read."""
+    return _text(options.token_file, "token-file") if options.token_file else None
 
 
 def _credentials(options: argparse.Namespace) -> Any:

@@ -17,10 +17,10 @@ from PIL import Image
 
 pytest.importorskip("pyarrow", reason="the extra `bulk`")
 
-from latentserve.bulk import engines  # noqa: E402
-from latentserve.cli.main import main  # noqa: E402
-from tests.latentserve.bulk.answering import FakeEngine  # noqa: E402
-from tests.latentserve.bulk.writing import id_of, write_job  # noqa: E402
+from latentserve.bulk import engines
+from latentserve.cli.main import main
+from tests.latentserve.bulk.answering import FakeEngine
+from tests.latentserve.bulk.writing import id_of, write_job
 
 ROWS = np.array([[48, 49, 50, 51], [48, 49, 50, 52], [90, 20, 10, 9], [48, 49, 50, 51]], np.float32) * 1000
 """As the engine embeds `0123`, `0124` and something else."""
@@ -195,7 +195,7 @@ def test_the_page_holds_what_it_shows(run: Run, capsys: pytest.CaptureFixture[st
     assert page.count("changed since it was embedded") == 2, "its id is another"
     assert page.count("No such file or directory") == 2
     assert "expected an image that Pillow reads" in page, "the query itself is none"
-    assert not any(word in page for word in ("http:", "https:", "src=\"/", "<script"))
+    assert not any(word in page for word in ("http:", "https:", 'src="/', "<script"))
     assert run("pictures.parquet", "--query", "second.png", "--html", "page.html") == 1
     assert "html: got page.html, which exists" in capsys.readouterr().err
     assert run("pictures.parquet", "--query", "second.png", "--html", "page.html", "--force") == 0

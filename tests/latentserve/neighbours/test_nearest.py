@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 pytest.importorskip("pyarrow", reason="the extra `bulk`")
 
-from latentserve.bulk import rows as reading  # noqa: E402
-from latentserve.bulk.rows import Place, written  # noqa: E402
-from latentserve.neighbours.nearest import Found, search  # noqa: E402
-from latentserve.neighbours.table import Metric  # noqa: E402
-from tests.latentserve.bulk.writing import write_job  # noqa: E402
+from latentserve.bulk import rows as reading
+from latentserve.bulk.rows import Place, written
+from latentserve.neighbours.nearest import Found, search
+from latentserve.neighbours.table import Metric
+from tests.latentserve.bulk.writing import write_job
 
 METRICS = get_args(Metric)
 
