@@ -168,6 +168,6 @@ def _part(of: Written, number: int) -> Iterator[Any]:
             if not file.schema_arrow.equals(schema(of.job)):
                 raise pa.ArrowInvalid("other columns than the job's")
             yield file
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeError) as error:
         what = str(error).splitlines()[0]
         raise InvalidInput.at("job", got=str(path), expected=f"a part of a job that can be read ({what})") from error

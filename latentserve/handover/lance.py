@@ -1,7 +1,7 @@
 """A table of LanceDB, which is a Lance data set in a folder. Needs lancedb (extra `lancedb`).
 
-A new table is one commit, so that a process which is killed leaves none. Into one that is there rows are merged by their
-source, some ten thousand a commit: killed and given again, each is there once.
+A new table is one commit, so that a process which is killed leaves none. Into one that is there rows are merged by
+their source, some ten thousand a commit: killed and given again, each is there once.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from latentserve.bulk.rows import Block
 from latentserve.bulk.schema import EMBEDDING, Job, schema
-from latentserve.errors import InvalidInput, Unsupported
+from latentserve.errors import InvalidInput, LatentserveError, Unsupported
 
 MERGED_ROWS = 16_384
 SPACE, KEY = "embedding_space", "source"
@@ -32,7 +32,7 @@ def write(where: str, job: Job, columns: list[str], table: str, blocks: Iterable
 
     Raises:
         Unsupported: lancedb is not installed.
-        InvalidInput: a table of that name has other rows.
+        InvalidInput: a table of that name has other rows, or it cannot be written, or a part is broken.
     """
     try:
         import lancedb
@@ -41,17 +41,33 @@ def write(where: str, job: Job, columns: list[str], table: str, blocks: Iterable
         raise Unsupported(what) from error
     given = schema(job)
     kinds = pa.schema([*(given.field(name) for name in (*columns, SPACE)), given.field(EMBEDDING)])
-    batches = (_batch(block, job, columns, kinds) for block in blocks)
-    database = lancedb.connect(where)
+    faults: list[LatentserveError] = []
+    batches = (_batch(block, job, columns, kinds) for block in _watched(blocks, faults))
     try:
-        there = database.open_table(table)
-    except ValueError:  # none of that name
-        database.create_table(table, pa.RecordBatchReader.from_batches(kinds, batches))
-        return
-    _check(there, job, kinds, f"lancedb:{where}, table {table}")
-    for some in _gathered(batches):
-        merging = there.merge_insert(KEY).when_matched_update_all().when_not_matched_insert_all()
-        merging.execute(pa.Table.from_batches(some))
+        database = lancedb.connect(where)
+        try:
+            there = database.open_table(table)
+        except ValueError:  # none of that name
+            database.create_table(table, pa.RecordBatchReader.from_batches(kinds, batches))
+            return
+        _check(there, job, kinds, f"lancedb:{where}, table {table}")
+        for some in _gathered(batches):
+            merging = there.merge_insert(KEY).when_matched_update_all().when_not_matched_insert_all()
+            merging.execute(pa.Table.from_batches(some))
+    except (OSError, RuntimeError) as error:
+        if faults:
+            raise faults[0] from error
+        expected = f"a place that LanceDB can write to ({str(error).splitlines()[0]})"
+        raise InvalidInput.at("to", got=f"lancedb:{where}", expected=expected) from error
+
+
+def _watched(blocks: Iterable[Block], faults: list[LatentserveError]) -> Iterator[Block]:
+    """Blocks, whose errors are kept: on their way through Arrow they become texts."""
+    try:
+        yield from blocks
+    except LatentserveError as error:
+        faults.append(error)
+        raise
 
 
 def _batch(block: Block, job: Job, columns: list[str], kinds: Any) -> Any:

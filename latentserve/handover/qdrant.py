@@ -52,7 +52,8 @@ def write(
     except ModuleNotFoundError as error:
         what = "to: Qdrant needs qdrant-client, which is missing: pip install 'latentserve[qdrant]'"
         raise Unsupported(what) from error
-    given: dict[str, Any] = {"url": where, "api_key": key} if URL.fullmatch(where) else {"path": where}
+    server: dict[str, Any] = {"url": where, "api_key": key, "check_compatibility": False}
+    given = server if URL.fullmatch(where) else {"path": where}
     try:
         client = QdrantClient(**given)
         try:

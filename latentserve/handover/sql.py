@@ -1,6 +1,6 @@
 """A file for psql: a table of PostgreSQL with the extension pgvector, as pg_dump would write it.
 
-All is one transaction. Rows go to a table of the session first, by COPY, so that those which are there are written over.
+All is one transaction. Rows go to a table of the session first, by COPY: those which are there are written over.
 The check of `embedding_space` is that of the first file: another space's rows are refused by PostgreSQL itself.
 """
 
@@ -72,7 +72,7 @@ def _head(job: Job, columns: list[str], table: str) -> str:
         f"CREATE TABLE IF NOT EXISTS {table} (\n{kinds}"
         f"  embedding vector({job.embedding_size}) NOT NULL,\n"
         f"  embedding_space text NOT NULL DEFAULT '{space}' CHECK (embedding_space = '{space}')\n);\n"
-        f"CREATE TEMP TABLE given (LIKE {table}) ON COMMIT DROP;\n"
+        f"CREATE TEMP TABLE given (LIKE {table} INCLUDING DEFAULTS) ON COMMIT DROP;\n"
         f"COPY given ({', '.join([*columns, 'embedding'])}) FROM stdin;\n"
     )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from latentserve.bulk import folder
@@ -26,7 +27,7 @@ def write_job(
     scores: bool = False,
     same: Sequence[tuple[int, int]] = (),
 ) -> Path:
-    """A job of these embeddings; `failed` rows have an error, of two of `same` the second has the bytes of the first."""
+    """A job of these embeddings. Rows of `failed` have an error; of two of `same` the second has the first's bytes."""
     half = embeddings_ND.dtype == np.float16
     columns = ("embedding", *(("p_value", "flagged") if scores else ()))
     size = embeddings_ND.shape[1]
@@ -49,6 +50,18 @@ def write_job(
             )
             to.write(table(job, [answers]))
     return path
+
+
+def damage(part: Path) -> None:
+    """One bit of an embedding is another."""
+    column = next(
+        one
+        for one in (pq.ParquetFile(part).metadata.row_group(0).column(number) for number in range(10))
+        if one.path_in_schema.startswith("embedding.")
+    )
+    data = bytearray(part.read_bytes())
+    data[column.data_page_offset + column.total_compressed_size - 5] ^= 1
+    part.write_bytes(data)
 
 
 def id_of(data: bytes) -> str:
