@@ -112,9 +112,8 @@ def test_its_neighbours_are_those_of_numpy(dtype: Any, ask: Ask) -> None:
     assert ask("-c", "SELECT count(*) FROM embeddings").stdout == f"{NUM - len(FAILED)}\n"
     for metric, operator in OPERATORS.items():
         for vector, query in zip(sql.vectors(queries()), queries(), strict=True):
-            asked = (
-                f"SELECT encode(source::bytea, 'hex') FROM embeddings ORDER BY embedding {operator} '{vector}' LIMIT 20"
-            )
+            source = "encode(convert_to(source, 'UTF8'), 'hex')"
+            asked = f"SELECT {source} FROM embeddings ORDER BY embedding {operator} '{vector}' LIMIT 20"
             found = [bytes.fromhex(line).decode() for line in ask("-c", asked).stdout.split()]
             assert found == brute_force(rows, query, metric, 20)
 
