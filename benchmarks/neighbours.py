@@ -150,15 +150,15 @@ def against(name: Library, rows: NDArray[np.float32], exact: list[set[int]], wor
     """A line of one library."""
     given = np.ascontiguousarray(rows)
     bare, loaded = (process([sys.executable, "-c", f"import {one}"]) for one in ("numpy", IMPORTS[name]))
-    make = {"usearch": usearch, "faiss": faiss, "lancedb": lancedb}[name]
-    (ask, mib), build = timed(lambda: make(given, work))
+    made = {"usearch": usearch, "faiss": faiss, "lancedb": lambda rows: lancedb(rows, work / "lance")}[name]
+    (ask, mib), build = timed(lambda: made(given))
     found, asked = timed(lambda: [ask(query) for query in given[:QUERIES]])
     recall = np.mean([len(set(map(int, some)) & true) / COUNT for some, true in zip(found, exact, strict=True)])
     imported = loaded.cpu_seconds - bare.cpu_seconds
     return f"| {name} | {imported:.2f} | {build:.1f} | {asked / QUERIES * 1000:.2f} | {recall:.3f} | {mib:,.0f} |"
 
 
-def usearch(rows: NDArray[np.float32], work: Path) -> tuple[Callable[[Any], Any], float]:
+def usearch(rows: NDArray[np.float32]) -> tuple[Callable[[Any], Any], float]:
     """HNSW as usearch has it by default."""
     from usearch.index import Index
 
@@ -167,7 +167,7 @@ def usearch(rows: NDArray[np.float32], work: Path) -> tuple[Callable[[Any], Any]
     return lambda query: index.search(query, COUNT).keys, index.serialized_length / 2**20
 
 
-def faiss(rows: NDArray[np.float32], work: Path) -> tuple[Callable[[Any], Any], float]:
+def faiss(rows: NDArray[np.float32]) -> tuple[Callable[[Any], Any], float]:
     """HNSW of faiss, 32 links a row."""
     import faiss as library
 
@@ -177,12 +177,11 @@ def faiss(rows: NDArray[np.float32], work: Path) -> tuple[Callable[[Any], Any], 
     return lambda query: index.search(query[None], COUNT)[1][0], library.serialize_index(index).nbytes / 2**20
 
 
-def lancedb(rows: NDArray[np.float32], work: Path) -> tuple[Callable[[Any], Any], float]:
+def lancedb(rows: NDArray[np.float32], where: Path) -> tuple[Callable[[Any], Any], float]:
     """A table without an index."""
     import lancedb as library
     import pyarrow as pa
 
-    where = work / "lance"
     shutil.rmtree(where, ignore_errors=True)
     lists = pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), rows.shape[1])
     given = pa.table({"number": np.arange(len(rows)), "embedding": lists})

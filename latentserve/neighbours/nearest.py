@@ -71,36 +71,47 @@ def search(
     best: list[list[Near]] = [[] for _ in queries]
     num_rows = num_failed = 0
     most = count + 1
+    limits = np.full(len(queries), np.inf)
 
     def of_part(part: int) -> tuple[list[list[Near]], int, int]:
-        return _of_part(of, part, queries, metric, most)
+        return _of_part(of, part, queries, metric, most, limits)
 
     cpus = available_cpus()
     with ThreadPoolExecutor(cpus) as pool:
         for candidates, num, failed in ahead(pool, of_part, range(len(of.parts)), cpus):
             best = [sorted([*old, *new])[:most] for old, new in zip(best, candidates, strict=True)]
             num_rows, num_failed = num_rows + num, num_failed + failed
+            limits[:] = [_limit(some, metric, most) for some in best]
     for query, own in enumerate(without):
         best[query] = [near for near in best[query] if near.place != own]
     return Found([some[:count] for some in best], num_rows, num_failed)
 
 
 def _of_part(
-    of: Written, part: int, queries_QD: NDArray[Any], metric: Metric, count: int
+    of: Written, part: int, queries_QD: NDArray[Any], metric: Metric, count: int, limits_Q: NDArray[np.float64]
 ) -> tuple[list[list[Near]], int, int]:
     best: list[list[Near]] = [[] for _ in queries_QD]
     num_rows = num_failed = 0
     for block in blocks(of, part):
+        numbers = block.embeddings.astype(np.float64)
         num_rows, num_failed = num_rows + len(block.rows), num_failed + block.num_failed
-        for query, number, distance in nearest(block.embeddings.astype(np.float64), queries_QD, metric, count):
+        for query, number, distance in nearest(numbers, queries_QD, metric, count, limits_Q):
             best[query].append(Near(distance, Place(part, int(block.rows[number]))))
     return [sorted(some)[:count] for some in best], num_rows, num_failed
 
 
 def nearest(
-    rows_ND: NDArray[np.float64], queries_QD: NDArray[np.float64], metric: Metric, count: int
+    rows_ND: NDArray[Any], queries_QD: NDArray[Any], metric: Metric, count: int, limits_Q: NDArray[np.float64]
 ) -> list[tuple[int, int, float]]:
-    """Query, row and distance of the nearest rows, in no order; queries as `search` has them."""
+    """Query, row and distance of the nearest rows, in no order.
+
+    Args:
+        rows_ND: float64.
+        queries_QD: float64, of length 1 where the metric is cosine.
+        metric: by which.
+        count: of each query.
+        limits_Q: squared distances; rows that are farther may be left out.
+    """
     if not len(rows_ND):
         return []
     squares_N = np.einsum("nd,nd->n", rows_ND, rows_ND)
@@ -114,7 +125,9 @@ def nearest(
         scale = float(squares_N.max() + of_queries_Q1.max())
     found = []
     for query, approximate_N in enumerate(approximate_QN):
-        some = _candidates(approximate_N, count, MARGIN * scale)
+        some = _candidates(approximate_N, count, limits_Q[query], 2 * MARGIN * scale)
+        if not len(some):
+            continue
         exact = distances(rows_ND[some], queries_QD[query], metric)
         order = np.lexsort((some, exact))[:count]
         found += [(query, int(some[at]), float(exact[at])) for at in order]
@@ -138,8 +151,18 @@ def _directed(rows_ND: NDArray[np.float64], metric: Metric) -> NDArray[np.float6
     return rows_ND / np.where(lengths_N1 == 0, 1, lengths_N1)
 
 
-def _candidates(approximate_N: NDArray[np.float64], count: int, margin: float) -> NDArray[np.int64]:
-    if len(approximate_N) <= count:
-        return np.arange(len(approximate_N))
-    last = np.partition(approximate_N, count - 1)[count - 1]
-    return np.flatnonzero(approximate_N <= last + 2 * margin)
+def _candidates(approximate_N: NDArray[np.float64], count: int, limit: float, margin: float) -> NDArray[np.int64]:
+    """Rows that may be among the nearest: few, once a limit is known."""
+    some = np.flatnonzero(approximate_N <= limit + margin)
+    if len(some) <= count:
+        return some
+    last = np.partition(approximate_N[some], count - 1)[count - 1]
+    return some[approximate_N[some] <= last + margin]
+
+
+def _limit(best: list[Near], metric: Metric, count: int) -> float:
+    """The squared distance, of vectors of length 1 where the metric is cosine, that a row must not exceed."""
+    if len(best) < count:
+        return np.inf
+    last = best[-1].distance
+    return last**2 if metric == "euclidean" else 2 * last

@@ -57,7 +57,7 @@ def test_it_is_what_brute_force_finds(
         np.testing.assert_allclose([one.distance for one in found.nearest[number]], distances[expected], rtol=1e-12)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.data())
 def test_equal_rows_come_in_their_order_wherever_they_stand(data: st.DataObject) -> None:
     """Rounding in a matrix product depends on where a row stands, and must not decide."""
