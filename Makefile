@@ -70,7 +70,7 @@ build/docs-venv/ready: requirements/docs.txt | setup
 	touch $@
 
 lock: setup  ## pin what pyproject.toml asks for, with hashes
-	$(COMPILE) --extra serve --extra import --extra bulk --extra dev -o requirements/dev.txt
+	$(COMPILE) --extra serve --extra import --extra bulk --extra lancedb --extra qdrant --extra dev -o requirements/dev.txt
 	$(COMPILE) --extra serve -c requirements/dev.txt -o requirements/serve.txt
 	$(COMPILE) --extra serve-cpu -c requirements/dev.txt -o requirements/serve-cpu.txt
 	$(COMPILE) --extra serve --extra train -c requirements/dev.txt -o requirements/train.txt
