@@ -7,7 +7,6 @@ written as they come and counted at the end.
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 
 from latentserve.bulk.rows import Block
 from latentserve.bulk.schema import Job
+from latentserve.cli.beside import beside
 from latentserve.cli.sinks import check_new
 
 ARRAY, NAMES = ".npy", ".csv"
@@ -41,26 +41,19 @@ def write(path: Path, job: Job, columns: list[str], blocks: Iterable[Block]) -> 
         columns: of the CSV, all in `others` of the blocks.
         blocks: the rows.
     """
-    names = names_of(path)
-    beside = {one: one.with_name(f".{one.name}.part") for one in (path, names)}
     kind, num = np.dtype(np.float16 if job.half else np.float32), 0
-    try:
-        with beside[path].open("wb") as array, beside[names].open("w", encoding="utf-8", newline="") as text:
-            lines = csv.writer(text, lineterminator="\n")
+    with beside(path, names_of(path)) as (array_part, names_part), array_part.open("wb") as array:
+        with names_part.open("w", encoding="utf-8", newline="") as names:
+            lines = csv.writer(names, lineterminator="\n")
             lines.writerow(columns)
             start = _header(array, kind, 0, job.embedding_size)
             for block in blocks:
                 array.write(np.ascontiguousarray(block.embeddings, kind).data)
                 lines.writerows(zip(*(_cells(block.others.column(name)) for name in columns), strict=True))
                 num += len(block.rows)
-            array.seek(0)
-            if _header(array, kind, num, job.embedding_size) != start:
-                raise AssertionError("numpy leaves room in a header for the number of rows to grow")
-        for one in (names, path):
-            os.replace(beside[one], one)  # noqa: PTH105
-    finally:
-        for one in beside.values():
-            one.unlink(missing_ok=True)
+        array.seek(0)
+        if _header(array, kind, num, job.embedding_size) != start:
+            raise AssertionError("numpy leaves room in a header for the number of rows to grow")
 
 
 def _header(file: Any, kind: np.dtype[Any], num: int, size: int) -> int:

@@ -6,7 +6,6 @@ The check of `embedding_space` is that of the first file: another space's rows a
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import pyarrow.compute as pc
 
 from latentserve.bulk.rows import Block
 from latentserve.bulk.schema import Job
+from latentserve.cli.beside import beside
 from latentserve.errors import InvalidInput
 
 MOST_NUMBERS = 16_000
@@ -45,17 +45,12 @@ def write(path: Path, job: Job, columns: list[str], table: str, blocks: Iterable
         table: its name.
         blocks: the rows.
     """
-    beside = path.with_name(f".{path.name}.part")
-    try:
-        with beside.open("w", encoding="utf-8", newline="") as file:
-            file.write(_head(job, columns, table))
-            for block in blocks:
-                texts = [*(_texts(block.others.column(name)) for name in columns), vectors(block.embeddings)]
-                file.writelines("\t".join(row) + "\n" for row in zip(*texts, strict=True))
-            file.write(_tail(job, columns, table))
-        os.replace(beside, path)  # noqa: PTH105
-    finally:
-        beside.unlink(missing_ok=True)
+    with beside(path) as (part,), part.open("w", encoding="utf-8", newline="") as file:
+        file.write(_head(job, columns, table))
+        for block in blocks:
+            texts = [*(_texts(block.others.column(name)) for name in columns), vectors(block.embeddings)]
+            file.writelines("\t".join(row) + "\n" for row in zip(*texts, strict=True))
+        file.write(_tail(job, columns, table))
 
 
 def _head(job: Job, columns: list[str], table: str) -> str:

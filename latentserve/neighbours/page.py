@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
 from latentserve.bulk.rows import Written
+from latentserve.cli.beside import beside
 from latentserve.neighbours.pictures import shown
 from latentserve.neighbours.queries import Query
 from latentserve.neighbours.table import Metric, Neighbour
@@ -54,12 +54,8 @@ def page(of: Written, metric: Metric, found: Sequence[tuple[Query, Sequence[Neig
 
 def write(path: Path, text: str) -> None:
     """Writes the page, all of it or nothing. Raises OSError that names the file."""
-    beside = path.with_name(f".{path.name}.part")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        os.replace(beside, path)  # noqa: PTH105
-    finally:
-        beside.unlink(missing_ok=True)
+    with beside(path) as (part,):
+        part.write_text(text, encoding="utf-8")
 
 
 def _section(query: Query, neighbours: Sequence[Neighbour], column: str | None) -> str:

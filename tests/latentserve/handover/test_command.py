@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import resource
 import sys
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,19 @@ def test_half_an_array_is_none(capsys: pytest.CaptureFixture[str]) -> None:
     for to in ("vectors.npy", "table.sql"):
         assert main(["convert", "out.parquet", "--to", to]) == 1
         assert capsys.readouterr().err.startswith(f"error: job: got {part}, expected a part of a job that can be read")
+    assert [one.name for one in Path().iterdir()] == ["out.parquet"]
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    write_job(Path("out.parquet"), np.ones((2000, 8), np.float32), part_rows=2000)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+        statuses = [main(["convert", "out.parquet", "--to", to]) for to in ("vectors.npy", "table.sql")]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert statuses == [1, 1]
+    assert capsys.readouterr().err == "error: vectors.npy: File too large\nerror: table.sql: File too large\n"
     assert [one.name for one in Path().iterdir()] == ["out.parquet"]
 
 
