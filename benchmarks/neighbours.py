@@ -159,7 +159,7 @@ def against(name: Library, rows: NDArray[np.float32], exact: list[set[int]], wor
     """A line of one library."""
     given = np.ascontiguousarray(rows)
     bare, loaded = (process([sys.executable, "-c", f"import {one}"]) for one in ("numpy", IMPORTS[name]))
-    made = {"usearch": usearch, "faiss": faiss, "lancedb": lambda rows: lancedb(rows, work / "lance")}[name]
+    made: Any = {"usearch": usearch, "faiss": faiss, "lancedb": lambda rows: lancedb(rows, work / "lance")}[name]
     (ask, mib), build = timed(lambda: made(given))
     found, asked = timed(lambda: [ask(query) for query in given[:QUERIES]])
     recall = np.mean([len(set(map(int, some)) & true) / COUNT for some, true in zip(found, exact, strict=True)])

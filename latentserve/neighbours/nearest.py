@@ -157,7 +157,8 @@ def _candidates(approximate_N: NDArray[np.float64], count: int, limit: float, ma
     if len(some) <= count:
         return some
     last = np.partition(approximate_N[some], count - 1)[count - 1]
-    return some[approximate_N[some] <= last + margin]
+    near: NDArray[np.int64] = some[approximate_N[some] <= last + margin]
+    return near
 
 
 def _limit(best: list[Near], metric: Metric, count: int) -> float:
