@@ -40,7 +40,7 @@ mnist: setup  ## the same pipeline on full MNIST, with probes and baselines thro
 test: setup  ## run the tests, as many files at once as there are cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-ops-test: setup  ## real Prometheus and Envoy on the real service: rules, dashboards, alerts, restarts (needs prometheus)
+ops-test: setup  ## real Prometheus and Envoy on the real service: rules, dashboards, alerts, restarts (needs prometheus); hand-over to PostgreSQL (needs pgvector)
 	$(BIN)/python -m pytest -m ops --timeout 900
 
 check: setup  ## ruff, mypy, buf, stubs up to date

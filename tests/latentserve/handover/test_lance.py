@@ -62,12 +62,15 @@ def test_given_again_no_row_is_there_twice(monkeypatch: pytest.MonkeyPatch, caps
     )
 
 
-def test_a_broken_part_leaves_no_table() -> None:
+def test_a_broken_part_leaves_no_table(capsys: pytest.CaptureFixture[str]) -> None:
     job(Path("out.parquet"))
     part = Path("out.parquet/part-00002.parquet")
     whole = part.read_bytes()
     damage(part)
     assert main(["convert", "out.parquet", "--to", "lancedb:data"]) == 1
+    assert f"error: job: got {part}, expected a part of a job that can be read" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="was not found"):
+        lancedb.connect("data").open_table("embeddings")
     part.write_bytes(whole)
     assert main(["convert", "out.parquet", "--to", "lancedb:data"]) == 0
     assert lancedb.connect("data").open_table("embeddings").count_rows() == NUM - len(FAILED)

@@ -38,22 +38,23 @@ def numbers(found: Found, query: int, part_rows: int) -> list[int]:
 
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
-@pytest.mark.parametrize("block_rows", [3, 4096])
+@pytest.mark.parametrize(("part_rows", "block_rows"), [(7, 3), (100, 60)])
 def test_it_is_what_brute_force_finds(
-    metric: Metric, dtype: Any, block_rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    metric: Metric, dtype: Any, part_rows: int, block_rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reading, "BLOCK_ROWS", block_rows)
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(200, 16)).astype(dtype)
     failed = [3, 4, 5, 199]
     queries = rng.normal(size=(3, 16))
-    found = search(written(write_job(tmp_path / "out.parquet", rows, failed=failed)), queries, metric, 12)
+    job = written(write_job(tmp_path / "out.parquet", rows, failed=failed, part_rows=part_rows))
+    found = search(job, queries, metric, 12)
     assert (found.num_rows, found.num_failed) == (196, 4)
     for number, query in enumerate(queries):
         distances = brute_force(rows, query, metric)
         distances[failed] = np.inf
         expected = np.argsort(distances)[:12]
-        assert numbers(found, number, 7) == list(expected)
+        assert numbers(found, number, part_rows) == list(expected)
         np.testing.assert_allclose([one.distance for one in found.nearest[number]], distances[expected], rtol=1e-12)
 
 
