@@ -40,7 +40,7 @@ mnist: setup  ## the same pipeline on full MNIST, with probes and baselines thro
 test: setup  ## run the tests, as many files at once as there are cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-ops-test: setup  ## real Prometheus and Envoy on the real service: rules, dashboards, alerts, restarts (needs prometheus)
+ops-test: setup  ## real Prometheus and Envoy on the real service: rules, dashboards, alerts, restarts (needs prometheus); hand-over to PostgreSQL (needs pgvector)
 	$(BIN)/python -m pytest -m ops --timeout 900
 
 ray-test: build/ray-venv/ready  ## a job on a Ray cluster of three machines, one of which goes away (downloads Ray)
@@ -79,7 +79,7 @@ build/docs-venv/ready: requirements/docs.txt | setup
 	touch $@
 
 lock: setup  ## pin what pyproject.toml asks for, with hashes
-	$(COMPILE) --extra serve --extra import --extra bulk --extra dev -o requirements/dev.txt
+	$(COMPILE) --extra serve --extra import --extra bulk --extra lancedb --extra qdrant --extra dev -o requirements/dev.txt
 	$(COMPILE) --extra serve -c requirements/dev.txt -o requirements/serve.txt
 	$(COMPILE) --extra serve-cpu -c requirements/dev.txt -o requirements/serve-cpu.txt
 	$(COMPILE) --extra serve --extra train -c requirements/dev.txt -o requirements/train.txt

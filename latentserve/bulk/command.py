@@ -39,15 +39,11 @@ def run(options: argparse.Namespace, columns: tuple[str, ...]) -> int:
         columns: which of `embedding`, `p_value` and `flagged` it fills.
     """
     _check(options)
-    try:
-        import pyarrow.parquet  # noqa: F401
-    except ModuleNotFoundError as error:
-        what = "to: Parquet needs pyarrow, which is missing: pip install 'latentserve[bulk]'"
-        raise Unsupported(what) from error
+    check_library("to")
     from latentserve.bulk import engines, folder, job, listing
 
     asked = engines.Asked(columns, getattr(options, "alpha", None), getattr(options, "guarantee", "marginal"))
-    with folder.opened(options.to) as to, _engine(options, asked) as engine:
+    with folder.opened(options.to) as to, engine_of(options, asked) as engine:
         part_rows = options.part_rows or (to.found.part_rows if to.found else PART_ROWS)
         this = job.job_of(engine, asked, options.half, part_rows)
         to.check(this)
@@ -67,8 +63,18 @@ def run(options: argparse.Namespace, columns: tuple[str, ...]) -> int:
     return job.STOPPED if tally.stopped else WELL
 
 
+def check_library(field: str) -> None:
+    """Raises Unsupported, naming the field, if pyarrow is missing."""
+    try:
+        import pyarrow.parquet  # noqa: F401
+    except ModuleNotFoundError as error:
+        what = f"{field}: Parquet needs pyarrow, which is missing: pip install 'latentserve[bulk]'"
+        raise Unsupported(what) from error
+
+
 @contextlib.contextmanager
-def _engine(options: argparse.Namespace, asked: Any) -> Iterator[Any]:
+def engine_of(options: argparse.Namespace, asked: Any) -> Iterator[Any]:
+    """The bundle or the server that the options name (`arguments.with_bundle`)."""
     from latentserve.bulk import engines
 
     if options.ray is not None:
@@ -91,6 +97,11 @@ def _check(options: argparse.Namespace) -> None:
             raise InvalidInput(f"{option}: got it beside --to, expected one of them: a job writes rows of its own")
     if options.part_rows is not None and options.part_rows < 1:
         raise InvalidInput.at("part-rows", got=options.part_rows, expected="1 or more")
+    check_engine(options)
+
+
+def check_engine(options: argparse.Namespace) -> None:
+    """Raises InvalidInput if the options of a bundle or a server cannot be."""
     if not 0 <= options.patience < 1e9:
         raise InvalidInput.at("patience", got=options.patience, expected="seconds, 0 or more")
     if options.ray is not None and options.bundle is None:

@@ -37,8 +37,8 @@ class Folder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.found = _job_of(path)
-        self._parts = sorted((int(name[1]), name[0]) for name in _names(path) if name)
+        self.found = job_at(path, "to")
+        self._parts = [(_number(name), name) for name in parts_of(path)]
 
     def check(self, job: Job) -> None:
         """Raises InvalidInput if it is of another job."""
@@ -141,17 +141,33 @@ def _check_ours(path: Path) -> None:
         raise InvalidInput.at("to", got=got, expected="a new or empty folder, or one of a job")
 
 
-def _job_of(path: Path) -> Job | None:
+def job_at(path: Path, field: str = "job") -> Job | None:
+    """The job that a folder is of; None if it says nothing of one.
+
+    Args:
+        path: of the folder.
+        field: that an error names.
+
+    Raises:
+        InvalidInput: what it says is broken.
+    """
     try:
         return records.read(Job, path / JOB)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except records.RecordError as error:
-        raise InvalidInput.at("to", got=f"{path / JOB} ({error})", expected="the file of a job") from error
+        raise InvalidInput.at(field, got=f"{path / JOB} ({error})", expected="the file of a job") from error
 
 
-def _names(path: Path) -> list[re.Match[str] | None]:
-    return [PART.fullmatch(one.name) for one in path.iterdir()]
+def parts_of(path: Path) -> list[str]:
+    """The names of a folder's parts, in their order."""
+    return sorted((one.name for one in path.iterdir() if PART.fullmatch(one.name)), key=_number)
+
+
+def _number(name: str) -> int:
+    found = PART.fullmatch(name)
+    assert found is not None  # it is a part's
+    return int(found[1])
 
 
 def _write(folder: Path, name: str, data: bytes | pa.Buffer) -> None:

@@ -100,7 +100,7 @@ def _items(file: str, column: str | None) -> Iterable[Item]:
         raise InvalidInput.at("inputs", got=f"{file}, no regular file", expected="a shard or table that can be read")
     if kind in TABLES:
         return _rows(file, column)
-    return _members(file) if kind in SHARDS else [Item(file)]
+    return members(file) if kind in SHARDS else [Item(file)]
 
 
 def _rows(file: str, column: str | None) -> list[Item]:
@@ -122,8 +122,12 @@ def _no_rows(name: str) -> InvalidInput:
     return InvalidInput.at("inputs", got=f"{name}, an array", expected="files, folders or shards (--out takes arrays)")
 
 
-def _members(shard: str) -> list[Item]:
-    """The images and sounds in a shard; labels and the like beside them are left out."""
+def members(shard: str) -> list[Item]:
+    """The images and sounds in a shard; labels and the like beside them are left out.
+
+    Raises:
+        InvalidInput: it cannot be read, or has none.
+    """
     found, kinds = dict[str, Item](), IMAGES | SOUNDS
     try:
         with tarfile.open(shard, "r:") as tar:
