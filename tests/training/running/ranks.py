@@ -7,7 +7,8 @@ import os
 import torch
 from torch import distributed, nn
 
-from training.methods.simclr import gathered, nt_xent
+from training.methods.simclr import nt_xent
+from training.ranks import gathered
 
 
 def run_rank(rank: int, folder: str) -> None:
