@@ -31,7 +31,17 @@ from training.running.diary import TrainingDiverged
 from training.running.given import check_teacher, given_by, start
 from training.running.launching import check_ranks, launch
 from training.running.loop import check_shared, train
-from training.running.processes import is_first_here, joined, leave, named, one_first, only_rank_0_talks, place
+from training.running.processes import (
+    is_first_here,
+    is_loss_of_a_rank,
+    joined,
+    leave,
+    named,
+    one_first,
+    only_rank_0_talks,
+    place,
+    told_of_loss,
+)
 from training.running.revision import git_revision
 from training.running.run import CHECKPOINT, RESULT, Run, RunError
 from training.running.run_folder import RUNS, Found, check_folder, claimed, find, resumed
@@ -106,11 +116,10 @@ def main(arguments: list[str]) -> int:
         print(named(f"error: {in_words(error)}"), file=sys.stderr)
         return leave(1)
     except RuntimeError as error:
-        if is_loss_of_a_rank(error):
-            let_it_be_named()
-        elif not is_out_of_memory(error):
+        lost = is_loss_of_a_rank(error)
+        if not (lost or is_out_of_memory(error)):
             raise
-        print(named(f"error: {in_words(error)}"), file=sys.stderr)
+        print(named(f"error: {told_of_loss(error) if lost else in_words(error)}"), file=sys.stderr)
         return leave(1)
     except KeyboardInterrupt:
         print("\nstopped; go on with --resume", file=sys.stderr)

@@ -17,8 +17,8 @@ serving does not cut. No BatchNorm anywhere: through it patches would tell each 
 With several processes the targets of all ranks are contrasted at a place, with gradient; a rank predicts for its own
 rows. What is contrasted within an image needs no other rank.
 
-Shape legend: B rows, A rows of all ranks, C channels, H height, W width, G patches along a side, P pixels along a patch,
-D feature of a patch, E context, T what is contrasted; in `info_nce` N predictions, M targets, D features.
+Shape legend: B rows, A rows of all ranks, C channels, H height, W width, G patches along a side, P pixels along a
+patch, D feature of a patch, E context, T what is contrasted; in `info_nce` N predictions, M targets, D features.
 """
 
 from __future__ import annotations

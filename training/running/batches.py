@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from training.data.lazy import Lazy, as_values
+from training.ranks import mine, num_ranks
 
 CPU = torch.device("cpu")
 
@@ -49,7 +50,7 @@ class Batches:
     """Minibatches of rows that lie in memory as uint8, or are decoded, in an order drawn by (seed, epoch).
 
     The last batch is dropped when it is not full: BatchNorm must not meet a batch of one. Where each row has a target
-    a batch is both.
+    a batch is both. Of several ranks each gets its part of every batch, so all get as many.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class Batches:
         self.rows = rows
         self.targets = targets
         self.device = device
-        self.batch_rows = min(batch_rows, len(rows))
+        self.batch_rows = min(batch_rows, len(rows)) // num_ranks() * num_ranks()
         self.generator_seed = seed * 1_000_003 + epoch
 
     def __len__(self) -> int:
@@ -74,12 +75,12 @@ class Batches:
         generator = torch.Generator().manual_seed(self.generator_seed)
         order = torch.randperm(len(self.rows), generator=generator)
         if isinstance(self.rows, Lazy):
-            parts = torch.split(order, self.batch_rows)[: len(self)]
+            parts = [mine(part) for part in torch.split(order, self.batch_rows)[: len(self)]]
             batches = ahead(as_values(self.rows), [part.numpy() for part in parts], self.device)
             for batch, chosen in zip(batches, parts, strict=True):
                 yield batch if self.targets is None else (batch, self.targets[chosen.to(self.device)])
             return
         order = order.to(self.rows.device)
         for start in range(0, len(self) * self.batch_rows, self.batch_rows):
-            chosen = order[start : start + self.batch_rows]
+            chosen = mine(order[start : start + self.batch_rows])
             yield self.rows[chosen] if self.targets is None else (self.rows[chosen], self.targets[chosen])

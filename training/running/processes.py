@@ -28,7 +28,7 @@ VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADD
 LONGEST_STEP = timedelta(minutes=30)
 """What all do together: torch's own limit for gloo. It ends a rank whose peer is stopped but not dead."""
 LONGEST_WAIT = timedelta(days=7)
-SECONDS_TO_BE_ENDED = 10.0
+SECONDS_TO_BE_ENDED = 3.0
 _WAITING: list[Any] = []
 
 
@@ -179,9 +179,10 @@ def is_loss_of_a_rank(error: BaseException) -> bool:
     return place() is not None and (isinstance(error, distributed.DistError) or "gloo" in str(error))
 
 
-def let_it_be_named() -> None:
-    """Waits until the launcher has seen the rank that is gone, which is to be named, and ends this one."""
+def told_of_loss(error: BaseException) -> str:
+    """The same in words, after the launcher had time to see the rank that is gone, which is to be named, not this."""
     time.sleep(SECONDS_TO_BE_ENDED)
+    return f"another rank is gone: {str(error).splitlines()[0]}; go on with --resume"
 
 
 def leave(status: int) -> int:
