@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from training import preprocessing
 from training.__main__ import quiet_lightning
 from training.data.rows import Data, Rows
 from training.lightning import LightningModule
-from training.methods import METHODS
+from training.methods import METHODS, bigbigan, cpc, cpc_audio, distill, simclr, vae
 from training.running import checkpoint, processes
+from training.running import loop as running
 from training.running.diary import Diary
 from training.running.loop import train
 from training.running.processes import RanksError
+from training.running.run import CHECKPOINT
 from training.schedule import LoopConfig
 
 RATE_HZ = 800
@@ -42,14 +45,6 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-@dataclass(frozen=True)
-class Step:
-    """What a step of an optimizer was given, and the loss of the rank's own rows."""
-
-    loss: Tensor
-    gradient: Tensor
-
-
 def data(modality: str) -> Data:
     """Noise: tests and calibration have rows of their own, of which only the test's are looked at."""
     draw = np.random.default_rng(0)
@@ -58,6 +53,15 @@ def data(modality: str) -> Data:
         return Data("noise", *(Rows(values) for values in rows), sample_rate_hz=RATE_HZ)
     images = [draw.integers(0, 256, (num, 12, 12, 1), np.uint8) for num in (NUM_ROWS, 1, 4)]
     return Data("noise", *(Rows(values) for values in images))
+
+
+def in_double_precision() -> None:
+    """Adam makes a whole step of a gradient that is 0 but for rounding: then it is below its epsilon."""
+    for method in (bigbigan, cpc, distill, simclr, vae):
+        method.image_from_uint8 = lambda x_BHWC: preprocessing.image_from_uint8(x_BHWC).double()
+    cpc_audio.waveform_from_int16 = lambda x_BT: preprocessing.waveform_from_int16(x_BT).double()
+    torch.Tensor.float = torch.Tensor.double  # type: ignore[method-assign, assignment]
+    running._chosen_precision = lambda _: "64-true"  # type: ignore[assignment, return-value]
 
 
 def build(case: str, folder: Path, loop: LoopConfig) -> LightningModule:
@@ -71,49 +75,79 @@ def build(case: str, folder: Path, loop: LoopConfig) -> LightningModule:
 
 
 def trained(case: str, folder: Path, run: Path, epochs: int = 1, num_rows: int = NUM_ROWS) -> dict[str, Any]:
-    """Trains a case; each step's loss and gradients, the figures, the weights, and what was measured at the end."""
-    steps: list[Tensor] = []
+    """Trains a case; each step's loss of the rank's own rows, its gradients, and the figures."""
+    gradients: list[Tensor] = []
     losses: list[Tensor] = []
 
     class Recorder(Diary):
         def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
             parameters = [one for group in optimizer.param_groups for one in group["params"]]
-            steps.append(torch.cat([one.grad.flatten() for one in parameters]).clone())
+            gradients.append(torch.cat([one.grad.flatten() for one in parameters]).clone())
 
         def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
             losses.append((outputs["loss"] if isinstance(outputs, dict) else outputs).detach().clone())
 
-    from training.running import loop as module
-
-    module.Diary = Recorder  # type: ignore[misc]
+    running.Diary = Recorder  # type: ignore[misc]
     loop = LoopConfig(epochs=epochs, batch_rows=BATCH_ROWS, warmup_steps=2)
     rows = data(METHODS[CASES[case][0]].modality)
     rows = replace(rows, train=rows.train.take(slice(0, num_rows)))
     run.mkdir(parents=True, exist_ok=True)
-    result = train(build(case, folder, loop), rows, loop, run / "last.safetensors", {"case": case})
-    return {"losses": losses, "steps": steps, "history": result.history, "test": result.test}
+    result = train(build(case, folder, loop), rows, loop, run / CHECKPOINT, {"epochs": epochs})
+    return {"losses": losses, "gradients": gradients, "history": result.history, "test": result.test}
 
 
 def run_rank(rank: int, folder: str, port: int) -> None:
     """Trains every case as one of two ranks, writes what it saw, and ends the process."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    quiet_lightning()
-    torch.set_num_threads(1)
-    here = Path(folder)
+    prepare()
+    here, saved = Path(folder), count_saves()
     with processes.joined():
         found: dict[str, Any] = {case: trained(case, here, here / "two" / case) for case in CASES}
         found["few rows"] = trained("vae", here, here / "two" / "few rows", num_rows=7)
         found["whole"] = trained("vae", here, here / "two" / "whole", epochs=3)
-        found["resumed"] = resumed(here, here / "two" / "resumed")
+        stop_in_second_epoch(here, here / "two" / "stopped")
+        for stopped in ("two", "one"):
+            found[f"stopped by {stopped}"] = trained("vae", here, here / stopped / "stopped", epochs=3)
         found["unlike"] = unlike(rank)
+    found["saved"] = len(saved)
     torch.save(found, here / f"rank{rank}.pt")
     os._exit(0)  # a process group has threads that an interpreter that ends would wait for
 
 
-def resumed(here: Path, run: Path) -> dict[str, Any]:
-    """The same as three epochs at once, but stopped in the second one."""
+def run_alone(folder: str) -> None:
+    """Trains every case as the only process."""
+    prepare()
+    here = Path(folder)
+    stop_in_second_epoch(here, here / "one" / "stopped")
+    found = {case: trained(case, here, here / "one" / case) for case in CASES}
+    found["whole"] = trained("vae", here, here / "one" / "whole", epochs=3)
+    torch.save(found, here / "one.pt")
+
+
+def prepare() -> None:
+    """What no test of ours is about."""
+    quiet_lightning()
+    in_double_precision()
+    torch.set_num_threads(1)
+
+
+def count_saves() -> list[Path]:
+    """A list that grows with every checkpoint that this process saves."""
+    saved: list[Path] = []
+    original = checkpoint.save
+
+    def save(tree: dict[str, Any], path: Path, run: dict[str, Any]) -> None:
+        saved.append(path)
+        original(tree, path, run)
+
+    checkpoint.save = save
+    return saved
+
+
+def stop_in_second_epoch(here: Path, run: Path) -> None:
+    """A run of three epochs that ends in the second one."""
     original = Diary.on_train_batch_end
 
     def stop(self: Diary, trainer: Any, *rest: Any) -> None:
@@ -126,8 +160,7 @@ def resumed(here: Path, run: Path) -> dict[str, Any]:
         trained("vae", here, run, epochs=3)
     except KeyboardInterrupt:
         Diary.on_train_batch_end = original  # type: ignore[method-assign]
-    assert checkpoint.load(run / "last.safetensors")["epoch"] == 0
-    return trained("vae", here, run, epochs=3)
+    assert checkpoint.load(run / CHECKPOINT)["epoch"] == 0
 
 
 def unlike(rank: int) -> str:

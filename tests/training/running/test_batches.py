@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from training.running.lazy_batches import Parts
 
 from training.__main__ import Options, run_training
 from training.data import decoding, load_data
 from training.data.lazy import is_lazy
 from training.data.shares import Calibration
 from training.methods.vae import VaeConfig
-from training.running.loop import Batches
+from training.running.batches import Batches, Parts
 from training.running.run import load_model, open_run
 from training.schedule import LoopConfig
 
