@@ -74,7 +74,7 @@ def launch(arguments: Sequence[str], devices: int) -> int:
         elastic_launch(config, sys.executable)("-u", "-m", "training", *arguments)
     except ChildFailedError as failed:
         number, failure = failed.get_first_failure()
-        print(_told(number, failure), file=sys.stderr)
+        print(told(number, failure), file=sys.stderr)
         return failure.exitcode if failure.exitcode > 0 else 1
     except (SignalException, KeyboardInterrupt) as stopped:
         got = getattr(stopped, "sigval", signal.SIGINT)
@@ -83,7 +83,7 @@ def launch(arguments: Sequence[str], devices: int) -> int:
     return 0
 
 
-def _told(number: int, failure: Any) -> str:
+def told(number: int, failure: Any) -> str:
     """Which rank ended the job, and how."""
     who = f"rank {number} (process {failure.pid})"
     if failure.exitcode < 0:
