@@ -122,7 +122,8 @@ def main(arguments: list[str]) -> int:
         print(named(f"error: {told_of_loss(error) if lost else in_words(error)}"), file=sys.stderr)
         return leave(1)
     except KeyboardInterrupt:
-        print("\nstopped; go on with --resume", file=sys.stderr)
+        if named("") == "":  # of several ranks one says so
+            print("\nstopped; go on with --resume", file=sys.stderr)
         return leave(130)
     return leave(0)
 
