@@ -159,16 +159,17 @@ def test_colours_are_those_that_one_process_draws(as_rank: Any) -> None:
 def test_a_batch_norm_of_ranks_is_that_of_torch(
     shape: tuple[int, ...], options: dict[str, Any], monkeypatch: pytest.MonkeyPatch, as_rank: Any
 ) -> None:
-    """Two ranks that have the same rows: the moments are those of the rows twice."""
     kind = nn.BatchNorm1d if len(shape) == 2 else nn.BatchNorm2d
     torch.manual_seed(0)
-    rows = torch.randn(shape) * 3 + 1
+    rows, others = torch.randn(shape) * 3 + 1, torch.randn(shape)
     expected_norm = kind(3, **options)
-    expected = expected_norm(torch.cat([rows, rows]))[:6]
+    expected = expected_norm(torch.cat([rows, others]))[:6]
     norm = kind(3, **options)
     wrapped = NormsOverRanks().apply(nn.Sequential(norm))
     as_rank(0, 2)
-    monkeypatch.setattr("training.networks.batch_norms.gathered", lambda part: torch.cat([part, part]))
+    across = [0, *range(2, len(shape))]
+    theirs = torch.stack([others.mean(across), others.var(across, correction=0)])[None]
+    monkeypatch.setattr("training.networks.batch_norms.gathered", lambda mine: torch.cat([mine, theirs]))
     torch.testing.assert_close(wrapped(rows), expected)
     for name, buffer in expected_norm.named_buffers():
         torch.testing.assert_close(norm.get_buffer(name), buffer)
