@@ -89,7 +89,7 @@ def test_a_run_goes_on_with_another_number_of_ranks(found: Any) -> None:
     folder, one, first, _ = found
     whole, resumed = (checkpoint.state_dict(folder / "one" / name / CHECKPOINT) for name in ("whole", "stopped"))
     for name, tensor in whole.items():
-        torch.testing.assert_close(resumed[name], tensor, atol=1e-6, rtol=1e-6)
+        torch.testing.assert_close(resumed[name], tensor, atol=1e-5, rtol=1e-4)  # in single precision
     assert len(first["stopped by one"]["history"]) == len(one["whole"]["history"]) == 3
 
 
