@@ -36,7 +36,7 @@ from training.methods.encoding import Encoding
 from training.networks.patches import ChannelNorm, Jitter, PatchEncoder, jittered_patches
 from training.networks.places import patches_of
 from training.preprocessing import image_from_uint8
-from training.ranks import gathered, rank
+from training.ranks import gathered, num_ranks, rank
 from training.schedule import LoopConfig, warmup_then_cosine
 
 TARGET_DIM = 64  # of what is contrasted: CPC v2, appendix A
@@ -211,12 +211,11 @@ class Cpc(LightningModule):
         found = []
         for turns, (context, head) in enumerate(zip(self.contexts, self.prediction_heads, strict=True)):
             predictions = head(context(z_BDGG.rot90(turns, (2, 3)))).chunk(len(self.steps), dim=1)
-            turned_BGGT, turned_AGGT = (
-                targets.rot90(turns, (2, 3)).movedim(1, 3) for targets in (targets_BTGG, targets_ATGG)
-            )
+            turned_BGGT = targets_BTGG.rot90(turns, (2, 3)).movedim(1, 3)
+            everyones = None if num_ranks() == 1 else targets_ATGG.rot90(turns, (2, 3)).movedim(1, 3)
             for step, predictions_BTGG in zip(self.steps, predictions, strict=True):
                 predictions_BGGT = F.normalize(predictions_BTGG, dim=1).movedim(1, 3)
-                found.append(step_losses(predictions_BGGT, turned_BGGT, step, self.config.temperature, turned_AGGT))
+                found.append(step_losses(predictions_BGGT, turned_BGGT, step, self.config.temperature, everyones))
         same_image, other_images = torch.stack([torch.stack(pair) for pair in found]).mean(dim=0)
         return same_image, other_images
 
