@@ -24,7 +24,7 @@ With several processes the loss is a mean over rows, so DDP's mean over ranks is
 The best variance of a gaussian likelihood is that of the rows of all ranks, with its gradient. `tcvae` asks how likely
 z is under every posterior of the batch, so z, mu and sigma of all ranks are gathered. BatchNorm sees all ranks.
 
-Shape legend: B rows, C channels, H height, W width, D embedding, L latent; BBL: row of z, row of q, latent.
+Shape legend: B rows, A rows of all ranks, C channels, H height, W width, D embedding, L latent; BBL: row of z, row of q, latent.
 """
 
 from __future__ import annotations
@@ -203,9 +203,9 @@ class Vae(LightningModule):
         config, kl_B = self.config, gaussian_kl(mu_BL, logvar_BL)
         if config.objective == "vae":
             return config.beta * kl_B, {"kl_nats": kl_B.mean()}
-        everyones = [gathered(one_BL) for one_BL in (z_BL, mu_BL, logvar_BL)]
-        num_rows = len(everyones[0]) * int(self.trainer.num_training_batches)  # that an epoch goes through
-        mi_B, tc_B, dwkl_B = (mine(one) for one in tc_decomposition(*everyones, num_rows))
+        z_AL, mu_AL, logvar_AL = (gathered(one_BL) for one_BL in (z_BL, mu_BL, logvar_BL))
+        num_rows = len(z_AL) * int(self.trainer.num_training_batches)  # that an epoch goes through
+        mi_B, tc_B, dwkl_B = (mine(part_A) for part_A in tc_decomposition(z_AL, mu_AL, logvar_AL, num_rows))
         parts = {"kl": kl_B, "mutual_information": mi_B, "total_correlation": tc_B, "dimension_wise_kl": dwkl_B}
         figures = {f"{name}_nats": part_B.mean() for name, part_B in parts.items()}
         return config.alpha * mi_B + config.beta * tc_B + config.gamma * dwkl_B, figures
