@@ -24,7 +24,8 @@ With several processes the loss is a mean over rows, so DDP's mean over ranks is
 The best variance of a gaussian likelihood is that of the rows of all ranks, with its gradient. `tcvae` asks how likely
 z is under every posterior of the batch, so z, mu and sigma of all ranks are gathered. BatchNorm sees all ranks.
 
-Shape legend: B rows, A rows of all ranks, C channels, H height, W width, D embedding, L latent; BBL: row of z, row of q, latent.
+Shape legend: B rows, A rows of all ranks, C channels, H height, W width, D embedding, L latent; BBL: row of z, row of
+q, latent.
 """
 
 from __future__ import annotations
