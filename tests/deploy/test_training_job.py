@@ -73,7 +73,7 @@ def test_the_command_begins_a_training_and_goes_on_with_it(begun: bool, tmp_path
     port = str(objects()["Service"]["spec"]["ports"][0]["port"])
     first, (name, *rest) = got[: got.index("training") + 1], got[got.index("training") + 1 :]
     told = "--nnodes 2 --node-rank 1 --nproc-per-node 8 --master-addr latentserve-training-0.latentserve-training"
-    assert first == [*shlex.split(told), "--master-port", port, "-m", "training"]
+    assert first == [*shlex.split(told), "--master-port", port, "-m", "--", "training"]
     if begun:
         assert [name, *rest] == ["--resume", "--run", str(run)]
         return

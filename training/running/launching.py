@@ -1,8 +1,9 @@
 """Starts one process for each device of this machine, through torchrun's own agent, and says which of them failed.
 
 python -m training METHOD --devices 2                            this machine alone: nothing else is needed
-torchrun --nproc-per-node 2 -m training METHOD                   the same by torchrun
-torchrun --nnodes 2 --nproc-per-node 8 ... -m training METHOD    several machines, on each of them
+torchrun --nproc-per-node 2 -m -- training METHOD                the same by torchrun
+torchrun --nnodes 2 --nproc-per-node 8 ... -m -- training METHOD several machines, on each of them
+The two dashes are there because torchrun would take `--run` for the beginning of an option of its own.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def check_ranks(devices: int | None, nodes: int | None, command: str) -> bool:
     if nodes is not None and nodes > 1:
         raise OptionError(
             f"nodes: got {nodes} without torchrun, expected on each of the {nodes} machines: torchrun --nnodes {nodes}"
-            f" --nproc-per-node {devices or 1} {RENDEZVOUS} -m training {command}"
+            f" --nproc-per-node {devices or 1} {RENDEZVOUS} -m -- training {command}"
         )
     check_devices(devices or 1)
     return devices is not None and devices > 1

@@ -55,7 +55,7 @@ def as_of_torchrun(monkeypatch: pytest.MonkeyPatch, rank: int, num_ranks: int, l
         (
             ["--devices", "8", "--nodes", "2"],
             "nodes: got 2 without torchrun, expected on each of the 2 machines: torchrun --nnodes 2 --nproc-per-node 8"
-            " --rdzv-backend c10d --rdzv-endpoint HOST:29400 -m training vae --devices 8 --nodes 2",
+            " --rdzv-backend c10d --rdzv-endpoint HOST:29400 -m -- training vae --devices 8 --nodes 2",
         ),
     ],
 )
