@@ -1,8 +1,9 @@
 """Starts one process for each device of this machine, through torchrun's own agent, and says which of them failed.
 
-python -m training METHOD --devices 2                            this machine alone: nothing else is needed
-torchrun --nproc-per-node 2 -m -- training METHOD                the same by torchrun
-torchrun --nnodes 2 --nproc-per-node 8 ... -m -- training METHOD several machines, on each of them
+    python -m training METHOD --devices 2                              this machine alone: nothing else is needed
+    torchrun --nproc-per-node 2 -m -- training METHOD                  the same by torchrun
+    torchrun --nnodes 2 --nproc-per-node 8 ... -m -- training METHOD   several machines, on each of them
+
 The two dashes are there because torchrun would take `--run` for the beginning of an option of its own.
 """
 
