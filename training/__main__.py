@@ -119,7 +119,7 @@ def main(arguments: list[str]) -> int:
         lost = is_loss_of_a_rank(error)
         if not (lost or is_out_of_memory(error)):
             raise
-        print(named(f"error: {told_of_loss(error) if lost else in_words(error)}"), file=sys.stderr)
+        print(named(f"error: {told_of_loss() if lost else in_words(error)}"), file=sys.stderr)
         return leave(1)
     except KeyboardInterrupt:
         if named("") == "":  # of several ranks one says so

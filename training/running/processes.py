@@ -179,10 +179,10 @@ def is_loss_of_a_rank(error: BaseException) -> bool:
     return place() is not None and (isinstance(error, distributed.DistError) or "gloo" in str(error))
 
 
-def told_of_loss(error: BaseException) -> str:
+def told_of_loss() -> str:
     """The same in words, after the launcher had time to see the rank that is gone, which is to be named, not this."""
     time.sleep(SECONDS_TO_BE_ENDED)
-    return f"another rank is gone: {str(error).splitlines()[0]}; go on with --resume"
+    return "another rank is gone, whose launcher says which and how; go on with --resume"
 
 
 def leave(status: int) -> int:
