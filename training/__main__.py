@@ -1,6 +1,7 @@
 """`python -m training METHOD --data SPEC`: trains a method on a data set and leaves a run folder.
 
-`python -m training evaluate RUN` measures what such a run learned.
+`python -m training evaluate RUN` measures what such a run learned. With `--devices N`, or under torchrun, several
+processes train together (`training.ranks`).
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
+from contextlib import nullcontext
 from dataclasses import dataclass, field, make_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,13 +20,28 @@ import tyro
 from latentserve import records
 from latentserve.inputs import Resize
 from latentserve.spelling import as_typed
-from training.data import ImageShape, load_data
+from training.data import Data, ImageShape, load_data
 from training.data.loading import check_calibration, check_spec, is_own
 from training.data.shares import Calibration
 from training.methods import METHODS
+from training.networks.batch_norms import check_norms
 from training.options import Dataclass, check_options, in_words, is_out_of_memory, nearest, say_any_name
+from training.ranks import rank
+from training.running.diary import TrainingDiverged
 from training.running.given import check_teacher, given_by, start
-from training.running.loop import TrainingDiverged, train
+from training.running.launching import check_ranks, launch
+from training.running.loop import check_shared, train
+from training.running.processes import (
+    is_first_here,
+    is_loss_of_a_rank,
+    joined,
+    leave,
+    named,
+    one_first,
+    only_rank_0_talks,
+    place,
+    told_of_loss,
+)
 from training.running.revision import git_revision
 from training.running.run import CHECKPOINT, RESULT, Run, RunError
 from training.running.run_folder import RUNS, Found, check_folder, claimed, find, resumed
@@ -56,6 +73,8 @@ class Options:
         run: folder of the run; default: runs/<method>-<data>-seed<seed>, and -smoke.
         resume: go on with a run that was interrupted; options that are not given again are as they were.
         smoke: two epochs on 512 rows, to see that everything works.
+        devices: processes that share each batch, a device each: GPUs where there are any, else parts of the CPU.
+        nodes: machines, where torchrun starts the training on several of them.
     """
 
     data: str = "digits"
@@ -69,6 +88,8 @@ class Options:
     run: Path | None = None
     resume: bool = False
     smoke: bool = False
+    devices: int | None = None
+    nodes: int | None = None
     loop: Annotated[LoopConfig, tyro.conf.arg(name="")] = field(default_factory=LoopConfig)
 
 
@@ -84,20 +105,27 @@ def main(arguments: list[str]) -> int:
         found = resumed(arguments)
         if not arguments or (arguments[0] not in METHODS and (found is None or not arguments[0].startswith("-"))):
             return _usage(arguments)
-        folder = _train(arguments, found)
+        with only_rank_0_talks():
+            name, config, options = _read(arguments, found)
+            if check_ranks(options.devices, options.nodes, " ".join(arguments)):
+                check_training(name, config, options)
+                return launch(arguments, options.devices or 1)
+            folder = run_training(name, config, options)
+            print(records.printable(f"{folder}"))
     except (TrainingDiverged, ValueError, OSError, MemoryError) as error:
-        print(f"error: {in_words(error)}", file=sys.stderr)
-        return 1
+        print(named(f"error: {in_words(error)}"), file=sys.stderr)
+        return leave(1)
     except RuntimeError as error:
-        if not is_out_of_memory(error):
+        lost = is_loss_of_a_rank(error)
+        if not (lost or is_out_of_memory(error)):
             raise
-        print(f"error: {in_words(error)}", file=sys.stderr)
-        return 1
+        print(named(f"error: {told_of_loss() if lost else in_words(error)}"), file=sys.stderr)
+        return leave(1)
     except KeyboardInterrupt:
-        print("\nstopped; go on with --resume", file=sys.stderr)
-        return 130
-    print(records.printable(f"{folder}"))
-    return 0
+        if named("") == "":  # of several ranks one says so
+            print("\nstopped; go on with --resume", file=sys.stderr)
+        return leave(130)
+    return leave(0)
 
 
 def _usage(arguments: list[str]) -> int:
@@ -109,17 +137,18 @@ def _usage(arguments: list[str]) -> int:
     return 0 if arguments in (["-h"], ["--help"]) else 2
 
 
-def _train(arguments: list[str], found: Found | None) -> Path:
+def _read(arguments: list[str], found: Found | None) -> tuple[str, Dataclass, Options]:
+    """The method, its config and the options of a command line."""
     name, rest = (arguments[0], arguments[1:]) if arguments[0] in METHODS else ("", arguments)
     if found is None:
         options, config = parse(name, rest)
         if not options.resume:
-            return run_training(name, config, options)
+            return name, config, options
         found = find(_folder(name, options, options.loop.seed))
     if name and name != found.run.method:
         raise RunError(f"{found.folder}: got method {name}, expected {found.run.method}, whose run it is")
     options, config = parse(found.run.method, rest, found)
-    return run_training(found.run.method, config, options)
+    return found.run.method, config, options
 
 
 def parse(name: str, arguments: list[str], found: Found | None = None) -> tuple[Options, Dataclass]:
@@ -145,6 +174,27 @@ def _folder(name: str, options: Options, seed: int) -> Path:
     return options.run or RUNS / f"{name}-{plain}-seed{seed}{'-smoke' if options.smoke else ''}"
 
 
+def check_training(name: str, config: Dataclass, options: Options) -> None:
+    """Checks what can be checked without the data.
+
+    Raises:
+        OptionError: an option cannot be what it is.
+        RunError: the folder holds another run, or one that is there already.
+        DataError: the data has no such name.
+    """
+    if records.printable(str(options.run)) != str(options.run):
+        raise RunError(f"run: got {options.run}, expected a name in UTF-8: no checkpoint can be read from another")
+    for one in (options, config):
+        check_options(one)
+    check_spec(options.data, group_by=options.group_by)
+    folder = _folder(name, options, options.loop.seed)
+    with one_first(rank() == 0):  # afterwards rank 0 makes it
+        check_folder(folder, options.resume)
+    check_calibration(_calibration(options, folder), options.data)
+    here = place()
+    check_shared(options.loop, None, here.num_ranks if here is not None else options.devices or 1)
+
+
 def run_training(name: str, config: Dataclass, options: Options) -> Path:
     """Trains and writes the run's folder, which it returns.
 
@@ -156,46 +206,49 @@ def run_training(name: str, config: Dataclass, options: Options) -> Path:
         TrainingDiverged: the loss became NaN or infinite.
         TeacherError: there is no such teacher, or it was changed or cannot be shown the rows.
         StartError: the weights to start with do not fit.
+        RanksError: several processes cannot train together.
     """
-    if records.printable(str(options.run)) != str(options.run):
-        raise RunError(f"run: got {options.run}, expected a name in UTF-8: no checkpoint can be read from another")
     quiet_lightning()
-    loop = replace(options.loop, epochs=2) if options.smoke else options.loop
-    folder = _folder(name, options, loop.seed)
-    for one in (options, config):
-        check_options(one)
-    check_spec(options.data, group_by=options.group_by)
-    check_folder(folder, options.resume)
-    calibration = _calibration(options, folder)
-    check_calibration(calibration, options.data)
-    given = given_by(config)
-    sizes = (options.image_size, loop.seed, options.sample_rate_hz, options.num_samples)
-    data = load_data(options.data, *sizes, options.group_by, _rule(options, folder), calibration)
-    num_rows = find(folder).run.num_train_rows if options.resume else SMOKE_ROWS if options.smoke else len(data.train)
-    data = replace(data, train=data.train.take(slice(0, num_rows)))
-    run = Run(
-        method=name,
-        data=data.spec,
-        shape=data.shape,
-        num_train_rows=len(data.train),
-        data_sha256=data.fingerprint,
-        git_revision=git_revision(),
-        loop=loop,
-        config=records.to_json(config),
-        group_by=options.group_by,
-        given=given,
-        calibration=calibration,
-    )
-    torch.manual_seed(loop.seed)
-    module = run.build()
-    check_teacher(module)
-    if not (folder / CHECKPOINT).exists():
-        start(module, config)
-    with claimed(folder, run, options.resume):
-        trained = train(module, data, loop, folder / CHECKPOINT, run.identity)
-        records.write(trained, folder / RESULT)
-        (folder / TARGETS).unlink(missing_ok=True)
+    with joined():
+        check_training(name, config, options)
+        loop = replace(options.loop, epochs=2) if options.smoke else options.loop
+        folder, given = _folder(name, options, loop.seed), given_by(config)
+        with one_first(is_first_here()):
+            data = _rows(options, folder)
+        run = Run(
+            method=name,
+            data=data.spec,
+            shape=data.shape,
+            num_train_rows=len(data.train),
+            data_sha256=data.fingerprint,
+            git_revision=git_revision(),
+            loop=loop,
+            config=records.to_json(config),
+            group_by=options.group_by,
+            given=given,
+            calibration=_calibration(options, folder),
+        )
+        torch.manual_seed(loop.seed)
+        module = run.build()
+        check_teacher(module)
+        check_norms(module)
+        if not (folder / CHECKPOINT).exists():
+            start(module, config)
+        with claimed(folder, run, options.resume) if rank() == 0 else nullcontext():
+            trained = train(module, data, loop, folder / CHECKPOINT, run.identity)
+            if rank() == 0:
+                records.write(trained, folder / RESULT)
+                (folder / TARGETS).unlink(missing_ok=True)
     return folder
+
+
+def _rows(options: Options, folder: Path) -> Data:
+    """The data with the rows that are trained on: of a run that goes on, those that it began with."""
+    sizes = (options.image_size, options.loop.seed, options.sample_rate_hz, options.num_samples)
+    rule, calibration = _rule(options, folder), _calibration(options, folder)
+    data = load_data(options.data, *sizes, options.group_by, rule, calibration)
+    num_rows = find(folder).run.num_train_rows if options.resume else SMOKE_ROWS if options.smoke else len(data.train)
+    return replace(data, train=data.train.take(slice(0, num_rows)))
 
 
 def _rule(options: Options, folder: Path) -> Resize | str | None:

@@ -15,15 +15,18 @@ Shape legend: B rows, C channels, H height, W width, G knots of the bending alon
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from training.ranks import mine, num_of_all, num_ranks
+
 ASPECT_LOG_RANGE = math.log(4 / 3)  # appendix A: aspect ratio from 3/4 to 4/3
 JITTER_PROBABILITY = 0.8  # appendix A
+OF_A_BATCH = ("order", "forward_input_shape")  # what kornia draws once for all rows
 ELASTIC_KNOTS = 5  # a stroke of a digit spans two to three of them: it bends, it does not tear
 
 
@@ -80,7 +83,7 @@ class Views:
             ValueError: colours to change where there are none.
         """
         self.config = config
-        self.colours: list[Callable[[Tensor], Tensor]] = []
+        self.colours: list[Any] = []
         if (config.jitter or config.grey_probability) and channels != 3:
             raise ValueError(
                 f"jitter, grey_probability: got {config.jitter}, {config.grey_probability} for images of {channels}"
@@ -101,8 +104,15 @@ class Views:
         if self.config.moves:
             x_BCHW = warped(x_BCHW, self.config)
         for colour in self.colours:
-            x_BCHW = colour(x_BCHW)
+            x_BCHW = colour(x_BCHW) if num_ranks() == 1 else colour(x_BCHW, params=_drawn(colour, x_BCHW))
         return x_BCHW
+
+
+def _drawn(colour: Any, x_BCHW: Tensor) -> dict[str, Tensor]:
+    """What one process would draw for the rows of all ranks, of which this rank takes its own."""
+    rows = num_of_all(len(x_BCHW))
+    drawn: dict[str, Tensor] = colour.forward_parameters(torch.Size((rows, *x_BCHW.shape[1:])))
+    return {name: one if name in OF_A_BATCH else mine(one) for name, one in drawn.items()}
 
 
 def warped(x_BCHW: Tensor, config: ViewConfig) -> Tensor:
@@ -116,7 +126,8 @@ def warped(x_BCHW: Tensor, config: ViewConfig) -> Tensor:
 def _affine(x_BCHW: Tensor, config: ViewConfig) -> Tensor:
     """Where each view looks in an image of [-1, 1]^2: centre + R(angle) Shear diag(width, height), [B, 2, 3]."""
     rows = len(x_BCHW)
-    area_B, aspect_B, angle_B, shear_B, x_B, y_B, flip_B = torch.rand(7, rows, device=x_BCHW.device)
+    draws_7B = mine(torch.rand(7, num_of_all(rows), device=x_BCHW.device), dim=1)
+    area_B, aspect_B, angle_B, shear_B, x_B, y_B, flip_B = draws_7B
     area_B = config.crop_area_min + (1 - config.crop_area_min) * area_B
     root_aspect_B = (0.5 * ASPECT_LOG_RANGE * (2 * aspect_B - 1)).exp()
     if config.crop_area_min == 1:
@@ -139,7 +150,8 @@ def _affine(x_BCHW: Tensor, config: ViewConfig) -> Tensor:
 def _bending(x_BCHW: Tensor, deviation: float) -> Tensor:
     """Smooth displacements [B, H, W, 2]: normal noise at G x G knots, interpolated between them."""
     rows, _, height, width = x_BCHW.shape
-    knots_B2GG = deviation * torch.randn(rows, 2, ELASTIC_KNOTS, ELASTIC_KNOTS, device=x_BCHW.device)
+    drawn_B2GG = torch.randn(num_of_all(rows), 2, ELASTIC_KNOTS, ELASTIC_KNOTS, device=x_BCHW.device)
+    knots_B2GG = deviation * mine(drawn_B2GG)
     smooth_B2HW = _spline(height, knots_B2GG) @ knots_B2GG @ _spline(width, knots_B2GG).T
     return smooth_B2HW.permute(0, 2, 3, 1).to(x_BCHW.dtype)
 

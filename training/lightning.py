@@ -43,18 +43,26 @@ def _forget(package: str) -> None:
 _load()
 
 from lightning import Callback, LightningModule, Trainer
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.plugins.layer_sync import LayerSync
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 
 __all__ = [
     "Callback",
     "CheckpointIO",
+    "DDPStrategy",
+    "LayerSync",
+    "LightningEnvironment",
     "LightningModule",
     "LightningOptimizer",
     "ModelCheckpoint",
     "OptimizerLRSchedulerConfig",
     "TQDMProgressBar",
+    "TorchElasticEnvironment",
     "Trainer",
 ]

@@ -31,7 +31,7 @@ from training.data import Data, load_data
 from training.evaluation.probes import knn_accuracy, linear_probe_accuracy
 from training.methods import METHODS
 from training.preprocessing import image_from_uint8
-from training.running.loop import Batches
+from training.running.batches import Batches
 from training.running.precision import bfloat16_here
 from training.running.run import RESULT, load_model, open_run
 

@@ -24,6 +24,10 @@ term of a small discriminator asks for too softly, that E and G be each other's 
 
 The second is the explicit cycle of ALICE: Li et al., https://arxiv.org/abs/1709.01215.
 
+With several processes the losses are means over rows, which DDP averages over ranks after each of the two steps, the
+discriminator's and that of E and G; a rank has its part of z. BatchNorm of E and G sees all ranks, and the figures that
+warn of a collapse are of the rows of all. Spectral norm depends on weights alone, which are the same everywhere.
+
 Shape legend: B rows, C channels, H height, W width, D embedding, L latent.
 """
 
@@ -47,6 +51,7 @@ from training.methods.encoding import Encoding
 from training.networks.adversarial import Discriminator, EncoderGenerator, Scores
 from training.networks.backbones import SMALL
 from training.preprocessing import image_from_uint8
+from training.ranks import gathered, mine, num_of_all
 from training.schedule import LoopConfig, warmup_then_cosine
 
 FIGURE_ROWS = 1000  # latents drawn for the variance ratio
@@ -200,7 +205,7 @@ class BigBiGan(LightningModule):
     def training_step(self, x_BHWC: Tensor, batch_idx: int) -> Tensor:
         """One step of the discriminator, then one of encoder and generator, on uint8 images."""
         x_BCHW = self.views(image_from_uint8(x_BHWC))
-        z_BL = torch.randn(len(x_BCHW), self.config.latent_dim, device=self.device)
+        z_BL = mine(torch.randn(num_of_all(len(x_BCHW)), self.config.latent_dim, device=self.device))
         data: Pair = (x_BCHW, self.trained.sample(x_BCHW))
         model: Pair = (self.trained.generate(z_BL), z_BL)
         discriminator_optimizer, optimizer = cast(list[LightningOptimizer], self.optimizers())
@@ -249,7 +254,7 @@ class BigBiGan(LightningModule):
             figures[f"gap_{name}"] = of_data.mean() - of_model.mean()
         self.log_dict(figures, prog_bar=True, on_step=False, on_epoch=True, batch_size=len(x_BCHW))
         if self.trainer.is_last_batch:
-            self.log_dict(self.collapse_figures(x_BCHW), on_step=False, on_epoch=True, batch_size=len(x_BCHW))
+            self.log_dict(self.collapse_figures(gathered(x_BCHW)), on_step=False, on_epoch=True, batch_size=len(x_BCHW))
 
     @torch.no_grad()
     def collapse_figures(self, x_BCHW: Tensor) -> dict[str, Tensor]:

@@ -14,8 +14,11 @@ What is ours: cosine scores with a temperature, which a CPU learns from in minut
 so that one pass over the whole image gives just what each patch would give alone: training cuts and jitters patches,
 serving does not cut. No BatchNorm anywhere: through it patches would tell each other what to predict.
 
-Shape legend: B rows, C channels, H height, W width, G patches along a side, P pixels along a patch, D feature of a
-patch, E context, T what is contrasted; in `info_nce` N predictions, M targets, D features.
+With several processes the targets of all ranks are contrasted at a place, with gradient; a rank predicts for its own
+rows. What is contrasted within an image needs no other rank.
+
+Shape legend: B rows, A rows of all ranks, C channels, H height, W width, G patches along a side, P pixels along a
+patch, D feature of a patch, E context, T what is contrasted; in `info_nce` N predictions, M targets, D features.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ from training.methods.encoding import Encoding
 from training.networks.patches import ChannelNorm, Jitter, PatchEncoder, jittered_patches
 from training.networks.places import patches_of
 from training.preprocessing import image_from_uint8
+from training.ranks import gathered, num_ranks, rank
 from training.schedule import LoopConfig, warmup_then_cosine
 
 TARGET_DIM = 64  # of what is contrasted: CPC v2, appendix A
@@ -130,17 +134,22 @@ def info_nce(
     return loss_N.reshape(positives_N.shape)
 
 
-def step_losses(predictions_BGGT: Tensor, targets_BGGT: Tensor, step: int, temperature: float) -> tuple[Tensor, Tensor]:
+def step_losses(
+    predictions_BGGT: Tensor, targets_BGGT: Tensor, step: int, temperature: float, everyones: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Mean InfoNCE of predicting `step` rows down: among all patches of the image, and among all images at a place.
 
     The first keeps the texture of an image from giving the answer away, the second the place in the grid.
+    Images are those of the rows, or `everyones`, [A, G, G, T].
     """
     num_rows, side, _, _ = targets_BGGT.shape
+    everyones = targets_BGGT if everyones is None else everyones
     given_BGGT = predictions_BGGT[:, : side - step]
     patches_ahead = torch.arange(step * side, side * side, device=targets_BGGT.device)
     same_image = info_nce(given_BGGT.flatten(1, 2), targets_BGGT.flatten(1, 2), patches_ahead, temperature)
-    given_GGBT, targets_GGBT = given_BGGT.movedim(0, 2), targets_BGGT[:, step:].movedim(0, 2)
-    other_images = info_nce(given_GGBT, targets_GGBT, torch.arange(num_rows, device=given_GGBT.device), temperature)
+    given_GGBT, targets_GGAT = given_BGGT.movedim(0, 2), everyones[:, step:].movedim(0, 2)
+    own_B = rank() * num_rows + torch.arange(num_rows, device=given_GGBT.device)
+    other_images = info_nce(given_GGBT, targets_GGAT, own_B, temperature)
     return same_image.mean(), other_images.mean()
 
 
@@ -198,13 +207,15 @@ class Cpc(LightningModule):
     def losses(self, z_BDGG: Tensor) -> tuple[Tensor, Tensor]:
         """InfoNCE among the patches of an image, and among the images at a place: means over directions and steps."""
         targets_BTGG = F.normalize(self.target_head(z_BDGG), dim=1)
+        targets_ATGG = gathered(targets_BTGG)
         found = []
         for turns, (context, head) in enumerate(zip(self.contexts, self.prediction_heads, strict=True)):
             predictions = head(context(z_BDGG.rot90(turns, (2, 3)))).chunk(len(self.steps), dim=1)
             turned_BGGT = targets_BTGG.rot90(turns, (2, 3)).movedim(1, 3)
+            everyones = None if num_ranks() == 1 else targets_ATGG.rot90(turns, (2, 3)).movedim(1, 3)
             for step, predictions_BTGG in zip(self.steps, predictions, strict=True):
                 predictions_BGGT = F.normalize(predictions_BTGG, dim=1).movedim(1, 3)
-                found.append(step_losses(predictions_BGGT, turned_BGGT, step, self.config.temperature))
+                found.append(step_losses(predictions_BGGT, turned_BGGT, step, self.config.temperature, everyones))
         same_image, other_images = torch.stack([torch.stack(pair) for pair in found]).mean(dim=0)
         return same_image, other_images
 

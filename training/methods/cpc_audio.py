@@ -21,6 +21,9 @@ The embedding is the mean, the standard deviation and the maximum of c over the 
 over each third of them: what comes first and what comes last is part of a word. Every layer is causal and frames of
 exact zeros are left out, so padding at the end of a clip changes nothing.
 
+With several processes the targets of all ranks are gathered, with gradient, if negatives are of the batch; of the row,
+nothing is. A prediction past the end has no target, so ranks may have unlike many: all count alike, as in one mean.
+
 Shape legend: B rows, T samples, N frames, M frames of targets, K steps, F filters, C channels, D embedding.
 """
 
@@ -39,6 +42,7 @@ from training.lightning import LightningModule, OptimizerLRSchedulerConfig
 from training.methods.cpc import info_nce
 from training.methods.encoding import Encoding
 from training.preprocessing import waveform_from_int16
+from training.ranks import among_all, gathered, mean_of_all, mine, num_of_all, num_ranks, rank
 from training.schedule import LoopConfig, warmup_then_cosine
 
 FRAMES_PER_SECOND = 100
@@ -114,13 +118,20 @@ def prediction_loss(
     found_KBN = positives_KBN < frames
     positives_KBN = positives_KBN.clamp(max=frames - 1)
     if negatives == "batch":
-        first_frame_B1 = torch.arange(rows, device=targets_BMC.device)[:, None] * frames
+        first_frame_B1 = (rank() * rows + torch.arange(rows, device=targets_BMC.device)[:, None]) * frames
         positives_KBN = positives_KBN + first_frame_B1
-        targets_BMC = targets_BMC.flatten(0, 1).expand(rows, -1, -1)
+        targets_BMC = gathered(targets_BMC).flatten(0, 1).expand(rows, -1, -1)
     # -log [exp(cos(W_k c_t, z_{t+k}) / T) / sum_j exp(cos(W_k c_t, z_j) / T)]
     loss_KBN = info_nce(predictions_KBNC, targets_BMC, positives_KBN, temperature)
     right_KBN = (predictions_KBNC @ targets_BMC.mT).argmax(dim=-1) == positives_KBN
-    return loss_KBN[found_KBN].mean(), right_KBN[found_KBN].float().mean()
+    return _mean_of_found(loss_KBN[found_KBN]), _mean_of_found(right_KBN[found_KBN].float())
+
+
+def _mean_of_found(values_N: Tensor) -> Tensor:
+    """The mean of values [], such that its mean over ranks is the mean of all of theirs."""
+    if num_ranks() == 1:
+        return values_N.mean()
+    return values_N.sum() / mean_of_all(values_N.new_tensor(len(values_N)))
 
 
 class ChannelNorm(nn.Module):
@@ -249,8 +260,9 @@ class CpcAudio(LightningModule):
 
     def loss_of(self, heard_BT: Tensor, asked_BT: Tensor, ratio_B: Tensor) -> tuple[Tensor, Tensor]:
         """Loss and accuracy; frame n of `heard` is the moment of frame n * ratio of `asked`."""
-        heard_BCN = F.dropout(self.features(heard_BT), self.config.dropout, self.training)
-        c_BNC = self.context(heard_BCN).mT
+        heard_BCN = self.features(heard_BT)
+        kept_BCN = mine(F.dropout(torch.ones_like(among_all(heard_BCN)), self.config.dropout, self.training))
+        c_BNC = self.context(heard_BCN * kept_BCN).mT
         targets_BMC = F.normalize(self.features(asked_BT).mT, dim=2)
         predictions = torch.stack([F.normalize(predictor(c_BNC), dim=2) for predictor in self.predictors])
         ahead_K11 = torch.arange(1, self.config.num_steps + 1, device=c_BNC.device)[:, None, None]
@@ -264,7 +276,8 @@ class CpcAudio(LightningModule):
         start = int(torch.randint(spare + 1, ()))
         waveform_BT = waveform_from_int16(x_BT[:, start : x_BT.shape[1] - spare + start])
         num_samples = int(waveform_BT.shape[1] * math.exp(-self.config.speed))
-        speeds_2B = torch.exp((2 * torch.rand(2, len(x_BT), device=x_BT.device) - 1) * self.config.speed)
+        draws_2B = mine(torch.rand(2, num_of_all(len(x_BT)), device=x_BT.device), dim=1)
+        speeds_2B = torch.exp((2 * draws_2B - 1) * self.config.speed)
         heard_BT, asked_BT = (played(waveform_BT, speed_B, num_samples) for speed_B in speeds_2B)
         loss, accuracy = self.loss_of(heard_BT, asked_BT, speeds_2B[0] / speeds_2B[1])
         figures = {"loss": loss, "accuracy": accuracy}

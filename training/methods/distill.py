@@ -19,6 +19,9 @@ What is ours: the teacher sees each image as it is. With the same view as the st
 step. All its targets are there, so rows drawn from them stand where SEED has a queue, and a run that is resumed needs
 none. The *embedding* is h, not s: what g throws away is of use to a probe.
 
+With several processes nothing is gathered: targets and anchors are there before the first step, every rank draws the
+same anchors, and the loss is a mean over rows. BatchNorm sees all ranks.
+
 Shape legend: B rows, N training rows, V views that the teacher saw, C channels, H height, W width, D embedding,
 T teacher's embedding, P target, A anchors.
 """

@@ -13,8 +13,8 @@ https://arxiv.org/abs/1708.03888.
 What is ours: the defaults fit grey digits on a CPU (`training.augmentations`). As in the paper the *embedding* is h,
 the encoder's output, not z: the projection throws away what the views vary.
 
-With several processes every rank sees the views of all, with gradient. BatchNorm must do so too, or partners could be
-found by their batch's statistics: `torch.nn.SyncBatchNorm.convert_sync_batchnorm(module)` before the trainer gets it.
+With several processes every rank sees the projections of all, with gradient, and computes the whole loss. BatchNorm
+does so too (`training.networks.batch_norms`), or partners could be found by their batch's statistics.
 
 Shape legend: B rows, V = 2 B views, C channels, H height, W width, D embedding, P projection.
 """
@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.augmentations import ViewConfig, Views
@@ -34,6 +34,7 @@ from training.lightning import LightningModule, OptimizerLRSchedulerConfig
 from training.methods.encoding import Encoding
 from training.networks.backbones import SMALL, build_backbone, with_patches
 from training.preprocessing import image_from_uint8
+from training.ranks import gathered
 from training.schedule import LoopConfig, warmup_then_cosine
 
 MOMENTUM = 0.9  # appendix B.9 of the paper
@@ -88,34 +89,6 @@ def nt_xent(first_BP: Tensor, second_BP: Tensor, temperature: float) -> Tensor:
         partner_V = torch.arange(len(z_VP), device=z_VP.device).roll(len(first_BP))
         # -log softmax(sim / t) at the partner
         return F.cross_entropy(similarity_VV, partner_V)
-
-
-class _Gathered(torch.autograd.Function):
-    """The rows of all ranks, in rank order; the gradient comes back from all ranks too."""
-
-    @staticmethod
-    def forward(_: object, rows_BP: Tensor) -> Tensor:
-        parts = [torch.empty_like(rows_BP) for _ in range(distributed.get_world_size())]
-        distributed.all_gather(parts, rows_BP.contiguous())
-        return torch.cat(parts)
-
-    @staticmethod
-    def backward(_: object, *gradients: Tensor) -> Tensor:
-        gradient = gradients[0].contiguous()
-        distributed.all_reduce(gradient)
-        return gradient.chunk(distributed.get_world_size())[distributed.get_rank()]
-
-
-def gathered(rows_BP: Tensor) -> Tensor:
-    """The rows of all processes where there are several, else the rows themselves.
-
-    Every rank computes the whole loss, so the gradient that comes back is as many times too large as there are
-    ranks, and DDP's mean over the ranks makes it the gradient of one process with the whole batch.
-    """
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return rows_BP
-    everyones: Tensor = _Gathered.apply(rows_BP)  # type: ignore[no-untyped-call]
-    return everyones
 
 
 class SimClr(LightningModule):

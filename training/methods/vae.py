@@ -20,7 +20,12 @@ What is ours: the *embedding* is the encoder's last hidden layer, not mu. A line
 while mu, the *latent*, is what the decoder needs. Sums over pixels and latents, never means: a mean rescales beta.
 The weights of minibatch-stratified sampling are those of [3] averaged over which row gets the odd one.
 
-Shape legend: B rows, C channels, H height, W width, D embedding, L latent; BBL: row of z, row of q, latent.
+With several processes the loss is a mean over rows, so DDP's mean over ranks is all there is to it, but for two cases.
+The best variance of a gaussian likelihood is that of the rows of all ranks, with its gradient. `tcvae` asks how likely
+z is under every posterior of the batch, so z, mu and sigma of all ranks are gathered. BatchNorm sees all ranks.
+
+Shape legend: B rows, A rows of all ranks, C channels, H height, W width, D embedding, L latent; BBL: row of z, row of
+q, latent.
 """
 
 from __future__ import annotations
@@ -39,6 +44,7 @@ from training.methods.encoding import Encoding
 from training.networks.conv import ConvDecoder, ConvEncoder
 from training.networks.places import maps_of, patches_of
 from training.preprocessing import image_from_uint8
+from training.ranks import among_all, gathered, mean_of_all, mine
 from training.schedule import LoopConfig, warmup_then_cosine
 
 
@@ -139,20 +145,20 @@ def bernoulli_nll(logits_BCHW: Tensor, x_BCHW: Tensor) -> Tensor:
 def gaussian_nll(mean_BCHW: Tensor, x_BCHW: Tensor) -> Tensor:
     """-log p(x|z) of each row under the one variance that fits the batch best, [B], nats."""
     error_BCHW = (mean_BCHW - x_BCHW).square()
-    variance = error_BCHW.mean().clamp_min(1e-6)  # sigma*^2 = MSE; the floor is far below one grey level
+    variance = mean_of_all(error_BCHW.mean()).clamp_min(1e-6)  # sigma*^2 = MSE; the floor is far below one grey level
     return 0.5 * (error_BCHW / variance + variance.log() + math.log(2 * math.pi)).flatten(1).sum(dim=1)
 
 
 def sampled(mu_BL: Tensor, logvar_BL: Tensor | None) -> Tensor:
     """One z of each row, [B, L]: mu + sigma epsilon ([1] eq. 10), or mu where there is no sigma."""
-    return mu_BL if logvar_BL is None else mu_BL + torch.randn_like(mu_BL) * (0.5 * logvar_BL).exp()
+    return mu_BL if logvar_BL is None else mu_BL + mine(torch.randn_like(among_all(mu_BL))) * (0.5 * logvar_BL).exp()
 
 
 def corrupted(x_BCHW: Tensor, share: float) -> Tensor:
     """The images with that share of their pixels, all channels of each, set to 0."""
     if share == 0:
         return x_BCHW
-    return x_BCHW * (torch.rand_like(x_BCHW[:, :1]) >= share)
+    return x_BCHW * (mine(torch.rand_like(among_all(x_BCHW[:, :1]))) >= share)
 
 
 class Vae(LightningModule):
@@ -198,8 +204,9 @@ class Vae(LightningModule):
         config, kl_B = self.config, gaussian_kl(mu_BL, logvar_BL)
         if config.objective == "vae":
             return config.beta * kl_B, {"kl_nats": kl_B.mean()}
-        num_rows = len(z_BL) * int(self.trainer.num_training_batches)  # that an epoch goes through
-        mi_B, tc_B, dwkl_B = tc_decomposition(z_BL, mu_BL, logvar_BL, num_rows)
+        z_AL, mu_AL, logvar_AL = (gathered(one_BL) for one_BL in (z_BL, mu_BL, logvar_BL))
+        num_rows = len(z_AL) * int(self.trainer.num_training_batches)  # that an epoch goes through
+        mi_B, tc_B, dwkl_B = (mine(part_A) for part_A in tc_decomposition(z_AL, mu_AL, logvar_AL, num_rows))
         parts = {"kl": kl_B, "mutual_information": mi_B, "total_correlation": tc_B, "dimension_wise_kl": dwkl_B}
         figures = {f"{name}_nats": part_B.mean() for name, part_B in parts.items()}
         return config.alpha * mi_B + config.beta * tc_B + config.gamma * dwkl_B, figures
@@ -207,7 +214,7 @@ class Vae(LightningModule):
     def binarised(self, x_BCHW: Tensor) -> Tensor:
         """The pixels that the likelihood sees."""
         if self.config.binarise == "dynamic":
-            return torch.bernoulli(x_BCHW)
+            return mine(torch.bernoulli(among_all(x_BCHW)))
         if self.config.binarise == "threshold":
             return (x_BCHW > 0.5).to(x_BCHW.dtype)
         return x_BCHW

@@ -25,6 +25,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from training.networks.backbones import build_backbone
 from training.networks.conv import ConvDecoder, ImageSize, halvings
+from training.ranks import among_all, mine
 
 SLOPE = 0.2  # of LeakyReLU below 0: Radford et al., https://arxiv.org/abs/1511.06434
 
@@ -132,7 +133,7 @@ class EncoderGenerator(nn.Module):
     def sample(self, x_BCHW: Tensor) -> Tensor:
         """A latent drawn from E(x), [B, L]."""
         _, mean_BL, scale_BL = self.posterior(x_BCHW)
-        return mean_BL + scale_BL * torch.randn_like(mean_BL)
+        return mean_BL + scale_BL * mine(torch.randn_like(among_all(mean_BL)))
 
     def generate(self, z_BL: Tensor) -> Tensor:
         """G(z), float [B, C, H, W], 0 to 1."""

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from training.ranks import mine, num_of_all
+
 
 @dataclass(frozen=True)
 class Jitter:
@@ -40,7 +42,7 @@ def jittered_patches(x_BCHW: Tensor, patch_size: int, stride: int, jitter: Jitte
     """
     num_rows, _, image_size, _ = x_BCHW.shape
     side = (image_size - patch_size) // stride + 1
-    draws_5BGG = torch.rand(5, num_rows, side, side, device=x_BCHW.device) * 2 - 1
+    draws_5BGG = mine(torch.rand(5, num_of_all(num_rows), side, side, device=x_BCHW.device), dim=1) * 2 - 1
     angle, stretch_x, stretch_y, shift_x, shift_y = draws_5BGG[..., None, None]
     angle = angle * math.radians(jitter.rotation_degrees)
     stretch_x, stretch_y = (jitter.stretch * stretch_x).exp(), (jitter.stretch * stretch_y).exp()

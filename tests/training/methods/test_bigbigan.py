@@ -29,7 +29,7 @@ from training.methods.bigbigan import (
 from training.networks.adversarial import Bounded, Discriminator, Scores
 from training.preprocessing import floats_from_rows
 from training.running import checkpoint
-from training.running.loop import Diary, TrainingDiverged
+from training.running.diary import Diary, TrainingDiverged
 from training.running.run import CHECKPOINT, load_model, open_run
 from training.schedule import LoopConfig
 

@@ -15,7 +15,7 @@ from training.data import ImageShape
 from training.methods.cpc import Cpc, CpcConfig, info_nce, step_losses
 from training.networks.patches import Jitter, PatchEncoder, jittered_patches
 from training.running import checkpoint
-from training.running.loop import Diary
+from training.running.diary import Diary
 from training.running.run import CHECKPOINT, open_run
 from training.schedule import LoopConfig
 

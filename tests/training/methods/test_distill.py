@@ -20,8 +20,8 @@ from training.augmentations import STILL
 from training.data import ImageShape
 from training.methods.distill import Distill, DistillConfig, Space, cosine_loss, relational_loss
 from training.running import checkpoint
+from training.running.diary import Diary
 from training.running.given import Given
-from training.running.loop import Diary
 from training.running.run import CHECKPOINT, RESULT, RUN, Run, RunError, load_model, open_run
 from training.schedule import LoopConfig
 from training.teacher import TARGETS, Teacher

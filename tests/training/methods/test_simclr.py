@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-import multiprocessing
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,13 +16,12 @@ from torch import nn
 from export.exporter import export_run
 from export.graphs import GraphRunner
 from latentserve import bundle
-from tests.training.running.ranks import run_rank
 from training.__main__ import Options, run_training
 from training.augmentations import ViewConfig
 from training.data import ImageShape
 from training.methods.simclr import SimClr, SimClrConfig, make_optimizer, nt_xent
 from training.running import checkpoint
-from training.running.loop import Diary
+from training.running.diary import Diary
 from training.running.run import CHECKPOINT, load_model, open_run
 from training.schedule import LoopConfig
 
@@ -80,27 +78,6 @@ def test_similarity_is_float32_whatever_the_precision_of_the_network() -> None:
         mixed = nt_xent(first, second, 0.05)
     assert mixed.dtype == torch.float32
     assert mixed.item() == nt_xent(first.float(), second.float(), 0.05).item()
-
-
-@pytest.mark.slow
-def test_two_processes_have_the_loss_and_the_gradient_of_one(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    views, net = torch.randn(2, 8, 5), nn.Linear(5, 3)
-    torch.save(views, tmp_path / "views.pt")
-    torch.save(net.state_dict(), tmp_path / "net.pt")
-    spawn = multiprocessing.get_context("spawn")
-    ranks = [spawn.Process(target=run_rank, args=(rank, str(tmp_path)), daemon=True) for rank in (0, 1)]
-    for rank in ranks:
-        rank.start()
-    for rank in ranks:
-        rank.join(50)
-        rank.kill()
-    assert [rank.exitcode for rank in ranks] == [0, 0]
-    loss, gradient = torch.load(tmp_path / "rank0.pt")
-    expected = nt_xent(net(views[0]), net(views[1]), 0.2)
-    expected.backward()  # type: ignore[no-untyped-call]
-    torch.testing.assert_close(loss, expected.detach())
-    torch.testing.assert_close(gradient, net.weight.grad)
 
 
 def simclr(**config: Any) -> SimClr:

@@ -1,26 +1,177 @@
-"""What each process of the two-process test does: a file of its own, so that it imports no more than this."""
+"""What each process of the two-process tests does: a file of its own, so that it imports no more than this."""
 
 from __future__ import annotations
 
 import os
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
-from torch import distributed, nn
+from torch import Tensor
 
-from training.methods.simclr import gathered, nt_xent
+from training import preprocessing
+from training.__main__ import quiet_lightning
+from training.data.rows import Data, Rows
+from training.lightning import LightningModule
+from training.methods import METHODS, bigbigan, cpc, cpc_audio, distill, simclr, vae
+from training.running import checkpoint, processes
+from training.running import loop as running
+from training.running.diary import Diary
+from training.running.loop import train
+from training.running.processes import RanksError
+from training.running.run import CHECKPOINT
+from training.schedule import LoopConfig
+
+RATE_HZ = 800
+NUM_ROWS, BATCH_ROWS, NUM_STEPS = 43, 8, 5
+"""The last three rows fill no batch."""
+TEACHER = "teacher"
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "simclr": ("simclr", {"width": 4, "hidden_dim": 16, "projection_dim": 8}),
+    "cpc": ("cpc", {"width": 4, "feature_dim": 8, "context_dim": 4, "patch_size": 4, "patch_stride": 2}),
+    "cpc_audio": ("cpc_audio", {"num_filters": 8, "width": 8, "speed": 0.3}),
+    "cpc_audio of a batch": ("cpc_audio", {"num_filters": 8, "width": 8, "negatives": "batch", "context": "gru"}),
+    "bigbigan": (
+        "bigbigan",
+        {"latent_dim": 4, "backbone_width": 4, "hidden_dim": 16, "width": 4, "discriminator_dim": 16}
+        | {"latent_regression": 0.5, "image_regression": 0.5},
+    ),
+    "vae": ("vae", {"latent_dim": 4, "embedding_dim": 16, "width": 4, "corruption": 0.2}),
+    "vae of pixels 0 and 1": ("vae", {"latent_dim": 4, "embedding_dim": 16, "width": 4, "binarise": "dynamic"}),
+    "tcvae": ("vae", {"latent_dim": 4, "embedding_dim": 16, "width": 4, "objective": "tcvae", "beta": 4.0}),
+    "distill": ("distill", {"width": 4, "target_dim": 8, "num_anchors": 16, "teacher": TEACHER}),
+}
 
 
-def run_rank(rank: int, folder: str) -> None:
-    """Writes loss and gradient of a linear net under DDP, on this rank's half of the pairs, then ends the process."""
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    views_2BD = torch.load(f"{folder}/views.pt")
-    net = nn.Linear(5, 3)
-    net.load_state_dict(torch.load(f"{folder}/net.pt"))
-    parallel = nn.parallel.DistributedDataParallel(net)
-    first, second = parallel(views_2BD.chunk(2, dim=1)[rank].flatten(0, 1)).chunk(2)
-    loss = nt_xent(gathered(first), gathered(second), 0.2)
-    loss.backward()  # type: ignore[no-untyped-call]
-    torch.save((loss.detach(), net.weight.grad), f"{folder}/rank{rank}.pt")
-    distributed.barrier()  # a rank that leaves first can leave the other waiting for ever
-    # Not torn down: the process group ends its threads while it holds the interpreter's lock, and they wait for that.
-    os._exit(0)
+def data(modality: str) -> Data:
+    """Noise: tests and calibration have rows of their own, of which only the test's are looked at."""
+    draw = np.random.default_rng(0)
+    if modality == "audio":  # each row as long as a training row
+        rows = [draw.integers(-9999, 9999, (num, int(2.56 * RATE_HZ)), np.int16) for num in (NUM_ROWS, 1, 4)]
+        return Data("noise", *(Rows(values) for values in rows), sample_rate_hz=RATE_HZ)
+    images = [draw.integers(0, 256, (num, 12, 12, 1), np.uint8) for num in (NUM_ROWS, 1, 4)]
+    return Data("noise", *(Rows(values) for values in images))
+
+
+def in_double_precision() -> None:
+    """Adam makes a whole step of a gradient that is 0 but for rounding: then it is below its epsilon."""
+    for method in (bigbigan, cpc, distill, simclr, vae):
+        method.image_from_uint8 = lambda x_BHWC: preprocessing.image_from_uint8(x_BHWC).double()
+    cpc_audio.waveform_from_int16 = lambda x_BT: preprocessing.waveform_from_int16(x_BT).double()
+    torch.Tensor.float = torch.Tensor.double  # type: ignore[method-assign, assignment]
+    running._chosen_precision = lambda _: "64-true"  # type: ignore[assignment, return-value]
+
+
+def build(case: str, folder: Path, loop: LoopConfig) -> LightningModule:
+    """The module of a case, with the weights that its seed draws."""
+    name, given = CASES[case]
+    if "teacher" in given:
+        given = given | {"teacher": str(folder / given["teacher"] / "random" / "1")}
+    method = METHODS[name]
+    torch.manual_seed(loop.seed)
+    return method.module(method.config(**given), loop, data(method.modality).shape)
+
+
+def trained(case: str, folder: Path, run: Path, epochs: int = 1, num_rows: int = NUM_ROWS) -> dict[str, Any]:
+    """Trains a case; each step's loss of the rank's own rows, its gradients, and the figures."""
+    gradients: list[Tensor] = []
+    losses: list[Tensor] = []
+
+    class Recorder(Diary):
+        def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+            parameters = [one for group in optimizer.param_groups for one in group["params"]]
+            gradients.append(torch.cat([one.grad.flatten() for one in parameters]).clone())
+
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+            losses.append((outputs["loss"] if isinstance(outputs, dict) else outputs).detach().clone())
+
+    running.Diary = Recorder  # type: ignore[misc]
+    loop = LoopConfig(epochs=epochs, batch_rows=BATCH_ROWS, warmup_steps=2)
+    rows = data(METHODS[CASES[case][0]].modality)
+    rows = replace(rows, train=rows.train.take(slice(0, num_rows)))
+    run.mkdir(parents=True, exist_ok=True)
+    result = train(build(case, folder, loop), rows, loop, run / CHECKPOINT, {"epochs": epochs})
+    return {"losses": losses, "gradients": gradients, "history": result.history, "test": result.test}
+
+
+def run_rank(rank: int, folder: str, port: int) -> None:
+    """Trains every case as one of two ranks, writes what it saw, and ends the process."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    prepare()
+    here, saved = Path(folder), count_saves()
+    with processes.joined():
+        found: dict[str, Any] = {"whole": trained("vae", here, here / "two" / "whole", epochs=3)}
+        stop_in_second_epoch(here, here / "two" / "stopped")
+        while not (here / "one" / "whole" / "done").exists():
+            time.sleep(0.05)
+        for stopped in ("two", "one"):
+            found[f"stopped by {stopped}"] = trained("vae", here, here / stopped / "stopped", epochs=3)
+        found["few rows"] = trained("vae", here, here / "two" / "few rows", num_rows=7)
+        found["unlike"] = unlike(rank)
+        in_double_precision()
+        found |= {case: trained(case, here, here / "two" / case) for case in CASES}
+    found["saved"] = len(saved)
+    torch.save(found, here / f"rank{rank}.pt")
+    os._exit(0)  # a process group has threads that an interpreter that ends would wait for
+
+
+def run_alone(folder: str) -> None:
+    """Trains every case as the only process."""
+    prepare()
+    here = Path(folder)
+    stop_in_second_epoch(here, here / "one" / "stopped")
+    found = {"whole": trained("vae", here, here / "one" / "whole", epochs=3)}
+    (here / "one" / "whole" / "done").touch()
+    in_double_precision()
+    found |= {case: trained(case, here, here / "one" / case) for case in CASES}
+    torch.save(found, here / "one.pt")
+
+
+def prepare() -> None:
+    """What no test of ours is about."""
+    quiet_lightning()
+    torch.set_num_threads(1)
+
+
+def count_saves() -> list[Path]:
+    """A list that grows with every checkpoint that this process saves."""
+    saved: list[Path] = []
+    original = checkpoint.save
+
+    def save(tree: dict[str, Any], path: Path, run: dict[str, Any]) -> None:
+        saved.append(path)
+        original(tree, path, run)
+
+    checkpoint.save = save
+    return saved
+
+
+def stop_in_second_epoch(here: Path, run: Path) -> None:
+    """A run of three epochs that ends in the second one."""
+    original = Diary.on_train_batch_end
+
+    def stop(self: Diary, trainer: Any, *rest: Any) -> None:
+        original(self, trainer, *rest)
+        if trainer.current_epoch == 1 and trainer.fit_loop.batch_idx == 1:
+            raise KeyboardInterrupt
+
+    Diary.on_train_batch_end = stop  # type: ignore[method-assign]
+    try:
+        trained("vae", here, run, epochs=3)
+    except KeyboardInterrupt:
+        Diary.on_train_batch_end = original  # type: ignore[method-assign]
+    assert checkpoint.load(run / CHECKPOINT)["epoch"] == 0
+
+
+def unlike(rank: int) -> str:
+    """What is said of a rank that trains something else."""
+    try:
+        processes.check_same({"config": {"width": 4 + rank}})
+    except RanksError as error:
+        return str(error)
+    return ""

@@ -23,9 +23,11 @@ from training.data import AudioShape, ImageShape
 from training.methods.simclr import SimClr, SimClrConfig
 from training.methods.vae import Vae, VaeConfig
 from training.running import checkpoint
+from training.running import diary as diary_module
 from training.running import loop as loop_module
+from training.running.batches import Batches
 from training.running.checkpoint import CheckpointError
-from training.running.loop import Batches, Diary, TrainingDiverged
+from training.running.diary import Diary, TrainingDiverged
 from training.running.run import CHECKPOINT, RESULT, RUN, RunError, load_model, open_run
 from training.schedule import LoopConfig
 
@@ -224,16 +226,16 @@ def test_an_encoder_is_compiled_in_place_and_keeps_the_names_of_its_weights() ->
 
 def test_on_a_gpu_the_loss_is_checked_now_and_then_and_nothing_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
     """To check is to wait for the device; a loss that was no number between two checks is found at the next one."""
-    assert [step for step in range(120) if loop_module.is_checked("cuda", step)] == [0, 50, 100]
-    assert all(loop_module.is_checked("cpu", step) for step in range(120))
-    monkeypatch.setattr(loop_module, "is_checked", lambda device, step: step % 3 == 0)
+    assert [step for step in range(120) if diary_module.is_checked("cuda", step)] == [0, 50, 100]
+    assert all(diary_module.is_checked("cpu", step) for step in range(120))
+    monkeypatch.setattr(diary_module, "is_checked", lambda device, step: step % 3 == 0)
     optimizer = SimpleNamespace(param_groups=[{"lr": 0.1}])
     trainer: Any = SimpleNamespace(
         current_epoch=0, fit_loop=SimpleNamespace(total_batch_idx=0), optimizers=[optimizer], callback_metrics={}
     )
     module: Any = SimpleNamespace(state_dict=dict)
     for losses, fails_at in (([1.0, float("nan"), 1.0, 1.0], 3), ([1.0, float("inf")], None)):
-        diary = loop_module.Diary(0)
+        diary = diary_module.Diary(0)
         diary.on_train_epoch_start(trainer, module)
         for step, loss in enumerate(losses):
             if step == fails_at:

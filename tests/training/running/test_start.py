@@ -18,7 +18,7 @@ from training.__main__ import Options, main, run_training
 from training.methods.simclr import SimClrConfig
 from training.networks.backbones import build_backbone
 from training.running import checkpoint
-from training.running.loop import Diary
+from training.running.diary import Diary
 from training.running.run import CHECKPOINT, RUN, RunError, load_model, open_run
 from training.running.start import StartError, sha256_of_weights, start_from
 from training.schedule import LoopConfig

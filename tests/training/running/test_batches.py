@@ -14,8 +14,7 @@ from training.data import decoding, load_data
 from training.data.lazy import is_lazy
 from training.data.shares import Calibration
 from training.methods.vae import VaeConfig
-from training.running.lazy_batches import Parts
-from training.running.loop import Batches
+from training.running.batches import Batches, Parts
 from training.running.run import load_model, open_run
 from training.schedule import LoopConfig
 
