@@ -14,7 +14,7 @@ from collections.abc import Callable
 from latentserve.errors import BundleError
 from service.api.access.grants import TokensError, read_grants
 from service.config import Config, ConfigError, load_config
-from service.engine.providers import DeviceError
+from service.engine.devices import DeviceError, check_gpus
 from service.server import Server
 from service.transport.addresses import AddressError, check_addresses
 from service.transport.tls import TlsError
@@ -49,6 +49,7 @@ def main(arguments: list[str]) -> int:
         logging.getLogger("hpack").setLevel(logging.INFO)  # at debug it logs every header, tokens too
         logging.info("config: %s", config)
         check_addresses(config.listen)
+        check_gpus(config.devices)
         if config.tokens is not None:
             read_grants(config.tokens)  # before the work of loading bundles
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
