@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import difflib
 import logging
+import os
 import sys
 from collections.abc import Callable
 
@@ -26,6 +27,9 @@ async def serve(config: Config, arguments: list[str]) -> None:
     async with Server(config, read_again=lambda: load_config(arguments)) as server:
         print(f"ready grpc={config.host}:{server.port} metrics={config.host}:{server.metrics_port}", flush=True)
         await server.until_signal()
+    if not server.has_ended:  # Python would wait for that thread
+        logging.shutdown()
+        os._exit(0)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -176,10 +176,8 @@ class Config(BaseSettings):
 
     @model_validator(mode="after")
     def _cores_are_enough(self) -> Self:
-        if self.device == "cpu" and self.instances > available_cpus():
-            raise ValueError(
-                f"instances: got {self.instances}, expected at most one for each of {available_cpus()} CPUs"
-            )
+        if self.device == "cpu" and self.instances > (cpus := available_cpus()):
+            raise ValueError(f"instances: got {self.instances}, expected at most {cpus}, one for each CPU")
         return self
 
     @model_validator(mode="after")
@@ -295,4 +293,4 @@ def _sentence(fault: object) -> str:
         return str(fault["ctx"]["error"])
     if fault["type"] == "missing":
         return f"{name}: missing, expected --{name.replace('_', '-')} or {PREFIX}{name.upper()}"
-    return f"{name}: got {fault['input']!r}, expected: {fault['msg']}"
+    return f"{name}: got {fault['input']!r}, expected: {fault['msg'].removeprefix('Value error, ')}"

@@ -55,11 +55,13 @@ class Server:
         port: of gRPC, once started.
         metrics_port: of Prometheus, once started.
         repository: the models.
+        has_ended: False if a thread is left that a batch is stuck in.
     """
 
     def __init__(self, config: Config, read_again: Callable[[], Config] | None = None) -> None:
         self.port = 0
         self.metrics_port = 0
+        self.has_ended = True
         self.repository = Repository()
         self.metrics = Metrics()
         self._serving = False
@@ -128,7 +130,7 @@ class Server:
         await self._queues.retire_all()
         for task in self._watching:
             task.cancel()
-        self._workers.shutdown()
+        self.has_ended = self._workers.shutdown()
         self._page.stop()
         log.info("drained")
 

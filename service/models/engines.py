@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,8 @@ from service.scheduling.instances import Instance, Instances
 from service.scheduling.queue import Piece, Tensors
 
 T = TypeVar("T")
+STUCK_SECONDS = 1.0
+"""How long the thread of an instance that is out of service has to end."""
 
 
 class Cost(Protocol):
@@ -74,12 +76,16 @@ class Workers:
         finally:
             self.instances.give(one)
 
-    def shutdown(self) -> None:
-        """Ends the threads, but for one that is stuck: that cannot be ended."""
+    def shutdown(self) -> bool:
+        """Ends the threads. False if one is stuck in a batch: nothing can end that but the end of the process."""
         self.instances.close()
-        for one in self.instances.every:
-            self.engines[one.number].shutdown(wait=not one.is_out, cancel_futures=True)
+        last = [thread.submit(int) for thread in self.engines]
+        out = [last[one.number] for one in self.instances.every if one.is_out]
+        has_ended = not wait(out, STUCK_SECONDS).not_done
+        for thread in self.engines:
+            thread.shutdown(wait=has_ended, cancel_futures=not has_ended)
         self.decoding.shutdown()
+        return has_ended
 
 
 class Engines:

@@ -80,6 +80,15 @@ class ModelQueues:
         """Whether it can answer: its queues are worked off, and no batch holds some instance in service for long."""
         return self._instances.well(stuck_seconds) and not any(one.dead for one in self._all if one.model is model)
 
+    @property
+    def instances(self) -> list[Instance]:
+        """Those in service and those that are out."""
+        return self._instances.every
+
+    def take_out_stuck(self, stuck_seconds: float) -> None:
+        """Others run the batches of those that one has held for longer."""
+        self._instances.take_out_stuck(stuck_seconds)
+
     async def prove(self, instance: Instance) -> None:
         """Golden rows of every model come out right on an instance. Raises if they do not."""
         for one in list(self._all):
