@@ -160,9 +160,9 @@ class MetricTable:
     )
     instance_outages = counter(
         "latentserve_instance_outages_total",
-        "Times that an instance went out of service, by why: batches or golden rows `failed`, or one was `stuck`.",
+        "Times that an instance went out of service, by reason: batches or golden rows `failed`, or one was `stuck`.",
         *INSTANCE,
-        "why",
+        "reason",
     )
 
     # Scores.
