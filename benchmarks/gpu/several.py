@@ -4,8 +4,8 @@
     instances   one server, `--instances 2`: two engines, two streams, one Python
     processes   two servers with one engine each, and half of the clients before each: two Pythons
 
-Requests of 1, 8 and 64 raw images. Where `processes` gains and `instances` does not, Python is the wall, and several servers
-behind Envoy are the answer; where both gain, the GPU was idle between batches.
+Requests of 1, 8 and 64 raw images. Where `processes` gains and `instances` does not, Python is the wall, and several
+servers behind Envoy are the answer; where both gain, the GPU was idle between batches.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from service.__main__ import main
 from service.config import Config, ConfigError, changed, load_config
 from service.engine.devices import DeviceError, check_gpus
 from service.scheduling.batching import QueueConfig
@@ -95,6 +96,22 @@ def test_a_gpu_that_is_not_there_is_told_before_any_work(
         DeviceError, match=f"^device: got cuda:7, expected one that is there: this machine shows {said}$"
     ):
         check_gpus(["cuda:7"])
+
+
+def test_the_command_says_so_in_one_sentence_before_it_looks_for_models(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("service.engine.devices.num_gpus", lambda: 2)
+    given = ["--models", "nowhere", "--port", "0", "--metrics-port", "0"]
+    for device, said in (
+        ("cuda:7", "device: got cuda:7, expected one that is there: this machine shows cuda:0, cuda:1"),
+        (
+            "cuda:0,cuda:0",
+            "device: got 'cuda:0,cuda:0', expected: each device once; several engines on one are --instances",
+        ),
+    ):
+        assert main([*given, "--device", device]) == 1
+        assert capsys.readouterr().err.startswith(f"error: {said}")
 
 
 def test_threads_default_to_the_cpus_we_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
