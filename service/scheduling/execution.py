@@ -28,14 +28,15 @@ class Turn:
     """What a batch holds while it is under way.
 
     Attributes:
-        instance: that runs it; another one after it failed.
+        instance: that runs it; another one after it failed; None if it was stuck there and there is no other.
         whole: rows of a whole batch when it was formed.
         cut_short: rows were put back when it was formed.
         failed_alone: a request failed on this instance, and on all others that were asked.
     """
 
     def __init__(self, instance: Instance, whole: int) -> None:
-        self.instance, self.whole = instance, whole
+        self.instance: Instance | None = instance
+        self.whole = whole
         self.cut_short = self.failed_alone = False
 
 
@@ -78,10 +79,11 @@ class Execution:
         """Runs a batch until each part of it is settled, then gives its instance back."""
         try:
             await self._run(batch, turn)
-            if turn.failed_alone:
+            if turn.failed_alone and turn.instance is not None:
                 await self._instances.examine(turn.instance)
         finally:
-            self._instances.give(turn.instance)
+            if turn.instance is not None:
+                self._instances.give(turn.instance)
 
     def settle(self, part: Slice, reason: str = "") -> None:
         """What has become of a part of a batch: it ran, or for that reason it did not. Counted once."""
@@ -96,40 +98,44 @@ class Execution:
     async def _run(self, batch: list[Slice], turn: Turn) -> None:
         if not (batch := self._still_wanted(batch)):
             return
-        error = await self._tried(batch, turn)
-        if error is not None and (turn.instance.is_out or self._instances.has_other(turn.instance)):
+        error = await self._tried(batch, turn) if turn.instance else Stuck("a batch was stuck")
+        if error is not None and (turn.instance is None or self._instances.has_other(turn.instance)):
             error = await self._tried_elsewhere(batch, turn, error)
         if error is None:
             return
-        if len(batch) > 1:
+        if len(batch) > 1 and turn.instance is not None:
             await self._run(batch[: len(batch) // 2], turn)
             await self._run(batch[len(batch) // 2 :], turn)
             return
-        turn.failed_alone = not turn.instance.is_out
-        self.settle(batch[0], "failed")
-        self._fail(batch[0].job, error, "failed")
+        turn.failed_alone = True
+        for part in batch:
+            self.settle(part, "failed")
+            self._fail(part.job, error, "failed")
 
     async def _tried(self, batch: list[Slice], turn: Turn) -> Exception | None:
         """Why the batch did not run on the instance; None if it did."""
-        instance = turn.instance
-        error: Exception | None = None
+        instance, task = turn.instance, asyncio.current_task()
+        assert instance is not None
+        assert task is not None
         pieces = [Piece(job.rows[start:stop], job.wants) for job, start, stop in batch if job.rows is not None]
-        num_rows = sum(len(piece.rows) for piece in pieces)
+        error: Exception | None = None
         results: Sequence[Tensors] = ()
         started = self._clock()
         try:
-            self._instances.begin_batch(instance)
+            self._instances.begin_batch(instance, task)
             results = checked(pieces, await self._executes[instance.number](pieces))
         except asyncio.CancelledError:
             if not instance.is_out:
                 raise
-            error = Stuck(f"a batch was stuck on {instance.name}")
+            task.uncancel()
+            turn.instance, error = None, Stuck("a batch was stuck")
         except Exception as raised:
             error = raised
         seconds = self._clock() - started
+        self._instances.end_batch(instance, seconds, error is None)
+        num_rows = sum(len(piece.rows) for piece in pieces)
         dead = sum(part.num_rows for part in batch if part.job.future.done() or part.job.deadline <= started + seconds)
         self._observer.executed(num_rows, dead, seconds)
-        self._instances.end_batch(instance, seconds, error is None)
         if error is None:
             self._formation.learn(num_rows, seconds, turn.whole, turn.cut_short)
             for part, tensors in zip(batch, results, strict=True):
@@ -140,23 +146,28 @@ class Execution:
     async def _tried_elsewhere(self, batch: list[Slice], turn: Turn, error: Exception) -> Exception | None:
         """As `_tried`, on another instance, which settles who was to blame."""
         failed, found = turn.instance, None
-        self._instances.suspect(failed)
+        if failed is not None:
+            self._instances.suspect(failed)
         try:
-            turn.instance = await self._instances.take(again=True)
+            turn.instance = await self._instances.take(again=True, holds=failed is not None)
             if batch := self._still_wanted(batch):
                 found = await self._tried(batch, turn)
+            elif failed is not None:  # nobody is left to try it for
+                await self._instances.examine(failed)
         except NoneInService as none:
-            self._instances.clear(failed, keep=True)
-            return none if failed.is_out else error
+            if failed is None:
+                return none
+            self._instances.clear(failed)
+            return error
         except BaseException:
-            if turn.instance is not failed:
-                self._instances.clear(failed)
+            if failed is not None and turn.instance is not failed:
+                self._instances.give(failed)
             raise
-        if found is None:
-            self._instances.take_out(failed, "failed")
-            return None
-        self._instances.clear(failed)
-        return await self._tried_elsewhere(batch, turn, found) if turn.instance.is_out else found
+        if failed is not None:
+            if batch and found is None:
+                self._instances.take_out(failed, "failed")
+            self._instances.give(failed)
+        return await self._tried_elsewhere(batch, turn, found) if found and turn.instance is None else found
 
     def _still_wanted(self, batch: list[Slice]) -> list[Slice]:
         """Without those whose client left after the batch was formed (one that is run again), and counts them."""

@@ -75,7 +75,7 @@ class Instances:
         self._observer = observer or Unobserved()
         self._clock = clock
         self._sleep = sleep
-        self._again: deque[asyncio.Future[Instance]] = deque()  # batches that are run again
+        self._holding: deque[asyncio.Future[Instance]] = deque()  # of those who hold one that is suspect
         self._waiting: deque[asyncio.Future[Instance]] = deque()
         self._wanted: dict[Instance, asyncio.Future[Instance]] = {}  # one that somebody wants, and no other
         self._coming_back: set[asyncio.Task[None]] = set()
@@ -94,22 +94,27 @@ class Instances:
         now = self._clock()
         return any(not one.is_out and (one.batch is None or now - one.since <= stuck_seconds) for one in self.every)
 
-    async def take(self, again: bool = False) -> Instance:
+    async def take(self, again: bool = False, holds: bool = False) -> Instance:
         """The least loaded instance that is free; waits for one. Whoever has it gives it back.
 
         Args:
-            again: for a batch that has run already, on one that is held meanwhile.
+            again: for a batch that has run already: before those that have not.
+            holds: whoever asks holds one that is suspect.
 
         Raises:
-            NoneInService: all are out; for `again`: or suspect, for those may be waiting for each other.
+            NoneInService: all are out; for those who hold one: or suspect, for they would wait for each other.
         """
         if free := [one for one in self.every if one.state == "free"]:
             return self._begin(min(free, key=self._load))
-        if self._none_for(again):
+        if self._none_for(holds):
             raise NoneInService("no device is in service, ask another server")
-        queue: deque[asyncio.Future[Instance]] = self._again if again else self._waiting
         future = asyncio.get_running_loop().create_future()
-        queue.append(future)
+        if holds:
+            self._holding.append(future)
+        elif again:
+            self._waiting.appendleft(future)
+        else:
+            self._waiting.append(future)
         return await self._handed(future)
 
     async def hold(self, one: Instance) -> bool:
@@ -135,9 +140,9 @@ class Instances:
             one.state, one.since = "free", self._clock()
             self._hand_over(one)
 
-    def begin_batch(self, one: Instance) -> None:
-        """The task that calls runs a batch on it."""
-        one.since, one.batch = self._clock(), asyncio.current_task()
+    def begin_batch(self, one: Instance, task: asyncio.Task[Any]) -> None:
+        """The task runs a batch on it."""
+        one.since, one.batch = self._clock(), task
 
     def end_batch(self, one: Instance, seconds: float, well: bool) -> None:
         """The batch took so long."""
@@ -146,16 +151,13 @@ class Instances:
 
     def suspect(self, one: Instance) -> None:
         """What it ran failed: it is held until another has run the same."""
-        if not one.is_out:
-            one.state = "suspect"
-            self._tell_whom_nobody_serves()
+        one.state = "suspect"
+        self._tell_whom_nobody_serves()
 
-    def clear(self, one: Instance, keep: bool = False) -> None:
-        """It is not to blame, or nobody can tell: it may be taken again, unless who has it keeps it."""
+    def clear(self, one: Instance) -> None:
+        """Nobody else can run the same: who has it keeps it."""
         if one.state == "suspect":
             one.state = "busy"
-            if not keep:
-                self.give(one)
 
     def take_out(self, one: Instance, why: str) -> None:
         """From now on it gets no batch; it comes back by itself once it is proven."""
@@ -179,7 +181,7 @@ class Instances:
         now = self._clock()
         for one in self.every:
             is_late = one.state == "busy" and one.batch is not None and now - one.since > stuck_seconds
-            if is_late and self.has_other(one):
+            if is_late and self.num_in_service > 1:
                 batch = one.batch
                 self.take_out(one, "stuck")
                 assert batch is not None
@@ -217,7 +219,7 @@ class Instances:
     def _hand_over(self, one: Instance) -> None:
         """To who waits for this one, else to who waits for any."""
         wanted = self._wanted.pop(one, None)
-        for queue in (deque([wanted] if wanted else []), self._again, self._waiting):
+        for queue in (deque([wanted] if wanted else []), self._holding, self._waiting):
             while queue:
                 future = queue.popleft()
                 if not future.done():  # who waited may have been cancelled
@@ -232,13 +234,13 @@ class Instances:
                 self.give(future.result())
             raise
 
-    def _none_for(self, again: bool) -> bool:
-        kept = ("free", "busy") if again else ("free", "busy", "suspect")
+    def _none_for(self, holds: bool) -> bool:
+        kept = ("free", "busy") if holds else ("free", "busy", "suspect")
         return not any(one.state in kept for one in self.every)
 
     def _tell_whom_nobody_serves(self) -> None:
-        for queue, again in ((self._again, True), (self._waiting, False)):
-            while self._none_for(again) and queue:
+        for queue, holds in ((self._holding, True), (self._waiting, False)):
+            while self._none_for(holds) and queue:
                 future = queue.popleft()
                 if not future.done():
                     future.set_exception(NoneInService("no device is in service, ask another server"))

@@ -173,7 +173,9 @@ def test_4_a_batch_that_is_stuck_takes_out_its_instance_but_not_the_last() -> No
 
         async def batch() -> None:
             one = await b.all.take()
-            b.all.begin_batch(one)
+            task = asyncio.current_task()
+            assert task
+            b.all.begin_batch(one, task)
             await asyncio.Event().wait()
 
         tasks = [asyncio.create_task(batch()) for _ in range(2)]
@@ -209,7 +211,7 @@ def test_4_who_cannot_prove_itself_is_out_though_it_is_the_last_and_everybody_is
         b.time.now += EXAMINE_SECONDS
         await b.all.examine(one)
         assert one.is_out
-        for task in (waiting, b.all.take(), b.all.take(again=True)):
+        for task in (waiting, b.all.take(), b.all.take(again=True), b.all.take(again=True, holds=True)):
             with pytest.raises(NoneInService):
                 await task
         assert not b.all.well(30.0)
@@ -217,6 +219,26 @@ def test_4_who_cannot_prove_itself_is_out_though_it_is_the_last_and_everybody_is
         b.well = True
         await b.time.pass_by(1.0)
         assert await b.all.take() is one
+
+    run(body())
+
+
+def test_4_who_holds_one_that_is_suspect_is_told_when_no_other_is_left_and_others_wait_for_it() -> None:
+    async def body() -> None:
+        b = Bench()
+        suspect, other = await b.all.take(), await b.all.take()
+        b.all.suspect(suspect)
+        holding = asyncio.create_task(b.all.take(again=True, holds=True))
+        waiting, again = asyncio.create_task(b.all.take()), asyncio.create_task(b.all.take(again=True))
+        await settle()
+        b.all.take_out(other, "failed")
+        with pytest.raises(NoneInService):
+            await holding
+        b.all.clear(suspect)
+        b.all.give(suspect)
+        assert await again is suspect  # before who waits with rows that have not run
+        assert not waiting.done()
+        waiting.cancel()
 
     run(body())
 

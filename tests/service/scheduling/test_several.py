@@ -352,6 +352,45 @@ def test_8_a_device_that_hangs_is_taken_out_and_its_rows_are_answered_by_the_oth
     run(body())
 
 
+def test_8_one_that_hangs_keeps_no_other_that_waits_for_its_second_opinion() -> None:
+    async def body() -> None:
+        async with bench() as b:
+            b.engines[1].hung = True
+            mates = [b.submit(value) for value in (1, POISON, 3, 4)]
+            await settle()
+            others = [b.submit(value) for value in (5, 6)]
+            await b.time.pass_by(31.0)
+            b.instances.take_out_stuck(30.0)
+            await b.time.pass_by(10.0)
+            got = await asyncio.gather(*mates, *others, return_exceptions=True)
+            assert [type(one) for one in got] == [dict, RuntimeError, dict, dict, dict, dict]
+            assert b.in_service == [True, False]
+            b.engines[1].hung = False
+
+    run(body())
+
+
+@pytest.mark.parametrize("is_broken", [False, True])
+def test_8_a_batch_that_failed_for_callers_who_then_left_is_settled_by_golden_rows(is_broken: bool) -> None:
+    async def body() -> None:
+        async with bench() as b:
+            b.engines[0].broken, b.engines[1].seconds_per_batch = is_broken, 3.0
+            leaving = b.submit(7 if is_broken else POISON, deadline=1.5)
+            await settle()
+            tasks = [b.submit(2)]
+            await settle()
+            tasks.append(b.submit(3))
+            await b.time.pass_by(3.5)
+            with pytest.raises(DeadlineExceeded):
+                await leaving
+            assert b.in_service == [not is_broken, True]
+            await b.time.pass_by(5.0)
+            await asyncio.gather(*tasks)
+            b.engines[0].broken = False
+
+    run(body())
+
+
 def test_8_the_last_one_serves_on_with_bad_rows_and_is_out_if_it_is_what_fails() -> None:
     async def body() -> None:
         async with bench() as b:
