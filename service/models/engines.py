@@ -14,6 +14,7 @@ from typing import Protocol, TypeVar
 from latentserve import bundle
 from latentserve.bundle import Manifest
 from latentserve.errors import Unavailable
+from service.engine.devices import DeviceError
 from service.engine.engine import Engine
 from service.engine.providers import DeviceConfig, has_driver
 from service.scheduling.decoding_queue import DecodingQueue
@@ -39,7 +40,7 @@ class Workers:
     Attributes:
         instances: that run batches.
         decoding: threads that decode, or the queue before them.
-        engines: the thread of each instance. Nothing else touches a GPU through it.
+        engines: the thread of each instance.
         loop: of the server; None: nothing is served.
     """
 
@@ -108,14 +109,13 @@ class Engines:
 
         Raises:
             BundleError: the bundle is broken, or its golden rows come out otherwise.
-            DeviceError: the required device is not there.
-            Unavailable: no instance is in service.
+            DeviceError: the required device is not there, or none is in service.
         """
         for one in self._workers.instances.every:
             with contextlib.suppress(Unavailable):
                 self._workers.on(one, partial(self.on, one))
         if not self._of:
-            raise Unavailable("no instance is in service")
+            raise DeviceError("device: got none in service, expected one to load the bundle on")
         return next(iter(self._of.values())).execution_provider
 
     def on(self, one: Instance) -> Engine:
