@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from latentserve.client import AsyncClient
 from latentserve.errors import BundleError
+from service.__main__ import serve
 from service.config import Config, load_config
 from service.engine.engine import Engine
 from service.server import Server
@@ -217,3 +218,30 @@ def test_a_bundle_whose_golden_rows_come_out_wrong_on_the_second_is_not_served(
                 pass
 
     asyncio.run(asyncio.wait_for(run(), SECONDS))
+
+
+@pytest.mark.parametrize(("has_ended", "left"), [(True, []), (False, [0])])
+def test_a_thread_that_nothing_can_end_does_not_keep_the_process(
+    has_ended: bool, left: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Drained:
+        port = metrics_port = 0
+
+        def __init__(self, *asked: Any, **more: Any) -> None:
+            self.has_ended = has_ended
+
+        async def __aenter__(self) -> Any:
+            return self
+
+        async def __aexit__(self, *asked: Any) -> None:
+            pass
+
+        async def until_signal(self) -> None:
+            pass
+
+    statuses: list[int] = []
+    monkeypatch.setattr("service.__main__.Server", Drained)
+    monkeypatch.setattr("service.__main__.os._exit", statuses.append)
+    monkeypatch.setattr("service.__main__.logging.shutdown", lambda: None)
+    asyncio.run(serve(load_config(["--models", "nowhere"]), []))
+    assert statuses == left
