@@ -113,6 +113,12 @@ def test_2_the_device_that_runs_the_fewest_goes_first_then_who_has_been_free_for
         assert (await b.all.take()).name == "b/1"  # it has never run
         assert (await b.all.take()).name == "a/0"  # of the device that runs none, since 0.0
         assert (await b.all.take()).name == "b/0"  # since 1.0
+        names = {one.name: one for one in b.every}
+        await b.all.take()
+        for now, name in enumerate(("a/0", "b/0", "b/1"), start=3):
+            b.time.now = float(now)
+            b.all.give(names[name])
+        assert (await b.all.take()).name == "b/0"  # a/0 has been free for longer, but its device runs a batch
 
     run(body())
 
