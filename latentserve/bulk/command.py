@@ -77,7 +77,7 @@ def engine_of(options: argparse.Namespace, asked: Any) -> Iterator[Any]:
     """The bundle or the server that the options name (`arguments.with_bundle`)."""
     from latentserve.bulk import engines
 
-    if options.ray is not None:
+    if getattr(options, "ray", None) is not None:
         from latentserve.bulk import cluster
 
         pool = cluster.Pool(options.ray, options.actors, options.actor_cpus, options.actor_gpus)
@@ -97,6 +97,11 @@ def _check(options: argparse.Namespace) -> None:
             raise InvalidInput(f"{option}: got it beside --to, expected one of them: a job writes rows of its own")
     if options.part_rows is not None and options.part_rows < 1:
         raise InvalidInput.at("part-rows", got=options.part_rows, expected="1 or more")
+    if options.ray is not None and options.bundle is None:
+        raise InvalidInput("ray: got it without --bundle, expected both: the actors run a bundle")
+    for name, default in ON_RAY.items():
+        if options.ray is None and getattr(options, name) != default:
+            raise InvalidInput(f"{name.replace('_', '-')}: got it without --ray, expected both")
     check_engine(options)
 
 
@@ -104,11 +109,6 @@ def check_engine(options: argparse.Namespace) -> None:
     """Raises InvalidInput if the options of a bundle or a server cannot be."""
     if not 0 <= options.patience < 1e9:
         raise InvalidInput.at("patience", got=options.patience, expected="seconds, 0 or more")
-    if options.ray is not None and options.bundle is None:
-        raise InvalidInput("ray: got it without --bundle, expected both: the actors run a bundle")
-    for name, default in ON_RAY.items():
-        if options.ray is None and getattr(options, name) != default:
-            raise InvalidInput(f"{name.replace('_', '-')}: got it without --ray, expected both")
     if options.bundle is not None:
         for name, default in (("target", arguments.TARGET), ("model", ""), ("version", 0)):
             if getattr(options, name) != default:
