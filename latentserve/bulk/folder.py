@@ -100,6 +100,19 @@ def opened(path: Path) -> Iterator[Folder]:
     """
     if path.suffix.lower() != SUFFIX:
         raise InvalidInput.at("to", got=str(path), expected=f"a folder whose name ends in {SUFFIX}")
+    with contextlib.ExitStack() as stack:
+        while not _taken(path, stack):
+            pass  # another process gave it up just now, and removed it
+        _check_ours(path)
+        try:
+            yield Folder(path)
+        finally:
+            with contextlib.suppress(OSError):
+                path.rmdir()  # only if nothing is in it
+
+
+def _taken(path: Path, stack: contextlib.ExitStack) -> bool:
+    """Makes the folder, if need be, and holds it; False: it was removed in between."""
     try:
         path.mkdir(exist_ok=True)
     except FileExistsError as error:
@@ -108,15 +121,12 @@ def opened(path: Path) -> Iterator[Folder]:
         why = error.strerror if isinstance(error, OSError) else error
         raise InvalidInput.at("to", got=repr(str(path)), expected=f"a folder that can be made ({why})") from error
     try:
-        with held(path):
-            _check_ours(path)
-            try:
-                yield Folder(path)
-            finally:
-                with contextlib.suppress(OSError):
-                    path.rmdir()  # only if nothing is in it
+        stack.enter_context(held(path))
     except Held as error:
         raise InvalidInput.at("to", got=f"{path}, held by another process", expected="one at a time") from error
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _check_ours(path: Path) -> None:

@@ -62,7 +62,8 @@ def with_items(made: argparse.ArgumentParser, out: str) -> None:
         "inputs",
         nargs="+",
         metavar="INPUT",
-        help="files, folders, patterns, .npy arrays of rows, or - for paths (or a .npy array) on standard input",
+        help="files, folders, patterns, .npy arrays of rows, or - for paths (or a .npy array) on standard input; "
+        "with --to also shards (.tar) and, with --column, Parquet",
     )
     with_model(made)
     with_out(made, out)
@@ -85,6 +86,18 @@ def with_job(made: argparse.ArgumentParser) -> None:
         help="as a job: parts of Parquet go there, and the same command goes on where it was stopped",
     )
     with_bundle(job)
+    job.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="the bundle on a Ray cluster: auto, HOST:PORT, or local for one that is started here",
+    )
+    job.add_argument(
+        "--actors", type=int, default=0, metavar="N", help="of --ray, at most (default: all there is room for)"
+    )
+    job.add_argument("--actor-cpus", type=int, default=1, metavar="N", help="of each actor (default: 1)")
+    job.add_argument(
+        "--actor-gpus", type=float, default=0.0, metavar="N", help="of each, 0.5: two share one (default: 0)"
+    )
     job.add_argument("--column", metavar="NAME", help="of Parquet files as inputs: holds the bytes of items, or paths")
     job.add_argument("--half", action="store_true", help="embeddings of float16")
     job.add_argument("--part-rows", type=int, metavar="N", help="rows of a part (default: 1024)")
