@@ -12,7 +12,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 # is_new_enough PYTHON, WHAT_TO_DO
 is_new_enough = $(1) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: $(1) is $$($(1) --version 2>&1), expected Python 3.11 or later: $(2)" >&2; exit 1; }
 
-.PHONY: help setup demo serve mnist test ops-test check fix protos docs lock bench soak clients gpu gpu-rehearsal reproduce clean
+.PHONY: help setup demo serve mnist test ops-test ray-test check fix protos docs lock bench soak clients gpu gpu-rehearsal reproduce clean
 .DEFAULT_GOAL := help
 
 help:  ## list the verbs
@@ -40,8 +40,17 @@ mnist: setup  ## the same pipeline on full MNIST, with probes and baselines thro
 test: setup  ## run the tests, as many files at once as there are cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-ops-test: setup  ## real Prometheus and Envoy on the real service: rules, dashboards, alerts, restarts (needs prometheus)
+ops-test: setup  ## real Prometheus and Envoy on the real service: rules, dashboards, alerts, restarts (needs prometheus); hand-over to PostgreSQL (needs pgvector)
 	$(BIN)/python -m pytest -m ops --timeout 900
+
+ray-test: build/ray-venv/ready  ## a job on a Ray cluster of three machines, one of which goes away (downloads Ray)
+	build/ray-venv/bin/python -m pytest tests/integration/test_ray.py
+
+build/ray-venv/ready: requirements/dev.txt | setup
+	$(BIN)/python -m venv --clear build/ray-venv
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' >build/ray-venv/lib/python3.$$($(BIN)/python -c 'import sys; print(sys.version_info.minor)')/site-packages/setup.pth
+	build/ray-venv/bin/python -m pip install --quiet 'ray[data]==2.60.0'
+	touch $@
 
 check: setup  ## ruff, mypy, buf, stubs up to date
 	$(BIN)/ruff check .
@@ -70,7 +79,7 @@ build/docs-venv/ready: requirements/docs.txt | setup
 	touch $@
 
 lock: setup  ## pin what pyproject.toml asks for, with hashes
-	$(COMPILE) --extra serve --extra import --extra bulk --extra dev -o requirements/dev.txt
+	$(COMPILE) --extra serve --extra import --extra bulk --extra lancedb --extra qdrant --extra dev -o requirements/dev.txt
 	$(COMPILE) --extra serve -c requirements/dev.txt -o requirements/serve.txt
 	$(COMPILE) --extra serve-cpu -c requirements/dev.txt -o requirements/serve-cpu.txt
 	$(COMPILE) --extra serve --extra train -c requirements/dev.txt -o requirements/train.txt

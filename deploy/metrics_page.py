@@ -20,7 +20,10 @@ LABELS = {
     "code": "gRPC status by name",
     "queue": "`input` or `latent`: what its rows are",
     "reason": "for rows `full`, `draining`, `expired`, `cancelled`, `invalid` or `failed`; for connections what ended"
-    " them; for scrapes `full` or `slow`",
+    " them; for scrapes `full` or `slow`; for instances `failed` or `stuck`",
+    "device": "as `--device` names it: `auto`, `cpu`, `cuda:1`",
+    "number": "of an instance among those of its device, from 0",
+    "outcome": "`ran` or `failed`",
     "wanted": "`true`; `false` if the client had left before the file was decoded",
     "token": "name of an entry of the tokens file; empty if the call had no known token",
     "why": "`missing`, `unknown`, `expired`, `method`, `model` or `rate`",

@@ -199,9 +199,19 @@ MODELS = (
 CAPACITY = (
     Panel(
         "Engine busy",
-        "Share of the time in which a replica runs batches. Above 0.7 add replicas: waiting grows as 1 / (1 - busy).",
+        "Share of the time in which an engine runs batches. Above 0.7 add replicas: waiting grows as 1 / (1 - busy).",
         "percentunit",
-        {"{{instance}}": f"sum by (instance) (rate(latentserve_execute_seconds_sum{RATE}))"},
+        {
+            "{{instance}} {{device}}/{{number}}": (
+                f"sum by (instance, device, number) (rate(latentserve_instance_busy_seconds_total{RATE}))"
+            )
+        },
+    ),
+    Panel(
+        "Engines out of service",
+        "Instances whose batches failed or were stuck, until golden rows come out right. Others answer for them.",
+        "short",
+        {"{{instance}}": "sum by (instance) (1 - latentserve_instance_in_service)"},
     ),
     Panel(
         "Rows run per second",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ def held(folder: Path, *, wait: bool = False) -> Iterator[None]:
 
     Raises:
         Held: another process, or another block of this one, does.
-        OSError: the folder is not there, or its file system knows no locks.
+        OSError: the folder is not there, or was removed by whoever held it, or its file system knows no locks.
     """
     number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -31,6 +32,16 @@ def held(folder: Path, *, wait: bool = False) -> Iterator[None]:
             fcntl.flock(number, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as error:
             raise Held(error.errno, "held by another process", str(folder)) from error
+        if not _is_still(folder, number):
+            raise FileNotFoundError(errno.ENOENT, "removed by another process", str(folder))
         yield
     finally:
         os.close(number)
+
+
+def _is_still(folder: Path, number: int) -> bool:
+    """Whether the folder is the one that was opened: whoever held it may have removed it, and made another."""
+    try:
+        return os.path.samestat(folder.stat(), os.fstat(number))
+    except FileNotFoundError:
+        return False

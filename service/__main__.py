@@ -8,13 +8,14 @@ from __future__ import annotations
 import asyncio
 import difflib
 import logging
+import os
 import sys
 from collections.abc import Callable
 
 from latentserve.errors import BundleError
 from service.api.access.grants import TokensError, read_grants
 from service.config import Config, ConfigError, load_config
-from service.engine.providers import DeviceError
+from service.engine.devices import DeviceError, check_gpus
 from service.server import Server
 from service.transport.addresses import AddressError, check_addresses
 from service.transport.tls import TlsError
@@ -26,6 +27,9 @@ async def serve(config: Config, arguments: list[str]) -> None:
     async with Server(config, read_again=lambda: load_config(arguments)) as server:
         print(f"ready grpc={config.host}:{server.port} metrics={config.host}:{server.metrics_port}", flush=True)
         await server.until_signal()
+    if not server.has_ended:  # Python would wait for that thread
+        logging.shutdown()
+        os._exit(0)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -49,6 +53,7 @@ def main(arguments: list[str]) -> int:
         logging.getLogger("hpack").setLevel(logging.INFO)  # at debug it logs every header, tokens too
         logging.info("config: %s", config)
         check_addresses(config.listen)
+        check_gpus(config.devices)
         if config.tokens is not None:
             read_grants(config.tokens)  # before the work of loading bundles
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:

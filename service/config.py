@@ -6,9 +6,9 @@ The file is read again on SIGHUP. What may change while the server runs is `AT_R
 from __future__ import annotations
 
 import os
-import stat
 import tomllib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -18,7 +18,8 @@ from pydantic_settings import BaseSettings, CliSettingsSource, PydanticBaseSetti
 
 from latentserve.cpus import available_cpus as available_cpus
 from latentserve.spelling import as_typed
-from service.engine.providers import ENGINE_CACHE, Device, DeviceConfig
+from service.engine.devices import checked_cache, devices_of
+from service.engine.providers import ENGINE_CACHE, DeviceConfig
 from service.models.decoding import Limits
 from service.models.model import ModelsConfig
 from service.observing.monitor import MonitorConfig
@@ -94,11 +95,12 @@ class Config(BaseSettings):
     open_reflection: bool = Field(False, description="reflection needs no token")
     open_metrics: bool = Field(False, description="the page of metrics needs no token; else an administrator's")
     metrics_tls: bool = Field(False, description="the page of metrics speaks TLS, with the certificate of gRPC")
-    device: Device = Field("auto", description="auto: CUDA if it works, else the CPU; no other falls back")
+    device: str = Field("auto", description="auto: CUDA, else the CPU; cpu, cuda, tensorrt, or cuda:0,cuda:1: no other")
+    instances: int = Field(1, ge=1, le=64, description="engines on each device, each with a thread of its own")
     cuda_graphs: bool = Field(False, description="on CUDA: record each batch size once and replay it")
     tensorrt_cache: Path = Field(ENGINE_CACHE, description="folder where TensorRT keeps the engines it built")
     intra_op_threads: int = Field(
-        0, ge=0, le=1024, description="threads of one operator on the CPU; 0: the CPUs we may use"
+        0, ge=0, le=1024, description="threads of an operator on the CPU; 0: CPUs / instances"
     )
     max_batch_rows: int = Field(64, ge=1, le=4096, description="rows of a batch")
     batch_window_seconds: float = Field(0.0, ge=0, le=1, description="how long a batch waits for more rows")
@@ -156,27 +158,26 @@ class Config(BaseSettings):
             raise ValueError("a name")
         return value
 
+    @field_validator("device")
+    @classmethod
+    def _is_of_devices(cls, value: str) -> str:
+        return ",".join(devices_of(value))
+
     @field_validator("tensorrt_cache")
     @classmethod
     def _can_be_a_folder(cls, value: Path) -> Path:
-        """TensorRT makes it; where it cannot, it would build its engines anew at each start, without a word."""
-        folder = Path(os.path.expanduser(value)).absolute()  # noqa: PTH111 (never raises)
-        for one in (folder, *folder.parents):
-            try:
-                found = one.stat()
-            except (FileNotFoundError, PermissionError):  # to be made, or nothing that must be settled without a GPU
-                continue
-            except OSError as error:
-                raise ValueError(f"a folder ({error.strerror})") from error
-            if not stat.S_ISDIR(found.st_mode):
-                raise ValueError("a folder")
-            break
-        return value
+        return checked_cache(value)
 
     @model_validator(mode="after")
     def _ports_differ(self) -> Self:
         if self.port == self.metrics_port != 0:
             raise ValueError(f"port and metrics_port: got {self.port} for both, expected two ports")
+        return self
+
+    @model_validator(mode="after")
+    def _cores_are_enough(self) -> Self:
+        if self.device == "cpu" and self.instances > (cpus := available_cpus()):
+            raise ValueError(f"instances: got {self.instances}, expected at most {cpus}, one for each CPU")
         return self
 
     @model_validator(mode="after")
@@ -206,17 +207,17 @@ class Config(BaseSettings):
     @property
     def queue(self) -> QueueConfig:
         """Bounds of each model's queue."""
-        return QueueConfig(
-            max_batch_rows=self.max_batch_rows,
-            max_queue_rows=self.max_queue_rows,
-            max_queue_bytes=self.max_queue_bytes,
-            window_seconds=self.batch_window_seconds,
-        )
+        return QueueConfig(self.max_batch_rows, self.max_queue_rows, self.max_queue_bytes, self.batch_window_seconds)
+
+    @property
+    def devices(self) -> list[str]:
+        """Each on which graphs run."""
+        return self.device.split(",")
 
     @property
     def device_config(self) -> DeviceConfig:
         """On what graphs run."""
-        return DeviceConfig(self.device, self.threads, self.max_batch_rows, self.cuda_graphs, self.tensorrt_cache)
+        return DeviceConfig(self.devices[0], self.threads, self.max_batch_rows, self.cuda_graphs, self.tensorrt_cache)
 
     @property
     def limits(self) -> Limits:
@@ -245,12 +246,8 @@ class Config(BaseSettings):
     def transport_limits(self) -> TransportLimits:
         """What peers may ask of a transport."""
         receive_bytes = self.max_receive_bytes or max(TransportLimits.receive_bytes, 4 * self.max_request_bytes)
-        return TransportLimits(
-            max_connections=self.max_connections,
-            receive_bytes=receive_bytes,
-            keepalive_seconds=self.keepalive_seconds,
-            compress_answers=self.compress_answers,
-        )
+        limits = TransportLimits(receive_bytes=receive_bytes, keepalive_seconds=self.keepalive_seconds)
+        return replace(limits, max_connections=self.max_connections, compress_answers=self.compress_answers)
 
     @property
     def monitor(self) -> MonitorConfig:
@@ -259,8 +256,8 @@ class Config(BaseSettings):
 
     @property
     def threads(self) -> int:
-        """Threads of one operator on the CPU."""
-        return self.intra_op_threads or available_cpus()
+        """Threads of one operator on the CPU, of each instance."""
+        return self.intra_op_threads or max(1, available_cpus() // self.instances)
 
 
 def load_config(arguments: Sequence[str]) -> Config:
@@ -296,4 +293,4 @@ def _sentence(fault: object) -> str:
         return str(fault["ctx"]["error"])
     if fault["type"] == "missing":
         return f"{name}: missing, expected --{name.replace('_', '-')} or {PREFIX}{name.upper()}"
-    return f"{name}: got {fault['input']!r}, expected: {fault['msg']}"
+    return f"{name}: got {fault['input']!r}, expected: {fault['msg'].removeprefix('Value error, ')}"

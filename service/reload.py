@@ -9,14 +9,13 @@ import threading
 from collections.abc import Callable
 from functools import partial
 
-from latentserve.devices import CPU
 from latentserve.errors import BundleError
 from service.api.access.callers import Access
 from service.api.access.grants import TokenFile, TokensError
 from service.api.model_health import ModelHealth
 from service.config import AT_RUN_TIME, Config, ConfigError, changed
 from service.engine.providers import DeviceError
-from service.models.model import Workers
+from service.models.engines import Workers
 from service.models.queues import ModelQueues, RunningModel, notice
 from service.models.repository import Repository, scan
 from service.observing.metrics import Metrics
@@ -135,14 +134,12 @@ class Reload:
 
     async def _models(self) -> None:
         """Loads what is new, then lets it answer; unloads models whose folders have been removed."""
-        # On a CPU in a thread of its own: the engine's goes on serving. A GPU is the engine thread's alone: calls wait.
-        on_gpu = any(model.execution_provider != CPU for model in self._repository.served())
-        executor = self._workers.engine if on_gpu else None
+        # In a thread of its own: what must be done on a GPU is done there, on one instance after another.
         config = self.config.models_config
         work = partial(scan, config, self._metrics, self._workers, self._repository, self._leaving)
         async with self._one_scan:
             try:
-                found = await asyncio.get_running_loop().run_in_executor(executor, work)
+                found = await asyncio.get_running_loop().run_in_executor(None, work)
             except Exception as error:  # whatever it is, what is served goes on
                 expected = isinstance(error, (BundleError, DeviceError, OSError))
                 log.error("models not reloaded: %s", error, exc_info=not expected)

@@ -20,13 +20,15 @@ from service.api.inference import Inference
 from service.api.model_health import ModelHealth
 from service.api.open_inference.servicer import OpenInference
 from service.config import Config, available_cpus
-from service.models.model import Workers
+from service.models.engines import Workers
 from service.models.queues import ModelQueues, notice
 from service.models.repository import Repository, scan
 from service.observing import loop_lag
+from service.observing.instance_metrics import InstanceMetrics
 from service.observing.metrics import Metrics
 from service.reload import Reload
 from service.scheduling.decoding_queue import DecodingQueue
+from service.scheduling.instances import Instances, instances_of
 from service.transport.addresses import warn_of_openness
 from service.transport.metrics_server import MetricsServer, Page
 from service.transport.transports import TRANSPORTS, TransportError
@@ -53,11 +55,13 @@ class Server:
         port: of gRPC, once started.
         metrics_port: of Prometheus, once started.
         repository: the models.
+        has_ended: False if a thread is left that a batch is stuck in.
     """
 
     def __init__(self, config: Config, read_again: Callable[[], Config] | None = None) -> None:
         self.port = 0
         self.metrics_port = 0
+        self.has_ended = True
         self.repository = Repository()
         self.metrics = Metrics()
         self._serving = False
@@ -71,8 +75,10 @@ class Server:
         decoding = DecodingQueue(threads, config.decoding, decoded=self.metrics.decoded)
         self.metrics.decoding_bytes.set_function(lambda: decoding.size_bytes)
         self.metrics.decoding_pixels.set_function(lambda: decoding.pixels)
-        self._workers = Workers(asyncio.Lock(), ThreadPoolExecutor(1, "engine"), decoding)
-        self._queues = ModelQueues(self.metrics)
+        every = instances_of(config.devices, config.instances)
+        instances = Instances(every, lambda one: self._queues.prove(one), InstanceMetrics(self.metrics, every))
+        self._workers = Workers(instances, decoding)
+        self._queues = ModelQueues(self.metrics, instances)
         self._health = health_aio.HealthServicer()
         self._model_health = ModelHealth(
             self._health, self.repository, self._queues, self.metrics, config.stuck_batch_seconds
@@ -90,9 +96,10 @@ class Server:
         """Raises what `scan` raises, and OSError if a port is taken."""
         config = self.config
         loop = asyncio.get_running_loop()
-        # In the engine's own thread: loading is slow, and signals must still be heard.
+        self._workers.loop = loop
+        # In a thread: loading is slow, and signals must still be heard.
         found = await loop.run_in_executor(
-            self._workers.engine, scan, config.models_config, self.metrics, self._workers, self.repository
+            None, scan, config.models_config, self.metrics, self._workers, self.repository
         )
         self.repository.take(found)
         for model in self.repository.served():
@@ -123,8 +130,7 @@ class Server:
         await self._queues.retire_all()
         for task in self._watching:
             task.cancel()
-        self._workers.engine.shutdown()
-        self._workers.decoding.shutdown()
+        self.has_ended = self._workers.shutdown()
         self._page.stop()
         log.info("drained")
 

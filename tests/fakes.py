@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
+import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from functools import partial
@@ -30,6 +32,71 @@ class FakeClock:
 
     def __call__(self) -> float:
         return self.now
+
+
+@dataclass
+class FakeTime(FakeClock):
+    """A clock with sleepers: it goes from one waking to the next."""
+
+    _sleepers: list[tuple[float, int, asyncio.Future[None]]] = field(default_factory=list)
+    _numbers: Iterator[int] = field(default_factory=itertools.count)
+
+    async def sleep(self, seconds: float) -> None:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._sleepers, (self.now + seconds, next(self._numbers), future))
+        await future
+
+    async def pass_by(self, seconds: float) -> None:
+        """Lets so much time go by, and everybody do what is theirs in it."""
+        end = self.now + seconds
+        await settle()
+        while self._sleepers and self._sleepers[0][0] <= end:
+            self.now, _, future = heapq.heappop(self._sleepers)
+            if not future.done():
+                future.set_result(None)
+            await settle()
+        self.now = end
+
+
+@dataclass
+class TimedEngine:
+    """Answers row + 1 under `out` after so long; `broken` it fails, `hung` it does not end."""
+
+    time: FakeTime
+    seconds_per_batch: float = 1.0
+    seconds_per_row: float = 0.0
+    broken: bool = False
+    hung: bool = False
+    running: int = 0
+    most_running: int = 0
+    batches: list[list[int]] = field(default_factory=list)
+    ran_for_nobody: list[int] = field(default_factory=list)
+    gone: Callable[[], set[int]] = set
+
+    async def __call__(self, pieces: Sequence[Piece]) -> Sequence[Tensors]:
+        rows = [int(value) for piece in pieces for value in piece.rows[:, 0]]
+        self.batches.append(rows)
+        self.ran_for_nobody += self.gone() & set(rows)
+        self.running += 1
+        self.most_running = max(self.running, self.most_running)
+        try:
+            await self.time.sleep(1e9 if self.hung else self.seconds_per_batch + self.seconds_per_row * len(rows))
+        finally:
+            self.running -= 1
+        if self.broken or POISON in rows:
+            raise RuntimeError("a broken device" if self.broken else "poisoned batch")
+        return [{"out": piece.rows + 1} for piece in pieces]
+
+    async def prove(self) -> None:
+        """Fails while it is broken or hung."""
+        if self.broken or self.hung:
+            raise RuntimeError("golden rows come out otherwise")
+
+
+async def settle() -> None:
+    """Lets every task that can run do so."""
+    for _ in range(20):
+        await asyncio.sleep(0)
 
 
 @dataclass

@@ -22,12 +22,15 @@ from latentserve import records
 from latentserve.bundle import Graph
 from latentserve.devices import CUDA
 from latentserve.errors import BundleError
+from service.engine.devices import check_gpus
 from service.engine.providers import DeviceConfig, node_counts, open_session
 
 PROVIDER = Path(ort.__file__).parent / "capi" / "libonnxruntime_providers_cuda.so"
 LIBRARIES = {"cublasLt": "libcublasLt.so.13", "cublas": "libcublas.so.13", "cuda": "libcudart.so.13"}
 """Sonames by how the functions begin; the driver's begin with cu and a capital letter."""
 DRIVER, UNUSED = "libcuda.so.1", "libcurand.so.10"
+ASKED = ("cuInit", "cuDeviceGetCount")
+"""Of the driver, by us: there are two GPUs."""
 MEASURED_OPTIONS = ((("use_tf32", "1"),), (("cudnn_conv_algo_search", "EXHAUSTIVE"),), (("prefer_nhwc", "1"),))
 """What `benchmarks.gpu` tries in place of our settings."""
 HEADERS = "#include <stdlib.h>\n#include <string.h>\n"
@@ -42,7 +45,7 @@ BODIES = {
     **dict.fromkeys(("cublasCreate_v2", "cublasLtCreate"), CREATE),
     "cudaMemGetInfo": "(size_t *free, size_t *all) { *free = *all = (size_t)8 << 30; return 0; }",
     "cudaGetDevice": "(int *device) { *device = 0; return 0; }",
-    "cudaGetDeviceCount": "(int *count) { *count = 1; return 0; }",
+    **dict.fromkeys(("cudaGetDeviceCount", "cuDeviceGetCount"), "(int *count) { *count = 2; return 0; }"),
     "cudaGetDeviceProperties": "(char *p, int device) { memset(p, 0, 700); return 0; }",
     "cudaStreamIsCapturing": "(void *stream, int *is) { *is = 0; return 0; }",
 }
@@ -56,13 +59,13 @@ def build(folder: Path) -> None:
         subprocess.CalledProcessError: one of them fails.
     """
     listed = subprocess.run(["nm", "-D", "--undefined-only", PROVIDER], capture_output=True, text=True, check=True)
-    functions: dict[str, list[str]] = defaultdict(list, {UNUSED: []})
+    functions: dict[str, list[str]] = defaultdict(list, {UNUSED: [], DRIVER: list(ASKED)})
     for line in listed.stdout.splitlines():
         function = line.split()[1].split("@")[0]
         plain = function.lstrip("_")
         if library := next((soname for start, soname in LIBRARIES.items() if plain.startswith(start)), None):
             functions[library].append(function)
-        elif plain.startswith("cu") and plain[2:3].isupper():
+        elif plain.startswith("cu") and plain[2:3].isupper() and plain not in ASKED:
             functions[DRIVER].append(function)
     for soname, of_library in functions.items():
         _compile(folder, soname, of_library)
@@ -90,11 +93,14 @@ def main(libraries: Path, folder: Path) -> None:
         if library.suffix not in (".c", ".map"):
             ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
     found: dict[str, object] = {}
+    check_gpus(["cuda:0", "cuda:1"])
     for text in json.loads((folder / "graphs.json").read_text()):
         graph = records.from_json(Graph, text)
         try:
             found[graph.file] = node_counts(open_session(folder, graph, CUDA, DeviceConfig("cuda", 1, 8)))
             open_session(folder, graph, CUDA, DeviceConfig("cuda", 1, 8, cuda_graphs=True))  # asks for more
+            second = node_counts(open_session(folder, graph, CUDA, DeviceConfig("cuda:1", 1, 8)))
+            assert second == found[graph.file], second
             for options in MEASURED_OPTIONS:
                 open_session(folder, graph, CUDA, DeviceConfig("cuda", 1, 8, cuda_options=options))
         except BundleError as error:

@@ -226,6 +226,15 @@ def two_jobs(scene: Scene) -> str:
         return scene.told("embed", "digit.png", "--to", "out.parquet")
 
 
+def another_space(scene: Scene) -> str:
+    pytest.importorskip("pyarrow", reason="the extra `bulk`")
+    from tests.latentserve.bulk.writing import write_job
+
+    write_job(Path("out.parquet"), np.ones((3, 4), np.float32))
+    said = scene.told("neighbours", "out.parquet", "--query", "digit.png")
+    return re.sub(r"'es1-[0-9a-f]+'", "'es1-b'", said).replace("es-fake", "es1-a")
+
+
 def no_pyarrow(scene: Scene) -> str:
     with mock.patch.dict(sys.modules, {"pyarrow": None, "pyarrow.parquet": None}):
         return scene.told("embed", "digit.png", "--to", "out.parquet")
@@ -272,6 +281,7 @@ MISTAKES: dict[str, Callable[[Scene], str]] = {
     "A folder that is no job's": no_job,
     "Two jobs on one folder": two_jobs,
     "Parquet without its library": no_pyarrow,
+    "A query of another embedding space": another_space,
 }
 OF_SOUND = "Wrong sample rate"
 OF_NO_MAP = "A map of a model that has none"

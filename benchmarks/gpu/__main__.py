@@ -37,7 +37,7 @@ from training.running.revision import git_revision
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results" / "gpu"
 LENT, BUNDLES, REHEARSED = Path(".gpu/bundles"), Path("build/gpu/bundles"), Path("build/gpu/rehearsal")
-OF_BUNDLES, OF_ENCODERS = {"parity", "score"}, {"engine", "serve"}
+OF_BUNDLES, OF_ENCODERS = {"parity", "score"}, {"engine", "serve", "several"}
 """Stages that want what `prepared` makes; it is made before their time begins."""
 GRACE_SECONDS = 20.0
 """How long a stage may go on after its time, for the cell that it is in; a cell that hangs is then interrupted."""

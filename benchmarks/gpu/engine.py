@@ -6,6 +6,7 @@ that a clock that falls slows all of them:
     alone           ONNX Runtime on device buffers that are filled already: nothing but the kernels
     alone_copying   the same, rows copied to the device and embeddings back: what any server has to do
     engine          `service.engine.engine.Engine`, between fixed buffers
+    two_engines     two engines in a thread each, as `--instances 2` has them; images a second of both
     cuda_graphs     the engine with recorded kernels
     tensorrt        the engine on TensorRT, where it loads
     searched, nhwc  `alone` with cuDNN's timed search, and with convolutions in channels-last order (batch 64 alone)
@@ -16,6 +17,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -42,6 +44,8 @@ MOST_GROWN_MIB = 64.0
 """That the same batch sizes may add when they are run again: what other processes and the driver move."""
 COMPARED = "alone", "alone_copying", "engine"
 """Columns without which a cell says nothing."""
+TWO, EACH = "two_engines", 4
+"""Two engines run so many batches each, at once, in a step."""
 SETTINGS = {"searched": {"cudnn_conv_algo_search": "EXHAUSTIVE"}, "nhwc": {"prefer_nhwc": "1"}}
 
 Step = Callable[[], Any]
@@ -90,7 +94,8 @@ class Opened:
                     raise
                 steps.pop(column, None)
                 found[f"{column}_error"] = one_line(error)
-        rounds = [{column: rate(step, size) for column, step in steps.items()} for _ in range(ROUNDS)]
+        taken = {column: size * 2 * EACH if column == TWO else size for column in steps}
+        rounds = [{column: rate(step, taken[column]) for column, step in steps.items()} for _ in range(ROUNDS)]
         return {column: float(np.median([one[column] for one in rounds])) for column in steps} | found
 
     def _columns(self, size: int) -> dict[str, Callable[[Any], Step]]:
@@ -107,6 +112,7 @@ class Opened:
             "alone": partial(_alone, machine, session, "", False),
             "alone_copying": partial(_alone, machine, session, "", True),
             "engine": _kept(partial(machine.engine, made, self._max_rows)),
+            TWO: _two(partial(machine.engine, made, self._max_rows)),
         }
         if machine.rehearsal:
             return
@@ -126,6 +132,29 @@ def _kept(open_it: Callable[[], Engine]) -> Callable[[Any], Step]:
             engines.append(open_it())
         pieces = [Piece(rows, frozenset({"embedding"}))]
         return lambda: engines[0].run(INPUT, pieces)
+
+    return ready
+
+
+def _two(open_it: Callable[[], Engine]) -> Callable[[Any], Step]:
+    """A step of two engines, each in a thread of its own, opened once for all batch sizes."""
+    threads = [ThreadPoolExecutor(1), ThreadPoolExecutor(1)]
+    engines: list[Engine] = []
+
+    def ready(rows: Any) -> Step:
+        if not engines:
+            engines.extend(thread.submit(open_it).result() for thread in threads)
+        pieces = [Piece(rows, frozenset({"embedding"}))]
+
+        def batches(engine: Engine) -> None:
+            for _ in range(EACH):
+                engine.run(INPUT, pieces)
+
+        def step() -> None:
+            for done in [thread.submit(batches, engine) for thread, engine in zip(threads, engines, strict=True)]:
+                done.result()
+
+        return step
 
     return ready
 

@@ -42,6 +42,7 @@ def found(record: Record) -> str:
         "parity": _parity,
         "engine": _engine,
         "serve": _serve,
+        "several": _several,
         "score": _score,
         "train": _train,
     }
@@ -82,6 +83,11 @@ def _serve(cells: dict[str, Any]) -> Iterator[str]:
             yield f"{name} {cell['images_per_second']:,.0f} img/s{share}"
         if name.endswith(" overload"):
             yield f"{name} goodput {cell['goodput_of_capacity']:.2f}, dead rows {cell['dead_work_rows']:.0f}"
+
+
+def _several(cells: dict[str, Any]) -> Iterator[str]:
+    for name, cell in cells.items():
+        yield f"{name}: two engines {cell['instances_of_one']:.2f} x one, two servers {cell['processes_of_one']:.2f} x"
 
 
 def _score(cells: dict[str, Any]) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """Few images: false alarms and AUROC over many draws of 40, 80 and 150 good magnetic tiles, frozen encoder.
 
-    python -m benchmarks.results.few        half an hour of one core; prints the table
+    python -m benchmarks.results.few        half an hour of one core; goes on where it was stopped, prints the table
     python -m benchmarks.results.few --table         prints it from docs/results/few.json
 
 A draw takes so many of the 952 good tiles; they are all that there is. A tenth is set aside for test, as ever. Three

@@ -17,6 +17,7 @@ import numpy as np
 
 from latentserve.errors import LatentserveError
 from service.scheduling.batching import BatchQueue, QueueConfig
+from service.scheduling.instances import Instances
 from service.scheduling.queue import Piece, Tensors
 
 WANTS = frozenset({"out"})
@@ -113,7 +114,7 @@ async def simulate(overhead: float, per_row: float, hurried: Sequence[Hurried], 
     """A server that is busy for so many whole batches."""
     clock, served = Clock(), Served()
     engine = Engine(overhead, per_row, clock)
-    queue = BatchQueue(engine, QueueConfig(max_batch_rows=WHOLE), asyncio.Lock(), Nobody(), clock)
+    queue = BatchQueue([engine], QueueConfig(max_batch_rows=WHOLE), Instances(), Nobody(), clock)
     server = asyncio.create_task(queue.run())
     whole = engine.seconds(WHOLE)
 

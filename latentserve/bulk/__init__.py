@@ -5,6 +5,7 @@
     tables    items in a column of Parquet files
     folder    parts, the job file, who holds it       schema    rows of a part
     engines   who answers: a server, or a bundle in this process (service/bulk)
+    cluster   or a bundle on the machines of a Ray cluster
 
 What holds of every job:
 

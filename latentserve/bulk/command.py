@@ -12,7 +12,7 @@ from latentserve.cli import arguments
 from latentserve.cli.meter import Meter
 from latentserve.errors import InvalidInput, Unsupported
 
-WELL, STOPPED = 0, 130
+WELL = 0
 PART_ROWS = 1024
 """Rows of a part: what a killed job computes again, and what Ctrl-C waits for."""
 NOT_WITH = {
@@ -27,6 +27,9 @@ NOT_WITH = {
 }
 """Options that a job does not have, and their values where they are not given."""
 
+ON_RAY = {"actors": 0, "actor_cpus": 1, "actor_gpus": 0.0}
+"""Options of actors, and what they are by default."""
+
 
 def run(options: argparse.Namespace, columns: tuple[str, ...]) -> int:
     """Runs a job; returns the exit status.
@@ -36,15 +39,11 @@ def run(options: argparse.Namespace, columns: tuple[str, ...]) -> int:
         columns: which of `embedding`, `p_value` and `flagged` it fills.
     """
     _check(options)
-    try:
-        import pyarrow.parquet  # noqa: F401
-    except ModuleNotFoundError as error:
-        what = "to: Parquet needs pyarrow, which is missing: pip install 'latentserve[bulk]'"
-        raise Unsupported(what) from error
+    check_library("to")
     from latentserve.bulk import engines, folder, job, listing
 
     asked = engines.Asked(columns, getattr(options, "alpha", None), getattr(options, "guarantee", "marginal"))
-    with folder.opened(options.to) as to, _engine(options, asked) as engine:
+    with folder.opened(options.to) as to, engine_of(options, asked) as engine:
         part_rows = options.part_rows or (to.found.part_rows if to.found else PART_ROWS)
         this = job.job_of(engine, asked, options.half, part_rows)
         to.check(this)
@@ -61,18 +60,34 @@ def run(options: argparse.Namespace, columns: tuple[str, ...]) -> int:
     if tally.stopped:
         missing = len(rest) - tally.rows
         print(f"stopped: {missing:,} of {len(items):,} items are left, the same command goes on", file=sys.stderr)
-    return STOPPED if tally.stopped else WELL
+    return job.STOPPED if tally.stopped else WELL
+
+
+def check_library(field: str) -> None:
+    """Raises Unsupported, naming the field, if pyarrow is missing."""
+    try:
+        import pyarrow.parquet  # noqa: F401
+    except ModuleNotFoundError as error:
+        what = f"{field}: Parquet needs pyarrow, which is missing: pip install 'latentserve[bulk]'"
+        raise Unsupported(what) from error
 
 
 @contextlib.contextmanager
-def _engine(options: argparse.Namespace, asked: Any) -> Iterator[Any]:
+def engine_of(options: argparse.Namespace, asked: Any) -> Iterator[Any]:
+    """The bundle or the server that the options name (`arguments.with_bundle`)."""
     from latentserve.bulk import engines
 
-    if options.bundle is not None:
+    if getattr(options, "ray", None) is not None:
+        from latentserve.bulk import cluster
+
+        pool = cluster.Pool(options.ray, options.actors, options.actor_cpus, options.actor_gpus)
+        with cluster.connected(pool, options.bundle, asked, options.device) as engine:
+            yield engine
+    elif options.bundle is not None:
         yield engines.local(options.bundle, asked, options.device)
-        return
-    with arguments.client(options) as client:
-        yield engines.Server(client, options.model, options.version, asked, options.patience)
+    else:
+        with arguments.client(options) as client:
+            yield engines.Server(client, options.model, options.version, asked, options.patience)
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -82,6 +97,16 @@ def _check(options: argparse.Namespace) -> None:
             raise InvalidInput(f"{option}: got it beside --to, expected one of them: a job writes rows of its own")
     if options.part_rows is not None and options.part_rows < 1:
         raise InvalidInput.at("part-rows", got=options.part_rows, expected="1 or more")
+    if options.ray is not None and options.bundle is None:
+        raise InvalidInput("ray: got it without --bundle, expected both: the actors run a bundle")
+    for name, default in ON_RAY.items():
+        if options.ray is None and getattr(options, name) != default:
+            raise InvalidInput(f"{name.replace('_', '-')}: got it without --ray, expected both")
+    check_engine(options)
+
+
+def check_engine(options: argparse.Namespace) -> None:
+    """Raises InvalidInput if the options of a bundle or a server cannot be."""
     if not 0 <= options.patience < 1e9:
         raise InvalidInput.at("patience", got=options.patience, expected="seconds, 0 or more")
     if options.bundle is not None:
@@ -100,6 +125,7 @@ def check_alone(options: argparse.Namespace) -> None:
         "half": options.half,
         "column": options.column,
         "embeddings": getattr(options, "embeddings", False),
+        "ray": options.ray,
     }
     for name, value in given.items():
         if value:

@@ -18,6 +18,7 @@ import numpy as np
 from latentserve.bulk.listing import Item
 from latentserve.bulk.reading import Given, read
 from latentserve.bulk.schema import EMBEDDING, FLAGGED, Answers
+from latentserve.bundle import MANIFEST
 from latentserve.calls import Guarantee
 from latentserve.cli.asking import each
 from latentserve.cli.sources import Source
@@ -175,12 +176,13 @@ def _level(model: pb.Model, asked: Asked) -> float:
     return level
 
 
-def local(folder: Path, asked: Asked, device: str) -> Engine:
-    """A bundle in this process, verified as a server verifies it.
+def local(folder: Path, asked: Asked, device: str, cpus: int = 0) -> Engine:
+    """A bundle in this process, verified as a server verifies it, on so many cores; 0: on those of this process.
 
     Raises:
         Unsupported: what a server needs is not installed, or the bundle cannot answer that.
         BundleError: the bundle is broken.
+        InvalidInput: the folder is none of a bundle.
     """
     try:
         found = importlib.import_module("service.bulk.engine")
@@ -189,7 +191,10 @@ def local(folder: Path, asked: Asked, device: str) -> Engine:
             raise
         needs = f"{error.name} is missing: pip install 'latentserve[serve]'"
         raise Unsupported(f"bundle: got {folder}, which needs what a server needs, {needs}") from error
-    made: Engine = found.Bundle(folder, asked, device)
+    if not (folder / MANIFEST).exists():
+        expected = f"the folder of a bundle, models/NAME/VERSION, with a {MANIFEST} in it"
+        raise InvalidInput.at("bundle", got=str(folder), expected=expected)
+    made: Engine = found.Bundle(folder, asked, device, cpus)
     return made
 
 

@@ -37,8 +37,8 @@ class Folder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.found = _job_of(path)
-        self._parts = sorted((int(name[1]), name[0]) for name in _names(path) if name)
+        self.found = job_at(path, "to")
+        self._parts = [(_number(name), name) for name in parts_of(path)]
 
     def check(self, job: Job) -> None:
         """Raises InvalidInput if it is of another job."""
@@ -100,6 +100,19 @@ def opened(path: Path) -> Iterator[Folder]:
     """
     if path.suffix.lower() != SUFFIX:
         raise InvalidInput.at("to", got=str(path), expected=f"a folder whose name ends in {SUFFIX}")
+    with contextlib.ExitStack() as stack:
+        while not _taken(path, stack):
+            pass  # another process gave it up just now, and removed it
+        _check_ours(path)
+        try:
+            yield Folder(path)
+        finally:
+            with contextlib.suppress(OSError):
+                path.rmdir()  # only if nothing is in it
+
+
+def _taken(path: Path, stack: contextlib.ExitStack) -> bool:
+    """Makes the folder, if need be, and holds it; False: it was removed in between."""
     try:
         path.mkdir(exist_ok=True)
     except FileExistsError as error:
@@ -108,15 +121,12 @@ def opened(path: Path) -> Iterator[Folder]:
         why = error.strerror if isinstance(error, OSError) else error
         raise InvalidInput.at("to", got=repr(str(path)), expected=f"a folder that can be made ({why})") from error
     try:
-        with held(path):
-            _check_ours(path)
-            try:
-                yield Folder(path)
-            finally:
-                with contextlib.suppress(OSError):
-                    path.rmdir()  # only if nothing is in it
+        stack.enter_context(held(path))
     except Held as error:
         raise InvalidInput.at("to", got=f"{path}, held by another process", expected="one at a time") from error
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _check_ours(path: Path) -> None:
@@ -131,17 +141,33 @@ def _check_ours(path: Path) -> None:
         raise InvalidInput.at("to", got=got, expected="a new or empty folder, or one of a job")
 
 
-def _job_of(path: Path) -> Job | None:
+def job_at(path: Path, field: str = "job") -> Job | None:
+    """The job that a folder is of; None if it says nothing of one.
+
+    Args:
+        path: of the folder.
+        field: that an error names.
+
+    Raises:
+        InvalidInput: what it says is broken.
+    """
     try:
         return records.read(Job, path / JOB)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except records.RecordError as error:
-        raise InvalidInput.at("to", got=f"{path / JOB} ({error})", expected="the file of a job") from error
+        raise InvalidInput.at(field, got=f"{path / JOB} ({error})", expected="the file of a job") from error
 
 
-def _names(path: Path) -> list[re.Match[str] | None]:
-    return [PART.fullmatch(one.name) for one in path.iterdir()]
+def parts_of(path: Path) -> list[str]:
+    """The names of a folder's parts, in their order."""
+    return sorted((one.name for one in path.iterdir() if PART.fullmatch(one.name)), key=_number)
+
+
+def _number(name: str) -> int:
+    found = PART.fullmatch(name)
+    assert found is not None  # it is a part's
+    return int(found[1])
 
 
 def _write(folder: Path, name: str, data: bytes | pa.Buffer) -> None:

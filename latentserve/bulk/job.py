@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import signal
 import sys
 import threading
@@ -20,6 +21,8 @@ from latentserve.bulk.schema import FLAGGED, Answers, Job, table
 from latentserve.cli.meter import Meter
 
 SCHEMA_VERSION = 1
+STOPPED = 130
+"""Exit status of a job that was asked to stop."""
 SECONDS_OF_A_LINE = 60.0
 """Where nobody watches, in a log."""
 
@@ -35,7 +38,10 @@ class Tally:
 
 
 class Stop:
-    """Ctrl-C (or SIGTERM) asks to stop after the part in hand, once more stops at once."""
+    """Ctrl-C (or SIGTERM) asks to stop after the part in hand, once more ends the process.
+
+    No thread is waited for: one may hang in a file system that is away, and whatever is not written is lost anyhow.
+    """
 
     def __init__(self) -> None:
         self.asked = False
@@ -54,7 +60,7 @@ class Stop:
 
     def _on(self, number: int, frame: FrameType | None) -> None:
         if self.asked:
-            raise KeyboardInterrupt
+            os._exit(STOPPED)
         self.asked = True
         print("\nstopping after this part; Ctrl-C again stops at once, and loses it", file=sys.stderr)
 

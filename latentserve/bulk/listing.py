@@ -14,6 +14,8 @@ from latentserve.errors import InvalidInput
 from latentserve.records import printable
 
 SHARDS, TABLES = frozenset({".tar"}), frozenset({".parquet"})
+PACKED = frozenset({".tgz", ".gz", ".bz2", ".xz", ".zst", ".zip", ".7z"})
+ONE_NAME = "one: a row is found again by it"
 WHOLE = -1
 """Place of an item that is a file of its own."""
 
@@ -61,7 +63,8 @@ def listed(inputs: Sequence[str], column: str | None = None, out: Path | None = 
         if out is not None and Path(file).suffix.lower() in TABLES and Path(file).parent.resolve() == out.resolve():
             continue
         for item in _items(file, column):
-            found.setdefault(item.source, item)
+            if found.setdefault(item.source, item) != item:
+                raise InvalidInput.at("inputs", got=f"two items that are both called {item.source}", expected=ONE_NAME)
     return list(found.values())
 
 
@@ -86,11 +89,18 @@ def _standard_input() -> Iterator[str]:
 
 
 def _items(file: str, column: str | None) -> Iterable[Item]:
+    kind = Path(file).suffix.lower()
     if is_array(Path(file)):
         raise _no_rows(file)
-    if Path(file).suffix.lower() in TABLES:
+    if kind in PACKED:
+        raise InvalidInput.at(
+            "inputs", got=f"{file}, an archive", expected="files, folders or shards (.tar, not packed)"
+        )
+    if kind in TABLES | SHARDS and not Path(file).is_file():
+        raise InvalidInput.at("inputs", got=f"{file}, no regular file", expected="a shard or table that can be read")
+    if kind in TABLES:
         return _rows(file, column)
-    return _members(file) if Path(file).suffix.lower() in SHARDS else [Item(file)]
+    return members(file) if kind in SHARDS else [Item(file)]
 
 
 def _rows(file: str, column: str | None) -> list[Item]:
@@ -112,8 +122,12 @@ def _no_rows(name: str) -> InvalidInput:
     return InvalidInput.at("inputs", got=f"{name}, an array", expected="files, folders or shards (--out takes arrays)")
 
 
-def _members(shard: str) -> list[Item]:
-    """The images and sounds in a shard; labels and the like beside them are left out."""
+def members(shard: str) -> list[Item]:
+    """The images and sounds in a shard; labels and the like beside them are left out.
+
+    Raises:
+        InvalidInput: it cannot be read, or has none.
+    """
     found, kinds = dict[str, Item](), IMAGES | SOUNDS
     try:
         with tarfile.open(shard, "r:") as tar:

@@ -40,13 +40,13 @@ def read(item: Item, most_bytes: int) -> Given:
 
 def _bytes(item: Item, most_bytes: int) -> bytes:
     """Of a file or a part of one: at most one byte more than it may have."""
-    with open(item.file, "rb") as file:  # noqa: PTH123 (no Path for each of millions)
+    with open(os.open(item.file, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # noqa: PTH123 (it is open: a pipe would wait)
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise ValueError("no regular file")
         if item.place != WHOLE:
             file.seek(item.place)
-            size = item.size_bytes
-        else:
-            found = os.fstat(file.fileno())
-            size = found.st_size if stat.S_ISREG(found.st_mode) else most_bytes + 1
+        size = found.st_size if item.place == WHOLE else item.size_bytes
         return file.read(min(size, most_bytes + 1))
 
 

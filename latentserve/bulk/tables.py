@@ -34,14 +34,20 @@ def column_of(file: str, column: str) -> int | list[str | None]:
         if pa.types.is_string(kind) or pa.types.is_large_string(kind):
             paths: list[str | None] = table.read(columns=[column])[column].to_pylist()
             return paths
-        if _is_bytes(kind) or (
-            pa.types.is_struct(kind) and any(one.name == BYTES and _is_bytes(one.type) for one in kind)
-        ):
+        if _holds_bytes(kind):
             return int(table.metadata.num_rows)
     except (OSError, KeyError, UnicodeError, pa.ArrowException) as error:
         why = str(error).splitlines()[0]
         raise InvalidInput.at("inputs", got=file, expected=f"a Parquet file that can be read ({why})") from error
     raise InvalidInput.at("column", got=f"{column} of {kind}", expected="bytes, paths, or a struct with bytes in it")
+
+
+def columns_of_bytes(file: str) -> list[str]:
+    """The columns that hold bytes, or structs with bytes in them; none if the file cannot be read."""
+    try:
+        return [field.name for field in pq.read_schema(file) if _holds_bytes(field.type)]
+    except (OSError, pa.ArrowException):
+        return []
 
 
 def cell(file: str, column: str, row: int) -> bytes | None:
@@ -53,6 +59,12 @@ def cell(file: str, column: str, row: int) -> bytes | None:
     found = group[row - (int(ends[number - 1]) if number else 0)].as_py()
     value: bytes | None = found[BYTES] if isinstance(found, dict) else found
     return value
+
+
+def _holds_bytes(kind: Any) -> bool:
+    return _is_bytes(kind) or (
+        pa.types.is_struct(kind) and any(one.name == BYTES and _is_bytes(one.type) for one in kind)
+    )
 
 
 def _is_bytes(kind: Any) -> bool:

@@ -62,9 +62,15 @@ def with_items(made: argparse.ArgumentParser, out: str) -> None:
         "inputs",
         nargs="+",
         metavar="INPUT",
-        help="files, folders, patterns, .npy arrays of rows, or - for paths (or a .npy array) on standard input",
+        help="files, folders, patterns, .npy arrays of rows, or - for paths (or a .npy array) on standard input; "
+        "with --to also shards (.tar) and, with --column, Parquet",
     )
     with_model(made)
+    with_out(made, out)
+
+
+def with_out(made: argparse.ArgumentParser, out: str) -> None:
+    """Where to write."""
     made.add_argument("--out", type=Path, metavar="PATH", help=out)
     made.add_argument("--format", choices=FORMATS, help="on standard output (default: table)")
     made.add_argument("--force", action="store_true", help="write over a file that exists")
@@ -79,14 +85,33 @@ def with_job(made: argparse.ArgumentParser) -> None:
         metavar="FOLDER.parquet",
         help="as a job: parts of Parquet go there, and the same command goes on where it was stopped",
     )
+    with_bundle(job)
     job.add_argument(
-        "--bundle", type=Path, metavar="FOLDER", help="models/NAME/VERSION, run in this process: no server"
+        "--ray",
+        metavar="ADDRESS",
+        help="the bundle on a Ray cluster: auto, HOST:PORT, or local for one that is started here",
     )
-    job.add_argument("--device", choices=DEVICES, default="auto", help="of a bundle, as serve --device (default: auto)")
+    job.add_argument(
+        "--actors", type=int, default=0, metavar="N", help="of --ray, at most (default: all there is room for)"
+    )
+    job.add_argument("--actor-cpus", type=int, default=1, metavar="N", help="of each actor (default: 1)")
+    job.add_argument(
+        "--actor-gpus", type=float, default=0.0, metavar="N", help="of each, 0.5: two share one (default: 0)"
+    )
     job.add_argument("--column", metavar="NAME", help="of Parquet files as inputs: holds the bytes of items, or paths")
     job.add_argument("--half", action="store_true", help="embeddings of float16")
     job.add_argument("--part-rows", type=int, metavar="N", help="rows of a part (default: 1024)")
-    job.add_argument(
+
+
+def with_bundle(made: Any) -> None:
+    """A bundle in this process, or patience with a server."""
+    made.add_argument(
+        "--bundle", type=Path, metavar="FOLDER", help="models/NAME/VERSION, run in this process: no server"
+    )
+    made.add_argument(
+        "--device", choices=DEVICES, default="auto", help="of a bundle, as serve --device (default: auto)"
+    )
+    made.add_argument(
         "--patience",
         type=float,
         default=120.0,
@@ -115,8 +140,12 @@ def client(options: argparse.Namespace) -> Client:
     Raises:
         InvalidInput: a file cannot be read, or one of two that belong together is missing.
     """
-    token = _text(options.token_file, "token-file") if options.token_file else None
-    return Client(options.target, options.timeout, _credentials(options), options.priority, token)
+    return Client(options.target, options.timeout, _credentials(options), options.priority, token(options))
+
+
+def token(options: argparse.Namespace) -> str | None:
+    """What stands in the file of --token-file. Raises InvalidInput: it cannot be read."""
+    return _text(options.token_file, "token-file") if options.token_file else None
 
 
 def _credentials(options: argparse.Namespace) -> Any:

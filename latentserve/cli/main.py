@@ -48,6 +48,8 @@ COMMANDS = {
     "embed": Command("embeddings of files, from a server", "latentserve.cli.commands", "embed"),
     "score": Command("p-values of files, and which are flagged", "latentserve.cli.commands", "score"),
     "reconstruct": Command("reconstructions of files", "latentserve.cli.commands", "reconstruct"),
+    "neighbours": Command("the items of a job that are most alike", "latentserve.neighbours.command", "neighbours"),
+    "convert": Command("a job's embeddings to an array or a database", "latentserve.handover.command", "convert"),
     "models": Command("the models of a server", "latentserve.cli.commands", "models"),
     "health": Command("whether a server is ready", "latentserve.health", "command"),
 }

@@ -232,20 +232,28 @@ def sink(out: Path | None, form: str | None, columns: tuple[str, ...], tensor: s
     suffix = out.suffix.lower()
     if tensor == "reconstruction" and suffix == "":
         return Pictures(out)
-    known = [*SUFFIXES, *([ARRAY] if tensor else [])]
-    if suffix not in known:
-        expected = f"a file that ends in one of {' '.join(known)}" + (
-            ", or a folder for pictures" if tensor == "reconstruction" else ""
-        )
-        raise InvalidInput.at("out", got=str(out), expected=expected)
-    if out.exists() and not force:
-        raise InvalidInput.at("out", got=f"{out}, which exists", expected="a new file, or --force to write over it")
-    if not out.parent.is_dir():
-        raise InvalidInput.at("out", got=str(out), expected="a file in a folder that exists")
+    check_file(out, tensor, force)
     if suffix == ARRAY:
         return Array(out)
     stream = out.open("w", encoding="utf-8", newline="")
     return Csv(stream, columns, True) if SUFFIXES[suffix] == "csv" else JsonLines(stream, tensor, True)
+
+
+def check_file(out: Path, tensor: str = "", force: bool = False) -> None:
+    """Raises InvalidInput if `sink` could not write that file, before any work is done."""
+    folder = ", or a folder for pictures" if tensor == "reconstruction" else ""
+    known = [*SUFFIXES, *([ARRAY] if tensor else [])]
+    if out.suffix.lower() not in known:
+        raise InvalidInput.at("out", got=str(out), expected=f"a file that ends in one of {' '.join(known)}{folder}")
+    check_new("out", out, force)
+
+
+def check_new(field: str, path: Path, force: bool) -> None:
+    """Raises InvalidInput if a file is there, unless it may be written over, or its folder is not."""
+    if path.exists() and not force:
+        raise InvalidInput.at(field, got=f"{path}, which exists", expected="a new file, or --force to write over it")
+    if path.is_dir() or not path.parent.is_dir():
+        raise InvalidInput.at(field, got=str(path), expected="a file in a folder that exists")
 
 
 def _done(stream: TextIO, owned: bool) -> None:

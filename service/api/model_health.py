@@ -58,7 +58,11 @@ class ModelHealth:
         return self._queues.well(model, self._stuck_seconds)
 
     async def say(self, unloaded: Sequence[ServedModel] = ()) -> None:
-        """Sets the health that has changed. Unloaded models and rejected ones do not serve."""
+        """Sets the health that has changed. Unloaded models and rejected ones do not serve.
+
+        Instances are named, too, as in `cuda:1/0`: one that is out of service does not serve.
+        """
+        self._queues.take_out_stuck(self._stuck_seconds)
         well = {model.key: self.well(model) for model in self._repository.served()}
         for (name, version), one in well.items():
             self._metrics.model_healthy.labels(name, str(version)).set(one)
@@ -66,13 +70,15 @@ class ModelHealth:
         away = (*(one.name for one in self._repository.rejected), *(model.key[0] for model in unloaded))
         statuses = dict.fromkeys(SERVICES, SERVING if self.any_well else NOT_SERVING)
         statuses |= dict.fromkeys(away, NOT_SERVING)
+        instances = {one.name: NOT_SERVING if one.is_out else SERVING for one in self._queues.instances}
+        statuses |= instances
         for name, versions in self._repository.models.items():
             statuses[name] = SERVING if well[name, max(versions)] else NOT_SERVING
         for name, status in statuses.items():
             if self._said.get(name) != status:
                 self._said[name] = status
-                if status == NOT_SERVING and name not in away:
-                    log.error("%s: not serving, its queue is dead or a batch is stuck", name or "the server")
+                if status == NOT_SERVING and name not in (*away, *instances):
+                    log.error("%s: not serving, its queue is dead or no device serves it", name or "the server")
                 await self._servicer.set(name, status)
 
     async def watch(self) -> None:

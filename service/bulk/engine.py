@@ -14,6 +14,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,7 @@ class Bundle:
         folder: of the bundle, <name>/<version>.
         asked: of each item.
         device: as `latentserve serve --device`; the other settings are a server's, by default or environment.
+        cpus: cores that it takes; 0: those of this process.
 
     Raises:
         BundleError: the bundle is broken.
@@ -73,11 +75,11 @@ class Bundle:
         InvalidInput: the level cannot be, or a variable of the environment.
     """
 
-    def __init__(self, folder: Path, asked: Asked, device: str) -> None:
+    def __init__(self, folder: Path, asked: Asked, device: str, cpus: int = 0) -> None:
         self._folder, self._asked = folder.resolve(), asked
         config = _config(self._folder, device)
         threads_of_one = config.intra_op_threads or 1
-        self._workers = max(1, available_cpus() // threads_of_one)
+        self._workers = max(1, (cpus or available_cpus()) // threads_of_one)
         self._device = replace(config.device_config, intra_op_threads=threads_of_one)
         self._limits = config.limits
         self._manifest = manifest = bundle.load(self._folder)
@@ -100,7 +102,7 @@ class Bundle:
             BundleError: the golden rows come out otherwise.
             Unsupported: the required device is not there.
         """
-        engine = self._engine()
+        engine = self._engine
         is_cpu = engine.execution_provider == CPU
         slot = contextlib.nullcontext() if is_cpu else threading.Lock()
         rows = CPU_ROWS if is_cpu else BATCH_ROWS
@@ -114,7 +116,9 @@ class Bundle:
         with threads(self._workers) as pool:
             yield from ahead(pool, lambda batch: self._answered(run, batch), batches, AHEAD * self._workers)
 
+    @cached_property
     def _engine(self) -> Engine:
+        """Loaded and verified once, however often there is something to answer."""
         try:
             engine = Engine(self._folder, self._manifest, self._device)
         except DeviceError as error:
@@ -160,5 +164,7 @@ def _config(folder: Path, device: str) -> Config:
         return Config(**settings)
     except ValidationError as error:
         (fault, *_) = error.errors()
+        if not fault["loc"]:  # of several together; the settings of a server count for a bundle, too
+            raise InvalidInput(f"LATENTSERVE_ variables: {fault['msg'].removeprefix('Value error, ')}") from error
         name = f"LATENTSERVE_{'_'.join(map(str, fault['loc'])).upper()}"
         raise InvalidInput.at(name, got=repr(fault["input"]), expected=fault["msg"]) from error

@@ -85,7 +85,8 @@ class Engine:
             session = sessions.of[graph.file]
             if bound or (bound is None and on_gpu):
                 device, recorded = ("cuda", config.cuda_graphs) if on_gpu else ("cpu", False)
-                self._runners[graph.file] = DeviceRunner(session, graph, device, recorded)
+                gpu = config.gpu if on_gpu else 0
+                self._runners[graph.file] = DeviceRunner(session, graph, device, recorded, gpu)
             else:
                 self._runners[graph.file] = HostRunner(session, graph)
         max_rows = config.max_batch_rows

@@ -13,18 +13,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import onnxruntime as ort
 
 from latentserve.bundle import Graph
 from latentserve.devices import CPU, CUDA, CUDA_OPTIONS, TENSORRT
 from latentserve.errors import BundleError
+from service.engine.devices import DeviceError as DeviceError
+from service.engine.devices import check_gpus
 
 log = logging.getLogger(__name__)
 
 LIBRARIES = {CUDA: "libonnxruntime_providers_cuda.so", TENSORRT: "libonnxruntime_providers_tensorrt.so"}
-Device = Literal["auto", "cpu", "cuda", "tensorrt"]
 SHAPE_WORK = frozenset(
     [
         "Add",
@@ -48,16 +49,12 @@ integers, and no row is copied."""
 ENGINE_CACHE = Path("~/.cache/latentserve/tensorrt")
 
 
-class DeviceError(RuntimeError):
-    """The device that was required is not there."""
-
-
 @dataclass(frozen=True)
 class DeviceConfig:
     """On what graphs run.
 
     Attributes:
-        device: `cpu`; `cuda` or `tensorrt`, or fail; `auto`: CUDA if it really works, else the CPU.
+        device: `cpu`; `cuda` or `tensorrt` or fail, `cuda:1` on the second GPU; `auto`: CUDA if it works, else the CPU.
         intra_op_threads: threads of one operator on the CPU.
         cuda_graphs: on CUDA, record the kernels of each batch size once and replay them.
         max_batch_rows: largest batch; TensorRT builds its engines for 1 to so many rows.
@@ -65,12 +62,22 @@ class DeviceConfig:
         cuda_options: of the CUDA provider, in place of ours or beside them; for measurements.
     """
 
-    device: Device
+    device: str
     intra_op_threads: int
     max_batch_rows: int
     cuda_graphs: bool = False
     engine_cache: Path = ENGINE_CACHE
     cuda_options: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def kind(self) -> str:
+        """`auto`, `cpu`, `cuda` or `tensorrt`."""
+        return self.device.partition(":")[0]
+
+    @property
+    def gpu(self) -> int:
+        """Number of the GPU; 0 where none is named."""
+        return int(self.device.partition(":")[2] or 0)
 
 
 @dataclass(frozen=True)
@@ -99,9 +106,10 @@ def open_sessions(folder: Path, graphs: Iterable[Graph], config: DeviceConfig) -
     def opened(provider: str) -> Sessions:
         return Sessions(provider, {graph.file: open_session(folder, graph, provider, config) for graph in graphs})
 
-    if config.device == "cpu":
+    if config.kind == "cpu":
         return opened(CPU)
-    wanted = TENSORRT if config.device == "tensorrt" else CUDA
+    wanted = TENSORRT if config.kind == "tensorrt" else CUDA
+    check_gpus([config.device])
     try:
         if (why := why_not(wanted)) is not None:
             raise DeviceError(why)
@@ -201,13 +209,15 @@ def providers(provider: str, graph: Graph, config: DeviceConfig) -> list[Any]:
     """What `InferenceSession` takes as providers."""
     if provider == CPU:
         return [CPU]
-    cuda = CUDA_OPTIONS | dict(config.cuda_options)
+    device = {"device_id": str(config.gpu)} if config.gpu else {}
+    cuda = device | CUDA_OPTIONS | dict(config.cuda_options)
     if config.cuda_graphs and provider == CUDA:
         cuda["enable_cuda_graph"] = "1"
     if provider == CUDA:
         return [(CUDA, cuda)]
     cache_path = str(config.engine_cache.expanduser())
     tensorrt = {
+        **device,
         **{"trt_engine_cache_enable": "1", "trt_engine_cache_path": cache_path},
         **{"trt_timing_cache_enable": "1", "trt_timing_cache_path": cache_path},
     }

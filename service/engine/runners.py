@@ -58,12 +58,15 @@ class DeviceRunner:
         graph: whose tensors to bind.
         device: `cuda`, or `cpu` to test the same path without one.
         cuda_graphs: the session records and replays.
+        gpu: number of it.
     """
 
-    def __init__(self, session: ort.InferenceSession, graph: Graph, device: str, cuda_graphs: bool = False) -> None:
+    def __init__(
+        self, session: ort.InferenceSession, graph: Graph, device: str, cuda_graphs: bool = False, gpu: int = 0
+    ) -> None:
         self._session = session
         self._graph = graph
-        self._device = device
+        self._device, self._gpu = device, gpu
         self._cuda_graphs = cuda_graphs
         self._buffers: dict[tuple[int, frozenset[str], frozenset[int]], Buffers] = {}
 
@@ -95,4 +98,5 @@ class DeviceRunner:
         return Buffers(binding, options, inputs, outputs)
 
     def _memory(self, size: int, spec: Any) -> ort.OrtValue:
-        return ort.OrtValue.ortvalue_from_shape_and_type([size, *spec.shape], np.dtype(spec.dtype), self._device, 0)
+        shape, dtype = [size, *spec.shape], np.dtype(spec.dtype)
+        return ort.OrtValue.ortvalue_from_shape_and_type(shape, dtype, self._device, self._gpu)

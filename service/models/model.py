@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,10 +13,10 @@ from latentserve import bundle
 from latentserve.bundle import Manifest
 from latentserve.devices import CPU
 from latentserve.inputs import INPUT
-from service.engine.engine import Engine
 from service.engine.providers import DeviceConfig, has_driver
 from service.models.decisions import DecisionPolicy
 from service.models.decoding import Decoder, Limits
+from service.models.engines import Engines, Workers
 from service.models.maps import MapPolicy
 from service.observing.metrics import Metrics
 from service.observing.monitor import Monitor, MonitorConfig
@@ -27,7 +24,6 @@ from service.observing.queue_metrics import QueueMetrics
 from service.scheduling.batching import BatchQueue, QueueConfig
 from service.scheduling.decoding_queue import DecodingQueue
 from service.scheduling.observer import Tolerant
-from service.scheduling.queue import Piece, Tensors
 
 LATENT = "latent"
 
@@ -52,21 +48,13 @@ class ModelsConfig:
 
 
 @dataclass(frozen=True)
-class Workers:
-    """What all models share: one device, the thread that feeds it, and threads that decode or the queue before them."""
-
-    slot: asyncio.Lock
-    engine: ThreadPoolExecutor
-    decoding: ThreadPoolExecutor | DecodingQueue
-
-
-@dataclass(frozen=True)
 class ServedModel:
     """One version of a model, ready to answer.
 
     Attributes:
         manifest: of its bundle.
         execution_provider: what really runs it.
+        engines: that run it, one for each instance.
         decoder: request messages to rows.
         policy: scores to decisions.
         monitor: whether calibration still fits what is scored; None without detectors.
@@ -76,6 +64,7 @@ class ServedModel:
 
     manifest: Manifest
     execution_provider: str
+    engines: Engines
     decoder: Decoder
     policy: DecisionPolicy
     monitor: Monitor | None
@@ -102,20 +91,20 @@ def load(folder: Path, config: ModelsConfig, metrics: Metrics, workers: Workers)
     """
     manifest = bundle.load(folder)
     calibration = bundle.load_calibration(folder, manifest)
-    engine = Engine(folder, manifest, config.device)
-    engine.check_golden(bundle.load_golden(folder, manifest))
-    engine.warm_up()
-    metrics.opened(manifest, engine.execution_provider)
-    fallback = config.device.device != "cpu" and engine.execution_provider == CPU and has_driver()
+    engines = Engines(folder, manifest, config.device, workers)
+    provider = engines.open_all()
+    metrics.opened(manifest, provider)
+    fallback = config.device.kind != "cpu" and provider == CPU and has_driver()
     metrics.device_fallback.labels(manifest.name, str(manifest.version)).set(fallback)
     names = [INPUT, LATENT] if "decoder" in manifest.graphs else [INPUT]
     return ServedModel(
         manifest=manifest,
-        execution_provider=engine.execution_provider,
+        execution_provider=provider,
+        engines=engines,
         decoder=Decoder(manifest.input, config.limits, workers.decoding),
         policy=DecisionPolicy(manifest, calibration),
         monitor=_monitor(folder, manifest, calibration, config, metrics),
-        queues={name: _queue(name, engine, config, metrics, workers) for name in names},
+        queues={name: _queue(name, manifest, engines, config, metrics, workers) for name in names},
         map_policy=MapPolicy(manifest, calibration) if manifest.map_detector else None,
     )
 
@@ -138,21 +127,14 @@ def _monitor(
     return monitor
 
 
-def _queue(name: str, engine: Engine, config: ModelsConfig, metrics: Metrics, workers: Workers) -> BatchQueue:
-    observer = QueueMetrics(metrics, engine.manifest.name, engine.manifest.version, name)
-    execute = partial(_execute, workers.engine, engine, name, Tolerant(observer))
-    queue = BatchQueue(execute, config.queue, workers.slot, observer)
+def _queue(
+    name: str, manifest: Manifest, engines: Engines, config: ModelsConfig, metrics: Metrics, workers: Workers
+) -> BatchQueue:
+    observer = QueueMetrics(metrics, manifest.name, manifest.version, name)
+    cost = Tolerant(observer)
+    executes = [partial(engines.execute, one, name, cost) for one in workers.instances.every]
+    queue = BatchQueue(executes, config.queue, workers.instances, observer)
     observer.watch_oldest(queue.oldest_age)
     if isinstance(workers.decoding, DecodingQueue):
         queue.backlog = workers.decoding.backlog_seconds
     return queue
-
-
-async def _execute(
-    pool: ThreadPoolExecutor, engine: Engine, name: str, cost: Tolerant, pieces: Sequence[Piece]
-) -> Sequence[Tensors]:
-    """Off the event loop: the next batch gathers while this one runs."""
-    try:
-        return await asyncio.get_running_loop().run_in_executor(pool, engine.run, name, pieces)
-    finally:
-        cost.padded(engine.padding(sum(len(piece.rows) for piece in pieces)), engine.pad_seconds)

@@ -16,6 +16,7 @@ from typing import Any
 from service.models.model import ServedModel
 from service.observing.metrics import Metrics
 from service.scheduling.batching import BatchQueue, QueueConfig
+from service.scheduling.instances import Instance, Instances
 
 log = logging.getLogger(__name__)
 
@@ -58,10 +59,12 @@ class ModelQueues:
 
     Args:
         metrics: record queues that die.
+        instances: that run what waits in them.
     """
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, instances: Instances) -> None:
         self._metrics = metrics
+        self._instances = instances
         self._all: list[RunningModel] = []
 
     def start(self, model: ServedModel, config: QueueConfig) -> None:
@@ -74,11 +77,22 @@ class ModelQueues:
         self._bound(model, config)
 
     def well(self, model: ServedModel, stuck_seconds: float) -> bool:
-        """Whether it can answer: its queues are worked off, and no batch holds the device for long."""
-        if any(one.dead for one in self._all if one.model is model):
-            return False
-        queues = (queue for one in self._all for queue in one.model.queues.values())
-        return max((queue.running_seconds() for queue in queues), default=0.0) <= stuck_seconds
+        """Whether it can answer: its queues are worked off, and no batch holds some instance in service for long."""
+        return self._instances.well(stuck_seconds) and not any(one.dead for one in self._all if one.model is model)
+
+    @property
+    def instances(self) -> list[Instance]:
+        """Those in service and those that are out."""
+        return self._instances.every
+
+    def take_out_stuck(self, stuck_seconds: float) -> None:
+        """Others run the batches of those that one has held for longer."""
+        self._instances.take_out_stuck(stuck_seconds)
+
+    async def prove(self, instance: Instance) -> None:
+        """Golden rows of every model come out right on an instance. Raises if they do not."""
+        for one in list(self._all):
+            await one.model.engines.prove(instance)
 
     async def _work_off(self, one: RunningModel, at: str, queue: BatchQueue) -> None:
         """Until it is drained, or has died too often."""

@@ -18,7 +18,8 @@ from latentserve import bundle
 from latentserve.errors import BundleError, InvalidInput, ModelNotFound
 from latentserve.records import printable
 from service.engine.providers import DeviceError
-from service.models.model import ModelsConfig, ServedModel, Workers, load
+from service.models.engines import Workers
+from service.models.model import ModelsConfig, ServedModel, load
 from service.observing.metrics import Metrics
 
 log = logging.getLogger(__name__)

@@ -18,6 +18,10 @@ VERSION = ("model", "version")
 QUEUE = ("model", "version", "queue")
 """A model has a queue of `input` rows and, if it has a decoder, one of `latent` rows."""
 
+INSTANCE = ("device", "number")
+"""A device as `--device` names it, and the number of an engine among those of its device. Not `instance`: Prometheus
+calls so what it scrapes."""
+
 
 class MetricTable:
     """The declarations, in the order of docs/metrics.md."""
@@ -136,6 +140,29 @@ class MetricTable:
     )
     dead_work_rows = counter(
         "latentserve_dead_work_rows_total", "Rows that ran although their client had left before the end.", *QUEUE
+    )
+
+    # Instances.
+    instance_in_service = gauge(
+        "latentserve_instance_in_service",
+        "1 while an instance gets batches; 0 after one that others alone could run, or that was stuck, until golden "
+        "rows come out right.",
+        *INSTANCE,
+    )
+    instance_busy_seconds = counter(
+        "latentserve_instance_busy_seconds_total", "Time that an instance ran batches.", *INSTANCE
+    )
+    instance_batches = counter(
+        "latentserve_instance_batches_total",
+        "Batches that an instance ran, by outcome; one that failed counts again where it is run again.",
+        *INSTANCE,
+        "outcome",
+    )
+    instance_outages = counter(
+        "latentserve_instance_outages_total",
+        "Times that an instance went out of service, by reason: batches or golden rows `failed`, or one was `stuck`.",
+        *INSTANCE,
+        "reason",
     )
 
     # Scores.

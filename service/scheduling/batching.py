@@ -10,12 +10,15 @@ The contract, each point of which has a test in tests/service/scheduling/test_ba
     would expire inside the next batch, and batches are formed so that they fit into the deadlines they serve, as far as
     that leaves the others at least half of their throughput (`formation`).
  4. Co-batched requests do not affect each other. A client that cancels leaves the others whole. A batch that fails is
-    run again in halves, until what fails is one request alone.
+    run again in halves, until what fails is one request alone (`execution`).
  5. n rows in, n rows out, in order; each future is resolved exactly once, and each row counted once: run or dropped.
  6. The queue is bounded in rows and in bytes, those that `reserve` keeps room for included (`admission`). Over the
     bounds both raise Overloaded at once, with a hint when to retry. Expired work raises DeadlineExceeded. While
     draining they raise Unavailable; what was accepted is still answered.
- 7. Queues that share a `slot` (one device) take turns, batch by batch.
+ 7. Queues that share `instances` take turns, batch by batch. With several instances a batch runs on each at once; the
+    points above hold as with one (`instances`).
+ 8. A batch that fails on an instance, or is stuck there, is run whole on another in service. If it runs there the first
+    is out of service until it is proven (`execution`, `instances`). Without any in service all raise Unavailable.
 
 Knows asyncio and numpy: no gRPC, no ONNX Runtime, no Prometheus. One event loop, not thread-safe.
 """
@@ -26,7 +29,7 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from numpy.typing import NDArray
@@ -34,33 +37,34 @@ from numpy.typing import NDArray
 from latentserve.errors import DeadlineExceeded, InternalError, Unavailable
 from service.scheduling.admission import Admission, Reservation
 from service.scheduling.admission import QueueConfig as QueueConfig
+from service.scheduling.execution import Execution, Turn
 from service.scheduling.formation import BatchFormation
+from service.scheduling.instances import Instances, NoneInService
 from service.scheduling.observer import Observer, Tolerant
-from service.scheduling.queue import Execute, Job, Piece, PriorityQueue, Slice, Tensors, checked
+from service.scheduling.queue import Execute, Job, PriorityQueue, Slice, Tensors
 
 
 class BatchQueue:
-    """A queue of requests in front of one engine.
+    """A queue of requests in front of an engine, or several.
 
     Args:
-        execute: runs a batch.
+        executes: runs a batch, one for each instance.
         config: bounds; may be replaced at any time.
-        slot: held while a batch runs; shared by the queues of one device.
+        instances: one is held while a batch runs; shared by all queues.
         observer: is told what happens.
         clock: seconds, monotonic; deadlines are on this clock.
     """
 
     def __init__(
         self,
-        execute: Execute,
+        executes: Sequence[Execute],
         config: QueueConfig,
-        slot: asyncio.Lock,
+        instances: Instances,
         observer: Observer,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._execute = execute
         self._config = config
-        self._slot = slot
+        self._instances = instances
         self._observer: Observer = Tolerant(observer)
         self._clock = clock
         self._waiting = PriorityQueue[Job]()
@@ -68,7 +72,10 @@ class BatchQueue:
         self._changed = asyncio.Event()
         self._draining = False
         self._formation = BatchFormation()
-        self._under_way: dict[Slice, float] = {}
+        self._one_forms = asyncio.Lock()
+        self._execution = Execution(
+            executes, instances, self._formation, self._observer, self._fail, self._expire, clock
+        )
         self.backlog: Callable[[], float] = lambda: 0.0  # seconds until rows being read will have been; for the hint
         self._admission = Admission(self._waiting, self._seconds, self._observer.dropped, self._on_room, clock)
 
@@ -125,20 +132,19 @@ class BatchQueue:
 
         After an error, which is a bug of ours, it may be called again.
         """
+        workers = [asyncio.create_task(self._work_off()) for _ in self._instances.every]
         try:
-            while not self._is_over():
-                await self._until(lambda: self._waiting.rows > 0 or self._is_over())
-                await self._fill_window()
-                async with self._slot:
-                    batch = self._gather()
-                    # Nothing to run though rows wait: their calls were cancelled this very moment; let them leave.
-                    await (self._run_batch(batch) if batch else asyncio.sleep(0))
+            await asyncio.gather(*workers)
         except Exception:
             self._abandon("failed", InternalError("the queue failed before the rows ran; the server's log says why"))
             raise
         except BaseException:  # cancelled
             self.close()
             raise
+        finally:
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
 
     def drain(self) -> None:
         """Rejects what comes from now on; `run` returns when what has been accepted is answered."""
@@ -158,10 +164,6 @@ class BatchQueue:
         """Seconds that the oldest row has waited to run or to be read; 0 if none waits."""
         return max(self._clock() - min(self._waiting.first_arrival(), self._admission.first_arrival()), 0.0)
 
-    def running_seconds(self) -> float:
-        """How long the batch that runs now has been running; 0 if none does."""
-        return max((self._clock() - started for started in self._under_way.values()), default=0.0)
-
     def _let_in(self, rows: NDArray[Any], deadline: float, priority: int, reservation: Reservation | None) -> None:
         if reservation is not None and reservation.fits(len(rows), rows.nbytes):
             reservation.use()
@@ -172,7 +174,8 @@ class BatchQueue:
 
     def _seconds(self, rows: int) -> float:
         pace = self._formation.pace
-        return max(pace.seconds(rows) if pace.known else 1.0, self.backlog() if self._admission.rows else 0.0)
+        seconds = pace.seconds(rows) / max(self._instances.num_in_service, 1) if pace.known else 1.0
+        return max(seconds, self.backlog() if self._admission.rows else 0.0)
 
     def _on_room(self) -> None:
         self._tell_queue()
@@ -193,18 +196,44 @@ class BatchQueue:
                 self._changed.clear()
                 await asyncio.wait_for(self._changed.wait(), left)
 
-    def _gather(self) -> list[Slice]:
+    async def _work_off(self) -> None:
+        """Runs one batch after another. As many do so as there are instances; one at a time forms the next batch."""
+        while True:
+            async with self._one_forms:
+                await self._until(lambda: self._waiting.rows > 0 or self._is_over())
+                if self._is_over():
+                    return
+                await self._fill_window()
+                try:
+                    instance = await self._instances.take()
+                except NoneInService as error:
+                    self._abandon("failed", error)
+                    continue
+                turn, batch = Turn(instance, self.config.max_batch_rows), list[Slice]()
+                try:
+                    batch = self._gather(turn)
+                finally:
+                    if not batch:
+                        self._instances.give(instance)
+            # Nothing to run though rows wait: their calls were cancelled this very moment; let them leave.
+            await (self._execution.run(batch, turn) if batch else asyncio.sleep(0))
+
+    def _gather(self, turn: Turn) -> list[Slice]:
         """Forms a batch, now and no earlier: the most urgent rows that are still wanted."""
-        waiting, formation, whole = self._waiting, self._formation, self.config.max_batch_rows
+        waiting, formation, whole = self._waiting, self._formation, turn.whole
         self._drop_expired()
         self._drop_expired(formation.margin(waiting.rows, formation.smallest(whole)))
         num_rows = formation.rows(waiting.most_urgent(), self._clock(), whole)
         self._drop_expired(formation.margin(waiting.rows, num_rows))
-        now = self._clock()
-        self._under_way = dict.fromkeys(waiting.take(whole), now)
-        batch, others = formation.share(list(self._under_way), num_rows, whole)
+        now, under_way = self._clock(), self._execution.parts
+        taken = dict.fromkeys(waiting.take(whole))
+        under_way |= taken
+        batch, others = formation.share(list(taken), num_rows, whole)
+        turn.cut_short = bool(others)
         waiting.put_back(others)
-        self._under_way = dict.fromkeys(batch, now)
+        for part in taken:
+            del under_way[part]
+        under_way |= dict.fromkeys(batch)
         for part in batch:
             self._observer.waited(now - part.job.arrived, part.num_rows)
         if batch:
@@ -213,61 +242,10 @@ class BatchQueue:
         self._tell_queue()
         return batch
 
-    async def _run_batch(self, batch: list[Slice]) -> None:
-        batch = [part for part in batch if self._still_wanted(part)]
-        if not batch:
-            return
-        pieces = [Piece(job.rows[start:stop], job.wants) for job, start, stop in batch if job.rows is not None]
-        num_rows = sum(len(piece.rows) for piece in pieces)
-        error: Exception | None = None
-        started = self._clock()
-        try:
-            results = checked(pieces, await self._execute(pieces))
-        except Exception as raised:
-            error = raised
-        ended = self._clock()
-        dead = sum(part.num_rows for part in batch if part.job.future.done() or part.job.deadline <= ended)
-        self._observer.executed(num_rows, dead, ended - started)
-        if error is not None:
-            await self._after_failure(batch, error)
-            return
-        self._formation.learn(num_rows, ended - started, self.config.max_batch_rows)
-        for part, tensors in zip(batch, results, strict=True):
-            self._settle(part)
-            part.job.deliver(part.start, tensors)
-
-    async def _after_failure(self, batch: list[Slice], error: Exception) -> None:
-        """One request fails alone; several are run again in halves, so that the good ones get answers."""
-        if len(batch) > 1:
-            await self._run_batch(batch[: len(batch) // 2])
-            await self._run_batch(batch[len(batch) // 2 :])
-            return
-        self._settle(batch[0], "failed")
-        self._fail(batch[0].job, error, "failed")
-
-    def _still_wanted(self, part: Slice) -> bool:
-        """False, and counted, if the client left after the batch was formed (a batch that is run again)."""
-        job = part.job
-        expired = not job.future.done() and job.deadline <= self._clock()
-        if expired:
-            self._expire(job)
-        if job.future.done():
-            self._settle(part, "expired" if expired else "cancelled")
-        return not job.future.done()
-
-    def _settle(self, part: Slice, reason: str = "") -> None:
-        """What has become of a part of a batch: it ran, or for that reason it did not. Counted once."""
-        if self._under_way.pop(part, None) is None:
-            return
-        if reason:
-            self._observer.dropped(reason, part.num_rows)
-        else:
-            self._observer.ran(part.num_rows)
-
     def _abandon(self, reason: str, error: Exception) -> None:
         """Nobody will run what is under way or waits."""
-        for part in list(self._under_way):
-            self._settle(part, reason)
+        for part in list(self._execution.parts):
+            self._execution.settle(part, reason)
         for job in list(self._jobs):
             self._fail(job, error, reason)
 

@@ -36,7 +36,6 @@ class BatchFormation:
         self.pace = Pace()
         self._credit_seconds = 0.0
         self._owed_rows = 0.0
-        self._cut_short = False
 
     def smallest(self, whole: int) -> int:
         """Rows of the smallest batch that account 1 can pay for, of at most `whole`."""
@@ -63,7 +62,6 @@ class BatchFormation:
     def share(self, parts: Sequence[Slice], num_rows: int, whole: int) -> tuple[list[Slice], list[Slice]]:
         """What of a whole batch goes into one of `num_rows`, and what goes back into the queue."""
         in_order, others = split(parts, num_rows)
-        self._cut_short = bool(others)
         if not self.pace.known:
             return in_order, others
         of_whole = self.pace.seconds(whole)
@@ -90,14 +88,13 @@ class BatchFormation:
         run = self.pace.slow_seconds(waiting.rows) if self.pace.known else 0.0
         return min(end, first.deadline - max(run, (first.deadline - first.arrived) / 2))
 
-    def learn(self, num_rows: int, seconds: float, whole: int) -> None:
-        """A batch of so many rows took so long."""
+    def learn(self, num_rows: int, seconds: float, whole: int, cut_short: bool) -> None:
+        """A batch of so many rows took so long; cut short: rows were put back when it was formed."""
         if self.pace.known:
             of_whole = self.pace.seconds(whole)
-            wasted = max(seconds - num_rows / whole * of_whole, 0.0) if self._cut_short else 0.0
+            wasted = max(seconds - num_rows / whole * of_whole, 0.0) if cut_short else 0.0
             credit = self._credit_seconds + SHARE * seconds - wasted
             self._credit_seconds = min(max(credit, -of_whole), of_whole)
-        self._cut_short = False
         self.pace.learn(num_rows, seconds)
 
 

@@ -1,4 +1,4 @@
-"""What a queue reports of itself, and to whom."""
+"""What queues and instances report of themselves, and to whom."""
 
 from __future__ import annotations
 
@@ -31,6 +31,32 @@ class Observer(Protocol):
 
     def executed(self, rows: int, dead_rows: int, seconds: float) -> None:
         """A batch ran, well or not; dead rows are those whose client had left when it was done."""
+
+
+class InstanceObserver(Protocol):
+    """Hears what happens to instances (`service.scheduling.instances.Instance`)."""
+
+    def ran(self, instance: Any, seconds: float, well: bool) -> None:
+        """It ran a batch for so long, well or not."""
+
+    def out(self, instance: Any, why: str) -> None:
+        """It is out of service: `failed` or `stuck`."""
+
+    def back(self, instance: Any) -> None:
+        """It is in service again."""
+
+
+class Unobserved:
+    """Nobody listens."""
+
+    def ran(self, instance: Any, seconds: float, well: bool) -> None:
+        """See `InstanceObserver`; the others, too."""
+
+    def out(self, instance: Any, why: str) -> None:
+        """..."""
+
+    def back(self, instance: Any) -> None:
+        """..."""
 
 
 class Tolerant:

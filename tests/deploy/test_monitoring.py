@@ -63,7 +63,7 @@ def test_the_dashboards_are_what_their_code_makes(name: str) -> None:
 def test_what_is_asked_for_exists() -> None:
     known = {metric.name + suffix for metric in declared().values() for suffix in SUFFIXES[metric.kind]}
     known |= {f"process_{name}" for name in ("cpu_seconds_total", "resident_memory_bytes")}
-    known |= {"latentserve_queue_seconds_mean"}  # what the adapter calls it
+    known |= {"latentserve_busy"}  # what the adapter calls it
     for query in queries():
         for name in re.findall(r"(?<![:\w])(?:latentserve|process)_\w+", query):
             assert name in known, f"{name} in {query}"

@@ -92,6 +92,23 @@ def test_a_job_may_go_on_by_the_other(files: Path, bundle_folder: Path, digits_s
     assert columns("out.parquet")["source"] == [f"files/{path.name}" for path in sorted(files.iterdir())]
 
 
+def test_a_query_finds_itself_by_a_bundle_and_by_a_server(
+    files: Path, bundle_folder: Path, digits_server: ServedProcess, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["embed", "files", "--to", "out.parquet", "--bundle", str(bundle_folder)]) == 0
+    for number, by in enumerate((("--bundle", str(bundle_folder)), ("--server", digits_server.target))):
+        given = "neighbours", "out.parquet", "--query", "files/017.png", "--count", "5", "--html", f"{number}.html"
+        capsys.readouterr()
+        assert main([*given, *by]) == 0
+        out, err = capsys.readouterr()
+        assert "152 rows compared" in err
+        assert "2 more have no embedding" in err
+        nearest = out.splitlines()[1].split()
+        assert nearest[2] == "files/017.png"
+        assert float(nearest[1]) < 1e-6
+        assert Path(f"{number}.html").read_text().count("<img") == 6
+
+
 @pytest.mark.parametrize("how", ["bundle", "server"])
 def test_levels_that_cannot_be_are_told_before_work(
     how: str, files: Path, bundle_folder: Path, digits_server: ServedProcess, capsys: pytest.CaptureFixture[str]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from latentserve import lock
 from latentserve.lock import Held, held
 
 
@@ -20,3 +21,22 @@ def test_what_fails_inside_is_told_as_what_it_is(tmp_path: Path) -> None:
     with pytest.raises(BlockingIOError) as told, held(tmp_path):
         raise BlockingIOError(11, "the pipe is full")
     assert not isinstance(told.value, Held)
+
+
+@pytest.mark.parametrize("made_again", [False, True])
+def test_a_folder_that_was_removed_before_it_was_ours_is_not_held(
+    made_again: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, locks = tmp_path / "folder", lock.fcntl.flock
+    folder.mkdir()
+
+    def late(number: int, how: int) -> None:
+        folder.rmdir()
+        if made_again:
+            (tmp_path / "other").mkdir()  # it takes the number of the inode that is free
+            folder.mkdir()
+        locks(number, how)
+
+    monkeypatch.setattr(lock.fcntl, "flock", late)
+    with pytest.raises(FileNotFoundError, match="removed by another process"), held(folder):
+        pass

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from service.config import ConfigError, changed, load_config
+from service.__main__ import main
+from service.config import Config, ConfigError, changed, load_config
+from service.engine.devices import DeviceError, check_gpus
 from service.scheduling.batching import QueueConfig
 from service.scheduling.decoding_queue import DecodingConfig
 
@@ -41,7 +43,18 @@ def test_an_unknown_argument_is_an_error(capsys: pytest.CaptureFixture[str]) -> 
     [
         ([], "models: missing, expected --models or LATENTSERVE_MODELS"),
         (["--models", "m", "--max-batch-rows", "0"], "max_batch_rows: got '0', expected:.*greater than or equal to 1"),
-        (["--models", "m", "--device", "tpu"], "device: got 'tpu', expected:.*'auto', 'cpu', 'cuda' or 'tensorrt'"),
+        (
+            ["--models", "m", "--device", "tpu"],
+            "device: got 'tpu', expected: auto, cpu, cuda, tensorrt, or GPUs by number",
+        ),
+        (["--models", "m", "--device", "cuda:x"], "device: got 'cuda:x', expected: auto, cpu, .*as in cuda:0,cuda:1"),
+        (["--models", "m", "--device", "cuda,cuda:1"], "device: got 'cuda,cuda:1', expected: auto, cpu, .*by number"),
+        (["--models", "m", "--device", ""], "device: got '', expected: auto"),
+        (["--models", "m", "--device", "cuda:0,cuda:0"], "device: got 'cuda:0,cuda:0', expected: each device once"),
+        (["--models", "m", "--device", "cpu,cuda:0"], "device: got 'cpu,cuda:0', expected: devices of one kind"),
+        (["--models", "m", "--device", "cuda:0,tensorrt:1"], "device: got .*, expected: devices of one kind"),
+        (["--models", "m", "--instances", "0"], "instances: got '0', expected:.*greater than or equal to 1"),
+        (["--models", "m", "--instances", "65"], "instances: got '65', expected:.*less than or equal to 64"),
         (["--models", "m", "--monitor-window-rows", "9"], "monitor_window_rows: got '9', .* than or equal to 10"),
         (["--models", "m", "--monitor-level", "0.3"], "monitor_level: got '0.3', .*less than or equal to 0.2"),
         (["--models", "m", "--port", "x"], "port: got 'x'"),
@@ -50,6 +63,55 @@ def test_an_unknown_argument_is_an_error(capsys: pytest.CaptureFixture[str]) -> 
 def test_a_value_out_of_range_is_named(arguments: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_config(arguments)
+
+
+def test_the_cpu_has_no_more_instances_than_cores_and_they_share_these(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.config.available_cpus", lambda: 5)
+
+    def config(*arguments: str) -> Config:
+        return load_config(["--models", "m", *arguments])
+
+    with pytest.raises(ConfigError, match=r"^instances: got 6, expected at most 5, one for each CPU$"):
+        config("--device", "cpu", "--instances", "6")
+    assert config("--device", "cpu", "--instances", "2").threads == 2
+    assert config("--device", "cpu", "--instances", "5").threads == 1
+    assert config("--device", "cuda:0", "--instances", "8").threads == 1  # it is the GPU that they share
+    assert config("--instances", "2", "--intra-op-threads", "3").threads == 3
+
+
+def test_devices_are_named_one_by_one() -> None:
+    config = load_config(["--models", "m", "--device", "cuda:1, cuda:0", "--instances", "2"])
+    assert config.devices == ["cuda:1", "cuda:0"]
+    assert (config.device_config.kind, config.device_config.gpu) == ("cuda", 1)
+    assert load_config(["--models", "m"]).devices == ["auto"]
+
+
+@pytest.mark.parametrize(("there", "said"), [(0, "no GPU"), (2, "cuda:0, cuda:1")])
+def test_a_gpu_that_is_not_there_is_told_before_any_work(
+    there: int, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.engine.devices.num_gpus", lambda: there)
+    check_gpus(["auto", "cpu", "cuda", "tensorrt", *(["cuda:1"] if there else [])])
+    with pytest.raises(
+        DeviceError, match=f"^device: got cuda:7, expected one that is there: this machine shows {said}$"
+    ):
+        check_gpus(["cuda:7"])
+
+
+def test_the_command_says_so_in_one_sentence_before_it_looks_for_models(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("service.engine.devices.num_gpus", lambda: 2)
+    given = ["--models", "nowhere", "--port", "0", "--metrics-port", "0"]
+    for device, said in (
+        ("cuda:7", "device: got cuda:7, expected one that is there: this machine shows cuda:0, cuda:1"),
+        (
+            "cuda:0,cuda:0",
+            "device: got 'cuda:0,cuda:0', expected: each device once; several engines on one are --instances",
+        ),
+    ):
+        assert main([*given, "--device", device]) == 1
+        assert capsys.readouterr().err.startswith(f"error: {said}")
 
 
 def test_threads_default_to_the_cpus_we_may_use(monkeypatch: pytest.MonkeyPatch) -> None:

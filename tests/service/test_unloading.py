@@ -80,14 +80,15 @@ def test_a_backlog_of_a_model_that_has_gone_is_answered_though_the_server_stops(
     async def run() -> list[int]:
         async with Server(config) as server:
             waiting = {"model": "digits-vae", "version": "1", "queue": "input"}
-            await server._workers.slot.acquire()  # the device is busy: everything waits
+            instances = server._workers.instances
+            taken = await instances.take()  # the device is busy: everything waits
             asked = [asyncio.create_task(asyncio.to_thread(score, server, digits[:50], 1)) for _ in range(4)]
             value = server.metrics.registry.get_sample_value
             await until(lambda: value("latentserve_queue_rows", waiting) == 4 * 50)
             shutil.rmtree(config.models / "digits-vae" / "1")
             server.reload()
             await until(lambda: served(server) == {2})
-            asyncio.get_running_loop().call_later(0.5, server._workers.slot.release)  # while it drains
+            asyncio.get_running_loop().call_later(0.5, instances.give, taken)  # while it drains
         return await asyncio.gather(*asked)
 
     assert asyncio.run(run()) == [50] * 4

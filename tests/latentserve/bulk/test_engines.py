@@ -114,3 +114,9 @@ def test_a_bundle_needs_what_a_server_needs(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(sys.modules, "service.bulk.engine", None)
     with pytest.raises(Unsupported, match=r"^bundle: got models/m/1, which needs what a server needs, .*\[serve\]'$"):
         engines.local(Path("models/m/1"), Asked(("embedding",)), "cpu")
+
+
+def test_a_folder_that_is_no_bundle_is_told_what_one_is(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="the extra `serve`")
+    with pytest.raises(InvalidInput, match=r"bundle: got .*, expected the folder of a bundle, models/NAME/VERSION"):
+        engines.local(tmp_path, Asked(("embedding",)), "cpu")

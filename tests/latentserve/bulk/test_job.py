@@ -254,14 +254,22 @@ def test_ctrl_c_finishes_the_part_in_hand(
     assert pq.read_table("out.parquet").num_rows == 200
 
 
-def test_ctrl_c_twice_stops_at_once(run: Run, tmp_path: Path) -> None:
+def test_ctrl_c_twice_ends_the_process(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files(tmp_path / "in", 10)
+    ended: list[int] = []
+
+    def end(status: int) -> None:
+        ended.append(status)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "_exit", end)
 
     def twice(_: Sequence[Any]) -> None:
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
 
     assert run("embed", "in", "--to", "out.parquet", seen=twice) == 130
+    assert ended == [130]
     assert list(contents("out.parquet")) == ["_job.json"]
 
 
@@ -274,6 +282,7 @@ def test_ctrl_c_twice_stops_at_once(run: Run, tmp_path: Path) -> None:
         (["embed", "in", "--to", "o.parquet", "--part-rows", "0"], "part-rows: got 0, expected 1 or more"),
         (["embed", "in", "--to", "o.parquet", "--patience", "nan"], "patience: got nan, expected seconds"),
         (["embed", "in", "--to", "o.parquet", "--model", "m"], "model: got it beside --bundle"),
+        (["embed", "in", "--to", "o.parquet", "--actors", "2"], "actors: got it without --ray, expected both"),
         (["embed", "in", "--part-rows", "5"], "part-rows: got it alone, expected --to FOLDER.parquet beside it"),
         (["embed", "in"], "bundle: got it alone, expected --to FOLDER.parquet beside it"),
     ],

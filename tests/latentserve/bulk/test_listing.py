@@ -56,6 +56,29 @@ def test_of_two_members_of_one_name_the_last_counts_as_when_it_is_unpacked(folde
     assert found[0].place > found[1].place
 
 
+@pytest.mark.parametrize("name", ["a.tgz", "a.tar.gz", "a.zip"])
+def test_what_is_packed_is_refused_before_work(name: str, folder: Path) -> None:
+    Path(name).touch()
+    with pytest.raises(InvalidInput, match=rf"got {name}, an archive, expected files, folders or shards"):
+        listed([name])
+
+
+def test_two_names_that_print_alike_are_told(folder: Path) -> None:
+    for name in (b"\xff.png", b"\\xff.png"):
+        Path(os.fsdecode(name)).touch()
+    with pytest.raises(InvalidInput, match=r"got two items that are both called \\xff.png, expected one"):
+        listed(["."])
+
+
+def test_nobody_waits_for_a_pipe(folder: Path) -> None:
+    for name in ("p.png", "p.tar", "p.parquet"):
+        os.mkfifo(name)
+    assert read(listed(["p.png"])[0], MOST).error == "got 'p.png', expected a file that can be read (no regular file)"
+    for name in ("p.tar", "p.parquet"):
+        with pytest.raises(InvalidInput, match=f"got {name}, no regular file"):
+            listed([name], "column")
+
+
 def test_a_hard_link_in_a_shard_is_its_file_and_hidden_members_are_none(folder: Path) -> None:
     shard("s.tar", "1.jpg", "._1.jpg", "deep/.2.jpg")
     with tarfile.open("s.tar", "a") as tar:

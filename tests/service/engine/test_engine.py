@@ -250,6 +250,34 @@ def test_cuda_keeps_float32_grows_by_what_is_asked_and_does_not_race_its_algorit
     assert options == CUDA_OPTIONS | {"use_tf32": "1"}
 
 
+def test_a_gpu_that_is_named_is_the_one_that_is_opened_and_its_memory_is_what_is_bound(
+    bundle_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = bundle.load(bundle_folder).graphs["decoder"]
+    ((_, options),) = providers(CUDA, graph, DeviceConfig("cuda:3", 1, 32))
+    assert options == CUDA_OPTIONS | {"device_id": "3"}
+    for _, options in providers(TENSORRT, graph, DeviceConfig("tensorrt:1", 1, 32)):
+        assert options["device_id"] == "1"
+    asked: list[tuple[str, int]] = []
+    memory = providers_module.ort.OrtValue.ortvalue_from_shape_and_type
+
+    def made(shape: Any, dtype: Any, device: str, gpu: int) -> Any:
+        asked.append((device, gpu))
+        return memory(shape, dtype, "cpu", 0)
+
+    monkeypatch.setattr(providers_module.ort.OrtValue, "ortvalue_from_shape_and_type", made)
+    runner = DeviceRunner(opened(bundle_folder, "cpu").of["decoder.onnx"], graph, "cuda", gpu=3)
+    given = graph.inputs[0]
+    runner.run(2, {given.name: np.zeros((2, *given.shape), given.dtype)})
+    assert set(asked) == {("cuda", 3)}
+
+
+def test_a_gpu_that_is_not_there_is_not_opened(bundle_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.engine.devices.num_gpus", lambda: 2)
+    with pytest.raises(DeviceError, match="got cuda:2, expected one that is there: this machine shows cuda:0, cuda:1"):
+        opened(bundle_folder, "cuda:2")
+
+
 def test_tensorrt_names_every_batch_size_of_every_input_and_keeps_what_it_built(
     bundle_folder: Path, tmp_path: Path
 ) -> None:

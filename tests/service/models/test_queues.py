@@ -20,6 +20,7 @@ from service.config import Config, load_config
 from service.models.queues import MOST_FAILURES, ModelQueues, notice
 from service.observing.metrics import Metrics
 from service.scheduling.batching import BatchQueue, QueueConfig
+from service.scheduling.instances import Instances
 from service.server import Server
 from tests.fakes import FakeEngine, FakeObserver, rows
 
@@ -38,9 +39,9 @@ def breaks(queue: BatchQueue, times: float) -> None:
     """Its next cuts go wrong."""
     gather, left = queue._gather, [times]
 
-    def broken() -> Any:
+    def broken(turn: Any) -> Any:
         left[0] -= 1
-        return gather() if left[0] < 0 else {}["a bug"]
+        return gather(turn) if left[0] < 0 else {}["a bug"]
 
     queue._gather = broken  # type: ignore[method-assign]
 
@@ -53,8 +54,9 @@ def _without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_queue_that_dies_is_logged_counted_and_begun_again(caplog: pytest.LogCaptureFixture) -> None:
     async def run() -> None:
-        metrics, queue = Metrics(), BatchQueue(FakeEngine(), QueueConfig(), asyncio.Lock(), FakeObserver())
-        running, model = ModelQueues(metrics), model_of(queue)
+        metrics, instances = Metrics(), Instances()
+        queue = BatchQueue([FakeEngine()], QueueConfig(), instances, FakeObserver())
+        running, model = ModelQueues(metrics, instances), model_of(queue)
         running.start(model, QueueConfig())
         breaks(queue, 2)
         for _ in range(2):
@@ -72,8 +74,9 @@ def test_a_queue_that_dies_is_logged_counted_and_begun_again(caplog: pytest.LogC
 
 def test_a_queue_that_keeps_dying_is_given_up(caplog: pytest.LogCaptureFixture) -> None:
     async def run() -> None:
-        queue = BatchQueue(FakeEngine(), QueueConfig(), asyncio.Lock(), FakeObserver())
-        running, model = ModelQueues(Metrics()), model_of(queue)
+        instances = Instances()
+        queue = BatchQueue([FakeEngine()], QueueConfig(), instances, FakeObserver())
+        running, model = ModelQueues(Metrics(), instances), model_of(queue)
         running.start(model, QueueConfig())
         breaks(queue, float("inf"))
         for _ in range(MOST_FAILURES + 1):
@@ -140,13 +143,13 @@ def test_a_batch_that_is_stuck_makes_the_models_unwell_until_it_ends(config: Con
     async def run() -> None:
         async with Server(config) as server, AsyncClient(f"127.0.0.1:{server.port}") as client:
             queue, gate = server.repository.models[NAME][1].queues["input"], asyncio.Event()
-            execute = queue._execute
+            (execute,) = queue._execution._executes
 
             async def hangs(pieces: Any) -> Any:
                 await gate.wait()
                 return await execute(pieces)
 
-            queue._execute = hangs
+            queue._execution._executes = [hangs]
             asked = asyncio.create_task(client.embed(IMAGES))
 
             async def unwell() -> bool:

@@ -23,18 +23,19 @@ from service.api.inference import Context, Inference
 from service.config import load_config
 from service.engine.engine import Engine
 from service.engine.providers import DeviceConfig, DeviceError, Sessions, open_sessions
-from service.models.model import ModelsConfig, Workers
+from service.models.engines import Workers
+from service.models.model import ModelsConfig
 from service.models.repository import Repository, scan
 from service.observing.metrics import Metrics
 from service.scheduling.decoding_queue import DecodingQueue
+from service.scheduling.instances import Instances
 
 
 @pytest.fixture
 def workers() -> Iterator[Workers]:
-    made = Workers(asyncio.Lock(), ThreadPoolExecutor(1), ThreadPoolExecutor(1))
+    made = Workers(Instances(), ThreadPoolExecutor(1))
     yield made
-    made.engine.shutdown()
-    made.decoding.shutdown()
+    made.shutdown()
 
 
 def config(models: Path) -> ModelsConfig:
@@ -306,10 +307,9 @@ def test_a_folder_whose_name_is_no_text_or_no_number_of_ours(copied_bundle: Path
 
 
 def test_the_queues_of_a_model_hint_by_what_the_threads_have_yet_to_decode(copied_bundle: Path) -> None:
-    engine, threads = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
-    decoding = DecodingQueue(threads)
-    made = load_repository(config(copied_bundle.parents[1]), Metrics(), Workers(asyncio.Lock(), engine, decoding))
+    decoding = DecodingQueue(ThreadPoolExecutor(1))
+    workers = Workers(Instances(), decoding)
+    made = load_repository(config(copied_bundle.parents[1]), Metrics(), workers)
     (model,) = made.served()
     assert {queue.backlog for queue in model.queues.values()} == {decoding.backlog_seconds}
-    engine.shutdown()
-    decoding.shutdown()
+    workers.shutdown()

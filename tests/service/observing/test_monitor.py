@@ -24,10 +24,11 @@ from latentserve.v1 import embedding_pb2 as pb
 from service.api.embedding import EmbeddingServicer
 from service.api.inference import Context, Inference
 from service.config import Config, load_config
-from service.models.model import Workers
+from service.models.engines import Workers
 from service.observing.metrics import Metrics
 from service.observing.monitor import EmbeddingDrift, Monitor, MonitorConfig, band
 from service.observing.ranks import Ranks
+from service.scheduling.instances import Instances
 from tests.service.models.test_repository import load_repository
 
 AUROC_95 = math.sqrt(2) * stats.norm.ppf(0.95)
@@ -285,10 +286,9 @@ def models(copied_bundle: Path) -> Path:
 
 @pytest.fixture
 def workers() -> Iterator[Workers]:
-    made = Workers(asyncio.Lock(), ThreadPoolExecutor(1), ThreadPoolExecutor(1))
+    made = Workers(Instances(), ThreadPoolExecutor(1))
     yield made
-    made.engine.shutdown()
-    made.decoding.shutdown()
+    made.shutdown()
 
 
 def settings_of(models: Path, *arguments: str) -> Config:

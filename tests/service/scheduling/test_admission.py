@@ -19,6 +19,7 @@ from service.models.model import ServedModel
 from service.models.repository import Repository
 from service.observing.metrics import Metrics
 from service.scheduling.batching import BatchQueue, QueueConfig
+from service.scheduling.instances import Instances
 from tests.fakes import FOREVER, FakeClock, FakeEngine, FakeObserver, rows
 
 WANTS = frozenset({"out"})
@@ -30,7 +31,7 @@ class Bench:
     def __init__(self, max_rows: int = 4, max_bytes: int = 1000) -> None:
         self.clock, self.engine, self.observer = FakeClock(), FakeEngine(open=False), FakeObserver()
         config = QueueConfig(max_batch_rows=2, max_queue_rows=max_rows, max_queue_bytes=max_bytes)
-        self.queue = BatchQueue(self.engine, config, asyncio.Lock(), self.observer, self.clock)
+        self.queue = BatchQueue([self.engine], config, Instances(), self.observer, self.clock)
         manifest = SimpleNamespace(name="m", version=1, outputs={"out": None})
         self.model = cast(ServedModel, SimpleNamespace(manifest=manifest, monitor=None, queues={"input": self.queue}))
         self.inference = Inference(cast(Repository, None), Metrics())

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from latentserve.errors import DeadlineExceeded, InternalError, InvalidInput, Overloaded, Unavailable
 from service.scheduling.batching import BatchQueue, QueueConfig
+from service.scheduling.instances import Instances
 from tests.fakes import FOREVER, POISON, FakeClock, FakeEngine, FakeObserver, rows
 
 WANTS = frozenset({"out"})
@@ -41,7 +42,7 @@ class Bench:
 async def bench(config: QueueConfig | None = None, *, held: bool = False) -> AsyncIterator[Bench]:
     """A running queue; with `held` the engine keeps each batch until it is released."""
     clock, engine, observer = FakeClock(), FakeEngine(open=not held), FakeObserver()
-    queue = BatchQueue(engine, config or QueueConfig(max_batch_rows=4), asyncio.Lock(), observer, clock)
+    queue = BatchQueue([engine], config or QueueConfig(max_batch_rows=4), Instances(), observer, clock)
     made = Bench(queue, engine, clock, observer, asyncio.create_task(queue.run()))
     yield made
     engine.open = True
@@ -384,7 +385,7 @@ def test_6_nobody_hangs_when_the_server_is_killed() -> None:
 
 def test_7_queues_of_one_device_take_turns() -> None:
     async def body() -> None:
-        slot, order, running = asyncio.Lock(), [], []
+        instances, order, running = Instances(), [], []
 
         def engine(name: str) -> Any:
             async def execute(pieces: Any) -> Any:
@@ -398,7 +399,7 @@ def test_7_queues_of_one_device_take_turns() -> None:
             return execute
 
         config = QueueConfig(max_batch_rows=1)
-        queues = [BatchQueue(engine(name), config, slot, FakeObserver()) for name in "ab"]
+        queues = [BatchQueue([engine(name)], config, instances, FakeObserver()) for name in "ab"]
         servers = [asyncio.create_task(queue.run()) for queue in queues]
         await asyncio.gather(*(queue.submit(rows(i), WANTS) for queue in queues for i in range(4)))
         for queue in queues:
@@ -451,7 +452,7 @@ def test_3_4_5_any_interleaving_resolves_every_future_once_and_never_mixes_rows(
 
 def ledger(b: Bench) -> int:
     """Rows that are accounted for."""
-    under_way = sum(part.num_rows for part in b.queue._under_way)
+    under_way = sum(part.num_rows for part in b.queue._execution.parts)
     return b.observer.ran_rows + b.observer.drops.total() + b.observer.rows + under_way
 
 
@@ -858,7 +859,7 @@ def test_3_rows_whose_deadline_passes_as_their_batch_starts_are_counted_as_dead(
                 asked.append(len(b.observer.cuts))
                 return 2.0 if asked.count(2) > 1 else 0.0
 
-            b.queue._clock = clock
+            b.queue._clock = b.queue._execution._clock = clock
             task = b.submit(*range(7), deadline=1.0)
             await asyncio.wait_for(task, 5)
             assert [len(batch) for batch in b.engine.batches] == [4, 3]
@@ -971,10 +972,11 @@ def test_5_an_observer_that_raises_costs_nobody_an_answer(caplog: pytest.LogCapt
 def test_5_an_engine_that_answers_more_or_less_than_it_was_asked_fails_the_batch_and_no_more(results: Any) -> None:
     async def body() -> None:
         async with bench() as b:
-            execute, b.queue._execute = b.queue._execute, lambda pieces: asyncio.sleep(0, results)
+            execute = b.queue._execution._executes
+            b.queue._execution._executes = [lambda pieces: asyncio.sleep(0, results)]
             with pytest.raises(RuntimeError, match=r"expected \[2\]"):
                 await asyncio.wait_for(b.submit(1, 2), 5)
-            b.queue._execute = execute
+            b.queue._execution._executes = execute
             assert (await b.submit(1))["out"][0, 0] == 2
             assert b.observer.drops == {"failed": 2}
 
@@ -1030,21 +1032,6 @@ def test_what_has_no_place_in_the_line_is_refused_and_leaves_no_trace(
     run(body())
 
 
-def test_how_long_a_batch_has_been_running_is_told() -> None:
-    async def body() -> None:
-        async with bench(held=True) as b:
-            assert b.queue.running_seconds() == 0.0
-            running = b.submit(0)
-            await settle()
-            b.clock.now = 31.0
-            assert b.queue.running_seconds() == 31.0
-            b.engine.release()
-            await running
-            assert b.queue.running_seconds() == 0.0
-
-    run(body())
-
-
 def test_3_what_would_expire_in_a_batch_is_given_up_though_who_goes_first_has_no_deadline() -> None:
     async def body() -> None:
         async with bench(QueueConfig(max_batch_rows=8)) as b:
@@ -1068,7 +1055,7 @@ def test_3_what_would_expire_in_a_batch_is_given_up_though_who_goes_first_has_no
 def test_3_a_step_of_the_wall_clock_ends_no_call(monkeypatch: pytest.MonkeyPatch) -> None:
     async def body() -> None:
         engine = FakeEngine(open=False)
-        queue = BatchQueue(engine, QueueConfig(max_batch_rows=1), asyncio.Lock(), FakeObserver())
+        queue = BatchQueue([engine], QueueConfig(max_batch_rows=1), Instances(), FakeObserver())
         server = asyncio.create_task(queue.run())
         tasks = [asyncio.create_task(queue.submit(rows(value), WANTS, time.monotonic() + 25)) for value in (1, 2)]
         await settle()
@@ -1085,10 +1072,11 @@ def test_3_a_step_of_the_wall_clock_ends_no_call(monkeypatch: pytest.MonkeyPatch
 def test_3_an_expired_row_takes_no_place_from_those_beside_it() -> None:
     async def body() -> None:
         async with bench(QueueConfig(max_batch_rows=2)) as b:
-            async with b.queue._slot:  # the device is another queue's
-                expiring, kept = b.submit(1, deadline=1.0), [b.submit(value) for value in (2, 3)]
-                await settle()
-                b.clock.now = 2.0
+            instance = await b.queue._instances.take()  # it is another queue's
+            expiring, kept = b.submit(1, deadline=1.0), [b.submit(value) for value in (2, 3)]
+            await settle()
+            b.clock.now = 2.0
+            b.queue._instances.give(instance)
             await asyncio.gather(*kept)
             assert b.engine.batches == [[2, 3]]
             with pytest.raises(DeadlineExceeded):
