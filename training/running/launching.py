@@ -61,7 +61,8 @@ def launch(arguments: Sequence[str], devices: int) -> int:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     os.environ.setdefault(THREADS, str(max(1, available_cpus() // devices)))
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # says it in pages
+    for name in [name for name in logging.root.manager.loggerDict if name.startswith("torch.distributed.elastic")]:
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # they say it in pages
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -80,7 +81,8 @@ def launch(arguments: Sequence[str], devices: int) -> int:
         return failure.exitcode if failure.exitcode > 0 else 1
     except (SignalException, KeyboardInterrupt) as stopped:
         got = getattr(stopped, "sigval", signal.SIGINT)
-        print(f"\nstopped by {signal.Signals(got).name}; go on with --resume", file=sys.stderr)
+        if got != signal.SIGINT:  # rank 0 says so of Ctrl-C
+            print(f"\nstopped by {signal.Signals(got).name}; go on with --resume", file=sys.stderr)
         return 128 + got
     return 0
 
