@@ -43,7 +43,7 @@ def run(options: argparse.Namespace, columns: tuple[str, ...]) -> int:
     from latentserve.bulk import engines, folder, job, listing
 
     asked = engines.Asked(columns, getattr(options, "alpha", None), getattr(options, "guarantee", "marginal"))
-    with folder.opened(options.to) as to, engine_of(options, asked) as engine:
+    with folder.opened(options.to) as to, _engine(options, asked) as engine:
         part_rows = options.part_rows or (to.found.part_rows if to.found else PART_ROWS)
         this = job.job_of(engine, asked, options.half, part_rows)
         to.check(this)
@@ -73,17 +73,24 @@ def check_library(field: str) -> None:
 
 
 @contextlib.contextmanager
+def _engine(options: argparse.Namespace, asked: Any) -> Iterator[Any]:
+    if options.ray is None:
+        with engine_of(options, asked) as engine:
+            yield engine
+        return
+    from latentserve.bulk import cluster
+
+    pool = cluster.Pool(options.ray, options.actors, options.actor_cpus, options.actor_gpus)
+    with cluster.connected(pool, options.bundle, asked, options.device) as engine:
+        yield engine
+
+
+@contextlib.contextmanager
 def engine_of(options: argparse.Namespace, asked: Any) -> Iterator[Any]:
-    """The bundle or the server that the options name (`arguments.with_bundle`)."""
+    """The bundle in this process, or the server, that the options name (`arguments.with_bundle`)."""
     from latentserve.bulk import engines
 
-    if getattr(options, "ray", None) is not None:
-        from latentserve.bulk import cluster
-
-        pool = cluster.Pool(options.ray, options.actors, options.actor_cpus, options.actor_gpus)
-        with cluster.connected(pool, options.bundle, asked, options.device) as engine:
-            yield engine
-    elif options.bundle is not None:
+    if options.bundle is not None:
         yield engines.local(options.bundle, asked, options.device)
     else:
         with arguments.client(options) as client:
@@ -97,12 +104,12 @@ def _check(options: argparse.Namespace) -> None:
             raise InvalidInput(f"{option}: got it beside --to, expected one of them: a job writes rows of its own")
     if options.part_rows is not None and options.part_rows < 1:
         raise InvalidInput.at("part-rows", got=options.part_rows, expected="1 or more")
+    check_engine(options)
     if options.ray is not None and options.bundle is None:
         raise InvalidInput("ray: got it without --bundle, expected both: the actors run a bundle")
     for name, default in ON_RAY.items():
         if options.ray is None and getattr(options, name) != default:
             raise InvalidInput(f"{name.replace('_', '-')}: got it without --ray, expected both")
-    check_engine(options)
 
 
 def check_engine(options: argparse.Namespace) -> None:
