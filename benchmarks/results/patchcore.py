@@ -67,7 +67,7 @@ class Options:
         weights: folder of MobileNetV2's weights, as `benchmarks.encoders_brought.weights` writes it.
         seeds: of the splits.
         work: folder of bundles; what is there already stays.
-        record: keep the figures in docs/results/patchcore.json.
+        record: keep the figures in docs/results/patchcore.json, beside those of other seeds there.
         table: print what was recorded, and do nothing else.
     """
 
@@ -141,8 +141,17 @@ def main(options: Options) -> int:
     )
     print("\n".join(lines(recorded)))
     if options.record:
-        records.write(recorded, RECORD)
+        records.write(beside(recorded, records.read(Recorded, RECORD) if RECORD.exists() else None), RECORD)
     return 0
+
+
+def beside(new: Recorded, old: Recorded | None) -> Recorded:
+    """The new figures and those of other seeds, if both are by one version of anomalib."""
+    if old is None or old.anomalib != new.anomalib:
+        return new
+    measured = {one.seed for one in new.figures}
+    kept = [one for one in old.figures if one.seed not in measured]
+    return Recorded(new.anomalib, tuple(sorted([*kept, *new.figures], key=lambda one: one.seed)))
 
 
 def of_split(seed: int, options: Options) -> Iterator[Figures]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.results.patchcore import OURS, RECORD, THEIRS, Figures, Recorded, lines, normalised
+from benchmarks.results.patchcore import OURS, RECORD, THEIRS, Figures, Recorded, beside, lines, normalised
 from latentserve import records
 
 RESULTS = Path(__file__).resolve().parents[3] / "docs" / "results.md"
@@ -17,6 +17,15 @@ def test_both_sides_have_a_row_of_means_and_spreads() -> None:
     assert lines(Recorded("2.7.0", tuple(some)))[2:4] == [
         f"| {side} | 0.850 ± 0.071 | 0.700 ± 0.000 | 0.600 ± 0.000 | 5 |" for side in (OURS, THEIRS)
     ]
+
+
+def test_what_is_recorded_stands_beside_other_seeds_of_the_same_anomalib() -> None:
+    def of(version: str, value: float, *seeds: int) -> Recorded:
+        return Recorded(version, tuple(Figures(OURS, seed, value, value, value, 1.0) for seed in seeds))
+
+    found = beside(of("2", 0.9, 1, 2), of("2", 0.5, 0, 2, 3))
+    assert [(one.seed, one.auroc) for one in found.figures] == [(0, 0.5), (1, 0.9), (2, 0.9), (3, 0.5)]
+    assert beside(of("2", 0.9, 1), of("1", 0.5, 0)) == beside(of("2", 0.9, 1), None) == of("2", 0.9, 1)
 
 
 def test_images_are_normalised_as_imagenets_are() -> None:
