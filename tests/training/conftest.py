@@ -27,3 +27,19 @@ def url(tmp_path: Path) -> Iterator[str]:
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
         thread.join()
+
+
+@pytest.fixture
+def as_rank(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Says that this process is a rank of several, which nobody else has to be."""
+
+    from torch import distributed  # imported here: not every test of training needs torch
+
+    from training import ranks as ours
+
+    def be(rank: int, num_ranks: int) -> None:
+        monkeypatch.setattr(ours, "_together", lambda: True)
+        monkeypatch.setattr(distributed, "get_rank", lambda: rank)
+        monkeypatch.setattr(distributed, "get_world_size", lambda: num_ranks)
+
+    return be

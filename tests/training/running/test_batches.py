@@ -11,7 +11,7 @@ import torch
 
 from training.__main__ import Options, run_training
 from training.data import decoding, load_data
-from training.data.lazy import is_lazy
+from training.data.lazy import Store, is_lazy
 from training.data.shares import Calibration
 from training.methods.vae import VaeConfig
 from training.running.batches import Batches, Parts
@@ -45,6 +45,27 @@ def test_batches_of_rows_that_are_decoded_are_those_of_memory(photos: Path, monk
     parts = Parts(lazy, 10)
     assert len(parts) == 4
     np.testing.assert_array_equal(np.concatenate([parts[i].numpy() for i in range(4)]), held)
+
+
+def test_a_rank_decodes_its_own_rows_of_every_batch_and_no_others(
+    photos: Path, monkeypatch: pytest.MonkeyPatch, as_rank: Any
+) -> None:
+    monkeypatch.setattr(decoding, "IN_MEMORY_BYTES", 1000)
+    lazy: Any = load_data(f"folder:{photos}", image_size=8).train.values
+    expected = [*Batches(lazy, 10, 3, 1)]
+    decoded: list[int] = []
+    original = Store.pixels
+    monkeypatch.setattr(Store, "pixels", lambda self, row: decoded.append(row) or original(self, row))
+    found, by_rank = [], []
+    for rank in (0, 1):
+        as_rank(rank, 2)
+        decoded.clear()
+        found.append([*Batches(lazy, 10, 3, 1)])
+        by_rank.append(set(decoded))
+    for batch, *parts in zip(expected, *found, strict=True):
+        assert torch.equal(torch.cat(parts), batch)
+    assert [len(rows) for rows in by_rank] == [15, 15]
+    assert not by_rank[0] & by_rank[1]
 
 
 def test_a_run_on_a_large_set_is_that_in_memory(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

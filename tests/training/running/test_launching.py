@@ -133,7 +133,7 @@ def ranks_of(launcher: int) -> dict[str, int]:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="asks /proc for the processes")
 def test_a_rank_that_dies_ends_the_job_with_its_name_and_the_run_goes_on_with_one_process() -> None:
-    arguments = [*SMALL, "--epochs", "300", "--run", "mine"]
+    arguments = [*SMALL, "--epochs", "120", "--run", "mine"]
     command = [sys.executable, "-m", "training", "vae", *arguments, "--devices", "2"]
     environment = {name: value for name, value in os.environ.items() if name != THREADS} | {"PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as job:
@@ -149,4 +149,4 @@ def test_a_rank_that_dies_ends_the_job_with_its_name_and_the_run_goes_on_with_on
     assert f"error: rank 1 (process {killed}) was ended by SIGKILL, the others with it; go on with --resume" in errors
     assert main(["--resume", "--run", "mine"]) == 0
     _, trained = open_run(Path("mine"))
-    assert [row["epoch"] for row in trained.history] == list(range(300))
+    assert [row["epoch"] for row in trained.history] == list(range(120))

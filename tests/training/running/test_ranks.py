@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import distributed, nn
+from torch import nn
 
 from tests.training.running import ranks
 from tests.training.taught import write_teacher
-from training import ranks as ours
 from training.augmentations import ViewConfig, Views
 from training.methods import METHODS
 from training.networks.batch_norms import NormsOverRanks, check_norms
@@ -51,6 +50,7 @@ def test_every_method_is_tried() -> None:
     assert {name for name, _ in ranks.CASES.values()} == set(METHODS)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(2 * SECONDS)
 @pytest.mark.parametrize("case", ranks.CASES)
 def test_two_processes_have_the_losses_and_the_gradients_of_one(case: str, found: Any) -> None:
@@ -109,18 +109,6 @@ def test_a_rank_that_trains_something_else_is_told(found: Any) -> None:
     _, _, first, second = found
     assert not first["unlike"]
     assert second["unlike"] == "this rank has another training than rank 0: config.width: got 5, expected 4"
-
-
-@pytest.fixture
-def as_rank(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Says that this process is a rank of several, which nobody else has to be."""
-
-    def be(rank: int, num_ranks: int) -> None:
-        monkeypatch.setattr(ours, "_together", lambda: True)
-        monkeypatch.setattr(distributed, "get_rank", lambda: rank)
-        monkeypatch.setattr(distributed, "get_world_size", lambda: num_ranks)
-
-    return be
 
 
 def test_ranks_part_every_batch_and_what_is_drawn_for_it(as_rank: Any) -> None:
