@@ -44,12 +44,12 @@ ops-test: setup  ## real Prometheus and Envoy on the real service: rules, dashbo
 	$(BIN)/python -m pytest -m ops --timeout 900
 
 ray-test: build/ray-venv/ready  ## a job on a Ray cluster of three machines, one of which goes away (downloads Ray)
-	build/ray-venv/bin/python -m pytest tests/integration/test_ray.py
+	build/ray-venv/bin/python -m pytest tests/integration/test_ray.py tests/integration/test_ray_serve.py
 
 build/ray-venv/ready: requirements/dev.txt | setup
 	$(BIN)/python -m venv --clear build/ray-venv
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' >build/ray-venv/lib/python3.$$($(BIN)/python -c 'import sys; print(sys.version_info.minor)')/site-packages/setup.pth
-	build/ray-venv/bin/python -m pip install --quiet 'ray[data]==2.60.0'
+	build/ray-venv/bin/python -m pip install --quiet 'ray[data,serve]==2.60.0'
 	touch $@
 
 check: setup  ## ruff, mypy, buf, stubs up to date

@@ -1,0 +1,1 @@
+"""Ray Serve: see serve_app.py."""
