@@ -103,7 +103,7 @@ def test_a_server_and_its_client_name_the_source(
     imported: Path, photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given: Any = None
-    model = ServedModel(bundle.load(imported), "CPU", given, given, None, {})
+    model = ServedModel(bundle.load(imported), "CPU", given, given, None, {}, {})
     described = _describe(model)
     assert described.source == f"{TINY}places"
     listed = SimpleNamespace(list_models=lambda: SimpleNamespace(models=[described], rejected=[]))

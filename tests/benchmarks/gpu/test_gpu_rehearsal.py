@@ -18,6 +18,7 @@ CELLS = {
     "parity": {"vae-float32", "vae-float16", "cpc_audio-float32"},
     "engine": {f"small {bits} {what}" for bits in ("float32", "float16") for what in ("batch 1", "batch 4", "memory")},
     "serve": {f"small float32 {what}" for what in ("ceiling", "raw 64", "raw 1", "jpeg 8", "overload")},
+    "several": {"small float32 raw 8"},
     "score": {"vae float32", "reload under load"},
     "train": {"steps", "training", "kNN", "linear probe"},
 }
