@@ -3,9 +3,10 @@
     pip install 'latentserve[serve]' 'ray[serve]'
     serve run deploy/ray/serve.yml
 
-Clients speak to Ray's gRPC proxy with the protocol that they know: `Client("HOST:9000", ...)`. Batching, deadlines,
-decisions and golden rows are the server's, which listens on a loopback port of the replica's machine; a call costs one
-hop more. Status and message of a call come through, streams (`ScoreStream`) and the Open Inference door do not.
+Clients speak to Ray's gRPC proxy with the protocol that they know: `Client("HOST:9000", ...)`. Batching, decisions and
+golden rows are the server's, which listens on a loopback port of the replica's machine; a call costs one hop more.
+Status and message of a call come through. Streams (`ScoreStream`), the Open Inference door, tokens and the deadline of
+a caller, which Ray does not tell, do not.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import asyncio
 import re
 import subprocess
 import sys
+import threading
 from typing import Any, TypeVar
 
 import grpc
@@ -37,24 +39,14 @@ class Latentserve:
     """
 
     def __init__(self, models: str, options: list[str]) -> None:
-        command = [
-            sys.executable,
-            "-m",
-            "latentserve",
-            "serve",
-            "--models",
-            models,
-            "--port",
-            "0",
-            "--metrics-port",
-            "0",
-        ]
-        self._server = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True)
+        command = [sys.executable, "-m", "latentserve", "serve", "--models", models, *FREE_PORTS, *options]
+        self._server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self._server.stdout is not None
         for line in self._server.stdout:
             if ready := READY.search(line):
                 self._channel = grpc.aio.insecure_channel(ready[1], options=[("grpc.max_receive_message_length", -1)])
                 self._stub = rpc.EmbeddingServiceStub(self._channel)  # type: ignore[no-untyped-call]
+                threading.Thread(target=self._server.stdout.read, daemon=True).start()  # a full pipe would stop it
                 return
         raise RuntimeError(f"the server of {models} did not start, status {self._server.wait()}: its log says why")
 

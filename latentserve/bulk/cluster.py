@@ -36,6 +36,7 @@ BATCHES = 8
 QUIET = {"RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_DATA_DISABLE_PROGRESS_BARS": "1"}
 """The job tells its progress itself."""
 SECONDS_TO_CONNECT = 5.0
+MOST_GPUS = 1024
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Pool:
             raise InvalidInput.at("actors", got=self.actors, expected="1 or more")
         if self.cpus < 1:
             raise InvalidInput.at("actor-cpus", got=self.cpus, expected="1 or more")
-        if not (0 <= self.gpus <= 1 or self.gpus == int(self.gpus)):
+        if not (0 <= self.gpus < MOST_GPUS and (self.gpus <= 1 or self.gpus.is_integer())):
             raise InvalidInput.at("actor-gpus", got=self.gpus, expected="0, a fraction of one, or a whole number")
 
 

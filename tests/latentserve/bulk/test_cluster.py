@@ -70,6 +70,9 @@ def test_nobody_at_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
         (Pool("auto", actors=-1), "actors: got -1"),
         (Pool("auto", cpus=0), "actor-cpus: got 0"),
         (Pool("auto", gpus=-0.5), "actor-gpus: got -0.5"),
+        (Pool("auto", gpus=-2.0), "actor-gpus: got -2.0"),
+        (Pool("auto", gpus=float("nan")), "actor-gpus: got nan"),
+        (Pool("auto", gpus=float("inf")), "actor-gpus: got inf"),
         (Pool("auto", gpus=1.5), "actor-gpus: got 1.5, expected 0, a fraction of one, or a whole number"),
     ],
 )
