@@ -66,8 +66,8 @@ class Autoscaler:
         wanted = current
         if abs(ratio - 1) > TOLERANCE:
             wanted = math.ceil(ready * ratio)
-            if ratio > 1:
-                wanted = max(wanted, current) if ready < current else wanted
+            if ratio > 1 and ready < current:
+                wanted = max(wanted, current)
         wanted = min(max(wanted, self.fewest), self.most)
         self._wanted.append((now, wanted))
         low = min([wanted, *(one for when, one in self._wanted if when > now - self.up.stabilization)])

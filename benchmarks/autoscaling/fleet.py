@@ -17,6 +17,8 @@ WINDOW = 4
 """Decisions that a rate is of: a minute of Prometheus."""
 RATE_STEP = 1.0
 """Seconds of one rate."""
+Decide = Callable[[float, int, int, "list[Period]"], int]
+"""How many replicas there should be: by now, how many there are, how many of them are ready, and the last minute."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def simulate(
     load: Seconds,
     first: int,
     start_up: float,
-    decide: Callable[[float, int, int, Period, list[Period]], int] | None = None,
+    decide: Decide | None = None,
 ) -> Outcome:
     """Runs a load; each request goes to one of the replicas that are ready, in turn.
 
@@ -104,16 +106,14 @@ def simulate(
         periods.append(Period(until / MINUTE, len(given) / SECONDS, len(fleet), queue, p99, busy))
         all_seconds.append(seconds)
         if decide is not None:
-            wanted = decide(until, len(fleet), len(ready), periods[-1], periods[-WINDOW:])
+            wanted = decide(until, len(fleet), len(ready), periods[-WINDOW:])
             leaving += fleet[wanted:]
             fleet = fleet[:wanted] + [Replica(engine, ready=until + start_up) for _ in range(wanted - len(fleet))]
         now, taken = until, end
     return Outcome(periods, all_seconds)
 
 
-def by(
-    fewest: int, most: int, queue_ms: float = math.inf, busy: float = math.inf, rate: float = math.inf
-) -> Callable[[float, int, int, Period, list[Period]], int]:
+def by(fewest: int, most: int, queue_ms: float = math.inf, busy: float = math.inf, rate: float = math.inf) -> Decide:
     """On metrics of the last minute, averaged over replicas that are ready; of several, on that which asks for most.
 
     Args:
@@ -125,7 +125,7 @@ def by(
     """
     scaler = Autoscaler(1.0, fewest, most)
 
-    def decide(now: float, current: int, ready: int, _: Period, window: list[Period]) -> int:
+    def decide(now: float, current: int, ready: int, window: list[Period]) -> int:
         rates = np.array([one.rate for one in window]) + 1e-9
         ratios = (
             float(np.average([one.queue for one in window], weights=rates)) / queue_ms,

@@ -31,8 +31,7 @@ from latentserve.errors import InternalError, InvalidInput, LatentserveError, Un
 OLDEST = (2, 60)
 """That `make ray-test` runs on: what older ones do when a machine goes away is not known."""
 BATCHES = 8
-"""Of a task: some seconds of a core, which is what a machine that goes away loses for each of its actors."""
-
+"""Of a task: what a machine that goes away loses for each of its actors."""
 QUIET = {"RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_DATA_DISABLE_PROGRESS_BARS": "1"}
 """The job tells its progress itself."""
 SECONDS_TO_CONNECT = 5.0
@@ -168,9 +167,7 @@ def connected(pool: Pool, folder: Path, asked: Asked, device: str) -> Iterator[C
         expected = f"the address of a cluster ({_first_line(error)})"
         raise InvalidInput.at("ray", got=repr(pool.address), expected=expected) from error
     try:
-        context = ray.data.DataContext.get_current()
-        context.execution_options.preserve_order = True
-        context.enable_progress_bars = False
+        ray.data.DataContext.get_current().execution_options.preserve_order = True
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         yield Cluster(ray, pool, folder, asked, device)
     finally:

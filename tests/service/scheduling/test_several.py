@@ -93,13 +93,19 @@ def test_two_devices_run_twice_as_many_rows_and_three_thrice(per_batch: float, p
     run(body())
 
 
+async def both_busy(b: Bench) -> list[asyncio.Task[Any]]:
+    """A request on each of two engines."""
+    tasks = [b.submit(0)]
+    await settle()
+    tasks += [b.submit(1)]
+    await settle()
+    return tasks
+
+
 def test_1_a_batch_is_formed_when_an_engine_is_free_and_not_before() -> None:
     async def body() -> None:
         async with bench() as b:
-            tasks = [b.submit(0)]
-            await settle()
-            tasks += [b.submit(1)]
-            await settle()
+            tasks = await both_busy(b)
             tasks += [b.submit(2, 3), b.submit(4)]
             await settle()
             assert b.batches == [[[0]], [[1]]]  # both are busy: what waits is in no batch yet
@@ -157,10 +163,7 @@ def test_2_the_most_urgent_goes_first_wherever_it_runs() -> None:
 def test_3_what_expired_or_left_while_both_were_busy_never_runs() -> None:
     async def body() -> None:
         async with bench() as b:
-            tasks = [b.submit(0)]
-            await settle()
-            tasks += [b.submit(1)]
-            await settle()
+            tasks = await both_busy(b)
             expiring, leaving, kept = b.submit(2, deadline=0.5), b.submit(3), b.submit(4)
             await settle()
             leaving.cancel()
