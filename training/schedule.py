@@ -26,6 +26,7 @@ class LoopConfig:
         seed: seeds the weights, the order, the noise and the splits.
         precision: what the network's products are computed in; auto takes bfloat16 where the hardware multiplies it.
         compiled: compile the encoder (torch.compile): faster on a GPU, not on a CPU.
+        save_minutes: minutes between two checkpoints within an epoch that takes longer; its end saves anyway.
     """
 
     epochs: int = 20
@@ -34,6 +35,7 @@ class LoopConfig:
     seed: int = 0
     precision: Precision = "32-true"
     compiled: bool = False
+    save_minutes: float = 10.0
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_rows < 2 or self.warmup_steps < 0 or self.seed < 0:
@@ -41,6 +43,8 @@ class LoopConfig:
                 f"got epochs {self.epochs}, batch_rows {self.batch_rows}, warmup_steps {self.warmup_steps}, seed"
                 f" {self.seed}; expected epochs of 1, batch_rows of 2, warmup_steps and seed of 0 or more"
             )
+        if not self.save_minutes > 0:
+            raise ValueError(f"save_minutes: got {self.save_minutes}, expected above 0")
         check_seed(self.seed)
 
 

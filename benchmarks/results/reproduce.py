@@ -46,7 +46,7 @@ from latentserve import bundle, records
 from training.__main__ import parse
 from training.evaluation.report import EVALUATION, EvaluationReport
 from training.running.revision import git_revision
-from training.running.run import RESULT
+from training.running.run import FREE, RESULT
 
 PICTURE = ROOT / "docs" / "pictures" / "recipes.svg"
 WORK = Path("build") / "recipes"
@@ -151,7 +151,7 @@ def elsewhere(recipe: Recipe, manifest: bundle.Manifest) -> Elsewhere:
 
 def _comparable(run: dict[str, Any]) -> dict[str, Any]:
     """What two runs of a recipe have in common. `--precision auto` is float32 on one CPU and bfloat16 on another."""
-    free = ("seed", "precision", "compiled")
+    free = ("seed", "precision", *FREE)
     loop = {name: value for name, value in run["loop"].items() if name not in free}
     return {"loop": loop} | {name: run[name] for name in ("method", "data", "config")}
 

@@ -5,7 +5,7 @@ Of several ranks each takes its part of every batch, and decodes no more than th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -51,6 +51,7 @@ class Batches:
 
     The last batch is dropped when it is not full: BatchNorm must not meet a batch of one. Where each row has a target
     a batch is both. Of several ranks each gets its part of every batch, so all get as many.
+    Where an epoch goes on, `done` says behind how many batches; it is asked when the first one is wanted.
     """
 
     def __init__(
@@ -61,12 +62,14 @@ class Batches:
         epoch: int,
         targets: Tensor | None = None,
         device: torch.device = CPU,
+        done: Callable[[], int] = int,
     ) -> None:
         self.rows = rows
         self.targets = targets
         self.device = device
         self.batch_rows = min(batch_rows, len(rows)) // num_ranks() * num_ranks()
         self.generator_seed = seed * 1_000_003 + epoch
+        self._done = done
 
     def __len__(self) -> int:
         return len(self.rows) // self.batch_rows
@@ -74,13 +77,16 @@ class Batches:
     def __iter__(self) -> Iterator[Tensor | tuple[Tensor, Tensor]]:
         generator = torch.Generator().manual_seed(self.generator_seed)
         order = torch.randperm(len(self.rows), generator=generator)
+        left = torch.split(order, self.batch_rows)[self._done() : len(self)]
+        for batch, chosen in self._batches([mine(part) for part in left]):
+            yield batch if self.targets is None else (batch, self.targets[chosen.to(self.targets.device)])
+
+    def _batches(self, parts: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """The rows of each part, and their places."""
         if isinstance(self.rows, Lazy):
-            parts = [mine(part) for part in torch.split(order, self.batch_rows)[: len(self)]]
             batches = ahead(as_values(self.rows), [part.numpy() for part in parts], self.device)
-            for batch, chosen in zip(batches, parts, strict=True):
-                yield batch if self.targets is None else (batch, self.targets[chosen.to(self.device)])
+            yield from zip(batches, parts, strict=True)
             return
-        order = order.to(self.rows.device)
-        for start in range(0, len(self) * self.batch_rows, self.batch_rows):
-            chosen = mine(order[start : start + self.batch_rows])
-            yield self.rows[chosen] if self.targets is None else (self.rows[chosen], self.targets[chosen])
+        for part in parts:
+            chosen = part.to(self.rows.device)
+            yield self.rows[chosen], chosen

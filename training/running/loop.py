@@ -1,7 +1,8 @@
 """The training loop: Lightning, with batches taken from memory, checkpoints without pickles, and resume.
 
 Every epoch draws its order and its noise from (seed, epoch) alone. So a run that was interrupted and
-resumed ends with the same weights as one that was not, and Ctrl-C loses at most one epoch.
+resumed ends with the same weights as one that was not, and Ctrl-C loses at most one epoch, or a few minutes of one
+that takes longer (`training.running.within_epoch`).
 
 On several processes it is Lightning's DDP: each has its part of every batch, which stays as large as it was, as does
 the learning rate. Rank 0 alone writes, and tests alone, as one process would.
@@ -41,6 +42,7 @@ from training.running.batches import Batches, Parts
 from training.running.checkpoint import SUFFIX, SafetensorsIO
 from training.running.diary import Diary
 from training.running.precision import Exact, bfloat16_here, exact_precision, warning
+from training.running.within_epoch import WithinEpoch
 from training.schedule import LoopConfig, Precision
 
 TEST_BATCH_ROWS = 1000
@@ -67,7 +69,7 @@ class Trained:
 
 
 def train(module: LightningModule, data: Data, loop: LoopConfig, checkpoint: Path, identity: dict[str, Any]) -> Trained:
-    """Trains from `checkpoint` if it exists, else from scratch, saving there after every epoch.
+    """Trains from `checkpoint` if it exists, else from scratch, saving there after every epoch and now and then within.
 
     Raises:
         CheckpointError: the checkpoint there is of another run than `identity` says, or none can be saved.
@@ -84,7 +86,9 @@ def train(module: LightningModule, data: Data, loop: LoopConfig, checkpoint: Pat
         _compile(module)
     module.to(memory_format=torch.channels_last)  # convolutions of images are faster so, on CPUs as on GPUs
     diary = Diary(loop.seed)
-    trainer = _trainer(module, loop, precision, SafetensorsIO(identity), [diary, _save_every_epoch(checkpoint)])
+    within = WithinEpoch(checkpoint, 60 * loop.save_minutes)
+    callbacks = [diary, within, _save_every_epoch(checkpoint)]
+    trainer = _trainer(module, loop, precision, SafetensorsIO(identity), callbacks)
     device, values = trainer.strategy.root_device, data.training_rows
     rows = values if isinstance(values, Lazy) else torch.from_numpy(values).to(device)
     begun = time.monotonic()
@@ -92,7 +96,7 @@ def train(module: LightningModule, data: Data, loop: LoopConfig, checkpoint: Pat
     diary.seconds = time.monotonic() - begun  # a checkpoint knows better: it has the seconds of the first time
 
     def batches() -> Batches:
-        return Batches(rows, loop.batch_rows, loop.seed, trainer.current_epoch, targets, device)
+        return Batches(rows, loop.batch_rows, loop.seed, trainer.current_epoch, targets, device, within.done)
 
     module.train_dataloader = batches  # type: ignore[method-assign]
     try:

@@ -2,7 +2,7 @@
 
 runs/<name>/
 run.json           the whole config, a `Run`
-last.safetensors   weights and optimizer after the last whole epoch
+last.safetensors   weights and optimizer after the last whole epoch, or within one that takes long
 result.json        a `Trained`, written when the training is finished
 """
 
@@ -28,6 +28,8 @@ from training.schedule import LoopConfig
 RUN = "run.json"
 RESULT = "result.json"
 CHECKPOINT = "last.safetensors"
+FREE = ("compiled", "save_minutes")
+"""Options of the loop that may be others when a run goes on."""
 BEFORE = (("width", None), ("resize", records.to_json(Resize())))
 """What the shape of a run is that is older than these fields: its checkpoint does not name them."""
 
@@ -73,14 +75,14 @@ class Run:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a checkpoint belongs to, JSON: all of it but the revision, and whether a compiler takes part.
+        """What a checkpoint belongs to, JSON: all of it but the revision, and options of the loop that are free.
 
         What is as it was before there was a choice is not named, so that older checkpoints go on.
         """
         said = {name: value for name, value in records.to_json(self).items() if name != "git_revision"}
         if self.calibration is None:
             del said["calibration"]
-        said["loop"] = {name: value for name, value in said["loop"].items() if name != "compiled"}
+        said["loop"] = {name: value for name, value in said["loop"].items() if name not in FREE}
         said["shape"] = {name: value for name, value in said["shape"].items() if (name, value) not in BEFORE}
         return said
 

@@ -23,6 +23,7 @@ from training.running.diary import Diary
 from training.running.loop import train
 from training.running.processes import RanksError
 from training.running.run import CHECKPOINT
+from training.running.within_epoch import KEPT
 from training.schedule import LoopConfig
 
 RATE_HZ = 800
@@ -75,7 +76,9 @@ def build(case: str, folder: Path, loop: LoopConfig) -> LightningModule:
     return method.module(method.config(**given), loop, data(method.modality).shape)
 
 
-def trained(case: str, folder: Path, run: Path, epochs: int = 1, num_rows: int = NUM_ROWS) -> dict[str, Any]:
+def trained(
+    case: str, folder: Path, run: Path, epochs: int = 1, num_rows: int = NUM_ROWS, save_minutes: float = 10.0
+) -> dict[str, Any]:
     """Trains a case; each step's loss of the rank's own rows, its gradients, and the figures."""
     gradients: list[Tensor] = []
     losses: list[Tensor] = []
@@ -90,7 +93,7 @@ def trained(case: str, folder: Path, run: Path, epochs: int = 1, num_rows: int =
             losses.append((outputs["loss"] if isinstance(outputs, dict) else outputs).detach().clone())
 
     running.Diary = Recorder  # type: ignore[misc]
-    loop = LoopConfig(epochs=epochs, batch_rows=BATCH_ROWS, warmup_steps=2)
+    loop = LoopConfig(epochs=epochs, batch_rows=BATCH_ROWS, warmup_steps=2, save_minutes=save_minutes)
     rows = data(METHODS[CASES[case][0]].modality)
     rows = replace(rows, train=rows.train.take(slice(0, num_rows)))
     run.mkdir(parents=True, exist_ok=True)
@@ -152,20 +155,22 @@ def count_saves() -> list[Path]:
 
 
 def stop_in_second_epoch(here: Path, run: Path) -> None:
-    """A run of three epochs that ends in the second one."""
+    """A run of three epochs that ends within the second one, and was saved there."""
     original = Diary.on_train_batch_end
 
     def stop(self: Diary, trainer: Any, *rest: Any) -> None:
         original(self, trainer, *rest)
-        if trainer.current_epoch == 1 and trainer.fit_loop.batch_idx == 1:
+        if trainer.current_epoch == 1 and trainer.fit_loop.batch_idx == 2:
             raise KeyboardInterrupt
 
     Diary.on_train_batch_end = stop  # type: ignore[method-assign]
     try:
-        trained("vae", here, run, epochs=3)
+        trained("vae", here, run, epochs=3, save_minutes=1e-9)
     except KeyboardInterrupt:
         Diary.on_train_batch_end = original  # type: ignore[method-assign]
-    assert checkpoint.load(run / CHECKPOINT)["epoch"] == 0
+    saved = checkpoint.load(run / CHECKPOINT)
+    assert saved["epoch"] == 1
+    assert KEPT in saved
 
 
 def unlike(rank: int) -> str:
