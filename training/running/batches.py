@@ -5,7 +5,7 @@ Of several ranks each takes its part of every batch, and decodes no more than th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -31,6 +31,13 @@ def ahead(rows: NDArray[Any], batches: list[NDArray[Any]], device: torch.device)
                 yield torch.from_numpy(given.result()).to(device)
 
 
+def rows_of(rows: Tensor | Lazy, parts: list[Tensor], device: torch.device) -> Iterator[Tensor]:
+    """The rows of each part, given by their numbers, on the device where they lie; if they are decoded, on `device`."""
+    if isinstance(rows, Lazy):
+        return ahead(as_values(rows), [part.cpu().numpy() for part in parts], device)
+    return (rows[part.to(rows.device)] for part in parts)
+
+
 class Parts(Dataset[Tensor]):
     """Rows in their order, so many to an item."""
 
@@ -51,6 +58,7 @@ class Batches:
 
     The last batch is dropped when it is not full: BatchNorm must not meet a batch of one. Where each row has a target
     a batch is both. Of several ranks each gets its part of every batch, so all get as many.
+    `regrouped` gives order and targets in place of these, and is asked when the epoch begins (`running.regrouping`).
     """
 
     def __init__(
@@ -61,10 +69,12 @@ class Batches:
         epoch: int,
         targets: Tensor | None = None,
         device: torch.device = CPU,
+        regrouped: Callable[[], tuple[Tensor, Tensor]] | None = None,
     ) -> None:
         self.rows = rows
         self.targets = targets
         self.device = device
+        self.regrouped = regrouped
         self.batch_rows = min(batch_rows, len(rows)) // num_ranks() * num_ranks()
         self.generator_seed = seed * 1_000_003 + epoch
 
@@ -72,15 +82,13 @@ class Batches:
         return len(self.rows) // self.batch_rows
 
     def __iter__(self) -> Iterator[Tensor | tuple[Tensor, Tensor]]:
+        order, targets = self._drawn() if self.regrouped is None else self.regrouped()
+        if not isinstance(self.rows, Lazy):
+            order = order.to(self.rows.device)
+        parts = [mine(part) for part in torch.split(order, self.batch_rows)[: len(self)]]
+        for batch, chosen in zip(rows_of(self.rows, parts, self.device), parts, strict=True):
+            yield batch if targets is None else (batch, targets[chosen.to(targets.device)])
+
+    def _drawn(self) -> tuple[Tensor, Tensor | None]:
         generator = torch.Generator().manual_seed(self.generator_seed)
-        order = torch.randperm(len(self.rows), generator=generator)
-        if isinstance(self.rows, Lazy):
-            parts = [mine(part) for part in torch.split(order, self.batch_rows)[: len(self)]]
-            batches = ahead(as_values(self.rows), [part.numpy() for part in parts], self.device)
-            for batch, chosen in zip(batches, parts, strict=True):
-                yield batch if self.targets is None else (batch, self.targets[chosen.to(self.device)])
-            return
-        order = order.to(self.rows.device)
-        for start in range(0, len(self) * self.batch_rows, self.batch_rows):
-            chosen = mine(order[start : start + self.batch_rows])
-            yield self.rows[chosen] if self.targets is None else (self.rows[chosen], self.targets[chosen])
+        return torch.randperm(len(self.rows), generator=generator), self.targets

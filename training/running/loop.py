@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from training.lightning import (
     TQDMProgressBar,
     Trainer,
 )
-from training.methods.encoding import Taught
+from training.methods.encoding import Regrouped, Taught
 from training.networks.batch_norms import NormsOverRanks
 from training.options import OptionError
 from training.ranks import alone, num_ranks, rank
@@ -41,6 +42,7 @@ from training.running.batches import Batches, Parts
 from training.running.checkpoint import SUFFIX, SafetensorsIO
 from training.running.diary import Diary
 from training.running.precision import Exact, bfloat16_here, exact_precision, warning
+from training.running.regrouping import regrouped
 from training.schedule import LoopConfig, Precision
 
 TEST_BATCH_ROWS = 1000
@@ -92,7 +94,9 @@ def train(module: LightningModule, data: Data, loop: LoopConfig, checkpoint: Pat
     diary.seconds = time.monotonic() - begun  # a checkpoint knows better: it has the seconds of the first time
 
     def batches() -> Batches:
-        return Batches(rows, loop.batch_rows, loop.seed, trainer.current_epoch, targets, device)
+        epoch = trainer.current_epoch
+        again = partial(regrouped, module, rows, loop.batch_rows, epoch) if isinstance(module, Regrouped) else None
+        return Batches(rows, loop.batch_rows, loop.seed, epoch, targets, device, again)
 
     module.train_dataloader = batches  # type: ignore[method-assign]
     try:
