@@ -28,7 +28,7 @@ from training.networks.batch_norms import check_norms
 from training.options import Dataclass, check_options, in_words, is_out_of_memory, nearest, say_any_name
 from training.ranks import rank
 from training.running.diary import TrainingDiverged
-from training.running.given import check_teacher, given_by, start
+from training.running.given import check_teacher, given_by, start, survey
 from training.running.launching import check_ranks, launch
 from training.running.loop import check_shared, train
 from training.running.processes import (
@@ -201,7 +201,7 @@ def run_training(name: str, config: Dataclass, options: Options) -> Path:
     Raises:
         OptionError: an option cannot be what it is.
         RunError: the folder holds another run, or one that is there already, or another training is at work there.
-        DataError: the data cannot be loaded.
+        DataError: the data cannot be loaded, or the method cannot learn from such rows.
         CheckpointError: the one there is of another run, or none can be saved.
         TrainingDiverged: the loss became NaN or infinite.
         TeacherError: there is no such teacher, or it was changed or cannot be shown the rows.
@@ -232,6 +232,7 @@ def run_training(name: str, config: Dataclass, options: Options) -> Path:
         module = run.build()
         check_teacher(module)
         check_norms(module)
+        survey(module, data.train.values)
         if not (folder / CHECKPOINT).exists():
             start(module, config)
         with claimed(folder, run, options.resume) if rank() == 0 else nullcontext():

@@ -11,7 +11,10 @@ from deploy.reference.markdown import head
 from latentserve.cli.main import COMMANDS, main, usage
 
 WIDTH = 100
-BELOW = {"train": ("vae", "simclr", "distill", "cpc", "cpc_audio", "bigbigan"), "tokens": ("new", "renew", "settle")}
+BELOW = {
+    "train": ("vae", "simclr", "rotation", "deepcluster", "distill", "cpc", "cpc_audio", "bigbigan"),
+    "tokens": ("new", "renew", "settle"),
+}
 """Commands that have commands, each with options of its own."""
 
 

@@ -8,9 +8,13 @@ from typing import Literal
 
 from training.lightning import LightningModule
 from training.methods.bigbigan import BigBiGan, BigBiGanConfig
+from training.methods.colorization import Colorization, ColorizationConfig
 from training.methods.cpc import Cpc, CpcConfig
 from training.methods.cpc_audio import CpcAudio, CpcAudioConfig
+from training.methods.deepcluster import DeepCluster, DeepClusterConfig
 from training.methods.distill import Distill, DistillConfig
+from training.methods.relative_position import RelativePosition, RelativePositionConfig
+from training.methods.rotation import Rotation, RotationConfig
 from training.methods.simclr import SimClr, SimClrConfig
 from training.methods.vae import Vae, VaeConfig
 from training.options import Dataclass
@@ -18,18 +22,30 @@ from training.options import Dataclass
 
 @dataclass(frozen=True)
 class Method:
-    """A method: its config, its module (made from config, loop and the shape of a row), what rows it takes."""
+    """A method: its config, its module (made from config, loop and the shape of a row), what rows it takes.
+
+    Attributes:
+        config: its hyperparameters.
+        module: its model and training step.
+        modality: of its rows.
+        colour: whether it takes RGB images alone.
+    """
 
     config: type[Dataclass]
     module: Callable[..., LightningModule]
     modality: Literal["image", "audio"] = "image"
+    colour: bool = False
 
 
 METHODS: dict[str, Method] = {
     "cpc": Method(CpcConfig, Cpc),
     "bigbigan": Method(BigBiGanConfig, BigBiGan),
     "cpc_audio": Method(CpcAudioConfig, CpcAudio, "audio"),
+    "deepcluster": Method(DeepClusterConfig, DeepCluster),
     "distill": Method(DistillConfig, Distill),
+    "colorization": Method(ColorizationConfig, Colorization, colour=True),
+    "relative_position": Method(RelativePositionConfig, RelativePosition),
+    "rotation": Method(RotationConfig, Rotation),
     "simclr": Method(SimClrConfig, SimClr),
     "vae": Method(VaeConfig, Vae),
 }

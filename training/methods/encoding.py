@@ -84,6 +84,40 @@ class Taught(Protocol):
         ...
 
 
+@runtime_checkable
+class Surveyor(Protocol):
+    """A model that looks at all training rows once, before its training begins."""
+
+    def survey(self, values: Any, /) -> None:
+        """Keeps in a buffer what it needs of them; the same of the same rows.
+
+        Args:
+            values: rows, uint8 [N, H, W, C], which may be decoded as they are asked for.
+
+        Raises:
+            DataError: it cannot learn from these.
+        """
+        ...
+
+
+@runtime_checkable
+class Regrouped(Protocol):
+    """A model that says before each epoch in what order rows are taken, and what each is to be told as."""
+
+    def features(self, x_BHWC: Tensor, /) -> Tensor:
+        """What it decides by, of each row, [B, D]; in eval mode, without a gradient."""
+        ...
+
+    def regroup(self, features_ND: Tensor, epoch: int, /) -> tuple[Tensor, Tensor]:
+        """The order, int64 [N], in which a row may come several times, and the target of each row, [N, ...].
+
+        Args:
+            features_ND: of all training rows, the same on all ranks.
+            epoch: which, from 0; what is drawn comes from the seed and it alone.
+        """
+        ...
+
+
 def as_encoder(module: nn.Module) -> Encoder:
     """The same module, known as an encoder.
 

@@ -31,6 +31,13 @@ def ahead(rows: NDArray[Any], batches: list[NDArray[Any]], device: torch.device)
                 yield torch.from_numpy(given.result()).to(device)
 
 
+def rows_of(rows: Tensor | Lazy, parts: list[Tensor], device: torch.device) -> Iterator[Tensor]:
+    """The rows of each part, given by their numbers, on the device where they lie; if they are decoded, on `device`."""
+    if isinstance(rows, Lazy):
+        return ahead(as_values(rows), [part.cpu().numpy() for part in parts], device)
+    return (rows[part.to(rows.device)] for part in parts)
+
+
 class Parts(Dataset[Tensor]):
     """Rows in their order, so many to an item."""
 
@@ -51,7 +58,8 @@ class Batches:
 
     The last batch is dropped when it is not full: BatchNorm must not meet a batch of one. Where each row has a target
     a batch is both. Of several ranks each gets its part of every batch, so all get as many.
-    Where an epoch goes on, `done` says behind how many batches; it is asked when the first one is wanted.
+    `regrouped` gives order and targets in place of these (`running.regrouping`); where an epoch goes on, `done` says
+    behind how many batches. Both are asked when the first batch is wanted.
     """
 
     def __init__(
@@ -62,11 +70,13 @@ class Batches:
         epoch: int,
         targets: Tensor | None = None,
         device: torch.device = CPU,
+        regrouped: Callable[[], tuple[Tensor, Tensor]] | None = None,
         done: Callable[[], int] = int,
     ) -> None:
         self.rows = rows
         self.targets = targets
         self.device = device
+        self.regrouped = regrouped
         self.batch_rows = min(batch_rows, len(rows)) // num_ranks() * num_ranks()
         self.generator_seed = seed * 1_000_003 + epoch
         self._done = done
@@ -75,18 +85,13 @@ class Batches:
         return len(self.rows) // self.batch_rows
 
     def __iter__(self) -> Iterator[Tensor | tuple[Tensor, Tensor]]:
-        generator = torch.Generator().manual_seed(self.generator_seed)
-        order = torch.randperm(len(self.rows), generator=generator)
-        left = torch.split(order, self.batch_rows)[self._done() : len(self)]
-        for batch, chosen in self._batches([mine(part) for part in left]):
-            yield batch if self.targets is None else (batch, self.targets[chosen.to(self.targets.device)])
+        order, targets = self._drawn() if self.regrouped is None else self.regrouped()
+        if not isinstance(self.rows, Lazy):
+            order = order.to(self.rows.device)
+        parts = [mine(part) for part in torch.split(order, self.batch_rows)[self._done() : len(self)]]
+        for batch, chosen in zip(rows_of(self.rows, parts, self.device), parts, strict=True):
+            yield batch if targets is None else (batch, targets[chosen.to(targets.device)])
 
-    def _batches(self, parts: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """The rows of each part, and their places."""
-        if isinstance(self.rows, Lazy):
-            batches = ahead(as_values(self.rows), [part.numpy() for part in parts], self.device)
-            yield from zip(batches, parts, strict=True)
-            return
-        for part in parts:
-            chosen = part.to(self.rows.device)
-            yield self.rows[chosen], chosen
+    def _drawn(self) -> tuple[Tensor, Tensor | None]:
+        generator = torch.Generator().manual_seed(self.generator_seed)
+        return torch.randperm(len(self.rows), generator=generator), self.targets

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from torch import nn
 
+from training.data.rows import Values
 from training.lightning import LightningModule
-from training.methods.encoding import Taught
+from training.methods.encoding import Surveyor, Taught
 from training.options import Dataclass
 from training.running.start import sha256_of_weights, start_from
 from training.teacher import Teacher
@@ -64,3 +65,9 @@ def check_teacher(module: LightningModule) -> None:
     """Raises TeacherError if the module learns from a teacher that cannot be shown the rows."""
     if isinstance(module, Taught):
         module.check_teacher()
+
+
+def survey(module: LightningModule, values: Values) -> None:
+    """Shows a module that asks for it all training rows; raises DataError if it cannot learn from these."""
+    if isinstance(module, Surveyor):
+        module.survey(values)

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from training.lightning import (
     TQDMProgressBar,
     Trainer,
 )
-from training.methods.encoding import Taught
+from training.methods.encoding import Regrouped, Taught
 from training.networks.batch_norms import NormsOverRanks
 from training.options import OptionError
 from training.ranks import alone, num_ranks, rank
@@ -42,6 +43,7 @@ from training.running.batches import Batches, Parts
 from training.running.checkpoint import SUFFIX, SafetensorsIO
 from training.running.diary import Diary
 from training.running.precision import Exact, bfloat16_here, exact_precision, warning
+from training.running.regrouping import regrouped
 from training.running.within_epoch import WithinEpoch
 from training.schedule import LoopConfig, Precision
 
@@ -96,7 +98,10 @@ def train(module: LightningModule, data: Data, loop: LoopConfig, checkpoint: Pat
     diary.seconds = time.monotonic() - begun  # a checkpoint knows better: it has the seconds of the first time
 
     def batches() -> Batches:
-        return Batches(rows, loop.batch_rows, loop.seed, trainer.current_epoch, targets, device, within.done)
+        epoch, again = trainer.current_epoch, None
+        if isinstance(module, Regrouped):
+            again = partial(within.chosen, partial(regrouped, module, rows, loop.batch_rows, epoch))
+        return Batches(rows, loop.batch_rows, loop.seed, epoch, targets, device, again, within.done)
 
     module.train_dataloader = batches  # type: ignore[method-assign]
     try:

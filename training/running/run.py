@@ -113,6 +113,8 @@ class Run:
         method = METHODS[self.method]
         if self.shape.modality != method.modality:
             raise RunError(f"data: {self.data} is {self.shape.modality}, {self.method} takes {method.modality}")
+        if method.colour and isinstance(self.shape, ImageShape) and self.shape.channels != 3:
+            raise RunError(f"data: {self.data} is grey, {self.method} takes RGB images: it learns from their colours")
         config = self.read_config()
         try:
             return method.module(config, self.loop, self.shape)

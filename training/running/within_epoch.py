@@ -1,9 +1,10 @@
 """Checkpoints within an epoch, for epochs that take long: whatever happens, a few minutes are lost.
 
 The order of an epoch is drawn from (seed, epoch), so how many batches are done says which remain (`Batches`). Its noise
-is one stream of random numbers, seeded at its beginning: where the stream stands is kept, as are the sums that the
-figures of the epoch are means of. So a run that goes on within an epoch ends as one that was never interrupted, bit for
-bit. A method's `on_train_epoch_start` is not called again: what it sets must lie in the checkpoint.
+is one stream of random numbers, seeded at its beginning: where the stream stands is kept. So are the sums that the
+figures of the epoch are means of, and what a model chose when it began (`training.running.regrouping`). A run that goes
+on within an epoch ends as one that was never interrupted, bit for bit. A method's `on_train_epoch_start` is not called
+again: what it sets must lie in the checkpoint.
 
 What is kept is rank 0's: all ranks draw alike, and the sums are means over the ranks before they are written.
 """
@@ -11,6 +12,7 @@ What is kept is rank 0's: all ranks draw alike, and the sums are means over the 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,7 @@ class WithinEpoch(Callback):
         self._saved = 0.0
         self._saving = False
         self._done = 0
+        self._chosen: list[Tensor] = []
         self._random: dict[str, Tensor] = {}
         self._sums: dict[str, list[Tensor]] = {}
 
@@ -50,6 +53,12 @@ class WithinEpoch(Callback):
         done, self._done = self._done, 0
         return done
 
+    def chosen(self, choose: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """Order and targets of the epoch; where it goes on those that it began with, by weights that are gone."""
+        self._chosen = self._chosen or list(choose())
+        order_N, targets_N = self._chosen
+        return order_N, targets_N
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Time runs from here, also where an epoch goes on."""
         self._saved = time.monotonic()
@@ -57,6 +66,7 @@ class WithinEpoch(Callback):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The epoch before has just been saved."""
         self._saved = time.monotonic()
+        self._chosen = []
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """The first step of an epoch that goes on draws what it would have drawn."""
@@ -88,13 +98,15 @@ class WithinEpoch(Callback):
                 for name, metric in _results(trainer).items()
             }
             done = trainer.fit_loop.batch_idx + 1
-            checkpoint[KEPT] = {"done": done, "random": _random(pl_module.device), "sums": sums | self._sums}
+            stream = {"done": done, "random": _random(pl_module.device), "chosen": self._chosen}
+            checkpoint[KEPT] = {**stream, "sums": sums | self._sums}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Takes it up again; it is put to use by the first step."""
         if KEPT in checkpoint:
             kept = checkpoint[KEPT]
-            self._done, self._random, self._sums = kept["done"], dict(kept["random"]), dict(kept["sums"])
+            self._done, self._chosen = kept["done"], list(kept["chosen"])
+            self._random, self._sums = dict(kept["random"]), dict(kept["sums"])
 
 
 def _results(trainer: Trainer) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from training.schedule import LoopConfig
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_s_model_is_an_encoder_and_those_that_decode_are_decoders(name: str) -> None:
     method = METHODS[name]
-    shape = ImageShape(32, 1) if method.modality == "image" else AudioShape(8000, 8000)
+    shape = ImageShape(32, 3 if method.colour else 1) if method.modality == "image" else AudioShape(8000, 8000)
     module = method.module(method.config(), LoopConfig(), shape)
     encoder = as_encoder(module)
     assert encoder is module

@@ -16,10 +16,24 @@ from training import preprocessing
 from training.__main__ import quiet_lightning
 from training.data.rows import Data, Rows
 from training.lightning import LightningModule
-from training.methods import METHODS, bigbigan, cpc, cpc_audio, distill, simclr, vae
+from training.methods import (
+    METHODS,
+    Method,
+    bigbigan,
+    colorization,
+    cpc,
+    cpc_audio,
+    deepcluster,
+    distill,
+    relative_position,
+    rotation,
+    simclr,
+    vae,
+)
 from training.running import checkpoint, processes
 from training.running import loop as running
 from training.running.diary import Diary
+from training.running.given import survey
 from training.running.loop import train
 from training.running.processes import RanksError
 from training.running.run import CHECKPOINT
@@ -43,23 +57,31 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "vae": ("vae", {"latent_dim": 4, "embedding_dim": 16, "width": 4, "corruption": 0.2}),
     "vae of pixels 0 and 1": ("vae", {"latent_dim": 4, "embedding_dim": 16, "width": 4, "binarise": "dynamic"}),
     "tcvae": ("vae", {"latent_dim": 4, "embedding_dim": 16, "width": 4, "objective": "tcvae", "beta": 4.0}),
+    "rotation": ("rotation", {"width": 4, "hidden_dim": 16}),
+    "deepcluster": ("deepcluster", {"width": 4, "num_clusters": 5, "pca_dim": 4}),
+    "relative_position": (
+        "relative_position",
+        {"width": 4, "feature_dim": 8, "hidden_dim": 8, "patch_size": 4, "gap": 0, "shift": 0},
+    ),
+    "colorization": ("colorization", {"width": 4, "bin_size": 20.0}),
     "distill": ("distill", {"width": 4, "target_dim": 8, "num_anchors": 16, "teacher": TEACHER}),
 }
 
 
-def data(modality: str) -> Data:
+def data(method: Method) -> Data:
     """Noise: tests and calibration have rows of their own, of which only the test's are looked at."""
     draw = np.random.default_rng(0)
-    if modality == "audio":  # each row as long as a training row
+    if method.modality == "audio":  # each row as long as a training row
         rows = [draw.integers(-9999, 9999, (num, int(2.56 * RATE_HZ)), np.int16) for num in (NUM_ROWS, 1, 4)]
         return Data("noise", *(Rows(values) for values in rows), sample_rate_hz=RATE_HZ)
-    images = [draw.integers(0, 256, (num, 12, 12, 1), np.uint8) for num in (NUM_ROWS, 1, 4)]
+    images = [draw.integers(0, 256, (num, 12, 12, 3 if method.colour else 1), np.uint8) for num in (NUM_ROWS, 1, 4)]
     return Data("noise", *(Rows(values) for values in images))
 
 
 def in_double_precision() -> None:
     """Adam makes a whole step of a gradient that is 0 but for rounding: then it is below its epsilon."""
-    for method in (bigbigan, cpc, distill, simclr, vae):
+    images = (bigbigan, colorization, cpc, deepcluster, distill, relative_position, rotation, simclr, vae)
+    for method in images:
         method.image_from_uint8 = lambda x_BHWC: preprocessing.image_from_uint8(x_BHWC).double()
     cpc_audio.waveform_from_int16 = lambda x_BT: preprocessing.waveform_from_int16(x_BT).double()
     torch.Tensor.float = torch.Tensor.double  # type: ignore[method-assign, assignment]
@@ -73,7 +95,7 @@ def build(case: str, folder: Path, loop: LoopConfig) -> LightningModule:
         given = given | {"teacher": str(folder / given["teacher"] / "random" / "1")}
     method = METHODS[name]
     torch.manual_seed(loop.seed)
-    return method.module(method.config(**given), loop, data(method.modality).shape)
+    return method.module(method.config(**given), loop, data(method).shape)
 
 
 def trained(
@@ -94,10 +116,12 @@ def trained(
 
     running.Diary = Recorder  # type: ignore[misc]
     loop = LoopConfig(epochs=epochs, batch_rows=BATCH_ROWS, warmup_steps=2, save_minutes=save_minutes)
-    rows = data(METHODS[CASES[case][0]].modality)
+    rows = data(METHODS[CASES[case][0]])
     rows = replace(rows, train=rows.train.take(slice(0, num_rows)))
     run.mkdir(parents=True, exist_ok=True)
-    result = train(build(case, folder, loop), rows, loop, run / CHECKPOINT, {"epochs": epochs})
+    module = build(case, folder, loop)
+    survey(module, rows.train.values)
+    result = train(module, rows, loop, run / CHECKPOINT, {"epochs": epochs})
     return {"losses": losses, "gradients": gradients, "history": result.history, "test": result.test}
 
 

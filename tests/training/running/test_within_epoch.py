@@ -17,6 +17,7 @@ from training.data.rows import Data
 from training.methods import METHODS
 from training.running import checkpoint
 from training.running.diary import Diary, TrainingDiverged
+from training.running.given import survey
 from training.running.loop import Trained, train
 from training.running.run import CHECKPOINT
 from training.running.within_epoch import KEPT, WithinEpoch
@@ -40,8 +41,10 @@ def _quiet() -> None:
 
 def run(case: str, teacher: Path, folder: Path, loop: LoopConfig) -> Trained:
     folder.mkdir(exist_ok=True)
-    rows: Data = ranks.data(METHODS[ranks.CASES[case][0]].modality)
-    return train(ranks.build(case, teacher, loop), rows, loop, folder / CHECKPOINT, {"case": case})
+    rows: Data = ranks.data(METHODS[ranks.CASES[case][0]])
+    module = ranks.build(case, teacher, loop)
+    survey(module, rows.train.values)
+    return train(module, rows, loop, folder / CHECKPOINT, {"case": case})
 
 
 def stop_at(epoch: int, batch: int, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
