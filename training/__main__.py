@@ -30,7 +30,7 @@ from training.ranks import rank
 from training.running.diary import TrainingDiverged
 from training.running.given import check_teacher, given_by, start
 from training.running.launching import check_ranks, launch
-from training.running.loop import check_shared, train
+from training.running.loop import check_rows, check_shared, train
 from training.running.processes import (
     is_first_here,
     is_loss_of_a_rank,
@@ -232,6 +232,7 @@ def run_training(name: str, config: Dataclass, options: Options) -> Path:
         module = run.build()
         check_teacher(module)
         check_norms(module)
+        check_rows(module, data)
         if not (folder / CHECKPOINT).exists():
             start(module, config)
         with claimed(folder, run, options.resume) if rank() == 0 else nullcontext():

@@ -7,12 +7,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from training.lightning import LightningModule
+from training.methods.bigan import BiGan, BiGanConfig
 from training.methods.bigbigan import BigBiGan, BigBiGanConfig
 from training.methods.cpc import Cpc, CpcConfig
 from training.methods.cpc_audio import CpcAudio, CpcAudioConfig
+from training.methods.dbn import Dbn, DbnConfig
 from training.methods.distill import Distill, DistillConfig
 from training.methods.simclr import SimClr, SimClrConfig
+from training.methods.sparse_autoencoder import SparseAutoencoder, SparseAutoencoderConfig
 from training.methods.vae import Vae, VaeConfig
+from training.methods.vqvae import VqVae, VqVaeConfig
 from training.options import Dataclass
 
 
@@ -27,9 +31,13 @@ class Method:
 
 METHODS: dict[str, Method] = {
     "cpc": Method(CpcConfig, Cpc),
+    "bigan": Method(BiGanConfig, BiGan),
     "bigbigan": Method(BigBiGanConfig, BigBiGan),
     "cpc_audio": Method(CpcAudioConfig, CpcAudio, "audio"),
+    "dbn": Method(DbnConfig, Dbn),
     "distill": Method(DistillConfig, Distill),
     "simclr": Method(SimClrConfig, SimClr),
+    "sparse_autoencoder": Method(SparseAutoencoderConfig, SparseAutoencoder),
     "vae": Method(VaeConfig, Vae),
+    "vqvae": Method(VqVaeConfig, VqVae),
 }

@@ -32,7 +32,7 @@ from training.lightning import (
     TQDMProgressBar,
     Trainer,
 )
-from training.methods.encoding import Taught
+from training.methods.encoding import NeedsRows, Taught
 from training.networks.batch_norms import NormsOverRanks
 from training.options import OptionError
 from training.ranks import alone, num_ranks, rank
@@ -125,6 +125,12 @@ def check_shared(loop: LoopConfig, num_rows: int | None, ranks: int) -> None:
         raise OptionError(f"compiled: got True with {ranks} processes, expected False: the two were never tried")
     if num_rows is not None and num_rows < ranks:
         raise DataError(f"got {num_rows} training rows for {ranks} processes, expected one for each or more")
+
+
+def check_rows(module: LightningModule, data: Data) -> None:
+    """Raises DataError if the method needs more training rows than there are."""
+    if isinstance(module, NeedsRows):
+        module.check_rows(len(data.training_rows))
 
 
 def _targets(module: LightningModule, values: Any, folder: Path, device: torch.device) -> torch.Tensor | None:
