@@ -207,6 +207,10 @@ class BigBiGan(LightningModule):
         """G(z), float [B, C, H, W], 0 to 1, with averaged weights."""
         return self.averaged.generate(z_BL)
 
+    def samples(self, num_rows: int) -> Tensor:
+        """G(z) for z ~ N(0, I)."""
+        return self.decode(torch.randn(num_rows, self.config.latent_dim, device=self.device))
+
     def training_step(self, x_BHWC: Tensor, batch_idx: int) -> Tensor:
         """One step of the discriminator, then one of encoder and generator, on uint8 images."""
         x_BCHW = self.views(image_from_uint8(x_BHWC))

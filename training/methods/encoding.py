@@ -69,6 +69,15 @@ class Decoder(Protocol):
 
 
 @runtime_checkable
+class Sampler(Protocol):
+    """A model that also makes images of noise."""
+
+    def samples(self, num_rows: int, /) -> Tensor:
+        """Draws images by torch's own generator, float [N, C, H, W], 0 to 1; N is num_rows, or 0 without a prior."""
+        ...
+
+
+@runtime_checkable
 class Choosing(Protocol):
     """A model that chooses among codes or units: where two are as good but for rounding, another machine may differ."""
 
