@@ -41,7 +41,7 @@ from export.graphs import (
 from export.half import halve
 from export.onnx_evaluation import exported_report
 from export.origin import TrainedRun
-from export.parity import check_parity, trained_tensors
+from export.parity import check_parity, clear_rows, trained_tensors
 from export.places import patches_of
 from export.provenance import from_training, input_of, provenance
 from export.quantise import quantise
@@ -148,7 +148,8 @@ def _write_bundle(
     runner = draft.runner
     _say("parity")
     manifest = _manifest(draft, name, version, _checked(draft, runner.with_patches()))
-    _write_golden(draft, runner.with_patches(), np.asarray(data.test.values[:GOLDEN_ROWS]))
+    golden = clear_rows(training.model, data.test.values[:PARITY_ROWS])[:GOLDEN_ROWS]
+    _write_golden(draft, runner.with_patches(), golden)
     if choices.report != "none":
         _say("evaluation through ONNX")
         test = embedding.run(runner, data.test, "test")
@@ -238,7 +239,7 @@ def _checked(draft: Draft, runner: GraphRunner) -> tuple[Parity, ...]:
     """Raises ExportError if the graphs return other numbers than the trained model."""
     stored = bundle.load_arrays(draft.folder / bundle.CALIBRATION) if draft.detectors else {}
     sorted_scores = {detector.name: stored[detector.name] for detector in draft.detectors}
-    rows = np.asarray(draft.training.data.test.values[:PARITY_ROWS])
+    rows = clear_rows(draft.training.model, draft.training.data.test.values[:PARITY_ROWS])
     return check_parity(runner, draft.training.model, draft.scorer, rows, draft.choices.precision, sorted_scores)
 
 

@@ -23,7 +23,7 @@ from latentserve.conformal import Move, worst_move
 from latentserve.inputs import ANOMALY_MAP, INPUT
 from training.data.lazy import batch_rows, parts_of
 from training.data.rows import Values
-from training.methods.encoding import Decoder, Encoder
+from training.methods.encoding import Choosing, Decoder, Encoder
 from training.preprocessing import floats_from_rows
 
 RELATIVE_TOLERANCE = 1e-4
@@ -37,6 +37,10 @@ and 1/256 of a tensor's range in 8-bit integers; a network adds up dozens."""
 MOVED = 2.0
 """A multiple of what 16-bit rounding moved the scores by here: a GPU rounds each product, which a CPU does not, and its
 scores are compared with those when a bundle is loaded."""
+CLEAR = 1e-4
+"""A choice of the model's that is less clear than that, between two codes say, may be another after rounding."""
+FEWEST_CLEAR = 8
+"""Rows. Where fewer are clear all are compared, and a code that is another one is an error."""
 BATCH_SIZES = (1, 7, 64)
 OF_SCORER = ("scores", ANOMALY_MAP)
 
@@ -57,12 +61,23 @@ def _tensors_of_batch(model: Encoder, scorer: Scorer | None, rows: Values, dtype
         tensors = {name: tensor for name, tensor in encoding.items() if tensor is not None}
         if "latent" in tensors and isinstance(model, Decoder):
             tensors["reconstruction"] = DecoderGraph(model)(tensors["latent"])
-        tensors = {name: tensor.float() for name, tensor in tensors.items()}
+        tensors = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
         if scorer is not None:
             given = {INPUT: x_BHWC, **tensors}
             scored = scorer.with_map(*(given[name] for name in scorer.inputs))
             tensors.update(zip(scorer.outputs, scored, strict=True))
     return {name: tensor.numpy() for name, tensor in tensors.items()}
+
+
+def clear_rows(model: Encoder, rows: Values) -> Values:
+    """Rows of which the model chooses nothing so narrowly that rounding decides it; of most models all."""
+    rows = np.asarray(rows)
+    if not isinstance(model, Choosing):
+        return rows
+    with torch.no_grad():
+        margins = [model.margin(floats_from_rows(torch.from_numpy(part))) for part in parts_of(rows, batch_rows(rows))]
+    clear = torch.cat(margins).numpy() > CLEAR
+    return rows[clear] if clear.sum() >= FEWEST_CLEAR else rows
 
 
 @dataclass(frozen=True)

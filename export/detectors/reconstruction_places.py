@@ -56,4 +56,4 @@ class ReconstructionPlaces(PlaceDetector):
 
     def raw(self, x_BhwF: Tensor) -> Tensor:
         """See `PlaceDetector`."""
-        return x_BhwF[:, :, :, 0].sqrt()
+        return x_BhwF[:, :, :, 0].clamp_min(0).sqrt()  # an error of 0, where all is given back, may be nudged below it

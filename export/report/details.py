@@ -8,11 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.manifold import TSNE
 
+from export.draft import Training
 from export.figures import TRAVERSAL_REACH, Measured, traversals
 from export.graphs import GraphRunner
 from export.origin import Imported, Origin
 from export.report.alarms import band
 from export.report.confusion import neighbours
+from export.report.insides import insides
 from export.report.pictures import picture, strip
 from latentserve.bundle import Detector, Manifest
 from latentserve.conformal import at_most
@@ -28,13 +30,15 @@ NUM_IMAGES, IN_LINE = 16, 8
 NUM_POINTS = 2000
 
 
-def details(manifest: Manifest, origin: Origin, data: Data, measured: Measured, runner: GraphRunner) -> list[Section]:
+def details(manifest: Manifest, training: Training, measured: Measured, runner: GraphRunner) -> list[Section]:
     """The sections, in their order."""
+    origin, data = training.origin, training.data
     sections = [*_figures(manifest, measured), *_training(origin), *_report(data, measured), _map(data, measured)]
     if has_classes(data) and data.sample_rate_hz is None:
         sections.append(_neighbours(data, measured))
     if "reconstruction" in measured.test:
         sections += [_reconstructions(data, measured), _traversals(measured, runner)]
+    sections += insides(training, measured)
     if manifest.detectors:
         sections += _scores(manifest, measured)
     return [*sections, _parity(manifest), _provenance(manifest, origin)]

@@ -43,5 +43,5 @@ def bundle_report(
         confusion(manifest, data, measured),
         speed(manifest, folder, paces(runner, encoder, data.test.values)),
     ]
-    rest = details(manifest, training.origin, data, measured, runner)
+    rest = details(manifest, training, measured, runner)
     return render_report(f"{manifest.name}, version {manifest.version}", sections, rest, THE_REST)

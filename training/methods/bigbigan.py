@@ -164,6 +164,10 @@ def ema_with_warmup(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Te
 class BigBiGan(LightningModule):
     """The three networks and their training step. `encode` and `decode` are what is exported."""
 
+    has_unary_scores = True
+    discriminator_loss = staticmethod(discriminator_loss)
+    encoder_generator_loss = staticmethod(encoder_generator_loss)
+
     def __init__(self, config: BigBiGanConfig, loop: LoopConfig, shape: ImageShape) -> None:
         super().__init__()
         self.automatic_optimization = False  # two optimizers that take turns
@@ -181,7 +185,8 @@ class BigBiGan(LightningModule):
         )
         self.served = AveragedModel(self.trained, avg_fn=ema_with_warmup(config.ema_decay), use_buffers=True)
         self.served.requires_grad_(False).eval()
-        self.discriminator = Discriminator(*sizes, config.discriminator_dim, config.latent_dim, config.spectral_gain)
+        dims = (config.discriminator_dim, config.latent_dim)
+        self.discriminator = Discriminator(*sizes, *dims, config.spectral_gain, self.has_unary_scores)
 
     def train(self, mode: bool = True) -> Self:
         """The averaged networks are never in training mode: their running statistics are averages too."""
@@ -202,6 +207,10 @@ class BigBiGan(LightningModule):
         """G(z), float [B, C, H, W], 0 to 1, with averaged weights."""
         return self.averaged.generate(z_BL)
 
+    def samples(self, num_rows: int) -> Tensor:
+        """G(z) for z ~ N(0, I)."""
+        return self.decode(torch.randn(num_rows, self.config.latent_dim, device=self.device))
+
     def training_step(self, x_BHWC: Tensor, batch_idx: int) -> Tensor:
         """One step of the discriminator, then one of encoder and generator, on uint8 images."""
         x_BCHW = self.views(image_from_uint8(x_BHWC))
@@ -210,11 +219,11 @@ class BigBiGan(LightningModule):
         model: Pair = (self.trained.generate(z_BL), z_BL)
         discriminator_optimizer, optimizer = cast(list[LightningOptimizer], self.optimizers())
 
-        loss_d = discriminator_loss(*self.scores(detached(data), detached(model)))
+        loss_d = self.discriminator_loss(*self.scores(detached(data), detached(model)))
         self.take_step(discriminator_optimizer, loss_d)
         with self.toggled_optimizer(optimizer):  # the discriminator is given no gradient
             scores = self.scores(data, model)
-            loss_eg = encoder_generator_loss(*scores) + self.regression(data, model)
+            loss_eg = self.encoder_generator_loss(*scores) + self.regression(data, model)
             self.take_step(optimizer, loss_eg)
         self.served.update_parameters(self.trained)
         for scheduler in cast(list[LRScheduler], self.lr_schedulers()):  # Lightning leaves them to us here

@@ -20,12 +20,14 @@ class Encoding(NamedTuple):
         latent: float [B, L], what `decode` takes (the posterior mean), or None if nothing decodes.
         latent_scale: float [B, L], the posterior's standard deviation, or None if there is none.
         patches: float [B, h, w, D], a vector for each place, or None if they are not kept.
+        codes: int16 [B, h, w], the name of the vector that each place became, or None if nothing is quantised.
     """
 
     embedding: Tensor
     latent: Tensor | None = None
     latent_scale: Tensor | None = None
     patches: Tensor | None = None
+    codes: Tensor | None = None
 
 
 @runtime_checkable
@@ -63,6 +65,24 @@ class Decoder(Protocol):
 
     def decode(self, z_BL: Tensor, /) -> Tensor:
         """Decodes latents to images, float [B, C, H, W], 0 to 1."""
+        ...
+
+
+@runtime_checkable
+class Sampler(Protocol):
+    """A model that also makes images of noise."""
+
+    def samples(self, num_rows: int, /) -> Tensor:
+        """Draws images by torch's own generator, float [N, C, H, W], 0 to 1; N is num_rows, or 0 without a prior."""
+        ...
+
+
+@runtime_checkable
+class Choosing(Protocol):
+    """A model that chooses among codes or units: where two are as good but for rounding, another machine may differ."""
+
+    def margin(self, x: Tensor, /) -> Tensor:
+        """How clear each row's least clear choice is, [B], 0 to 1; 0: rounding decides."""
         ...
 
 

@@ -194,6 +194,11 @@ class Vae(LightningModule):
         logits_BCHW: Tensor = self.decoder(z_BL)
         return logits_BCHW.sigmoid()
 
+    def samples(self, num_rows: int) -> Tensor:
+        """Means of p(x|z) for z ~ N(0, I); none of an autoencoder, which has no prior."""
+        num_rows = 0 if self.config.objective == "autoencoder" else num_rows
+        return self.decode(torch.randn(num_rows, self.config.latent_dim, device=self.device))
+
     def reconstruction(self, z_BL: Tensor, x_BCHW: Tensor) -> Tensor:
         """-log p(x|z) of each row, [B], nats."""
         logits_BCHW = self.decoder(z_BL)

@@ -64,12 +64,23 @@ class Bounded(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """F is a small convolutional network, H and J have two hidden layers each."""
+    """F is a small convolutional network, H and J have two hidden layers each.
+
+    Where it is of pairs alone (`unary` is false) s_x and s_z are 0.
+    """
 
     def __init__(
-        self, channels: int, image_size: ImageSize, width: int, hidden_dim: int, latent_dim: int, gain: float
+        self,
+        channels: int,
+        image_size: ImageSize,
+        width: int,
+        hidden_dim: int,
+        latent_dim: int,
+        gain: float,
+        unary: bool = True,
     ) -> None:
         super().__init__()
+        self.unary = unary
         sizes = halvings(image_size)
         widths = [channels, *(width * 2**stage for stage in range(len(sizes) - 1))]
         convolutions: list[nn.Module] = []
@@ -84,8 +95,9 @@ class Discriminator(nn.Module):
         self.features = nn.Sequential(*convolutions, nn.Flatten(), *dense(num_features, hidden_dim))
         self.latent_features = nn.Sequential(*dense(latent_dim, hidden_dim, hidden_dim))
         self.joint_features = nn.Sequential(*dense(2 * hidden_dim, 2 * hidden_dim, 2 * hidden_dim))
-        self.image_head = Bounded(nn.Linear(hidden_dim, 1), gain)
-        self.latent_head = Bounded(nn.Linear(hidden_dim, 1), gain)
+        if unary:
+            self.image_head = Bounded(nn.Linear(hidden_dim, 1), gain)
+            self.latent_head = Bounded(nn.Linear(hidden_dim, 1), gain)
         self.joint_head = Bounded(nn.Linear(2 * hidden_dim, 1), gain)
 
     def forward(self, x_BCHW: Tensor, z_BL: Tensor) -> Scores:
@@ -93,8 +105,10 @@ class Discriminator(nn.Module):
         f = self.features(2 * x_BCHW - 1)
         h = self.latent_features(z_BL)
         joint = self.joint_features(torch.cat([f, h], dim=1))
-        heads = (self.image_head(f), self.latent_head(h), self.joint_head(joint))
-        return Scores(*(score.squeeze(1) for score in heads))
+        s_xz = self.joint_head(joint).squeeze(1)
+        if not self.unary:
+            return Scores(torch.zeros_like(s_xz), torch.zeros_like(s_xz), s_xz)
+        return Scores(self.image_head(f).squeeze(1), self.latent_head(h).squeeze(1), s_xz)
 
 
 class EncoderGenerator(nn.Module):

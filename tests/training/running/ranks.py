@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -16,20 +17,7 @@ from training import preprocessing
 from training.__main__ import quiet_lightning
 from training.data.rows import Data, Rows
 from training.lightning import LightningModule
-from training.methods import (
-    METHODS,
-    Method,
-    bigbigan,
-    colorization,
-    cpc,
-    cpc_audio,
-    deepcluster,
-    distill,
-    relative_position,
-    rotation,
-    simclr,
-    vae,
-)
+from training.methods import METHODS, Method, cpc_audio
 from training.running import checkpoint, processes
 from training.running import loop as running
 from training.running.diary import Diary
@@ -54,6 +42,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         {"latent_dim": 4, "backbone_width": 4, "hidden_dim": 16, "width": 4, "discriminator_dim": 16}
         | {"latent_regression": 0.5, "image_regression": 0.5},
     ),
+    "bigan": (
+        "bigan",
+        {"latent_dim": 4, "backbone_width": 4, "hidden_dim": 16, "width": 4, "discriminator_dim": 16},
+    ),
     "vae": ("vae", {"latent_dim": 4, "embedding_dim": 16, "width": 4, "corruption": 0.2}),
     "vae of pixels 0 and 1": ("vae", {"latent_dim": 4, "embedding_dim": 16, "width": 4, "binarise": "dynamic"}),
     "tcvae": ("vae", {"latent_dim": 4, "embedding_dim": 16, "width": 4, "objective": "tcvae", "beta": 4.0}),
@@ -64,6 +56,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         {"width": 4, "feature_dim": 8, "hidden_dim": 8, "patch_size": 4, "gap": 0, "shift": 0},
     ),
     "colorization": ("colorization", {"width": 4, "bin_size": 20.0}),
+    "vqvae": ("vqvae", {"codebook_size": 24, "code_dim": 4, "width": 4, "dead_share": 0.3}),
+    "sparse_autoencoder": ("sparse_autoencoder", {"num_units": 32, "k": 6, "contractive": 0.01}),
+    "dbn": ("dbn", {"layers": (16, 8), "pretraining": 0.8}),
+    "dbn of persistent chains": ("dbn", {"layers": (16, 8), "pretraining": 0.8, "sampling": "pcd"}),
     "distill": ("distill", {"width": 4, "target_dim": 8, "num_anchors": 16, "teacher": TEACHER}),
 }
 
@@ -78,11 +74,16 @@ def data(method: Method) -> Data:
     return Data("noise", *(Rows(values) for values in images))
 
 
+def _in_double(x_BHWC: Tensor) -> Tensor:
+    return preprocessing.image_from_uint8(x_BHWC).double()
+
+
 def in_double_precision() -> None:
     """Adam makes a whole step of a gradient that is 0 but for rounding: then it is below its epsilon."""
-    images = (bigbigan, colorization, cpc, deepcluster, distill, relative_position, rotation, simclr, vae)
-    for method in images:
-        method.image_from_uint8 = lambda x_BHWC: preprocessing.image_from_uint8(x_BHWC).double()
+    for method in METHODS.values():
+        module = sys.modules[method.module.__module__]
+        if hasattr(module, "image_from_uint8"):
+            module.image_from_uint8 = _in_double  # type: ignore[attr-defined]
     cpc_audio.waveform_from_int16 = lambda x_BT: preprocessing.waveform_from_int16(x_BT).double()
     torch.Tensor.float = torch.Tensor.double  # type: ignore[method-assign, assignment]
     running._chosen_precision = lambda _: "64-true"  # type: ignore[assignment, return-value]
