@@ -11,6 +11,7 @@ from training.methods.bigbigan import BigBiGan, BigBiGanConfig
 from training.methods.cpc import Cpc, CpcConfig
 from training.methods.cpc_audio import CpcAudio, CpcAudioConfig
 from training.methods.distill import Distill, DistillConfig
+from training.methods.pixelcnn import PixelCnnConfig, PixelDensity
 from training.methods.simclr import SimClr, SimClrConfig
 from training.methods.vae import Vae, VaeConfig
 from training.options import Dataclass
@@ -30,6 +31,7 @@ METHODS: dict[str, Method] = {
     "bigbigan": Method(BigBiGanConfig, BigBiGan),
     "cpc_audio": Method(CpcAudioConfig, CpcAudio, "audio"),
     "distill": Method(DistillConfig, Distill),
+    "pixelcnn": Method(PixelCnnConfig, PixelDensity),
     "simclr": Method(SimClrConfig, SimClr),
     "vae": Method(VaeConfig, Vae),
 }

@@ -20,12 +20,16 @@ class Encoding(NamedTuple):
         latent: float [B, L], what `decode` takes (the posterior mean), or None if nothing decodes.
         latent_scale: float [B, L], the posterior's standard deviation, or None if there is none.
         patches: float [B, h, w, D], a vector for each place, or None if they are not kept.
+        nll: float [B, 1], -log p(x) in nats, or None if the model is no density.
+        background_nll: float [B, 1], the same by a model of noisy rows, or None if there is none beside it.
     """
 
     embedding: Tensor
     latent: Tensor | None = None
     latent_scale: Tensor | None = None
     patches: Tensor | None = None
+    nll: Tensor | None = None
+    background_nll: Tensor | None = None
 
 
 @runtime_checkable
