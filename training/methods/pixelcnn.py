@@ -1,4 +1,4 @@
-"""PixelCNN: the likelihood of an image, pixel by pixel, each given those before it.
+"""PixelCNN: the likelihood of an image, pixel by pixel or block by block, each given those before it.
 
 A gated PixelCNN predicts every pixel from the pixels above it and to the left of it, and learns to make the real one
 likely. All pixels of a known image are predicted in one pass, so its likelihood is exact and costs what an encoder of
@@ -19,8 +19,9 @@ such a network sees the whole image, so a vector of all of it has to be pooled; 
 only, and the middle ones say more of what is drawn. What such an embedding is good for is a by-product: `nll`, an
 output of its own, is what the model is for, and detectors are made of it (`export.detectors.likelihood`).
 
-With `binarise` the likelihood is that of pixels 0 and 1. Served images are cut at 0.5 whatever they are trained on, so
-that an answer does not depend on chance.
+With `binarise` the likelihood is that of pixels 0 and 1. `block` 2 predicts four of them at once, as one of their 16
+patterns: exact all the same, for a quarter of the work (`training.networks.pixels`). Served images are cut at 0.5
+whatever they are trained on, so that an answer does not depend on chance.
 
 With several processes the loss is a mean over rows, so DDP's mean over ranks is all there is to it.
 
@@ -58,6 +59,7 @@ class PixelCnnConfig:
         kernel: side of the square that a layer's receptive field is the upper half of; odd. The first one's is 7.
         num_parts: logistics in the mixture of 256 levels; used unless pixels are binarised.
         binarise: pixels for training and nats: `none`, `dynamic` (drawn anew each time) or `threshold` (at 0.5).
+        block: side of the squares of binarised pixels that are predicted at once, as one of all their patterns.
         background: share of the pixels that are drawn anew for a second network, which learns the background; 0: there
             is no second one.
         learning_rate: highest learning rate of Adam.
@@ -68,6 +70,7 @@ class PixelCnnConfig:
     kernel: int = 3
     num_parts: int = 5
     binarise: Binarise = "none"
+    block: int = 1
     background: float = 0.0
     learning_rate: float = 3e-3
 
@@ -99,26 +102,29 @@ class PixelDensity(LightningModule):
         super().__init__()
         self.config = config
         self.loop = loop
-        self.pixels = pixels_of(shape.channels, config.binarise, config.num_parts)
-        self.net = PixelCnn(shape.channels, self.pixels.outputs, config.size)
-        self.background = PixelCnn(shape.channels, self.pixels.outputs, config.size) if config.background else None
+        self.pixels = pixels_of(shape, config.binarise, config.block, config.num_parts)
+        ends = (self.pixels.numbers, self.pixels.outputs)
+        self.net = PixelCnn(*ends, config.size)
+        self.background = PixelCnn(*ends, config.size) if config.background else None
 
     def encode(self, x_BCHW: Tensor) -> Encoding:
         """Embedding [B, D], -log p(x) [B, 1], and that of the background where it has a model."""
         x_BCHW = binarised(x_BCHW, "none" if self.config.binarise == "none" else "threshold")
-        features = self.net.features(self.pixels.seen(x_BCHW))
-        nll_B = self.pixels.nll(self.net.head(features[-1]), x_BCHW)
+        grid_BGhw = self.pixels.grid(x_BCHW)
+        features = self.net.features(grid_BGhw)
+        nll_B = self.pixels.nll(self.net.head(features[-1]), grid_BGhw)
         middle_BFHW = features[len(features) // 2]
         background = None if self.background is None else self.nll(x_BCHW, self.background)[:, None]
         return Encoding(pooled(middle_BFHW), nll=nll_B[:, None], background_nll=background)
 
     def nll(self, x_BCHW: Tensor, net: PixelCnn) -> Tensor:
         """-log p(x) of each row, [B], nats."""
-        return self.pixels.nll(net(self.pixels.seen(x_BCHW)), x_BCHW)
+        grid_BGhw = self.pixels.grid(x_BCHW)
+        return self.pixels.nll(net(grid_BGhw), grid_BGhw)
 
     def samples(self, x_BCHW: Tensor) -> Tensor:
         """As many new images as are given, whose content does not matter, [B, C, H, W], 0 to 1."""
-        return drawn(lambda part_BChW: self.net(self.pixels.seen(part_BChW)), self.pixels.draw, x_BCHW)
+        return self.pixels.image(drawn(self.net, self.pixels.draw, self.pixels.grid(x_BCHW)))
 
     def training_step(self, x_BHWC: Tensor, batch_idx: int) -> Tensor:
         """One step on uint8 images."""

@@ -2,14 +2,16 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from scipy.stats import logistic
-from torch.distributions import Bernoulli as TorchBernoulli
+from torch.distributions import Categorical
 
-from training.networks.pixels import LEVELS, Bernoulli, LogisticMixture, binarised, bits_per_dim, pixels_of
+from training.data import ImageShape
+from training.networks.pixels import LEVELS, Blocks, LogisticMixture, binarised, bits_per_dim, pixels_of
 
 
 def outputs_and_image(
@@ -51,7 +53,7 @@ def test_the_mixture_is_that_of_the_equations(channels: int) -> None:
         )
         for row in range(2)
     ]
-    assert mixture.nll(outputs, x).tolist() == pytest.approx(expected, rel=1e-9)
+    assert mixture.nll(outputs, mixture.grid(x)).tolist() == pytest.approx(expected, rel=1e-9)
 
 
 def test_the_probabilities_of_all_colours_sum_to_one() -> None:
@@ -60,13 +62,15 @@ def test_the_probabilities_of_all_colours_sum_to_one() -> None:
     mixture = LogisticMixture(2, 2)
     levels = torch.cartesian_prod(torch.arange(256), torch.arange(256)).double() / LEVELS
     outputs = torch.randn(1, mixture.outputs, 1, 1).double().expand(len(levels), -1, 1, 1)
-    assert (-mixture.nll(outputs, levels[:, :, None, None])).exp().sum().item() == pytest.approx(1, abs=1e-9)
+    assert (-mixture.nll(outputs, mixture.grid(levels[:, :, None, None]))).exp().sum().item() == pytest.approx(
+        1, abs=1e-9
+    )
 
 
 def test_levels_far_from_every_mean_are_unlikely_and_not_impossible() -> None:
     mixture = LogisticMixture(1, 1)
     outputs = torch.tensor([[0.0, -1.0, -7.0]]).view(1, 3, 1, 1).requires_grad_()
-    nll = mixture.nll(outputs, torch.full((1, 1, 1, 1), 254 / LEVELS))
+    nll = mixture.nll(outputs, torch.full((1, 1, 1, 1), 2 * 254 / LEVELS - 1))
     nll.sum().backward()
     assert nll.item() == pytest.approx((2 - 3 / LEVELS) * math.exp(7), rel=1e-3)  # the tail of a logistic
     assert outputs.grad is not None
@@ -77,21 +81,42 @@ def test_draws_are_as_frequent_as_they_are_likely() -> None:
     torch.manual_seed(0)
     mixture = LogisticMixture(2, 2)
     outputs = torch.tensor([0.5, -0.99, -0.98, -6, -6, 0.5, -0.5, -0.985, -1.2, -5.5, -5.5, 0.3])
-    drawn = (mixture.draw(outputs.expand(40_000, -1)) * LEVELS).round().long()
+    drawn = (mixture.image(mixture.draw(outputs.expand(40_000, -1))) * LEVELS).round().long()
     levels = torch.cartesian_prod(torch.arange(5), torch.arange(5))
-    expected = (-mixture.nll(outputs.view(1, -1, 1, 1).expand(25, -1, 1, 1), levels.view(-1, 2, 1, 1) / LEVELS)).exp()
+    expected = (
+        -mixture.nll(outputs.view(1, -1, 1, 1).expand(25, -1, 1, 1), mixture.grid(levels.view(-1, 2, 1, 1) / LEVELS))
+    ).exp()
     got = torch.stack([(drawn == level).all(dim=1).float().mean() for level in levels])
     assert got.sum() > 0.4
     torch.testing.assert_close(got, expected, atol=0.01, rtol=0)
 
 
-def test_black_and_white_pixels_are_those_of_torch_distributions() -> None:
-    logits, x = torch.randn(4, 1, 3, 3), torch.bernoulli(torch.full((4, 1, 3, 3), 0.5))
-    expected = -TorchBernoulli(logits=logits).log_prob(x).flatten(1).sum(dim=1)
-    torch.testing.assert_close(Bernoulli().nll(logits, x), expected)
+@pytest.mark.parametrize("side", [1, 2, 3])
+def test_a_block_is_one_of_all_its_patterns(side: int) -> None:
     torch.manual_seed(0)
-    drawn = Bernoulli().draw(torch.full((2000, 1), 1.0))
-    assert drawn.mean().item() == pytest.approx(1 / (1 + math.exp(-1)), abs=0.03)
+    blocks, x = Blocks(side), torch.bernoulli(torch.full((4, 1, 6, 12), 0.5))
+    grid = blocks.grid(x)
+    assert torch.equal(blocks.image(grid), x)
+    assert grid.shape == (4, side * side, 6 // side, 12 // side)
+    outputs = torch.randn(4, blocks.outputs, *grid.shape[2:])
+    block = x[1, 0, side : 2 * side, :side].flatten()  # the one below the first
+    pattern = sum(int(bit) << place for place, bit in enumerate(block.tolist()))
+    expected = -Categorical(logits=outputs[1, :, 1, 0]).log_prob(torch.tensor(pattern))
+    alone = blocks.nll(outputs[1:2, :, 1:2, :1], grid[1:2, :, 1:2, :1])
+    torch.testing.assert_close(alone, expected[None])
+    places = [
+        blocks.nll(outputs[:, :, i : i + 1, j : j + 1], grid[:, :, i : i + 1, j : j + 1])
+        for i, j in np.ndindex(*grid.shape[2:])
+    ]
+    torch.testing.assert_close(blocks.nll(outputs, grid), torch.stack(places).sum(dim=0))
+
+
+def test_blocks_are_drawn_as_often_as_they_are_likely() -> None:
+    torch.manual_seed(0)
+    blocks, outputs = Blocks(2), torch.randn(1, 16)
+    drawn = blocks.draw(outputs.expand(20_000, -1))
+    shares = torch.bincount((drawn.long() * torch.tensor([1, 2, 4, 8])).sum(dim=1), minlength=16) / 20_000
+    torch.testing.assert_close(shares, outputs.softmax(dim=1)[0], atol=0.01, rtol=0)
 
 
 def test_binarisation_is_the_one_that_was_named() -> None:
@@ -105,11 +130,23 @@ def test_binarisation_is_the_one_that_was_named() -> None:
 
 
 def test_the_distribution_is_that_of_the_pixels() -> None:
-    assert isinstance(pixels_of(1, "dynamic", 5), Bernoulli)
-    assert isinstance(pixels_of(1, "none", 5), LogisticMixture)
-    assert pixels_of(3, "none", 5).outputs == 50
-    with pytest.raises(ValueError, match="binarise: got threshold for images of 3 channels, expected none"):
-        pixels_of(3, "threshold", 5)
+    assert isinstance(pixels_of(ImageShape(8, 1), "dynamic", 2, 5), Blocks)
+    assert isinstance(pixels_of(ImageShape(8, 1), "none", 1, 5), LogisticMixture)
+    assert pixels_of(ImageShape(8, 3), "none", 1, 5).outputs == 50
+
+
+@pytest.mark.parametrize(
+    ("channels", "binarise", "block", "message"),
+    [
+        (3, "threshold", 1, "binarise: got threshold for 3 channels, expected none"),
+        (1, "none", 2, "block: got 2, expected 1: only binarised"),
+        (1, "dynamic", 3, "block: got 3 for images of 8 x 8, expected what divides both"),
+        (1, "dynamic", 4, "block: got 4, expected 1 to 3"),
+    ],
+)
+def test_pixels_that_cannot_be_are_refused(channels: int, binarise: Any, block: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        pixels_of(ImageShape(8, channels), binarise, block, 5)
 
 
 def test_a_bit_for_each_number_is_a_fair_coin_s() -> None:

@@ -16,7 +16,7 @@ from training import preprocessing
 from training.__main__ import quiet_lightning
 from training.data.rows import Data, Rows
 from training.lightning import LightningModule
-from training.methods import METHODS, bigbigan, cpc, cpc_audio, distill, simclr, vae
+from training.methods import METHODS, bigbigan, cpc, cpc_audio, distill, pixelcnn, simclr, vae
 from training.running import checkpoint, processes
 from training.running import loop as running
 from training.running.diary import Diary
@@ -42,6 +42,11 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "vae": ("vae", {"latent_dim": 4, "embedding_dim": 16, "width": 4, "corruption": 0.2}),
     "vae of pixels 0 and 1": ("vae", {"latent_dim": 4, "embedding_dim": 16, "width": 4, "binarise": "dynamic"}),
     "tcvae": ("vae", {"latent_dim": 4, "embedding_dim": 16, "width": 4, "objective": "tcvae", "beta": 4.0}),
+    "pixelcnn": ("pixelcnn", {"width": 8, "num_layers": 2}),
+    "pixelcnn by blocks": (
+        "pixelcnn",
+        {"width": 8, "num_layers": 2, "binarise": "dynamic", "block": 2, "background": 0.2},
+    ),
     "distill": ("distill", {"width": 4, "target_dim": 8, "num_anchors": 16, "teacher": TEACHER}),
 }
 
@@ -58,7 +63,7 @@ def data(modality: str) -> Data:
 
 def in_double_precision() -> None:
     """Adam makes a whole step of a gradient that is 0 but for rounding: then it is below its epsilon."""
-    for method in (bigbigan, cpc, distill, simclr, vae):
+    for method in (bigbigan, cpc, distill, pixelcnn, simclr, vae):
         method.image_from_uint8 = lambda x_BHWC: preprocessing.image_from_uint8(x_BHWC).double()
     cpc_audio.waveform_from_int16 = lambda x_BT: preprocessing.waveform_from_int16(x_BT).double()
     torch.Tensor.float = torch.Tensor.double  # type: ignore[method-assign, assignment]
