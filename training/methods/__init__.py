@@ -12,6 +12,7 @@ from training.methods.cpc import Cpc, CpcConfig
 from training.methods.cpc_audio import CpcAudio, CpcAudioConfig
 from training.methods.distill import Distill, DistillConfig
 from training.methods.pixelcnn import PixelCnnConfig, PixelDensity
+from training.methods.pixelvae import PixelVae, PixelVaeConfig
 from training.methods.simclr import SimClr, SimClrConfig
 from training.methods.vae import Vae, VaeConfig
 from training.options import Dataclass
@@ -32,6 +33,7 @@ METHODS: dict[str, Method] = {
     "cpc_audio": Method(CpcAudioConfig, CpcAudio, "audio"),
     "distill": Method(DistillConfig, Distill),
     "pixelcnn": Method(PixelCnnConfig, PixelDensity),
+    "pixelvae": Method(PixelVaeConfig, PixelVae),
     "simclr": Method(SimClrConfig, SimClr),
     "vae": Method(VaeConfig, Vae),
 }

@@ -16,7 +16,7 @@ from training import preprocessing
 from training.__main__ import quiet_lightning
 from training.data.rows import Data, Rows
 from training.lightning import LightningModule
-from training.methods import METHODS, bigbigan, cpc, cpc_audio, distill, pixelcnn, simclr, vae
+from training.methods import METHODS, bigbigan, cpc, cpc_audio, distill, pixelcnn, pixelvae, simclr, vae
 from training.running import checkpoint, processes
 from training.running import loop as running
 from training.running.diary import Diary
@@ -47,6 +47,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "pixelcnn",
         {"width": 8, "num_layers": 2, "binarise": "dynamic", "block": 2, "background": 0.2},
     ),
+    "pixelvae": (
+        "pixelvae",
+        {"latent_dim": 4, "hidden_dim": 16, "width": 4, "decoder_width": 8, "num_layers": 2, "binarise": "dynamic"},
+    ),
     "distill": ("distill", {"width": 4, "target_dim": 8, "num_anchors": 16, "teacher": TEACHER}),
 }
 
@@ -63,7 +67,7 @@ def data(modality: str) -> Data:
 
 def in_double_precision() -> None:
     """Adam makes a whole step of a gradient that is 0 but for rounding: then it is below its epsilon."""
-    for method in (bigbigan, cpc, distill, pixelcnn, simclr, vae):
+    for method in (bigbigan, cpc, distill, pixelcnn, pixelvae, simclr, vae):
         method.image_from_uint8 = lambda x_BHWC: preprocessing.image_from_uint8(x_BHWC).double()
     cpc_audio.waveform_from_int16 = lambda x_BT: preprocessing.waveform_from_int16(x_BT).double()
     torch.Tensor.float = torch.Tensor.double  # type: ignore[method-assign, assignment]
