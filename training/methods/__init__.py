@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from training.lightning import LightningModule
+from training.methods.acn import Acn, AcnConfig
 from training.methods.bigbigan import BigBiGan, BigBiGanConfig
 from training.methods.cpc import Cpc, CpcConfig
 from training.methods.cpc_audio import CpcAudio, CpcAudioConfig
@@ -28,6 +29,7 @@ class Method:
 
 
 METHODS: dict[str, Method] = {
+    "acn": Method(AcnConfig, Acn),
     "cpc": Method(CpcConfig, Cpc),
     "bigbigan": Method(BigBiGanConfig, BigBiGan),
     "cpc_audio": Method(CpcAudioConfig, CpcAudio, "audio"),

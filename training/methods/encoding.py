@@ -88,6 +88,15 @@ class Taught(Protocol):
         ...
 
 
+@runtime_checkable
+class Keeping(Protocol):
+    """A model that keeps something of every training row: a step gets the places of its rows behind them."""
+
+    def keep(self, num_rows: int, device: torch.device, /) -> None:
+        """Makes room for so many rows. What a checkpoint holds of them is loaded afterwards."""
+        ...
+
+
 def as_encoder(module: nn.Module) -> Encoder:
     """The same module, known as an encoder.
 

@@ -19,7 +19,7 @@ def test_every_method_s_model_is_an_encoder_and_those_that_decode_are_decoders(n
     encoder = as_encoder(module)
     assert encoder is module
     assert isinstance(encoder, Encoder)
-    assert isinstance(encoder, Decoder) is (name in ("bigbigan", "pixelvae", "vae"))
+    assert isinstance(encoder, Decoder) is (name in ("acn", "bigbigan", "pixelvae", "vae"))
 
 
 def test_a_module_that_does_not_encode_is_no_encoder() -> None:

@@ -16,7 +16,7 @@ from training import preprocessing
 from training.__main__ import quiet_lightning
 from training.data.rows import Data, Rows
 from training.lightning import LightningModule
-from training.methods import METHODS, bigbigan, cpc, cpc_audio, distill, pixelcnn, pixelvae, simclr, vae
+from training.methods import METHODS, acn, bigbigan, cpc, cpc_audio, distill, pixelcnn, pixelvae, simclr, vae
 from training.running import checkpoint, processes
 from training.running import loop as running
 from training.running.diary import Diary
@@ -30,6 +30,11 @@ NUM_ROWS, BATCH_ROWS, NUM_STEPS = 43, 8, 5
 """The last three rows fill no batch."""
 TEACHER = "teacher"
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "acn": (
+        "acn",
+        {"latent_dim": 4, "hidden_dim": 16, "width": 4, "neighbours": 2, "prior_dim": 8, "decoder_width": 8}
+        | {"num_layers": 2, "binarise": "dynamic"},
+    ),
     "simclr": ("simclr", {"width": 4, "hidden_dim": 16, "projection_dim": 8}),
     "cpc": ("cpc", {"width": 4, "feature_dim": 8, "context_dim": 4, "patch_size": 4, "patch_stride": 2}),
     "cpc_audio": ("cpc_audio", {"num_filters": 8, "width": 8, "speed": 0.3}),
@@ -67,7 +72,7 @@ def data(modality: str) -> Data:
 
 def in_double_precision() -> None:
     """Adam makes a whole step of a gradient that is 0 but for rounding: then it is below its epsilon."""
-    for method in (bigbigan, cpc, distill, pixelcnn, pixelvae, simclr, vae):
+    for method in (acn, bigbigan, cpc, distill, pixelcnn, pixelvae, simclr, vae):
         method.image_from_uint8 = lambda x_BHWC: preprocessing.image_from_uint8(x_BHWC).double()
     cpc_audio.waveform_from_int16 = lambda x_BT: preprocessing.waveform_from_int16(x_BT).double()
     torch.Tensor.float = torch.Tensor.double  # type: ignore[method-assign, assignment]
