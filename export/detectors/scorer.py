@@ -20,6 +20,7 @@ from export.detectors.fusion import FUSED, Fusion
 from export.detectors.given_others import CoarsePlaces, PatchesGivenOthers
 from export.detectors.inputs import EdgeNeighbours, InputMahalanobis, InputNeighbours
 from export.detectors.joint import JointDiscriminator
+from export.detectors.likelihood import ComplexityCorrected, Likelihood, LikelihoodRatio, Typicality
 from export.detectors.magnitude import Magnitude
 from export.detectors.mahalanobis import ClusterMahalanobis, Mahalanobis
 from export.detectors.neighbours import Neighbours
@@ -36,6 +37,7 @@ from training.data.units import Units, count, drawn, equal_rows
 FITTED: tuple[type[FittedDetector], ...] = (
     *(StatisticsMahalanobis, Mahalanobis, ClusterMahalanobis, Neighbours, Density, Magnitude),
     *(InputMahalanobis, InputNeighbours, EdgeNeighbours),
+    *(Likelihood, Typicality, ComplexityCorrected, LikelihoodRatio),
 )
 PLACES: tuple[type[PlaceDetector], ...] = (PatchesGivenOthers, PatchBank, ReconstructionPlaces, CoarsePlaces)
 """Those with a map, which are fitted on images alone; a bundle shows the map of the one that sees most damage."""

@@ -24,11 +24,12 @@ from export.figures import Measured
 from training.data import Data
 from training.evaluation.page import Html, Section, image
 from training.evaluation.plots import ACCENT, plain
-from training.methods.encoding import Sampler
+from training.methods.encoding import Dreamer, Sampler
 from training.preprocessing import floats_from_rows
 
 MOST_FILTERS, IN_LINE = 64, 16
 NUM_SAMPLES = 32
+NUM_DREAMS = 6
 MOST_CODES, OCCURRENCES = 12, 16
 AROUND = 1
 """Places on either side of a code's own that are shown with it."""
@@ -45,6 +46,8 @@ def insides(training: Training, measured: Measured) -> list[Section]:
             found.append(_filters(filters))
         if isinstance(training.model, Sampler):
             found += _samples(training.model)
+        if isinstance(training.model, Dreamer):
+            found.append(_daydreams(training.model, data))
     if "codes" in measured.test:
         found += codes_of(measured.test["codes"].astype(np.int64), data)
     return found
@@ -91,6 +94,19 @@ def _samples(model: Sampler) -> list[Section]:
     note = f"{len(images_BCHW)} images that the model makes of noise: drawn, not chosen. None is of the data."
     pixels = images_BCHW.permute(0, 2, 3, 1).clamp(0, 1).numpy()
     return [Section("Samples", note, body=(_picture(pixels, "samples of the model"),))]
+
+
+def _daydreams(model: Dreamer, data: Data) -> Section:
+    x_BCHW = floats_from_rows(torch.from_numpy(np.asarray(data.test.values[:NUM_DREAMS])))
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(SEED)
+        images = [x_BCHW, *model.daydream(x_BCHW, IN_LINE - 1)]
+    pixels = torch.stack(images, dim=1).flatten(0, 1).permute(0, 2, 3, 1).clamp(0, 1).numpy()
+    note = (
+        "Each line begins with a test image. The next one is drawn from a code that the model expects near that of the"
+        " image before it, and so on: what stays the same along a line is what neighbouring codes have in common."
+    )
+    return Section("Daydreams", note, body=(_picture(pixels, "daydreams of the model"),))
 
 
 def codes_of(codes_Nhw: NDArray[np.int64], data: Data) -> list[Section]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from training.lightning import LightningModule
+from training.methods.acn import Acn, AcnConfig
 from training.methods.bigan import BiGan, BiGanConfig
 from training.methods.bigbigan import BigBiGan, BigBiGanConfig
 from training.methods.colorization import Colorization, ColorizationConfig
@@ -15,6 +16,8 @@ from training.methods.cpc_audio import CpcAudio, CpcAudioConfig
 from training.methods.dbn import Dbn, DbnConfig
 from training.methods.deepcluster import DeepCluster, DeepClusterConfig
 from training.methods.distill import Distill, DistillConfig
+from training.methods.pixelcnn import PixelCnnConfig, PixelDensity
+from training.methods.pixelvae import PixelVae, PixelVaeConfig
 from training.methods.relative_position import RelativePosition, RelativePositionConfig
 from training.methods.rotation import Rotation, RotationConfig
 from training.methods.simclr import SimClr, SimClrConfig
@@ -42,6 +45,7 @@ class Method:
 
 
 METHODS: dict[str, Method] = {
+    "acn": Method(AcnConfig, Acn),
     "cpc": Method(CpcConfig, Cpc),
     "bigan": Method(BiGanConfig, BiGan),
     "bigbigan": Method(BigBiGanConfig, BigBiGan),
@@ -52,6 +56,8 @@ METHODS: dict[str, Method] = {
     "colorization": Method(ColorizationConfig, Colorization, colour=True),
     "relative_position": Method(RelativePositionConfig, RelativePosition),
     "rotation": Method(RotationConfig, Rotation),
+    "pixelcnn": Method(PixelCnnConfig, PixelDensity),
+    "pixelvae": Method(PixelVaeConfig, PixelVae),
     "simclr": Method(SimClrConfig, SimClr),
     "sparse_autoencoder": Method(SparseAutoencoderConfig, SparseAutoencoder),
     "vae": Method(VaeConfig, Vae),

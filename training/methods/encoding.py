@@ -21,6 +21,8 @@ class Encoding(NamedTuple):
         latent_scale: float [B, L], the posterior's standard deviation, or None if there is none.
         patches: float [B, h, w, D], a vector for each place, or None if they are not kept.
         codes: int16 [B, h, w], the name of the vector that each place became, or None if nothing is quantised.
+        nll: float [B, 1], -log p(x) in nats, or None if the model is no density.
+        background_nll: float [B, 1], the same by a model of noisy rows, or None if there is none beside it.
     """
 
     embedding: Tensor
@@ -28,6 +30,8 @@ class Encoding(NamedTuple):
     latent_scale: Tensor | None = None
     patches: Tensor | None = None
     codes: Tensor | None = None
+    nll: Tensor | None = None
+    background_nll: Tensor | None = None
 
 
 @runtime_checkable
@@ -74,6 +78,15 @@ class Sampler(Protocol):
 
     def samples(self, num_rows: int, /) -> Tensor:
         """Draws images by torch's own generator, float [N, C, H, W], 0 to 1; N is num_rows, or 0 without a prior."""
+        ...
+
+
+@runtime_checkable
+class Dreamer(Protocol):
+    """A model that goes from an image to one much like it, and so on."""
+
+    def daydream(self, x_BCHW: Tensor, num: int, /) -> list[Tensor]:
+        """So many batches [B, C, H, W], 0 to 1, each drawn given the one before; the first given x."""
         ...
 
 
@@ -135,6 +148,15 @@ class Regrouped(Protocol):
             features_ND: of all training rows, the same on all ranks.
             epoch: which, from 0; what is drawn comes from the seed and it alone.
         """
+        ...
+
+
+@runtime_checkable
+class Keeping(Protocol):
+    """A model that keeps something of every training row: a step gets the places of its rows behind them."""
+
+    def keep(self, num_rows: int, device: torch.device, /) -> None:
+        """Makes room for so many rows. What a checkpoint holds of them is loaded afterwards."""
         ...
 
 

@@ -34,7 +34,7 @@ from training.lightning import (
     TQDMProgressBar,
     Trainer,
 )
-from training.methods.encoding import Regrouped, Taught
+from training.methods.encoding import Keeping, Regrouped, Taught
 from training.networks.batch_norms import NormsOverRanks
 from training.options import OptionError
 from training.ranks import alone, num_ranks, rank
@@ -137,7 +137,10 @@ def check_shared(loop: LoopConfig, num_rows: int | None, ranks: int) -> None:
 
 
 def _targets(module: LightningModule, values: Any, folder: Path, device: torch.device) -> torch.Tensor | None:
-    """What a teacher makes of the rows: rank 0 asks it, the others read what it wrote."""
+    """What a teacher makes of the rows: rank 0 asks it, the others read what it wrote. Or each row's own place."""
+    if isinstance(module, Keeping):
+        module.keep(len(values), device)
+        return torch.arange(len(values), device=device)
     if not isinstance(module, Taught):
         return None
     with processes.one_first(rank() == 0):

@@ -10,7 +10,7 @@ from training.methods import METHODS
 from training.methods.encoding import Decoder, Encoder, as_encoder
 from training.schedule import LoopConfig
 
-DECODING = ("bigan", "bigbigan", "dbn", "sparse_autoencoder", "vae", "vqvae")
+DECODING = ("acn", "bigan", "bigbigan", "dbn", "pixelvae", "sparse_autoencoder", "vae", "vqvae")
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -33,6 +33,11 @@ NUM_ROWS, BATCH_ROWS, NUM_STEPS = 43, 8, 5
 """The last three rows fill no batch."""
 TEACHER = "teacher"
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "acn": (
+        "acn",
+        {"latent_dim": 4, "hidden_dim": 16, "width": 4, "neighbours": 2, "prior_dim": 8, "decoder_width": 8}
+        | {"num_layers": 2, "binarise": "dynamic"},
+    ),
     "simclr": ("simclr", {"width": 4, "hidden_dim": 16, "projection_dim": 8}),
     "cpc": ("cpc", {"width": 4, "feature_dim": 8, "context_dim": 4, "patch_size": 4, "patch_stride": 2}),
     "cpc_audio": ("cpc_audio", {"num_filters": 8, "width": 8, "speed": 0.3}),
@@ -60,6 +65,15 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "sparse_autoencoder": ("sparse_autoencoder", {"num_units": 32, "k": 6, "contractive": 0.01}),
     "dbn": ("dbn", {"layers": (16, 8), "pretraining": 0.8}),
     "dbn of persistent chains": ("dbn", {"layers": (16, 8), "pretraining": 0.8, "sampling": "pcd"}),
+    "pixelcnn": ("pixelcnn", {"width": 8, "num_layers": 2}),
+    "pixelcnn by blocks": (
+        "pixelcnn",
+        {"width": 8, "num_layers": 2, "binarise": "dynamic", "block": 2, "background": 0.2},
+    ),
+    "pixelvae": (
+        "pixelvae",
+        {"latent_dim": 4, "hidden_dim": 16, "width": 4, "decoder_width": 8, "num_layers": 2, "binarise": "dynamic"},
+    ),
     "distill": ("distill", {"width": 4, "target_dim": 8, "num_anchors": 16, "teacher": TEACHER}),
 }
 
