@@ -29,7 +29,7 @@ def whitened(x_ND: Tensor, dim: int) -> Tensor:
     at_once = max(1, NUMBERS_AT_ONCE // x_ND.shape[1])
     mean_D = x_ND.mean(dim=0, dtype=torch.float64)
     covariance_DD = torch.zeros(len(mean_D), len(mean_D), dtype=torch.float64, device=x_ND.device)
-    for part_ND in x_ND.split(at_once):
+    for part_ND in torch.split(x_ND, at_once):
         centred_ND = part_ND.to(torch.float64) - mean_D
         covariance_DD += centred_ND.T @ centred_ND / len(x_ND)
     values_D, vectors_DD = torch.linalg.eigh(covariance_DD)  # in rising order
@@ -37,7 +37,7 @@ def whitened(x_ND: Tensor, dim: int) -> Tensor:
     scale_P = (values_D.clamp_min(0) + least).rsqrt()[-dim:].flip(0)
     whiten_DP = (vectors_DD[:, -dim:].flip(1) * scale_P).to(x_ND.dtype)
     mean_D = mean_D.to(x_ND.dtype)
-    return torch.cat([F.normalize((part_ND - mean_D) @ whiten_DP, dim=1) for part_ND in x_ND.split(at_once)])
+    return torch.cat([F.normalize((part_ND - mean_D) @ whiten_DP, dim=1) for part_ND in torch.split(x_ND, at_once)])
 
 
 def kmeans(x_NP: Tensor, num_clusters: int, iterations: int, generator: torch.Generator) -> Tensor:
@@ -66,7 +66,7 @@ def nearest(x_NP: Tensor, centres_KP: Tensor) -> Tensor:
     """Which centre is nearest to each row, int64 [N]."""
     # |x - c|^2 = |x|^2 - 2 x c + |c|^2, of which the first is the same for all centres
     squared_K = centres_KP.square().sum(dim=1)
-    parts = x_NP.split(max(1, NUMBERS_AT_ONCE // len(centres_KP)))
+    parts = torch.split(x_NP, max(1, NUMBERS_AT_ONCE // len(centres_KP)))
     return torch.cat([torch.addmm(squared_K, part_NP, centres_KP.T, alpha=-2).argmin(dim=1) for part_NP in parts])
 
 
@@ -75,7 +75,7 @@ def means(x_NP: Tensor, labels_N: Tensor, num_clusters: int) -> tuple[Tensor, Te
     at_once = max(1, NUMBERS_AT_ONCE // num_clusters)
     sums_KP = x_NP.new_zeros(num_clusters, x_NP.shape[1])
     counts_K = labels_N.new_zeros(num_clusters)
-    for part_NP, of_part_N in zip(x_NP.split(at_once), labels_N.split(at_once), strict=True):
+    for part_NP, of_part_N in zip(torch.split(x_NP, at_once), torch.split(labels_N, at_once), strict=True):
         belongs_NK = F.one_hot(of_part_N, num_clusters)
         sums_KP += belongs_NK.to(x_NP.dtype).T @ part_NP
         counts_K += belongs_NK.sum(dim=0)
@@ -101,7 +101,7 @@ def balanced_order(labels_N: Tensor, generator: torch.Generator) -> Tensor:
     Caron et al., section 3.3: else a network that puts everything into the largest cluster has little to lose.
     """
     labels_N = labels_N.cpu()
-    by_cluster = labels_N.argsort(stable=True).split(labels_N.bincount().tolist())
+    by_cluster = torch.split(labels_N.argsort(stable=True), labels_N.bincount().tolist())
     clusters = [rows for rows in by_cluster if len(rows)]
     share = -(-len(labels_N) // len(clusters))
     taken = [rows[_drawn(len(rows), share, generator)] for rows in clusters]

@@ -125,7 +125,7 @@ class DeepCluster(LightningModule):
         self._begin_head(generator)
         x_NP = whitened(features_ND, self.config.pca_dim)
         clusters_N = kmeans(x_NP, self.config.num_clusters, self.config.iterations, generator)
-        self.clusters_used = len(clusters_N.unique())
+        self.clusters_used = int(clusters_N.bincount().count_nonzero())
         return balanced_order(clusters_N, generator), clusters_N
 
     @torch.no_grad()

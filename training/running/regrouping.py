@@ -31,7 +31,7 @@ def features_of_all(module: Any, rows: Tensor | Lazy, at_once: int) -> Tensor:
     """The features of all rows, [N, D], each as it would be in eval mode, whatever rows are beside it."""
     num_rows = len(rows)
     padded = torch.arange(-(-num_rows // num_ranks()) * num_ranks()) % num_rows
-    parts = list(mine(padded).split(at_once))
+    parts = list(torch.split(mine(padded), at_once))
     module.eval()
     with torch.no_grad(), module.trainer.precision_plugin.forward_context():
         found = [module.features(part) for part in rows_of(rows, parts, module.device)]
