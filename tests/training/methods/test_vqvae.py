@@ -14,8 +14,13 @@ from torch.nn import functional as F
 
 from export.exporter import export_run
 from export.graphs import GraphRunner
-from export.parity import clear_rows
+from export.parity import clear_rows, clearest_rows
 from latentserve import bundle
+from latentserve.inputs import INPUT
+from service.api.open_inference.tensors import datatype
+from service.engine.engine import Engine
+from service.engine.providers import DeviceConfig
+from service.scheduling.queue import Piece
 from training.__main__ import Options, run_training
 from training.data import DataError, ImageShape
 from training.methods.vqvae import VqVae, VqVaeConfig, flat, straight_through, variance_of_all, vq_loss
@@ -278,7 +283,13 @@ def test_it_is_exported_with_parity_and_with_its_codes(run: Path, tmp_path: Path
     assert got["codes"].dtype == np.int16
     np.testing.assert_array_equal(got["codes"], expected.codes.numpy())
     np.testing.assert_allclose(got["embedding"], expected.embedding.numpy(), atol=1e-5)
-    assert bundle.load_golden(folder, manifest)["codes"].dtype == np.int16
+    golden = bundle.load_golden(folder, manifest)
+    assert golden["codes"].dtype == np.int16
+    engine = Engine(folder, manifest, DeviceConfig("cpu", 1, 8))
+    engine.check_golden(golden)
+    (served,) = engine.run(INPUT, [Piece(rows[:5], frozenset({"codes"}))])
+    np.testing.assert_array_equal(served["codes"], expected.codes.numpy()[:5])
+    assert datatype(served["codes"].dtype) == "INT16"  # as the Open Inference Protocol answers it
 
 
 def test_rows_whose_codes_rounding_would_decide_are_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -291,6 +302,8 @@ def test_rows_whose_codes_rounding_would_decide_are_not_compared(monkeypatch: py
     kept = clear_rows(model, rows)
     assert len(kept) == 30
     np.testing.assert_array_equal(kept, rows[(margins > margins.median()).numpy()])
+    best = sorted(np.argsort(-margins.numpy())[:8])
+    np.testing.assert_array_equal(clearest_rows(model, rows, 8), rows[best])
     monkeypatch.setattr("export.parity.CLEAR", 1.0)
     np.testing.assert_array_equal(clear_rows(model, rows), rows)  # none is clear: all are compared
     assert flat(torch.zeros(2, 3, 4, 5)).shape == (40, 3)
