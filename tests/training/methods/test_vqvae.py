@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -199,6 +200,8 @@ def test_a_row_is_told_by_its_codes_alone() -> None:
         ({"commitment": -0.1}, "commitment: got -0.1"),
         ({"decay": 1.0}, "decay: got 1.0, expected 0 or greater, below 1"),
         ({"dead_share": -1.0}, "dead_share: got -1.0"),
+        ({"prior_share": 1.0}, "prior_share: got 1.0, expected 0 or greater, below 1"),
+        ({"prior_layers": 0}, "prior_layers: got 0, expected above 0"),
     ],
 )
 def test_a_config_that_makes_no_sense_is_rejected(config: dict[str, Any], message: str) -> None:
@@ -265,6 +268,59 @@ def test_every_option_changes_what_is_learnt(run: Path, tmp_path: Path) -> None:
     losses = [end(run), *(end(train(tmp_path / name, epochs=1, **{name: to})) for name, to in changed.items())]
     assert len({round(loss, 6) for loss in losses}) == len(losses)
     assert vqvae(pooled_side=1).eval().encode(torch.rand(2, 1, 8, 8)).embedding.shape == (2, 4)
+
+
+PRIOR = {"prior_share": 0.5, "prior_width": 8, "prior_layers": 2, "prior_learning_rate": 1e-2}
+
+
+@pytest.fixture(scope="module")
+def prior_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four epochs: two of the autoencoder, then two of the prior."""
+    return train(tmp_path_factory.mktemp("runs") / "prior", epochs=4, **PRIOR)
+
+
+def test_a_prior_learns_the_codes_and_nothing_else_learns_meanwhile(prior_run: Path, tmp_path: Path) -> None:
+    before = checkpoint.state_dict(train(tmp_path / "run", epochs=2) / CHECKPOINT)
+    after = checkpoint.state_dict(prior_run / CHECKPOINT)
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items() if name != "used_K")  # of an epoch
+    assert {name.split(".")[0] for name in after.keys() - before.keys()} == {"prior"}
+    _, trained = open_run(prior_run)
+    nats = [row["prior_nats"] for row in trained.history]
+    assert nats[:2] == pytest.approx([16 * math.log(16)] * 2)  # places and codes: nothing is known yet
+    assert nats[1] > nats[2] > nats[3] == trained.history[3]["loss"]
+    assert trained.test["test_prior_nats"] < nats[1]
+
+
+def test_a_resumed_prior_ends_with_the_weights_of_one_that_was_not_stopped(
+    prior_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original: Callable[..., None] = Diary.on_train_batch_end
+
+    def stop(self: Diary, trainer: Any, *args: Any) -> None:
+        original(self, trainer, *args)
+        if trainer.current_epoch == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Diary, "on_train_batch_end", stop)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "run", epochs=4, **PRIOR)
+    monkeypatch.undo()
+    train(tmp_path / "run", resume=True, epochs=4, **PRIOR)
+    whole, resumed = (checkpoint.state_dict(folder / CHECKPOINT) for folder in (prior_run, tmp_path / "run"))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_samples_are_decoded_grids_of_the_prior_and_without_one_there_are_none(prior_run: Path) -> None:
+    model = load_model(prior_run, open_run(prior_run)[0])
+    assert isinstance(model, VqVae)
+    assert model.prior is not None
+    torch.manual_seed(3)
+    images = model.samples(4)
+    torch.manual_seed(3)
+    grids = model.prior.sample(4, 4, 4)
+    torch.testing.assert_close(images, model.reconstruction(model.vectors(grids)))
+    assert images.shape == (4, 1, 8, 8)
+    assert len(vqvae().samples(4)) == 0
 
 
 def test_it_is_exported_with_parity_and_with_its_codes(run: Path, tmp_path: Path) -> None:
