@@ -16,7 +16,7 @@ the pooled codes (`python -m benchmarks.results.vq_embeddings`). The *latent* is
 quantises it, so that any latent, also one that was moved, is decoded as codes. `codes` are the whole numbers.
 
 With `prior_share` a PixelCNN learns the codes in the last steps, when nothing else does any more (section 4.2): a grid
-drawn from it, decoded, is an image that was not in the data.
+drawn from it, decoded, is an image that was not in the data, and -log p(codes) a score (`nll`).
 
 What is ours: networks of the size of a digit; the variance is that of the batch; codes begin on vectors of the first
 batch, and dead ones begin again.
@@ -155,7 +155,7 @@ class VqVae(LightningModule):
             )
 
     def encode(self, x_BCHW: Tensor) -> Encoding:
-        """Embedding [B, D S S], latent [B, L], patches, and codes, int16 [B, h, w]."""
+        """Embedding [B, D S S], latent [B, L], patches, codes, int16 [B, h, w], and of a prior -log p(codes), [B, 1]."""
         z_BDhw, maps = maps_of(self.encoder, x_BCHW)
         codes_Bhw = self.codebook.nearest(flat(z_BDhw)).view(-1, *self.places)
         return Encoding(
@@ -163,6 +163,7 @@ class VqVae(LightningModule):
             z_BDhw.flatten(1),
             patches=patches_of(maps),
             codes=codes_Bhw.to(torch.int16),
+            nll=None if self.prior is None else self.prior.nll(codes_Bhw)[:, None],
         )
 
     def decode(self, z_BL: Tensor) -> Tensor:

@@ -348,6 +348,19 @@ def test_it_is_exported_with_parity_and_with_its_codes(run: Path, tmp_path: Path
     assert datatype(served["codes"].dtype) == "INT16"  # as the Open Inference Protocol answers it
 
 
+def test_with_a_prior_the_likelihood_of_the_codes_is_exported_and_scores(prior_run: Path, tmp_path: Path) -> None:
+    folder = export_run(prior_run, tmp_path, report="none")
+    manifest = bundle.load(folder)
+    assert {"likelihood", "typicality"} <= {detector.name for detector in manifest.detectors}
+    model = load_model(prior_run, open_run(prior_run)[0])
+    assert isinstance(model, VqVae)
+    assert model.prior is not None
+    golden = bundle.load_golden(folder, manifest)
+    with torch.no_grad():
+        expected = model.prior.nll(torch.from_numpy(golden["codes"]).long())
+    np.testing.assert_allclose(golden["nll"][:, 0], expected.numpy(), rtol=1e-5)
+
+
 def test_rows_whose_codes_rounding_would_decide_are_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     model = vqvae().eval()
     model.codebook.codes_KD.copy_(torch.randn(16, 4))
