@@ -155,7 +155,7 @@ class VqVae(LightningModule):
             )
 
     def encode(self, x_BCHW: Tensor) -> Encoding:
-        """Embedding [B, D S S], latent [B, L], patches, codes, int16 [B, h, w], and with a prior -log p(codes) [B, 1]."""
+        """Embedding [B, D S S], latent [B, L], patches, codes, int16 [B, h, w], with a prior also -log p(codes)."""
         z_BDhw, maps = maps_of(self.encoder, x_BCHW)
         codes_Bhw = self.codebook.nearest(flat(z_BDhw)).view(-1, *self.places)
         return Encoding(
