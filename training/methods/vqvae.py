@@ -42,7 +42,7 @@ from torch.optim import Adam
 from torch.optim.lr_scheduler import LRScheduler
 
 from training.data import DataError, ImageShape
-from training.lightning import LightningModule, LightningOptimizer, OptimizerLRSchedulerConfig
+from training.lightning import LightningModule, OptimizerLRSchedulerConfig
 from training.methods.encoding import Encoding
 from training.networks.codebook import Codebook, perplexity, usage
 from training.networks.maps import MapDecoder, MapEncoder, pooled, sides
@@ -198,7 +198,7 @@ class VqVae(LightningModule):
         loss, figures, codes_N = self.autoencoder_loss(x_BCHW) if not turn else self.prior_loss(x_BCHW)
         self.count(codes_N)
         optimizers, schedulers = self.optimizers(), self.lr_schedulers()
-        optimizer = cast(LightningOptimizer, optimizers[turn] if isinstance(optimizers, list) else optimizers)
+        optimizer = optimizers[turn] if isinstance(optimizers, list) else optimizers
         optimizer.zero_grad()
         self.manual_backward(loss)
         optimizer.step()
