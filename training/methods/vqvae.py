@@ -11,8 +11,8 @@ near the codes that it chose. The codes themselves follow by moving averages (tr
 Sources: van den Oord, Vinyals and Kavukcuoglu, https://arxiv.org/abs/1711.00937; reconstruction over variance: their
 code, Sonnet.
 
-The *embedding* is z, before it is quantised, averaged over a grid of cells: a linear probe reads more from it than from
-the pooled codes (`python -m benchmarks.results.vq_embeddings`). The *latent* is z at each place, and `decode`
+The *embedding* is what z is a linear map of, the encoder's last features, averaged over a grid of cells: a linear probe
+reads more from them than from z or the codes (`python -m benchmarks.results.vq_embeddings`). The *latent* is z at each place, and `decode`
 quantises it, so that any latent, also one that was moved, is decoded as codes. `codes` are the whole numbers.
 
 With `prior_share` a PixelCNN learns the codes in the last steps, when nothing else does any more (section 4.2): a grid
@@ -25,7 +25,7 @@ With several processes the loss is a mean over rows but for the variance, which 
 codebook's sums are of all ranks too, and BatchNorm sees all.
 
 Shape legend: B rows, C channels, H height, W width, h and w places, N vectors (B h w), K codes, D numbers of a code,
-L latent (D h w).
+M features of a place, S cells, L latent (D h w).
 """
 
 from __future__ import annotations
@@ -155,11 +155,13 @@ class VqVae(LightningModule):
             )
 
     def encode(self, x_BCHW: Tensor) -> Encoding:
-        """Embedding [B, D S S], latent [B, L], patches, codes, int16 [B, h, w], with a prior also -log p(codes)."""
-        z_BDhw, maps = maps_of(self.encoder, x_BCHW)
+        """Embedding [B, M S S], latent [B, L], patches, codes, int16 [B, h, w], with a prior also -log p(codes)."""
+        *layers, to_codes = self.encoder
+        h_BMhw, maps = maps_of(layers, x_BCHW)
+        z_BDhw = to_codes(h_BMhw)
         codes_Bhw = self.codebook.nearest(flat(z_BDhw)).view(-1, *self.places)
         return Encoding(
-            pooled(z_BDhw, self.config.pooled_side),
+            pooled(h_BMhw, self.config.pooled_side),
             z_BDhw.flatten(1),
             patches=patches_of(maps),
             codes=codes_Bhw.to(torch.int16),

@@ -188,7 +188,10 @@ def test_a_row_is_told_by_its_codes_alone() -> None:
     of_codes = model.reconstruction(model.vectors(encoding.codes))
     torch.testing.assert_close(model.decode(encoding.latent), of_codes)
     torch.testing.assert_close(model.decode(model.vectors(encoding.codes).flatten(1)), of_codes)  # it stays itself
-    torch.testing.assert_close(encoding.embedding, pooled(model.encoder(x), 4))
+    *layers, to_codes = model.encoder
+    features = torch.nn.Sequential(*layers)(x)
+    torch.testing.assert_close(encoding.embedding, pooled(features, 4))
+    torch.testing.assert_close(encoding.latent, to_codes(features).flatten(1))
 
 
 @pytest.mark.parametrize(
