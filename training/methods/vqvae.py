@@ -12,8 +12,9 @@ Sources: van den Oord, Vinyals and Kavukcuoglu, https://arxiv.org/abs/1711.00937
 code, Sonnet.
 
 The *embedding* is what z is a linear map of, the encoder's last features, averaged over a grid of cells: a linear probe
-reads more from them than from z or the codes (`python -m benchmarks.results.vq_embeddings`). The *latent* is z at each place, and `decode`
-quantises it, so that any latent, also one that was moved, is decoded as codes. `codes` are the whole numbers.
+reads more from them than from z or the codes (`python -m benchmarks.results.vq_embeddings`). The *latent* is z at each
+place, and `decode` quantises it, so that any latent, also one that was moved, is decoded as codes. `codes` are the
+whole numbers.
 
 With `prior_share` a PixelCNN learns the codes in the last steps, when nothing else does any more (section 4.2): a grid
 drawn from it, decoded, is an image that was not in the data, and -log p(codes) a score (`nll`).
@@ -80,7 +81,7 @@ class VqVaeConfig:
     code_dim: int = 16
     width: int = 16
     halvings: int = 2
-    pooled_side: int = 4
+    pooled_side: int = 5
     commitment: float = 0.25
     decay: float = 0.99
     dead_share: float = 0.02
