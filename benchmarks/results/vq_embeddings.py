@@ -4,8 +4,8 @@
     python -m benchmarks.results.vq_embeddings --table
 
 Features of one trained run: the encoder's last ones, which are served, z, which is a linear map of them, the codes'
-vectors, the first and the last beside each other, and how often each code occurs; pooled over the same cells. The probe is that
-of the evaluation report.
+vectors, the first and the last beside each other, and how often each code occurs; pooled over the same cells. The probe
+is that of the evaluation report.
 """
 
 from __future__ import annotations
