@@ -122,11 +122,13 @@ def codes_of(codes_Nhw: NDArray[np.int64], data: Data) -> list[Section]:
         figure=_usage(np.sort(share_K)[::-1]),
     )
     note = (
-        "Each line is a code, the most frequent first, and shows places of test rows that became it, with what is"
-        " around them. What a line has in common is what the code says."
+        "Each line is a code, from the most frequent to rare ones, and shows places of test rows that became it, with"
+        " what is around them. What a line has in common is what the code says."
     )
-    most = np.argsort(-counts_K, kind="stable")[:MOST_CODES]
-    lines = [occurrences(codes_Nhw, int(code), data) for code in most if counts_K[code]]
+    order = np.argsort(-counts_K, kind="stable")
+    order = order[: max(1, int((counts_K >= OCCURRENCES).sum()))]  # the most frequent are of nothing but background
+    chosen = order[np.unique(np.linspace(0, len(order) - 1, MOST_CODES).astype(np.int64))]
+    lines = [occurrences(codes_Nhw, int(code), data) for code in chosen]
     return [usage, Section("Codes and where they occur", note, body=(_picture(np.concatenate(lines), "codes"),))]
 
 
