@@ -12,7 +12,20 @@ from latentserve.cli.main import COMMANDS, main, usage
 
 WIDTH = 100
 BELOW = {
-    "train": ("vae", "simclr", "rotation", "deepcluster", "distill", "cpc", "cpc_audio", "bigbigan"),
+    "train": (
+        *(
+            "vae",
+            "simclr",
+            "rotation",
+            "relative_position",
+            "colorization",
+            "deepcluster",
+            "distill",
+            "cpc",
+            "cpc_audio",
+        ),
+        *("bigbigan", "bigan", "vqvae", "sparse_autoencoder", "dbn", "pixelcnn", "pixelvae", "acn"),
+    ),
     "tokens": ("new", "renew", "settle"),
 }
 """Commands that have commands, each with options of its own."""
