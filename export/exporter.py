@@ -41,7 +41,7 @@ from export.graphs import (
 from export.half import halve
 from export.onnx_evaluation import exported_report
 from export.origin import TrainedRun
-from export.parity import check_parity, clear_rows, trained_tensors
+from export.parity import check_parity, clear_rows, clearest_rows, trained_tensors
 from export.places import patches_of
 from export.provenance import from_training, input_of, provenance
 from export.quantise import quantise
@@ -148,7 +148,7 @@ def _write_bundle(
     runner = draft.runner
     _say("parity")
     manifest = _manifest(draft, name, version, _checked(draft, runner.with_patches()))
-    golden = clear_rows(training.model, data.test.values[:PARITY_ROWS])[:GOLDEN_ROWS]
+    golden = clearest_rows(training.model, data.test.values[:PARITY_ROWS], GOLDEN_ROWS)
     _write_golden(draft, runner.with_patches(), golden)
     if choices.report != "none":
         _say("evaluation through ONNX")

@@ -1,6 +1,6 @@
 """The ONNX graphs of a bundle, and how to run them.
 
-    encoder: input -> embedding, latent, latent_scale, patches, nll      decoder: latent -> reconstruction
+    encoder: input -> embedding, latent, latent_scale, patches, codes, nll      decoder: latent -> reconstruction
     scorer: input, reconstruction, latent, latent_scale, patches, nll -> scores, anomaly_map
 
 Shape legend: B rows, H height, W width, C channels, D embedding, L latent, K detectors.
@@ -58,7 +58,7 @@ class WritesItself(Protocol):
 
 
 class EncoderGraph(nn.Module):
-    """input -> embedding, and where the model has them latent, latent_scale, patches and nll."""
+    """input -> embedding, and where the model has them latent, latent_scale, patches, codes and nll."""
 
     def __init__(self, model: Encoder) -> None:
         super().__init__()

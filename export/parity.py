@@ -72,12 +72,24 @@ def _tensors_of_batch(model: Encoder, scorer: Scorer | None, rows: Values, dtype
 def clear_rows(model: Encoder, rows: Values) -> Values:
     """Rows of which the model chooses nothing so narrowly that rounding decides it; of most models all."""
     rows = np.asarray(rows)
+    margins_N = _margins(model, rows)
+    clear_N = margins_N > CLEAR
+    return rows[clear_N] if clear_N.sum() >= FEWEST_CLEAR else rows
+
+
+def clearest_rows(model: Encoder, rows: Values, num_rows: int) -> Values:
+    """The rows of the clearest choices, in their order, as other machines round otherwise; of most models the first."""
+    rows = np.asarray(rows)
+    return rows[np.sort(np.argsort(-_margins(model, rows), kind="stable")[:num_rows])]
+
+
+def _margins(model: Encoder, rows: Values) -> NDArray[np.float32]:
     if not isinstance(model, Choosing):
-        return rows
+        return np.ones(len(rows), np.float32)
     with torch.no_grad():
         margins = [model.margin(floats_from_rows(torch.from_numpy(part))) for part in parts_of(rows, batch_rows(rows))]
-    clear = torch.cat(margins).numpy() > CLEAR
-    return rows[clear] if clear.sum() >= FEWEST_CLEAR else rows
+    margins_N: NDArray[np.float32] = torch.cat(margins).numpy()
+    return margins_N
 
 
 @dataclass(frozen=True)

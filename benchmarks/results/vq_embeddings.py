@@ -1,10 +1,11 @@
-"""Which features of a VQ-VAE a linear probe reads most from: before or after each place was quantised, or both.
+"""Which features of a VQ-VAE a linear probe reads most from: before or after a place was quantised, or both.
 
     python -m benchmarks.results.vq_embeddings build/recipes/vqvae_mnist/.../seed0 --record
     python -m benchmarks.results.vq_embeddings --table
 
-Features of one trained run: z, its codes' vectors, both beside each other, and how often each code occurs, all pooled
-over the same cells. The probe is that of the evaluation report.
+Features of one trained run: the encoder's last ones, which are served, z, which is a linear map of them, the codes'
+vectors, the first and the last beside each other, and how often each code occurs; pooled over the same cells. The probe
+is that of the evaluation report.
 """
 
 from __future__ import annotations
@@ -69,10 +70,15 @@ def features(model: VqVae, x_BCHW: Tensor) -> dict[str, Tensor]:
     """All kinds, of some rows."""
     cells, encoding = model.config.pooled_side, model.encode(x_BCHW)
     assert encoding.codes is not None
+    assert encoding.latent is not None
+    z = pooled(encoding.latent.view(len(x_BCHW), -1, *model.places), cells)
     z_q = pooled(model.vectors(encoding.codes), cells)
     one_hot = F.one_hot(encoding.codes.long(), model.config.codebook_size).float().mean(dim=(1, 2))
-    found = {"z, pooled": encoding.embedding, "codes' vectors, pooled": z_q}
-    return found | {"both": torch.cat([encoding.embedding, z_q], dim=1), "how often each code occurs": one_hot}
+    found = {"last features": encoding.embedding, "z": z, "codes' vectors": z_q}
+    return found | {
+        "last features and codes' vectors": torch.cat([encoding.embedding, z_q], dim=1),
+        "how often each code occurs": one_hot,
+    }
 
 
 def of_rows(model: VqVae, values: Values) -> dict[str, NDArray[Any]]:

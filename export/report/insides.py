@@ -21,6 +21,7 @@ from torch import nn
 
 from export.draft import Training
 from export.figures import Measured
+from export.report.pictures import strip
 from training.data import Data
 from training.evaluation.page import Html, Section, image
 from training.evaluation.plots import ACCENT, plain
@@ -33,8 +34,8 @@ NUM_DREAMS = 6
 MOST_CODES, OCCURRENCES = 12, 16
 AROUND = 1
 """Places on either side of a code's own that are shown with it."""
-LARGEST_SIDE = 1200
-"""Pixels of one of these pictures."""
+LARGEST_SIDE, WIDEST, PIXELS_PER_REM = 1200, 600, 16
+"""Pixels of one of these pictures, and how wide it is shown at most."""
 SEED = 0
 
 
@@ -170,4 +171,6 @@ def _picture(images_NHWC: NDArray[Any], alt: str) -> Html:
     drawn.thumbnail((LARGEST_SIDE, LARGEST_SIDE), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     drawn.save(buffer, "png", optimize=True)
-    return image(buffer.getvalue(), "png", alt, class_="chart", width=str(min(drawn.width, 600)))
+    return strip(
+        [image(buffer.getvalue(), "png", alt, class_="picture coarse")], min(drawn.width, WIDEST) / PIXELS_PER_REM
+    )

@@ -234,3 +234,8 @@ def test_a_runner_leaves_patches_out_of_what_it_returns_and_gives_them_to_the_sc
     assert found.keys() == {"embedding", "scores"}
     np.testing.assert_array_equal(found["scores"][:, 0], rows.max(axis=(1, 2, 3)))
     assert GraphRunner(tmp_path, graphs).with_patches().run(rows).keys() == {"embedding", PATCHES, "scores"}
+
+
+def test_what_is_given_back_exactly_has_no_error_also_where_rounding_is_tried_below_it() -> None:
+    raw = ReconstructionPlaces((2, 1)).raw(torch.tensor([[[[0.0]], [[-1e-12]]]]))
+    assert raw.tolist() == [[[0.0], [0.0]]]

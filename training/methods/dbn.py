@@ -17,7 +17,8 @@ dimensionality of data with neural networks, Science 313 (2006); [4] Tieleman, I
 Hinton, A practical guide to training RBMs, UTML TR 2010-003, sections 9 and 10.
 
 Pixels, and probabilities of a layer that the next one learns, stand for units that are 1 with that probability, as in
-[1] and [3]. The *embedding* and the *latent* are the probabilities of the last layer.
+[1] and [3]. The *latent* is the probabilities of the last layer, the *embedding* what their sigmoids are taken of: near
+0.5 probabilities hardly differ, and a cosine of them says nothing.
 
 What is ours: all layers are of sigmoids, also the last; a phase is a share of the steps, not of epochs, so that any
 number of epochs has them all; each phase has its own warm-up and cosine.
@@ -126,9 +127,9 @@ class Dbn(LightningModule):
                 self.register_buffer(f"chains_{layer}", torch.zeros(loop.batch_rows, num_visible))
 
     def encode(self, x_BCHW: Tensor) -> Encoding:
-        """Probabilities of the last layer, [B, L], which are the embedding and what is decoded."""
-        h_BL: Tensor = self.encoder(x_BCHW)
-        return Encoding(h_BL, h_BL.clone())
+        """Embedding [B, L], the last layer before its sigmoid, and latent [B, L], after it."""
+        logits_BL: Tensor = self.encoder[:-1](x_BCHW)
+        return Encoding(logits_BL, logits_BL.sigmoid())
 
     def decode(self, z_BL: Tensor) -> Tensor:
         """Probabilities of the pixels, float [B, C, H, W], 0 to 1."""

@@ -11,9 +11,13 @@ near the codes that it chose. The codes themselves follow by moving averages (tr
 Sources: van den Oord, Vinyals and Kavukcuoglu, https://arxiv.org/abs/1711.00937; reconstruction over variance: their
 code, Sonnet.
 
-The *embedding* is z, before it is quantised, averaged over a grid of cells: a linear probe reads more from it than from
-the pooled codes (`python -m benchmarks.results.vq_embeddings`). The *latent* is z at each place, and `decode`
-quantises it, so that any latent, also one that was moved, is decoded as codes. `codes` are the whole numbers.
+The *embedding* is what z is a linear map of, the encoder's last features, averaged over a grid of cells: a linear probe
+reads more from them than from z or the codes (`python -m benchmarks.results.vq_embeddings`). The *latent* is z at each
+place, and `decode` quantises it, so that any latent, also one that was moved, is decoded as codes. `codes` are the
+whole numbers.
+
+With `prior_share` a PixelCNN learns the codes in the last steps, when nothing else does any more (section 4.2): a grid
+drawn from it, decoded, is an image that was not in the data, and -log p(codes) a score (`nll`).
 
 What is ours: networks of the size of a digit; the variance is that of the batch; codes begin on vectors of the first
 batch, and dead ones begin again.
@@ -22,24 +26,28 @@ With several processes the loss is a mean over rows but for the variance, which 
 codebook's sums are of all ranks too, and BatchNorm sees all.
 
 Shape legend: B rows, C channels, H height, W width, h and w places, N vectors (B h w), K codes, D numbers of a code,
-L latent (D h w).
+M features of a place, S cells, L latent (D h w).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.optim import Adam
+from torch.optim.lr_scheduler import LRScheduler
 
 from training.data import DataError, ImageShape
 from training.lightning import LightningModule, OptimizerLRSchedulerConfig
 from training.methods.encoding import Encoding
 from training.networks.codebook import Codebook, perplexity, usage
 from training.networks.maps import MapDecoder, MapEncoder, pooled, sides
+from training.networks.pixelcnn import GridPrior, PixelCnnSize
 from training.networks.places import maps_of, patches_of
 from training.preprocessing import image_from_uint8
 from training.ranks import gathered, mean_of_all
@@ -62,27 +70,39 @@ class VqVaeConfig:
         decay: of the codebook's moving averages, 0 or greater, below 1.
         dead_share: a code used less than this share of even use begins again on a vector of the batch; 0: never.
         learning_rate: highest learning rate of Adam.
+        prior_share: share of the steps, the last ones, in which a PixelCNN learns the codes and nothing else learns; 0:
+            there is none.
+        prior_width: features of its places.
+        prior_layers: gated layers.
+        prior_learning_rate: highest learning rate of its Adam.
     """
 
     codebook_size: int = 512
     code_dim: int = 16
     width: int = 16
     halvings: int = 2
-    pooled_side: int = 4
+    pooled_side: int = 5
     commitment: float = 0.25
     decay: float = 0.99
     dead_share: float = 0.02
     learning_rate: float = 2e-3
+    prior_share: float = 0.0
+    prior_width: int = 64
+    prior_layers: int = 5
+    prior_learning_rate: float = 2e-3
 
     def __post_init__(self) -> None:
-        for name in ("code_dim", "width", "halvings", "pooled_side", "learning_rate"):
+        for name in (
+            *("code_dim", "width", "halvings", "pooled_side", "learning_rate"),
+            *("prior_width", "prior_layers", "prior_learning_rate"),
+        ):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected above 0")
         if not 2 <= self.codebook_size <= MOST_CODES:
             raise ValueError(f"codebook_size: got {self.codebook_size}, expected 2 to {MOST_CODES}")
         if self.commitment < 0:
             raise ValueError(f"commitment: got {self.commitment}, expected 0 or greater")
-        for name in ("decay", "dead_share"):
+        for name in ("decay", "dead_share", "prior_share"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected 0 or greater, below 1")
 
@@ -114,6 +134,7 @@ class VqVae(LightningModule):
 
     def __init__(self, config: VqVaeConfig, loop: LoopConfig, shape: ImageShape) -> None:
         super().__init__()
+        self.automatic_optimization = False  # optimizers that take turns
         self.config = config
         self.loop = loop
         self.places = sides(shape.size, config.halvings)[-1]
@@ -121,6 +142,8 @@ class VqVae(LightningModule):
         self.encoder = MapEncoder(*sizes)
         self.codebook = Codebook(config.codebook_size, config.code_dim, config.decay, config.dead_share)
         self.decoder = MapDecoder(*sizes)
+        size = PixelCnnSize(config.prior_width, config.prior_layers)
+        self.prior = GridPrior(config.codebook_size, size) if config.prior_share else None
         self.register_buffer("used_K", torch.zeros(config.codebook_size))  # of an epoch
 
     def survey(self, values: Any) -> None:
@@ -133,14 +156,17 @@ class VqVae(LightningModule):
             )
 
     def encode(self, x_BCHW: Tensor) -> Encoding:
-        """Embedding [B, D S S], latent [B, L], patches, and codes, int16 [B, h, w]."""
-        z_BDhw, maps = maps_of(self.encoder, x_BCHW)
+        """Embedding [B, M S S], latent [B, L], patches, codes, int16 [B, h, w], with a prior also -log p(codes)."""
+        *layers, to_codes = self.encoder
+        h_BMhw, maps = maps_of(layers, x_BCHW)
+        z_BDhw = to_codes(h_BMhw)
         codes_Bhw = self.codebook.nearest(flat(z_BDhw)).view(-1, *self.places)
         return Encoding(
-            pooled(z_BDhw, self.config.pooled_side),
+            pooled(h_BMhw, self.config.pooled_side),
             z_BDhw.flatten(1),
             patches=patches_of(maps),
             codes=codes_Bhw.to(torch.int16),
+            nll=None if self.prior is None else self.prior.nll(codes_Bhw)[:, None],
         )
 
     def decode(self, z_BL: Tensor) -> Tensor:
@@ -161,26 +187,58 @@ class VqVae(LightningModule):
         """How clearly each row's least clear place chose its code, [B]: below rounding it may choose another."""
         return self.codebook.margin(flat(self.encoder(x_BCHW))).view(len(x_BCHW), -1).amin(dim=1)
 
+    def samples(self, num_rows: int) -> Tensor:
+        """Images of grids drawn from the prior; none without one."""
+        if self.prior is None:
+            return torch.empty(0)
+        return self.reconstruction(self.vectors(self.prior.sample(num_rows, *self.places)))
+
     def training_step(self, x_BHWC: Tensor, batch_idx: int) -> Tensor:
-        """One step on uint8 images."""
-        x_BCHW = image_from_uint8(x_BHWC)
-        z_BDhw = self.encoder(x_BCHW)
-        z_ND = flat(z_BDhw)
+        """One step of the autoencoder, or of the prior, on uint8 images."""
+        x_BCHW, trainer = image_from_uint8(x_BHWC), self.trainer
+        step = trainer.current_epoch * int(trainer.num_training_batches) + batch_idx
+        turn = int(step >= self._first_of_prior)
+        loss, figures, codes_N = self.autoencoder_loss(x_BCHW) if not turn else self.prior_loss(x_BCHW)
+        self.count(codes_N)
+        optimizers, schedulers = self.optimizers(), self.lr_schedulers()
+        optimizer = optimizers[turn] if isinstance(optimizers, list) else optimizers
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        optimizer.step()
+        cast(LRScheduler, schedulers[turn] if isinstance(schedulers, list) else schedulers).step()
+        self.log_dict({"loss": loss, **figures}, prog_bar=True, on_step=False, on_epoch=True, batch_size=len(x_BHWC))
+        if trainer.is_last_batch:
+            self.log_dict(self.codebook_figures(), on_step=False, on_epoch=True, batch_size=len(x_BHWC))
+        return loss.detach()  # the loop stops on what is no number
+
+    @property
+    def _first_of_prior(self) -> int:
+        """The step at which the prior's turn comes."""
+        return round((1 - self.config.prior_share) * int(self.trainer.estimated_stepping_batches))
+
+    def autoencoder_loss(self, x_BCHW: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """The loss, figures for the log, and the codes [N]. In training mode the codebook learns, too."""
+        z_ND = flat(self.encoder(x_BCHW))
         codes_N, e_ND = self.codebook(z_ND)
         z_q_BDhw = straight_through(z_ND, e_ND).view(-1, *self.places, self.config.code_dim).permute(0, 3, 1, 2)
         decoded_BCHW = self.reconstruction(z_q_BDhw)
-        share, commitment = vq_loss(decoded_BCHW, x_BCHW, z_ND, e_ND, variance_of_all(x_BCHW), self.config.commitment)
-        loss = share + commitment
-        figures = {
-            "loss": loss,
-            "reconstruction_squared_error": F.mse_loss(decoded_BCHW, x_BCHW),
-            "commitment": commitment,
-        }
-        self.log_dict(figures, prog_bar=True, on_step=False, on_epoch=True, batch_size=len(x_BHWC))
-        self.count(codes_N)
-        if self.trainer.is_last_batch:
-            self.log_dict(self.codebook_figures(), on_step=False, on_epoch=True, batch_size=len(x_BHWC))
-        return loss
+        variance = variance_of_all(x_BCHW)
+        share, commitment = vq_loss(decoded_BCHW, x_BCHW, z_ND, e_ND, variance, self.config.commitment)
+        figures = {"reconstruction_squared_error": F.mse_loss(decoded_BCHW, x_BCHW), "commitment": commitment}
+        if self.prior is not None:  # what a prior has that knows nothing yet
+            num_codes = torch.tensor(float(self.config.codebook_size), device=x_BCHW.device)
+            figures["prior_nats"] = math.prod(self.places) * num_codes.log()
+        return share + commitment, figures, codes_N
+
+    def prior_loss(self, x_BCHW: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """-log p(codes), nats, mean over rows; figures and codes as above. The codes are those that are served."""
+        assert self.prior is not None
+        self.eval()
+        with torch.no_grad():
+            _, figures, codes_N = self.autoencoder_loss(x_BCHW)
+        self.train()
+        nats = self.prior.nll(codes_N.view(-1, *self.places)).mean()
+        return nats, figures | {"prior_nats": nats}, codes_N
 
     @torch.no_grad()
     def count(self, codes_N: Tensor) -> None:
@@ -205,17 +263,25 @@ class VqVae(LightningModule):
         x_BCHW = image_from_uint8(x_BHWC)
         z_BDhw = self.encoder(x_BCHW)
         self.count(self.codebook.nearest(flat(z_BDhw)))
-        error = F.mse_loss(self.decode(z_BDhw.flatten(1)), x_BCHW)
-        self.log_dict({"test_reconstruction_squared_error": error}, batch_size=len(x_BHWC))
+        figures = {"test_reconstruction_squared_error": F.mse_loss(self.decode(z_BDhw.flatten(1)), x_BCHW)}
+        if self.prior is not None:
+            codes_Bhw = self.codebook.nearest(flat(z_BDhw)).view(-1, *self.places)
+            figures["test_prior_nats"] = self.prior.nll(codes_Bhw).mean()
+        self.log_dict(figures, batch_size=len(x_BHWC))
 
     def on_test_epoch_end(self) -> None:
         """Of all test rows together."""
         self.log_dict({f"test_{name}": value for name, value in self.codebook_figures().items()})
 
-    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """Adam with a short warm-up, then a cosine to zero."""
-        optimizer = torch.optim.Adam(self.parameters(), lr=self.config.learning_rate)
-        return warmup_then_cosine(optimizer, self.loop, int(self.trainer.estimated_stepping_batches))
+    def configure_optimizers(self) -> Sequence[OptimizerLRSchedulerConfig]:
+        """Adam for the autoencoder, and one for the prior, each with a short warm-up, then a cosine to zero."""
+        config, num_steps = self.config, int(self.trainer.estimated_stepping_batches)
+        weights = [*self.encoder.parameters(), *self.decoder.parameters()]
+        made = [warmup_then_cosine(Adam(weights, lr=config.learning_rate), self.loop, self._first_of_prior)]
+        if self.prior is not None:
+            adam = Adam(self.prior.parameters(), lr=config.prior_learning_rate)
+            made.append(warmup_then_cosine(adam, self.loop, num_steps - self._first_of_prior))
+        return made
 
 
 def flat(z_BDhw: Tensor) -> Tensor:

@@ -83,6 +83,20 @@ def test_a_dropped_channel_tells_nothing() -> None:
     assert abs(noise.mean().item()) < 1e-4
 
 
+def test_ranks_cut_and_drop_what_one_process_would(as_rank: Any) -> None:
+    images = torch.rand(8, 3, 32, 32)
+
+    def cut_and_dropped(rows: torch.Tensor) -> torch.Tensor:
+        torch.manual_seed(1)
+        return dropped(nine_patches(rows, Cut(8, 2, 1)))
+
+    expected, parts = cut_and_dropped(images), []
+    for rank in range(2):
+        as_rank(rank, 2)
+        parts.append(cut_and_dropped(images.chunk(2)[rank]))
+    assert torch.equal(torch.cat(parts), expected)
+
+
 def test_projected_colours_have_nothing_of_green_against_magenta() -> None:
     torch.manual_seed(0)
     image = torch.rand(2, 3, 4, 4)

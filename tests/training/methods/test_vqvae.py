@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +15,13 @@ from torch.nn import functional as F
 
 from export.exporter import export_run
 from export.graphs import GraphRunner
-from export.parity import clear_rows
+from export.parity import clear_rows, clearest_rows
 from latentserve import bundle
+from latentserve.inputs import INPUT
+from service.api.open_inference.tensors import datatype
+from service.engine.engine import Engine
+from service.engine.providers import DeviceConfig
+from service.scheduling.queue import Piece
 from training.__main__ import Options, run_training
 from training.data import DataError, ImageShape
 from training.methods.vqvae import VqVae, VqVaeConfig, flat, straight_through, variance_of_all, vq_loss
@@ -182,7 +188,10 @@ def test_a_row_is_told_by_its_codes_alone() -> None:
     of_codes = model.reconstruction(model.vectors(encoding.codes))
     torch.testing.assert_close(model.decode(encoding.latent), of_codes)
     torch.testing.assert_close(model.decode(model.vectors(encoding.codes).flatten(1)), of_codes)  # it stays itself
-    torch.testing.assert_close(encoding.embedding, pooled(model.encoder(x), 4))
+    *layers, to_codes = model.encoder
+    features = torch.nn.Sequential(*layers)(x)
+    torch.testing.assert_close(encoding.embedding, pooled(features, 4))
+    torch.testing.assert_close(encoding.latent, to_codes(features).flatten(1))
 
 
 @pytest.mark.parametrize(
@@ -194,6 +203,8 @@ def test_a_row_is_told_by_its_codes_alone() -> None:
         ({"commitment": -0.1}, "commitment: got -0.1"),
         ({"decay": 1.0}, "decay: got 1.0, expected 0 or greater, below 1"),
         ({"dead_share": -1.0}, "dead_share: got -1.0"),
+        ({"prior_share": 1.0}, "prior_share: got 1.0, expected 0 or greater, below 1"),
+        ({"prior_layers": 0}, "prior_layers: got 0, expected above 0"),
     ],
 )
 def test_a_config_that_makes_no_sense_is_rejected(config: dict[str, Any], message: str) -> None:
@@ -262,6 +273,59 @@ def test_every_option_changes_what_is_learnt(run: Path, tmp_path: Path) -> None:
     assert vqvae(pooled_side=1).eval().encode(torch.rand(2, 1, 8, 8)).embedding.shape == (2, 4)
 
 
+PRIOR = {"prior_share": 0.5, "prior_width": 8, "prior_layers": 2, "prior_learning_rate": 1e-2}
+
+
+@pytest.fixture(scope="module")
+def prior_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four epochs: two of the autoencoder, then two of the prior."""
+    return train(tmp_path_factory.mktemp("runs") / "prior", epochs=4, **PRIOR)
+
+
+def test_a_prior_learns_the_codes_and_nothing_else_learns_meanwhile(prior_run: Path, tmp_path: Path) -> None:
+    before = checkpoint.state_dict(train(tmp_path / "run", epochs=2) / CHECKPOINT)
+    after = checkpoint.state_dict(prior_run / CHECKPOINT)
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items() if name != "used_K")  # of an epoch
+    assert {name.split(".")[0] for name in after.keys() - before.keys()} == {"prior"}
+    _, trained = open_run(prior_run)
+    nats = [row["prior_nats"] for row in trained.history]
+    assert nats[:2] == pytest.approx([16 * math.log(16)] * 2)  # places and codes: nothing is known yet
+    assert nats[1] > nats[2] > nats[3] == trained.history[3]["loss"]
+    assert trained.test["test_prior_nats"] < nats[1]
+
+
+def test_a_resumed_prior_ends_with_the_weights_of_one_that_was_not_stopped(
+    prior_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original: Callable[..., None] = Diary.on_train_batch_end
+
+    def stop(self: Diary, trainer: Any, *args: Any) -> None:
+        original(self, trainer, *args)
+        if trainer.current_epoch == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Diary, "on_train_batch_end", stop)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "run", epochs=4, **PRIOR)
+    monkeypatch.undo()
+    train(tmp_path / "run", resume=True, epochs=4, **PRIOR)
+    whole, resumed = (checkpoint.state_dict(folder / CHECKPOINT) for folder in (prior_run, tmp_path / "run"))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_samples_are_decoded_grids_of_the_prior_and_without_one_there_are_none(prior_run: Path) -> None:
+    model = load_model(prior_run, open_run(prior_run)[0])
+    assert isinstance(model, VqVae)
+    assert model.prior is not None
+    torch.manual_seed(3)
+    images = model.samples(4)
+    torch.manual_seed(3)
+    grids = model.prior.sample(4, 4, 4)
+    torch.testing.assert_close(images, model.reconstruction(model.vectors(grids)))
+    assert images.shape == (4, 1, 8, 8)
+    assert len(vqvae().samples(4)) == 0
+
+
 def test_it_is_exported_with_parity_and_with_its_codes(run: Path, tmp_path: Path) -> None:
     folder = export_run(run, tmp_path, report="none")
     manifest = bundle.load(folder)
@@ -278,7 +342,26 @@ def test_it_is_exported_with_parity_and_with_its_codes(run: Path, tmp_path: Path
     assert got["codes"].dtype == np.int16
     np.testing.assert_array_equal(got["codes"], expected.codes.numpy())
     np.testing.assert_allclose(got["embedding"], expected.embedding.numpy(), atol=1e-5)
-    assert bundle.load_golden(folder, manifest)["codes"].dtype == np.int16
+    golden = bundle.load_golden(folder, manifest)
+    assert golden["codes"].dtype == np.int16
+    engine = Engine(folder, manifest, DeviceConfig("cpu", 1, 8))
+    engine.check_golden(golden)
+    (served,) = engine.run(INPUT, [Piece(rows[:5], frozenset({"codes"}))])
+    np.testing.assert_array_equal(served["codes"], expected.codes.numpy()[:5])
+    assert datatype(served["codes"].dtype) == "INT16"  # as the Open Inference Protocol answers it
+
+
+def test_with_a_prior_the_likelihood_of_the_codes_is_exported_and_scores(prior_run: Path, tmp_path: Path) -> None:
+    folder = export_run(prior_run, tmp_path, report="none")
+    manifest = bundle.load(folder)
+    assert {"likelihood", "typicality"} <= {detector.name for detector in manifest.detectors}
+    model = load_model(prior_run, open_run(prior_run)[0])
+    assert isinstance(model, VqVae)
+    assert model.prior is not None
+    golden = bundle.load_golden(folder, manifest)
+    with torch.no_grad():
+        expected = model.prior.nll(torch.from_numpy(golden["codes"]).long())
+    np.testing.assert_allclose(golden["nll"][:, 0], expected.numpy(), rtol=1e-5)
 
 
 def test_rows_whose_codes_rounding_would_decide_are_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -291,6 +374,8 @@ def test_rows_whose_codes_rounding_would_decide_are_not_compared(monkeypatch: py
     kept = clear_rows(model, rows)
     assert len(kept) == 30
     np.testing.assert_array_equal(kept, rows[(margins > margins.median()).numpy()])
+    best = sorted(np.argsort(-margins.numpy())[:8])
+    np.testing.assert_array_equal(clearest_rows(model, rows, 8), rows[best])
     monkeypatch.setattr("export.parity.CLEAR", 1.0)
     np.testing.assert_array_equal(clear_rows(model, rows), rows)  # none is clear: all are compared
     assert flat(torch.zeros(2, 3, 4, 5)).shape == (40, 3)

@@ -62,6 +62,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "colorization": ("colorization", {"width": 4, "bin_size": 20.0}),
     "vqvae": ("vqvae", {"codebook_size": 24, "code_dim": 4, "width": 4, "dead_share": 0.3}),
+    "vqvae and its prior": (
+        "vqvae",
+        {"codebook_size": 24, "code_dim": 4, "width": 4, "prior_share": 0.4, "prior_width": 8, "prior_layers": 2},
+    ),
     "sparse_autoencoder": ("sparse_autoencoder", {"num_units": 32, "k": 6, "contractive": 0.01}),
     "dbn": ("dbn", {"layers": (16, 8), "pretraining": 0.8}),
     "dbn of persistent chains": ("dbn", {"layers": (16, 8), "pretraining": 0.8, "sampling": "pcd"}),
