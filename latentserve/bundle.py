@@ -3,7 +3,7 @@
     <repository>/<model name>/<version, an integer>/
         bundle.json       the manifest, a `Manifest` below
         encoder.onnx      input -> embedding [B, D], maybe latent [B, L], latent_scale [B, L], patches [B, h, w, D],
-                          codes [B, h, w] (int16)
+                          nll [B, 1], background_nll [B, 1], codes [B, h, w] (int16)
         decoder.onnx      latent -> reconstruction                      (where a decoder exists)
         scorer.onnx       whatever it names -> scores [B, K], maybe anomaly_map [B, h, w]   (where detectors exist)
         calibration.npz   one sorted float32 array of scores per detector (where detectors exist), and maybe

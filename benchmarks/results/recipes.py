@@ -170,7 +170,7 @@ def against_target(figure: str, mean: float, target: float) -> str:
 
 def is_cost(figure: str) -> bool:
     """Whether less is better."""
-    return figure.endswith(("_nats", "_error"))
+    return figure.endswith(("_nats", "_error", "_per_dim"))
 
 
 def with_head(text: str, comment: str) -> str:

@@ -156,7 +156,13 @@ class PixelDensity(LightningModule):
 
 
 def pooled(x_BFHW: Tensor) -> Tensor:
-    """Means over `CELLS` x `CELLS` parts, [B, 16 F]; where they do not divide a side the last ones reach beyond it."""
-    height, width = (-(-int(side) // CELLS) for side in x_BFHW.shape[2:])
-    beyond = (0, CELLS * width - x_BFHW.shape[3], 0, CELLS * height - x_BFHW.shape[2])
-    return F.avg_pool2d(F.pad(x_BFHW, beyond), (height, width)).flatten(1)
+    """Means over `CELLS` x `CELLS` parts of the image, [B, 16 F]; of a side below `CELLS` some are empty, and 0."""
+    height, width = (_shares(int(side)).to(x_BFHW) for side in x_BFHW.shape[2:])
+    # two products: average pooling wants parts that are all as large
+    return (height.T @ x_BFHW @ width).flatten(1)
+
+
+def _shares(side: int) -> Tensor:
+    """What a place adds to the mean of each part, [side, CELLS]."""
+    part_of_place = F.one_hot(torch.arange(side) * CELLS // side, CELLS).float()
+    return part_of_place / part_of_place.sum(dim=0).clamp_min(1)

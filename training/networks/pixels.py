@@ -150,7 +150,8 @@ class LogisticMixture:
 
     def parts(self, outputs_BO: Tensor) -> tuple[Tensor, ...]:
         """Logits [B, K, ...], means and log scales [B, K, C, ...], factors [B, K, pairs, ...] from [B, O, ...]."""
-        by_part = outputs_BO.reshape(len(outputs_BO), self.num_parts, -1, *outputs_BO.shape[2:])
+        # -1 for the rows: a graph that is exported takes any number of them
+        by_part = outputs_BO.reshape(-1, self.num_parts, self.outputs // self.num_parts, *outputs_BO.shape[2:])
         num = self.channels
         means, log_scales = by_part[:, :, 1 : 1 + num], by_part[:, :, 1 + num : 1 + 2 * num]
         factors = by_part[:, :, 1 + 2 * num :]
