@@ -4,8 +4,9 @@
     python -m benchmarks.results.likelihoods BUNDLE... --record   and writes docs/results/likelihoods.json
     python -m benchmarks.results.likelihoods --table              what is recorded, as Markdown
 
-A bundle of `pixelcnn`, through its exported graphs, on rows that were not trained on. An AUROC below one half is the
-known failure: the set is unlike the training rows, and the model takes it for more likely than these.
+A bundle of a density (`pixelcnn`, `vqvae` with a prior), through its exported graphs, on rows that were not trained on.
+An AUROC below one half is the known failure: the set is unlike the training rows, and the model takes it for more
+likely than these.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ class Options:
     """Compares detectors on a density.
 
     Attributes:
-        bundles: folders of bundles of `pixelcnn`.
+        bundles: folders of bundles of a density.
         record: write docs/results/likelihoods.json.
         table: print what is recorded, run nothing.
     """
@@ -81,7 +82,7 @@ def main(options: Options) -> int:
         print(table(records.read(Recorded, RECORD)))
         return 0
     if not options.bundles:
-        print("error: bundles: got none, expected folders of bundles of pixelcnn, or --table", file=sys.stderr)
+        print("error: bundles: got none, expected folders of bundles of a density, or --table", file=sys.stderr)
         return 2
     found = Recorded(tuple(one for folder in options.bundles for one in findings(folder)), NUM_ROWS)
     print(table(found))
@@ -98,7 +99,7 @@ def findings(folder: Path) -> list[Finding]:
     """
     manifest = bundle.load(folder)
     if Likelihood.name not in (detector.name for detector in manifest.detectors):
-        raise ValueError(f"{folder}: got a bundle without {Likelihood.name}, expected one of pixelcnn")
+        raise ValueError(f"{folder}: got a bundle without {Likelihood.name}, expected one of a density")
     source = manifest.provenance
     against = (*((OTHERS[source.data],) if source.data in OTHERS else ()), *SETS)
     examined, _ = examine(folder, against, NUM_ROWS)

@@ -35,7 +35,7 @@ def test_each_detector_s_figure_comes_from_its_own_row(monkeypatch: pytest.Monke
     assert first == Finding("cifar10", "abc", "mnist", {"likelihood": 15, "typicality": 15, "deciding": 13})
     assert [one.against for one in others] == list(likelihoods.SETS)
     manifest.detectors = manifest.detectors[:1]
-    with pytest.raises(ValueError, match="got a bundle without likelihood, expected one of pixelcnn"):
+    with pytest.raises(ValueError, match="got a bundle without likelihood, expected one of a density"):
         findings(Path("bundle"))
 
 
