@@ -12,7 +12,10 @@ from latentserve.cli.main import COMMANDS, main, usage
 
 WIDTH = 100
 BELOW = {
-    "train": ("vae", "simclr", "rotation", "deepcluster", "distill", "cpc", "cpc_audio", "bigbigan"),
+    "train": (
+        *("vae", "simclr", "distill", "cpc", "cpc_audio", "bigbigan"),
+        *("rotation", "relative_position", "colorization", "deepcluster"),
+    ),
     "tokens": ("new", "renew", "settle"),
 }
 """Commands that have commands, each with options of its own."""
