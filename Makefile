@@ -24,7 +24,7 @@ $(VENV)/ready: requirements/dev.txt
 	test -x $(BIN)/python || { $(call is_new_enough,$(PYTHON),install one and say which: make setup PYTHON=python3.11) && $(PYTHON) -m venv $(VENV); }
 	@$(call is_new_enough,$(BIN)/python,remove $(VENV) and say which to take: make setup PYTHON=python3.11)
 	$(BIN)/python -m pip install --quiet uv==$(UV_VERSION)
-	$(BIN)/uv pip sync --quiet --require-hashes --python $(BIN)/python requirements/dev.txt
+	$(BIN)/uv pip sync --quiet --require-hashes --compile-bytecode --python $(BIN)/python requirements/dev.txt
 	$(BIN)/uv pip install --quiet --no-deps --no-build-isolation --python $(BIN)/python --editable .
 	touch $@
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from matplotlib import pyplot as plt
 from PIL import Image
 from scipy import stats
 
@@ -103,6 +104,7 @@ def test_codebook_usage_says_how_many_codes_occur_and_how_evenly() -> None:
     codes[codes == 3] = 4
     codes[:20] = 4
     usage, where = codes_of(codes, data())
+    plt.close("all")
     alike = np.exp(stats.entropy(np.bincount(codes.ravel())))
     assert 2 < alike < 8
     assert usage.note.startswith(f"19 codes occur in the test rows, as unevenly as if there were {alike:.0f} ")
@@ -110,4 +112,5 @@ def test_codebook_usage_says_how_many_codes_occur_and_how_evenly() -> None:
     (picture,) = pictures(where.body)
     assert picture.height * 16 < picture.width * (MOST_CODES + 1)
     one, _ = codes_of(np.zeros((30, 4, 4), np.int64), data())
+    plt.close("all")
     assert one.note.startswith("1 codes occur in the test rows, as unevenly as if there were 1 of them")

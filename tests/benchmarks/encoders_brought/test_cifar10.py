@@ -18,6 +18,8 @@ from training.data import Data, Rows
 SIZES = {13: 3, 16: 4, 17: 6, 18: 8}
 STAGES_D = sum(SIZES.values())
 BLOCK17 = slice(3 + 4, 3 + 4 + 6)
+STEP = 2**-8
+"""Between two scores of some 40,000 in float32: products of matrices round in one way on one CPU, in another on the next."""
 
 
 def images(num: int, seed: int) -> Rows:
@@ -89,7 +91,8 @@ def test_kinds_that_are_easily_told_apart_are_and_the_server_agrees(
     assert found.one_class["knn"] > 0.9
     assert found.one_class["knn"] == pytest.approx(np.mean(found.by_class))
     assert (found.num_train, found.num_test, len(found.by_class)) == (460, 200, 10)
-    assert (found.block17_error, found.score_error) == pytest.approx((0, 0), abs=1e-5)
+    assert found.block17_error == pytest.approx(0, abs=1e-5)
+    assert found.score_error == pytest.approx(0, abs=STEP)
     assert server.asked == 460 + 200 + 20
     assert "| block 18, 460 labels |" in table(found)
 
@@ -103,7 +106,7 @@ def test_a_server_that_says_otherwise_is_seen_and_what_it_embedded_is_not_asked_
     found = measured(server, tmp_path, monkeypatch)
     assert server.asked == 20
     assert found.block17_error == pytest.approx(0.5, abs=1e-4)
-    assert found.score_error == pytest.approx(0.5, abs=1e-4)
+    assert found.score_error == pytest.approx(0.5, abs=STEP)
 
 
 def test_what_a_killed_import_left_is_no_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
