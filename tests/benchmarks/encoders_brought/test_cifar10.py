@@ -19,7 +19,7 @@ SIZES = {13: 3, 16: 4, 17: 6, 18: 8}
 STAGES_D = sum(SIZES.values())
 BLOCK17 = slice(3 + 4, 3 + 4 + 6)
 STEP = 2**-8
-"""Between two scores of some 40,000 in float32; products of matrices round in one way on one CPU, otherwise on another."""
+"""Between two scores of some 40,000 in float32: CPUs round products of matrices each in their way."""
 
 
 def images(num: int, seed: int) -> Rows:
