@@ -11,13 +11,10 @@ near the codes that it chose. The codes themselves follow by moving averages (tr
 Sources: van den Oord, Vinyals and Kavukcuoglu, https://arxiv.org/abs/1711.00937; reconstruction over variance: their
 code, Sonnet.
 
-The *embedding* is what z is a linear map of, the encoder's last features, averaged over a grid of cells: they
-have more numbers than z and nothing of them is rounded off (`python -m benchmarks.results.vq_embeddings` compares what a
-linear probe reads from each). The *latent* is z at each place, and `decode` quantises it, so that any latent, also one that was moved, is decoded as codes. `codes` are the
-whole numbers.
-
-With `prior_share` a PixelCNN learns the codes in the last steps, when nothing else does any more (section 4.2): a grid
-drawn from it, decoded, is an image that was not in the data, and -log p(codes) a score (`nll`).
+The *embedding* is what z is a linear map of, the encoder's last features, averaged over a grid of cells: they have more
+numbers than z and are not quantised (`python -m benchmarks.results.vq_embeddings` compares what a probe reads from
+each). The *latent* is z at each place, and `decode` quantises it, so that any latent, also one that was moved, is
+decoded as codes. `codes` are the whole numbers.
 
 What is ours: networks of the size of a digit; the variance is that of the batch; codes begin on vectors of the first
 batch, and dead ones begin again.
