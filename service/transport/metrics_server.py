@@ -274,7 +274,7 @@ class MetricsServer(WSGIServer):
 
     def _serve(self, visit: Visit, client_address: Any) -> None:
         try:
-            visit.socket.settimeout(MAX_SECONDS)
+            visit.socket.settimeout(2 * MAX_SECONDS)  # later than the look that closes it, and counts it
             if self._tls is not None:
                 with self._lock:
                     page = self._tls.page
