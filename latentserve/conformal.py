@@ -92,7 +92,7 @@ def at_most(p_values_N: NDArray[np.float64] | float, level: NDArray[np.float64] 
 
 
 LARGEST_THAT_COUNTS = 0.9
-"""Nobody decides by whether p is 0.99 or 1: there a p-value may move as far as at 0.9."""
+"""Nobody decides by whether p is 0.99 or 1: there p-values count as 0.9, however far they move."""
 
 
 def scatter(p_values_N: NDArray[np.float64] | float, num_calibration_rows: int) -> NDArray[np.float64]:
@@ -140,8 +140,9 @@ def worst_move(got_NK: NDArray[Any], expected_NK: NDArray[Any], sorted_calibrati
     """
     worst, largest = None, -1.0
     for k, (name, calibration) in enumerate(sorted_calibration.items()):
-        got_N, expected_N = (p_values(scores_NK[:, k], calibration) for scores_NK in (got_NK, expected_NK))
-        allowed_N = scatter(np.minimum(expected_N, LARGEST_THAT_COUNTS), len(calibration))
+        both = (p_values(scores_NK[:, k], calibration) for scores_NK in (got_NK, expected_NK))
+        got_N, expected_N = (np.minimum(p_N, LARGEST_THAT_COUNTS) for p_N in both)
+        allowed_N = scatter(expected_N, len(calibration))
         share_N = np.abs(got_N - expected_N) / allowed_N
         row = int(share_N.argmax())
         if share_N[row] > largest:

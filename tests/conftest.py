@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 import soundfile
@@ -26,6 +27,10 @@ from latentserve import bundle, records
 from latentserve.bundle import Manifest
 from latentserve.client import Client
 from latentserve.lock import held
+
+
+hypothesis.settings.register_profile("shared", deadline=None)  # these machines' cores are others', too
+hypothesis.settings.load_profile("ci" if "CI" in os.environ else "shared")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

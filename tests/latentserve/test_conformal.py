@@ -329,6 +329,16 @@ def test_the_worst_move_is_the_largest_beside_what_is_allowed() -> None:
     assert (still.detector, still.got, still.holds) == ("a", 0.01, True)
 
 
+def test_where_nobody_decides_p_values_may_move() -> None:
+    """Of a model that gives images back hundreds of calibration rows may share the lowest score, but for rounding."""
+    calibration = {"a": np.r_[np.linspace(0, 1e-6, 9), np.arange(1.0, 91.0)]}
+    lowest, above = np.array([[-1.0]]), np.array([[0.5]])
+    assert p_values(lowest[:, 0], calibration["a"])[0] - p_values(above[:, 0], calibration["a"])[0] > 0.08
+    assert worst_move(lowest, above, calibration).holds
+    assert worst_move(above, lowest, calibration).holds
+    assert not worst_move(np.array([[30.5]]), above, calibration).holds
+
+
 def test_without_a_detector_no_p_value_moves() -> None:
     with pytest.raises(ValueError, match="sorted_calibration: got no detector, expected at least one"):
         worst_move(np.zeros((1, 0)), np.zeros((1, 0)), {})
