@@ -28,7 +28,6 @@ from latentserve.bundle import Manifest
 from latentserve.client import Client
 from latentserve.lock import held
 
-
 hypothesis.settings.register_profile("shared", deadline=None)  # these machines' cores are others', too
 hypothesis.settings.load_profile("ci" if "CI" in os.environ else "shared")
 
