@@ -26,12 +26,14 @@ class Promise:
             `monte_carlo` nearly tight for all; it is simulated when a server loads the bundle.
         deciding: name of the detector whose p-value decides, known beforehand to be right for such data; default: the
             mean of all, weighted by what each sees of training rows that were damaged on purpose.
+        detectors: names of those to fit; default: all that the model has tensors for. With fewer a score costs less.
     """
 
     alpha: float = 0.05
     delta: float = 0.1
     adjustment: Adjustment = "simes"
     deciding: str | None = None
+    detectors: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 < self.alpha < 1:

@@ -20,6 +20,8 @@ Shape legend: N rows, K columns of scores.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -72,6 +74,7 @@ def crossed(
     embed: Embed | None = None,
     power: Power | None = None,
     num_folds: int = FOLDS,
+    wanted: Collection[str] = (),
 ) -> Crossed:
     """Fits the detectors, and scores each row by detectors that were fitted on the other folds.
 
@@ -82,6 +85,7 @@ def crossed(
         embed: see `Scorer.fit`: the served fit weighs the detectors, and those of folds take its weights.
         power: likewise.
         num_folds: at most; no more than there are units.
+        wanted: see `Scorer.fit`.
 
     Raises:
         ValueError: fewer than two units.
@@ -96,11 +100,12 @@ def crossed(
     num_reference = max(2, int(REFERENCE_SHARE * fewest))
     num_fitted = min(int((folds_N != fold).sum()) for fold in range(num_folds)) - num_reference
     everything = np.arange(num_rows)
-    served = _fitted(model, tensors, units_N, everything, num_reference, num_fitted, embed, power)
+    fit = partial(_fitted, model, tensors, units_N, num_reference=num_reference, num_fitted=num_fitted, wanted=wanted)
+    served = fit(everything, embed=embed, power=power)
     scores = dict[int, NDArray[np.float32]]()
     for fold in range(num_folds):
         others = np.flatnonzero(folds_N != fold)
-        scorer = _fitted(model, tensors, units_N, others, num_reference, num_fitted, None, served.power)
+        scorer = fit(others, embed=None, power=served.power)
         held_out = one_each[folds_N[one_each] == fold]
         found = scorer.scores({name: array[held_out] for name, array in tensors.items()})
         scores.update(zip(held_out.tolist(), found, strict=True))
@@ -129,14 +134,17 @@ def _fitted(
     tensors: Arrays,
     units_N: Units,
     rows: NDArray[np.int64],
+    *,
     num_reference: int,
     num_fitted: int,
     embed: Embed | None,
     power: Power | None,
+    wanted: Collection[str],
 ) -> Scorer:
     """A scorer of some rows, of which so many are for reference."""
     order = np.random.default_rng(0).permutation(len(rows))
     reference, fitted = drawn(units_N[rows], order, num_reference)
     fitted = fitted[:num_fitted]
     some = {name: array[rows] for name, array in tensors.items()}
-    return Scorer.fit(model, some, chosen=Drawn(reference, fitted), embed=embed, power=power)
+    chosen = Drawn(reference, fitted)
+    return Scorer.fit(model, some, chosen=chosen, embed=embed, power=power, wanted=wanted)

@@ -20,6 +20,8 @@ def weighed(detector: Detector, scorer: Scorer) -> Detector:
 def why(scorer: Scorer) -> str:
     """One sentence: which column decides, and what that rests on; of a scorer whose first column was not named."""
     first, power = scorer.names[0], scorer.power
+    if len(scorer.members) == 1:
+        return f"{first} decides: there is no other detector"
     if power is None:
         return f"{first} decides; what detectors see was not measured: too few training rows are left for that"
     seen = f"{power.num_damaged} training rows that were damaged on purpose, and {power.num_usual} that were not"

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from export.calibration import Promise, calibrate, calibration_rows, can_score, no_scores
 from export.crossing import crossed, crosses, num_calibrating
 from export.deciding import weighed, why
-from export.detectors import DETECTORS, Scorer, ScorerGraph
+from export.detectors import Scorer, ScorerGraph
 from export.detectors.detector import Arrays
 from export.detectors.scorer import Drawn
 from export.draft import Choices, Draft, ReportSize, Training
@@ -49,6 +49,7 @@ from export.report import bundle_report
 from export.streaming import Embedding, to_fit_on, unfinished
 from export.unusual import say_unusual
 from export.versions import next_version
+from export.wanted import check_detectors, check_possible
 from latentserve import bundle, records
 from latentserve.bundle import Manifest, Parity, Precision
 from latentserve.inputs import INPUT, PATCHES
@@ -91,7 +92,7 @@ def export_run(
     """
     if records.printable(str(repository)) != str(repository):
         raise ExportError(f"to: got {records.printable(str(repository))}, expected a name in UTF-8")
-    check_deciding(promise)
+    check_detectors(promise)
     run, trained = open_run(run_folder)
     name = default_name(run, precision) if name is None else name
     bundle.check_name(name)
@@ -108,12 +109,6 @@ def default_name(run: Run, precision: Precision) -> str:
     """The name of a run's model if the user gives none."""
     data = re.sub(r"[^A-Za-z0-9._]+", "-", run.data.split(":")[0]).strip("-")
     return f"{data}-{run.method}" + ("" if precision == "float32" else f"-{precision}")
-
-
-def check_deciding(promise: Promise) -> None:
-    """Raises ExportError if no detector is called so: before any work."""
-    if promise.deciding is not None and promise.deciding not in DETECTORS:
-        raise ExportError(f"deciding: got {promise.deciding!r}, expected one of {', '.join(DETECTORS)}")
 
 
 def check_promise(promise: Promise, data: Data) -> None:
@@ -141,6 +136,7 @@ def _write_bundle(
     _say("graphs")
     data, chosen = to_fit_on(training.data)
     draft = _with_graphs(Draft(folder, replace(training, data=data), choices))
+    check_possible(draft)
     _say("detectors and calibration")
     train = embedding.run(draft.runner, data.train, "training")
     say_unusual(data.train, {INPUT: data.train.values, **train}, data.spec)
@@ -199,8 +195,9 @@ def _with_scorer(
     if (patches := patches_of(draft.runner, data.train.values)) is not None:
         tensors[PATCHES] = patches
     model, units_N, embed = draft.training.model, data.train.units_N, partial(_damaged, draft, embedding)
-    found = crossed(model, tensors, units_N, embed) if crosses(data) else None
-    scorer = found.scorer if found else Scorer.fit(model, tensors, units_N, chosen, embed)
+    wanted = promise.detectors
+    found = crossed(model, tensors, units_N, embed, wanted=wanted) if crosses(data) else None
+    scorer = found.scorer if found else Scorer.fit(model, tensors, units_N, chosen, embed, wanted=wanted)
     if promise.deciding is not None:
         scorer = scorer.deciding(promise.deciding)
     else:

@@ -11,12 +11,13 @@ import numpy as np
 import torch
 
 from export.draft import Choices, Training
-from export.exporter import check_deciding, check_promise, write_bundle
+from export.exporter import check_promise, write_bundle
 from export.finite import check_finite
 from export.origin import Imported
 from export.sources import Network, SourceError, SourceOptions, check_source, open_source
 from export.sources.imported import check_rows_alone
 from export.versions import next_version
+from export.wanted import check_detectors
 from latentserve import bundle, records
 from latentserve.inputs import ImageInput
 from training.data import Data
@@ -64,7 +65,7 @@ def import_encoder(order: Order, options: SourceOptions, choices: Choices) -> Pa
         ValueError: a model cannot be called so, or cannot be written there.
     """
     check_source(order.source)
-    check_deciding(choices.promise)
+    check_detectors(choices.promise)
     check_spec(order.data, group_by=order.group_by)
     check_calibration(order.calibration, order.data)
     name = default_name(order.source) if order.name is None else order.name

@@ -5,7 +5,7 @@ Shape legend: B rows, K columns, F columns of the fusion, h and w places.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from copy import copy
 from typing import NamedTuple, Self, cast
 
@@ -68,6 +68,18 @@ def draw(num_rows: int, units_N: Units | None) -> Drawn:
     return Drawn(reference, rest[:FIT_ROWS])
 
 
+def possible(model: object, train: Arrays) -> list[str]:
+    """Names of the detectors that a model's tensors allow, in the order of their columns."""
+    names = [kind.name for kind in FITTED if train.keys() >= set(kind.inputs)]
+    names += [kind.name for kind in PLACES if kind.suits(train)]
+    return names if _discriminator(model) is None else [*names, JointDiscriminator.name]
+
+
+def _discriminator(model: object) -> nn.Module | None:
+    found = getattr(model, "discriminator", None)
+    return found if isinstance(found, nn.Module) else None
+
+
 class Scorer(nn.Module):
     """Tensors in the order of `inputs` -> scores [B, K].
 
@@ -128,6 +140,7 @@ class Scorer(nn.Module):
         chosen: Drawn | None = None,
         embed: Embed | None = None,
         power: Power | None = None,
+        wanted: Collection[str] = (),
     ) -> Self:
         """Every detector that the model's tensors allow, fitted on training rows; the fusion on others of them.
 
@@ -139,14 +152,16 @@ class Scorer(nn.Module):
             embed: what the exported graphs return for rows; with it the fusion is weighted by what detectors see of
                 damaged rows.
             power: what detectors see, if another fit has told; `embed` then is not asked.
+            wanted: names of the detectors to fit; default: all of them.
         """
         if units_N is None and INPUT in train and chosen is None:
             units_N = equal_rows(train[INPUT])
         reference, fitted = chosen or draw(len(train["embedding"]), units_N)
         rows = _some(train, fitted)
-        detectors: list[Detector] = [kind.fit(rows) for kind in FITTED if train.keys() >= set(kind.inputs)]
-        detectors += [kind.fit(rows) for kind in PLACES if kind.suits(train)]
-        if isinstance(discriminator := getattr(model, "discriminator", None), nn.Module):
+        names = [name for name in possible(model, train) if name in wanted or not wanted]
+        kinds: tuple[type[FittedDetector], ...] = (*FITTED, *PLACES)
+        detectors: list[Detector] = [kind.fit(rows) for kind in kinds if kind.name in names]
+        if JointDiscriminator.name in names and (discriminator := _discriminator(model)) is not None:
             detectors.append(JointDiscriminator(discriminator))
         single = cls(detectors, None).eval()
         if len(detectors) == 1:

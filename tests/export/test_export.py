@@ -90,8 +90,46 @@ def test_too_few_calibration_rows_make_a_bundle_that_does_not_score(
     assert "scorer" not in manifest.graphs
 
 
+def test_detectors_are_the_exporter_s_choice(run_folder: Path, tmp_path: Path) -> None:
+    command = [str(run_folder), "--to", str(tmp_path), "--report", "none", "--detectors"]
+    assert main([*command, "knn"]) == 0
+    alone = bundle.load(tmp_path / "digits-vae" / "1")
+    assert [detector.name for detector in alone.detectors] == ["knn"]
+    assert (alone.map_detector, [spec.name for spec in alone.graphs["scorer"].inputs]) == ("", ["embedding"])
+    assert main([*command, "patch_bank", "knn", "--deciding", "knn"]) == 0
+    two = bundle.load(tmp_path / "digits-vae" / "2")
+    assert [detector.name for detector in two.detectors] == ["knn", "weighted", "cauchy", "bonferroni", "patch_bank"]
+    assert two.map_detector == "patch_bank"
+    golden = bundle.load_golden(tmp_path / "digits-vae" / "2", two)
+    got = GraphRunner(tmp_path / "digits-vae" / "1", alone.graphs.values()).run(golden["input"])["scores"]
+    np.testing.assert_allclose(got[:, 0], golden["scores"][:, 0], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--detectors", "nobody"], "detectors: got 'nobody', expected some of "),
+        (["--detectors", "weighted"], "detectors: got 'weighted', expected some of "),
+        (
+            ["--detectors", "knn", "--deciding", "density"],
+            "deciding: got 'density', expected one of --detectors",
+        ),
+        (["--detectors", "knn", "--deciding", "cauchy"], "deciding: got 'cauchy', expected one of --detectors"),
+        (["--detectors", "knn", "likelihood"], "detectors: got likelihood, which looks at what this model does not"),
+    ],
+)
+def test_detectors_that_cannot_be_are_refused_before_rows_are_embedded(
+    options: list[str], message: str, run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(run_folder), "--to", str(tmp_path), *options]) == 1
+    said = capsys.readouterr().err
+    assert message in said
+    assert "detectors and calibration" not in said
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_p_values_promise_is_the_exporter_s_choice(run_folder: Path, tmp_path: Path) -> None:
-    promised = ["--alpha", "0.02", "--delta", "0.2", "--adjustment", "dkwm"]
+    promised = ["--alpha", "0.02", "--delta", "0.2", "--adjustment", "dkwm", "--detectors", "mahalanobis", "knn"]
     assert main([str(run_folder), "--to", str(tmp_path), "--report", "none", *promised]) == 0
     manifest = bundle.load(tmp_path / "digits-vae" / "1")
     assert manifest.default_alpha == 0.02
@@ -102,8 +140,9 @@ def test_what_p_values_promise_is_the_exporter_s_choice(run_folder: Path, tmp_pa
 
 
 def test_who_decides_is_the_exporter_s_choice(run_folder: Path, tmp_path: Path, digits: NDArray[np.uint8]) -> None:
-    by_all = export_run(run_folder, tmp_path, "by-all", "none")
-    by_one = export_run(run_folder, tmp_path, "by-one", "none", promise=Promise(deciding="knn"))
+    some = ("mahalanobis", "knn", "input_knn", "patch_bank")
+    by_all = export_run(run_folder, tmp_path, "by-all", "none", promise=Promise(detectors=some))
+    by_one = export_run(run_folder, tmp_path, "by-one", "none", promise=Promise(deciding="knn", detectors=some))
     manifests = [bundle.load(folder) for folder in (by_all, by_one)]
     columns = [[detector.name for detector in manifest.detectors] for manifest in manifests]
     assert columns[0][0] == "weighted"

@@ -9,6 +9,7 @@ import torch
 from sklearn.neighbors import NearestNeighbors
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
+from export.calibration import Promise
 from export.exporter import export_run
 from export.graphs import GraphRunner
 from latentserve import bundle
@@ -175,7 +176,8 @@ def test_a_run_that_was_stopped_and_resumed_has_the_same_weights_and_codes(
 
 
 def test_it_is_exported_with_parity_and_with_a_decoder(run: Path, tmp_path: Path) -> None:
-    folder = export_run(run, tmp_path, report="none")
+    promise = Promise(detectors=("mahalanobis", "reconstruction_places"))
+    folder = export_run(run, tmp_path, report="none", promise=promise)
     manifest = bundle.load(folder)
     assert manifest.graphs.keys() == {"encoder", "decoder", "scorer"}
     assert {figure.name for figure in manifest.evaluations} >= {"ordered_nats", "unordered_nats", "kl_nats"}

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from export.calibration import Promise
 from export.exporter import export_run
 from latentserve import bundle
 from training.__main__ import Options, run_training
@@ -122,7 +123,8 @@ def test_a_resumed_run_ends_with_the_weights_of_one_that_was_not_stopped(
 
 
 def test_it_is_exported_with_parity(run: Path, tmp_path: Path) -> None:
-    manifest = bundle.load(export_run(run, tmp_path, report="none"))
+    promise = Promise(detectors=("mahalanobis", "joint_discriminator"))
+    manifest = bundle.load(export_run(run, tmp_path, report="none", promise=promise))
     assert manifest.graphs.keys() == {"encoder", "decoder", "scorer"}
     assert [spec.name for spec in manifest.graphs["encoder"].outputs] == ["embedding", "latent"]
     assert "joint_discriminator" in {detector.name for detector in manifest.detectors}

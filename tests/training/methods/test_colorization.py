@@ -10,6 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from export.calibration import Promise
 from export.exporter import export_run
 from export.graphs import GraphRunner
 from latentserve import bundle
@@ -189,7 +190,7 @@ def test_every_option_changes_the_result(tmp_path: Path, photos: Path) -> None:
 
 
 def test_it_is_exported_with_parity_and_takes_rgb(run: Path, tmp_path: Path) -> None:
-    folder = export_run(run, tmp_path, report="none")
+    folder = export_run(run, tmp_path, report="none", promise=Promise(detectors=("mahalanobis",)))
     manifest = bundle.load(folder)
     assert manifest.graphs["encoder"].inputs[0].shape == (12, 12, 3)
     model, rows = load_model(run, open_run(run)[0]), np.asarray(open_run(run)[0].load_data().test.values)

@@ -321,12 +321,13 @@ def test_the_seed_decides_everything(run: Path, tmp_path: Path) -> None:
 def test_an_exported_encoder_gives_what_the_model_gives(run: Path, tmp_path: Path) -> None:
     import numpy as np
 
+    from export.calibration import Promise
     from export.exporter import export_run
     from export.graphs import GraphRunner
     from latentserve import bundle, records
     from latentserve.bundle import Manifest
 
-    folder = export_run(run, tmp_path)
+    folder = export_run(run, tmp_path, promise=Promise(detectors=("mahalanobis",)))
     manifest = records.read(Manifest, folder / bundle.MANIFEST)
     assert list(manifest.graphs) == ["encoder", "scorer"]
     assert [output.name for output in manifest.graphs["encoder"].outputs] == ["embedding", "patches"]

@@ -11,6 +11,7 @@ import torch
 from sklearn.neural_network import BernoulliRBM
 from torch import Tensor
 
+from export.calibration import Promise
 from export.exporter import export_run
 from export.graphs import GraphRunner
 from latentserve import bundle
@@ -255,7 +256,8 @@ def test_without_fine_tuning_the_way_down_is_the_way_up(tmp_path: Path) -> None:
 
 
 def test_it_is_exported_with_parity(run: Path, tmp_path: Path) -> None:
-    folder = export_run(run, tmp_path, report="none")
+    promise = Promise(detectors=("mahalanobis", "reconstruction_places"))
+    folder = export_run(run, tmp_path, report="none", promise=promise)
     manifest = bundle.load(folder)
     assert manifest.graphs.keys() == {"encoder", "decoder", "scorer"}
     trained, digits = load_model(run, open_run(run)[0]), open_run(run)[0].load_data().test.values

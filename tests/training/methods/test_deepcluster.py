@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from export.calibration import Promise
 from export.exporter import export_run
 from export.graphs import GraphRunner
 from latentserve import bundle
@@ -184,7 +185,7 @@ def test_rows_that_are_decoded_give_the_weights_of_memory(
 
 
 def test_it_is_exported_with_parity_and_without_a_decoder(run: Path, tmp_path: Path) -> None:
-    folder = export_run(run, tmp_path, report="none")
+    folder = export_run(run, tmp_path, report="none", promise=Promise(detectors=("mahalanobis",)))
     manifest = bundle.load(folder)
     assert manifest.graphs.keys() == {"encoder", "scorer"}
     assert [spec.name for spec in manifest.graphs["encoder"].outputs] == ["embedding", "patches"]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from export.calibration import Promise
 from export.exporter import export_run
 from export.graphs import EncoderGraph, GraphRunner, export_graph
 from latentserve import bundle
@@ -134,13 +135,14 @@ def test_a_run_that_was_stopped_and_resumed_has_the_same_weights(
 
 
 def test_it_is_exported_with_parity_and_scores_by_likelihood(run: Path, tmp_path: Path) -> None:
-    folder = export_run(run, tmp_path, report="none")
+    wanted = ("likelihood", "typicality", "complexity_corrected", "likelihood_ratio")
+    folder = export_run(run, tmp_path, report="none", promise=Promise(detectors=wanted))
     manifest = bundle.load(folder)
     assert manifest.graphs.keys() == {"encoder", "scorer"}
     outputs = {spec.name: spec.shape for spec in manifest.graphs["encoder"].outputs}
     assert outputs["nll"] == outputs["background_nll"] == (1,)
     names = [detector.name for detector in manifest.detectors]
-    assert set(names) >= {"likelihood", "typicality", "complexity_corrected", "likelihood_ratio"}
+    assert set(names) >= set(wanted)
     nats = {figure.name: figure for figure in manifest.evaluations}["nll_nats"]
     assert nats.data.endswith("dynamic binarisation")
     model, digits = load_model(run, open_run(run)[0]), open_run(run)[0].load_data().test.values[:9]

@@ -13,6 +13,7 @@ from lightly.loss import NTXentLoss
 from numpy.typing import NDArray
 from torch import nn
 
+from export.calibration import Promise
 from export.exporter import export_run
 from export.graphs import GraphRunner
 from latentserve import bundle
@@ -225,7 +226,8 @@ def test_the_seed_and_the_optimizer_and_the_precision_change_the_result(run: Pat
 
 
 def test_it_is_exported_with_parity_and_without_a_decoder(run: Path, tmp_path: Path) -> None:
-    folder = export_run(run, tmp_path)
+    promise = Promise(detectors=("mahalanobis", "input_knn", "patch_bank"))
+    folder = export_run(run, tmp_path, promise=promise)
     manifest = bundle.load(folder)
     assert manifest.graphs.keys() == {"encoder", "scorer"}
     assert [spec.name for spec in manifest.graphs["encoder"].outputs] == ["embedding", "patches"]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from export.calibration import Promise
 from export.exporter import export_run
 from export.graphs import GraphRunner
 from export.parity import clear_rows
@@ -181,7 +182,7 @@ def test_a_resumed_run_ends_with_the_weights_of_one_that_was_not_stopped(
 
 
 def test_it_is_exported_with_parity(run: Path, tmp_path: Path) -> None:
-    folder = export_run(run, tmp_path, report="none")
+    folder = export_run(run, tmp_path, report="none", promise=Promise(detectors=("mahalanobis",)))
     manifest = bundle.load(folder)
     assert manifest.graphs.keys() == {"encoder", "decoder", "scorer"}
     assert {figure.name for figure in manifest.evaluations} >= {"units_in_use", "answering_share"}

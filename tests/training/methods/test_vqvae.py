@@ -13,6 +13,7 @@ from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 from torch.nn import functional as F
 
+from export.calibration import Promise
 from export.exporter import export_run
 from export.graphs import GraphRunner
 from export.parity import clear_rows, clearest_rows
@@ -327,7 +328,7 @@ def test_samples_are_decoded_grids_of_the_prior_and_without_one_there_are_none(p
 
 
 def test_it_is_exported_with_parity_and_with_its_codes(run: Path, tmp_path: Path) -> None:
-    folder = export_run(run, tmp_path, report="none")
+    folder = export_run(run, tmp_path, report="none", promise=Promise(detectors=("mahalanobis",)))
     manifest = bundle.load(folder)
     assert manifest.graphs.keys() == {"encoder", "decoder", "scorer"}
     assert [spec.name for spec in manifest.graphs["encoder"].outputs] == ["embedding", "latent", "patches", "codes"]
@@ -352,7 +353,7 @@ def test_it_is_exported_with_parity_and_with_its_codes(run: Path, tmp_path: Path
 
 
 def test_with_a_prior_the_likelihood_of_the_codes_is_exported_and_scores(prior_run: Path, tmp_path: Path) -> None:
-    folder = export_run(prior_run, tmp_path, report="none")
+    folder = export_run(prior_run, tmp_path, report="none", promise=Promise(detectors=("likelihood", "typicality")))
     manifest = bundle.load(folder)
     assert {"likelihood", "typicality"} <= {detector.name for detector in manifest.detectors}
     model = load_model(prior_run, open_run(prior_run)[0])
