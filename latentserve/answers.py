@@ -65,6 +65,7 @@ class Analysis:
         reconstructions: float32 [n, height, width, channels], 0 to 1.
         scores: out-of-distribution answers.
         anomaly_maps: where the rows are out of distribution.
+        codes: int16 [n, h, w], indices into the codebook.
     """
 
     model: pb.ModelVersion
@@ -73,3 +74,4 @@ class Analysis:
     reconstructions: NDArray[np.float32] | None = None
     scores: Scores | None = None
     anomaly_maps: AnomalyMaps | None = None
+    codes: NDArray[np.int16] | None = None

@@ -29,6 +29,7 @@ OUTPUTS = {
     "reconstruction": pb.OUTPUT_RECONSTRUCTION,
     "score": pb.OUTPUT_SCORE,
     "anomaly_map": pb.OUTPUT_ANOMALY_MAP,
+    "codes": pb.OUTPUT_CODES,
 }
 
 Priority = Literal["low", "normal", "high"]
@@ -190,13 +191,13 @@ def _selector(model: str, version: int) -> pb.ModelSelector:
     return pb.ModelSelector(name=model, version=int(version))
 
 
-def _rows(responses: list[Any], name: str) -> NDArray[np.float32]:
+def _rows(responses: list[Any], name: str) -> NDArray[Any]:
     _one_model(responses)
     return np.concatenate([from_tensor(getattr(response, name), name) for response in responses])
 
 
 def _analysis(responses: list[pb.AnalyzeResponse]) -> Analysis:
-    def rows(name: str) -> NDArray[np.float32] | None:
+    def rows(name: str) -> NDArray[Any] | None:
         return _rows(responses, name) if responses[0].HasField(cast(Any, name)) else None
 
     scored = responses[0].HasField("out_of_distribution")
@@ -207,6 +208,7 @@ def _analysis(responses: list[pb.AnalyzeResponse]) -> Analysis:
         reconstructions=rows("reconstructions"),
         scores=_scores(responses) if scored else None,
         anomaly_maps=_maps(responses),
+        codes=rows("codes"),
     )
 
 

@@ -15,6 +15,8 @@ PATCHES = "patches"
 """Name of the tensor with an embedding of each place, float32 [B, h, w, D]."""
 ANOMALY_MAP = "anomaly_map"
 """Name of the tensor with a score of each place, float32 [B, h, w]."""
+CODES = "codes"
+"""Name of the tensor with the index of a codebook's vector at each place, int16 [B, h, w]."""
 ON_REQUEST = (PATCHES, ANOMALY_MAP)
 """Outputs that are only computed if they are asked for: they are large."""
 How = Literal["crop", "fit", "stretch"]

@@ -41,6 +41,7 @@ class Output(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     OUTPUT_RECONSTRUCTION: _ClassVar[Output]
     OUTPUT_SCORE: _ClassVar[Output]
     OUTPUT_ANOMALY_MAP: _ClassVar[Output]
+    OUTPUT_CODES: _ClassVar[Output]
 
 class Modality(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -67,6 +68,7 @@ OUTPUT_LATENT: Output
 OUTPUT_RECONSTRUCTION: Output
 OUTPUT_SCORE: Output
 OUTPUT_ANOMALY_MAP: Output
+OUTPUT_CODES: Output
 MODALITY_UNSPECIFIED: Modality
 MODALITY_IMAGE: Modality
 MODALITY_AUDIO: Modality
@@ -280,20 +282,22 @@ class AnalyzeRequest(_message.Message):
     def __init__(self, model: _Optional[_Union[ModelSelector, _Mapping]] = ..., input: _Optional[_Union[Input, _Mapping]] = ..., outputs: _Optional[_Iterable[_Union[Output, str]]] = ..., alpha: _Optional[float] = ..., priority: _Optional[_Union[Priority, str]] = ..., guarantee: _Optional[_Union[Guarantee, str]] = ..., decision: _Optional[_Union[Decision, str]] = ...) -> None: ...
 
 class AnalyzeResponse(_message.Message):
-    __slots__ = ("model", "embeddings", "latents", "reconstructions", "out_of_distribution", "anomaly_maps")
+    __slots__ = ("model", "embeddings", "latents", "reconstructions", "out_of_distribution", "anomaly_maps", "codes")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     EMBEDDINGS_FIELD_NUMBER: _ClassVar[int]
     LATENTS_FIELD_NUMBER: _ClassVar[int]
     RECONSTRUCTIONS_FIELD_NUMBER: _ClassVar[int]
     OUT_OF_DISTRIBUTION_FIELD_NUMBER: _ClassVar[int]
     ANOMALY_MAPS_FIELD_NUMBER: _ClassVar[int]
+    CODES_FIELD_NUMBER: _ClassVar[int]
     model: ModelVersion
     embeddings: Tensor
     latents: Tensor
     reconstructions: Tensor
     out_of_distribution: OutOfDistribution
     anomaly_maps: AnomalyMaps
-    def __init__(self, model: _Optional[_Union[ModelVersion, _Mapping]] = ..., embeddings: _Optional[_Union[Tensor, _Mapping]] = ..., latents: _Optional[_Union[Tensor, _Mapping]] = ..., reconstructions: _Optional[_Union[Tensor, _Mapping]] = ..., out_of_distribution: _Optional[_Union[OutOfDistribution, _Mapping]] = ..., anomaly_maps: _Optional[_Union[AnomalyMaps, _Mapping]] = ...) -> None: ...
+    codes: Tensor
+    def __init__(self, model: _Optional[_Union[ModelVersion, _Mapping]] = ..., embeddings: _Optional[_Union[Tensor, _Mapping]] = ..., latents: _Optional[_Union[Tensor, _Mapping]] = ..., reconstructions: _Optional[_Union[Tensor, _Mapping]] = ..., out_of_distribution: _Optional[_Union[OutOfDistribution, _Mapping]] = ..., anomaly_maps: _Optional[_Union[AnomalyMaps, _Mapping]] = ..., codes: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...
 
 class DecodeRequest(_message.Message):
     __slots__ = ("model", "latents", "priority")

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from latentserve.errors import InvalidInput
-from latentserve.inputs import ANOMALY_MAP, INPUT, AudioInput, ImageInput, TensorSpec
+from latentserve.inputs import ANOMALY_MAP, CODES, INPUT, AudioInput, ImageInput, TensorSpec
 from latentserve.records import printable
 from latentserve.tensors import data_type, to_tensor
 from latentserve.v1 import embedding_pb2 as pb
@@ -27,6 +27,7 @@ TENSOR_OF_OUTPUT = {
     pb.OUTPUT_RECONSTRUCTION: RECONSTRUCTION,
     pb.OUTPUT_SCORE: SCORES,
     pb.OUTPUT_ANOMALY_MAP: ANOMALY_MAP,
+    pb.OUTPUT_CODES: CODES,
 }
 PRIORITIES: dict[int, int] = {
     pb.PRIORITY_UNSPECIFIED: 0,
@@ -107,6 +108,8 @@ class EmbeddingServicer:
             response.latents.CopyFrom(to_tensor(tensors[LATENT]))
         if RECONSTRUCTION in wants:
             response.reconstructions.CopyFrom(to_tensor(tensors[RECONSTRUCTION]))
+        if CODES in wants:
+            response.codes.CopyFrom(to_tensor(tensors[CODES]))
         if decisions is not None:
             response.out_of_distribution.CopyFrom(_out_of_distribution(model, decisions))
         if maps is not None:

@@ -13,11 +13,13 @@ from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.processes.served import ServedProcess
 from export.calibration import Promise
 from export.exporter import export_run
 from export.graphs import GraphRunner
 from export.parity import clear_rows, clearest_rows
 from latentserve import bundle
+from latentserve.client import Client
 from latentserve.inputs import INPUT
 from service.api.open_inference.tensors import datatype
 from service.engine.engine import Engine
@@ -328,7 +330,7 @@ def test_samples_are_decoded_grids_of_the_prior_and_without_one_there_are_none(p
 
 
 def test_it_is_exported_with_parity_and_with_its_codes(run: Path, tmp_path: Path) -> None:
-    folder = export_run(run, tmp_path, report="none", promise=Promise(detectors=("mahalanobis",)))
+    folder = export_run(run, tmp_path / "models", report="none", promise=Promise(detectors=("mahalanobis",)))
     manifest = bundle.load(folder)
     assert manifest.graphs.keys() == {"encoder", "decoder", "scorer"}
     assert [spec.name for spec in manifest.graphs["encoder"].outputs] == ["embedding", "latent", "patches", "codes"]
@@ -350,6 +352,11 @@ def test_it_is_exported_with_parity_and_with_its_codes(run: Path, tmp_path: Path
     (served,) = engine.run(INPUT, [Piece(rows[:5], frozenset({"codes"}))])
     np.testing.assert_array_equal(served["codes"], expected.codes.numpy()[:5])
     assert datatype(served["codes"].dtype) == "INT16"  # as the Open Inference Protocol answers it
+    with ServedProcess(tmp_path / "models", tmp_path / "log") as process, Client(process.target) as client:
+        analysis = client.analyze(rows[:5], ["codes"])
+    assert analysis.codes is not None
+    assert (analysis.codes.dtype, analysis.embeddings) == (np.int16, None)
+    np.testing.assert_array_equal(analysis.codes, expected.codes.numpy()[:5])
 
 
 def test_with_a_prior_the_likelihood_of_the_codes_is_exported_and_scores(prior_run: Path, tmp_path: Path) -> None:
