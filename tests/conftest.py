@@ -26,10 +26,16 @@ from benchmarks.processes.served import ServedProcess
 from latentserve import bundle, records
 from latentserve.bundle import Manifest
 from latentserve.client import Client
+from latentserve.cpus import available_cpus
 from latentserve.lock import held
 
 hypothesis.settings.register_profile("shared", deadline=None)  # these machines' cores are others', too
 hypothesis.settings.load_profile("ci" if "CI" in os.environ else "shared")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: tests of the service wait for half of their time."""
+    return min(4, available_cpus() + 1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
