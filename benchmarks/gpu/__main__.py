@@ -37,6 +37,9 @@ from training.running.revision import git_revision
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results" / "gpu"
 LENT, BUNDLES, REHEARSED = Path(".gpu/bundles"), Path("build/gpu/bundles"), Path("build/gpu/rehearsal")
+REHEARSED_BUNDLES = Path("build/gpu/rehearsal-bundles")
+"""With few detectors: nobody shall measure a GPU on them."""
+REHEARSED_DETECTORS = "mahalanobis", "knn", "input_knn"
 OF_BUNDLES, OF_ENCODERS = {"parity", "score"}, {"engine", "serve", "several"}
 """Stages that want what `prepared` makes; it is made before their time begins."""
 GRACE_SECONDS = 20.0
@@ -54,7 +57,8 @@ class Options:
         stages: names of stages, separated by commas; default: all.
         minutes: time for all stages together.
         out: folder for the figures; default: docs/results/gpu, in the rehearsal build/gpu/rehearsal.
-        bundles: folder of the prepared bundles; default: .gpu/bundles if it is there, else build/gpu/bundles.
+        bundles: folder of the prepared bundles; default: .gpu/bundles if it is there, else build/gpu/bundles, in the
+            rehearsal build/gpu/rehearsal-bundles.
         again: measure again what is already measured.
         rehearse: run on the CPU with small sizes, to see that everything runs.
         prepare: make the bundles in this folder, and no more.
@@ -93,7 +97,8 @@ def main(options: Options) -> int:
         out.mkdir(parents=True, exist_ok=True)
         with alone(out):
             print(f"{machine.name}: {', '.join(stages)}; figures under {out}", flush=True)
-            bundles = options.bundles or (LENT if LENT.is_dir() else BUNDLES)
+            made_here = REHEARSED_BUNDLES if options.rehearse else BUNDLES
+            bundles = options.bundles or (LENT if LENT.is_dir() else made_here)
             prepare(stages, machine, bundles)
             return run_all(stages, machine, replace(options, bundles=bundles), out)
     except (NoGpu, OSError) as error:
@@ -127,7 +132,7 @@ def prepare(stages: list[str], machine: Machine, folder: Path) -> None:
     from benchmarks.gpu import preparing  # imported here: torch and Lightning take ten seconds
 
     try:
-        preparing.prepare(folder, models)
+        preparing.prepare(folder, models, machine.choose((), REHEARSED_DETECTORS))
         preparing.prepare_encoders(folder, encoders)
     except Exception as error:  # a full disk, whatever torch, Lightning and ONNX make of it
         print(f"bundles: {folder}: {one_line(error)}", file=sys.stderr)

@@ -28,6 +28,7 @@ from benchmarks.gpu.prepared import (
     rows_of,
 )
 from benchmarks.serving.encoders import write_bundle
+from export.calibration import Promise
 from export.draft import Choices, Training
 from export.exporter import write_bundle as write_trained
 from export.graphs import ExportError
@@ -75,8 +76,8 @@ def prepare_encoders(folder: Path, names: Iterable[str]) -> None:
     print(f"prepared {len(wanted)} encoders in {time.monotonic() - started:.1f} s", file=sys.stderr, flush=True)
 
 
-def prepare(folder: Path, models: Iterable[Small] = MODELS) -> list[Path]:
-    """Makes the bundles that are not there yet; the folders of all that could be made.
+def prepare(folder: Path, models: Iterable[Small] = MODELS, detectors: tuple[str, ...] = ()) -> list[Path]:
+    """Makes the bundles that are not there yet, with these detectors or all; the folders of all that could be made.
 
     Raises:
         OSError: the folder cannot be written.
@@ -92,13 +93,13 @@ def prepare(folder: Path, models: Iterable[Small] = MODELS) -> list[Path]:
         if (wanted["float32"] / bundle.MANIFEST).exists():
             continue
         started = time.monotonic()
-        for problem in _make(small, folder, wanted):
+        for problem in _make(small, folder, wanted, Promise(detectors=detectors)):
             print(f"rejected {problem}", file=sys.stderr, flush=True)
         print(f"prepared {small.method} in {time.monotonic() - started:.1f} s", file=sys.stderr, flush=True)
     return [one for one in found if (one / bundle.MANIFEST).exists()]
 
 
-def _make(small: Small, folder: Path, wanted: dict[Precision, Path]) -> list[str]:
+def _make(small: Small, folder: Path, wanted: dict[Precision, Path], promise: Promise) -> list[str]:
     """Trains one small model and writes its bundles; what was rejected, a line each."""
     quiet_lightning()
     torch.set_num_threads(1)  # sums of several threads end in other bits
@@ -125,7 +126,7 @@ def _make(small: Small, folder: Path, wanted: dict[Precision, Path]) -> list[str
             name = bundle_folder.parent.name
             made = Training(TrainedRun(run, trained), model, data)
             try:
-                write_trained(bundle_folder, made, name, 1, Choices("none", precision))
+                write_trained(bundle_folder, made, name, 1, Choices("none", precision, promise))
             except ExportError as error:  # a model that 16 bits do not hold: there is nothing to measure then
                 shutil.rmtree(bundle_folder.parent)
                 problems.append(f"{name}: {error}")
