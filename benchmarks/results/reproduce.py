@@ -201,11 +201,13 @@ def figures_of(recipe: Recipe, manifest: bundle.Manifest) -> dict[str, bundle.Ev
     """The recipe's figures, as the bundle has them.
 
     Raises:
-        KeyError: the bundle lacks one.
+        ValueError: the bundle lacks one.
     """
     found: dict[str, bundle.Evaluation] = {}
     for figure in manifest.evaluations:
         found.setdefault(figure.name, figure)  # the first is the model's own data, then come others
+    if missing := [name for name in recipe.targets if name not in found]:
+        raise ValueError(f"targets: got {missing[0]}, expected among what the bundle has: {', '.join(found)}")
     return {name: found[name] for name in recipe.targets}
 
 

@@ -207,6 +207,12 @@ def test_a_recipe_gives_its_figures_again(tmp_path: Path, monkeypatch: pytest.Mo
     assert len(list((folder / "models" / "vae-digits-seed0").iterdir())) == 1
 
 
+def test_a_figure_that_the_bundle_lacks_is_named_beside_those_it_has(bundle_folder: Path) -> None:
+    recipe = replace(read_recipe(ROOT / "training" / "recipes" / "vae_digits.toml"), targets={"nmi": 0.75})
+    with pytest.raises(ValueError, match=r"targets: got nmi, expected among what the bundle has: .*clusters_nmi"):
+        reproduce.figures_of(recipe, bundle.load(bundle_folder))
+
+
 def test_the_page_of_results_holds_what_is_recorded() -> None:
     """Made with `python -m benchmarks.results.reproduce --table`."""
     page = (ROOT / "docs" / "results.md").read_text()
