@@ -37,8 +37,8 @@ serve: setup  ## as demo, then leave the server running until Ctrl-C
 mnist: setup  ## the same pipeline on full MNIST, with probes and baselines through the server
 	$(BIN)/python -m demo mnist
 
-test: setup  ## run the tests, one file more at once than there are cores
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+test: setup  ## run the tests, as many files at once as there are cores
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 ops-test: setup  ## real Prometheus and Envoy on the real service: rules, dashboards, alerts, restarts (needs prometheus); hand-over to PostgreSQL (needs pgvector)
 	$(BIN)/python -m pytest -m ops --timeout 900

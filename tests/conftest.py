@@ -26,20 +26,21 @@ from benchmarks.processes.served import ServedProcess
 from latentserve import bundle, records
 from latentserve.bundle import Manifest
 from latentserve.client import Client
-from latentserve.cpus import available_cpus
 from latentserve.lock import held
 
 hypothesis.settings.register_profile("shared", deadline=None)  # these machines' cores are others', too
 hypothesis.settings.load_profile("ci" if "CI" in os.environ else "shared")
 
 
-def pytest_xdist_auto_num_workers() -> int:
-    """One more than there are cores: tests of the service wait for half of their time."""
-    return min(4, available_cpus() + 1)
+SLOW_SECONDS = 300
+"""A slow test alone takes a minute of two cores, which are others', too."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with slow tests first: whatever comes last is short, and no worker is left alone with minutes of work."""
+    for item in items:
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(SLOW_SECONDS))
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
 

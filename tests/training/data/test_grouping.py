@@ -268,7 +268,7 @@ def test_a_run_keeps_its_rule_and_gives_the_same_rows_again(
     np.testing.assert_array_equal(again.calibration.values, expected.calibration.values)
     fitted_on: list[Any] = []
 
-    def fit(model: Any, train: Any, units: Any, *others: Any) -> None:
+    def fit(model: Any, train: Any, units: Any, *others: Any, **named: Any) -> None:
         fitted_on.append(units)
         raise ValueError("enough")
 
