@@ -33,7 +33,7 @@ hypothesis.settings.load_profile("ci" if "CI" in os.environ else "shared")
 
 
 SLOW_SECONDS = 300
-"""A slow test alone takes a minute of two cores, which are others', too."""
+"""For a slow test, where cores are shared; others have pyproject.toml's limit."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

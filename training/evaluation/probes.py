@@ -129,7 +129,7 @@ def knn_labels(
     voted = []
     for start in range(0, len(queries), 500):
         similarity = torch.from_numpy(queries[start : start + 500] @ bank.T)
-        closest, nearest = torch.topk(similarity, num_neighbours, dim=1)  # in a seventh of numpy's argpartition's time
+        closest, nearest = torch.topk(similarity, num_neighbours, dim=1)
         weight = np.exp(closest.numpy() / KNN_TEMPERATURE)
         votes = np.einsum("nk,nkc->nc", weight, votes_for[nearest.numpy()])
         voted.append(votes.argmax(axis=1))
