@@ -2,3 +2,7 @@
 
 Run it as `python -m export RUN --to models/`. `commands` holds the command lines; start reading at `exporter`.
 """
+
+from latentserve.cpus import sleep_while_waiting
+
+sleep_while_waiting()  # here, as torch is not imported yet

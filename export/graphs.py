@@ -254,8 +254,9 @@ def _session(path: Path, device: Device) -> ort.InferenceSession:
 
 
 def _options() -> ort.SessionOptions:
-    """ONNX Runtime takes a thread for each core, whatever a container's quota says."""
+    """ONNX Runtime takes a thread for each core, whatever a container's quota says, and lets them spin between runs."""
     options = ort.SessionOptions()
+    options.add_session_config_entry("session.force_spinning_stop", "1")  # as the service does
     if (num := available_cpus()) < cpu_set():
         options.intra_op_num_threads = num
     return options

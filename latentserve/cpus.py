@@ -15,6 +15,15 @@ from pathlib import Path
 PROC = Path("/proc/self")
 
 
+def sleep_while_waiting() -> None:
+    """Threads of OpenMP, which torch and scikit-learn compute with, sleep while they wait for each other.
+
+    To be called before a library loads OpenMP. By default they spin for a while, and where something else is at work on
+    the cores they take its time and their own (`python -m benchmarks.contention`). A policy from outside stays.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
 def available_cpus(proc: Path = PROC) -> int:
     """At least one; a quota of one and a half CPUs counts as two.
 

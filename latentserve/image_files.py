@@ -3,8 +3,8 @@
 PNG: the chunks that make pixels must be there with valid checksums; the rest may be broken.
 Source: W3C, Portable Network Graphics (Third Edition), https://www.w3.org/TR/png-3/.
 
-JPEG: libjpeg goes on after damage, fills in grey, and warns; Pillow drops the warnings. `simplejpeg` reports them: it
-decodes to an eighth of the size, which reads every bit of the file. ADR 15 says what this cannot detect.
+JPEG: libjpeg goes on after damage, fills in grey, and warns; Pillow drops the warnings. `simplejpeg` reports them, and
+of grey and of colours its pixels are Pillow's to the bit. ADR 15 says what this cannot detect.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ import zlib
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 log = logging.getLogger(__name__)
 
@@ -122,8 +125,40 @@ def _simplejpeg() -> Any:
         return None
 
 
+JPEG_COLOURS = {"L": "GRAY", "RGB": "RGB"}
+"""What `simplejpeg` calls Pillow's modes."""
+
+
+def jpeg_pixels(data: bytes, mode: str, factor: int, size: tuple[int, int]) -> NDArray[np.uint8] | None:
+    """Pixels of a JPEG, uint8 [height, width, 1 or 3], which no warning is about.
+
+    Args:
+        data: of the file.
+        mode: Pillow's.
+        factor: 1, 2, 4 or 8: of width and height, the part that it is decoded at.
+        size: width and height of the result.
+
+    Returns:
+        None where `simplejpeg` is not installed, or for another mode: then Pillow is to decode it.
+
+    Raises:
+        ImageError: libjpeg warns of its pixels.
+    """
+    library = _simplejpeg()
+    if library is None or mode not in JPEG_COLOURS:
+        return None
+    part = {} if factor == 1 else {"min_width": size[0], "min_height": size[1], "min_factor": factor}
+    try:
+        pixels: NDArray[np.uint8] = library.decode_jpeg(_without_comments(data), JPEG_COLOURS[mode], **part)
+    except ValueError as error:
+        raise _corrupt_jpeg(data, error) from error
+    return pixels
+
+
 def check_jpeg(data: bytes) -> None:
-    """Checks a JPEG for warnings by decoding it at a small size; without `simplejpeg` only Pillow's errors are noticed.
+    """Checks a JPEG for warnings by decoding it at a small size, which reads every bit of it.
+
+    Without `simplejpeg` only Pillow's errors are noticed.
 
     Raises:
         ImageError: libjpeg warns of its pixels.
@@ -137,7 +172,11 @@ def check_jpeg(data: bytes) -> None:
         space = "CMYK" if colours in ("CMYK", "YCCK") else "GRAY"
         library.decode_jpeg(bare, space, fastdct=True, fastupsample=True, min_factor=8)
     except ValueError as error:
-        raise ImageError(f"got a corrupt JPEG of {len(data)} bytes: {error}") from error
+        raise _corrupt_jpeg(data, error) from error
+
+
+def _corrupt_jpeg(data: bytes, error: ValueError) -> ImageError:
+    return ImageError(f"got a corrupt JPEG of {len(data)} bytes: {error}")
 
 
 def _without_comments(data: bytes) -> bytes:

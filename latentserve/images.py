@@ -4,7 +4,7 @@ Training and export read images through this file and the service decodes reques
 that a photo becomes the same pixels on all sides: upright, on black where it is transparent, in the size of the model's
 by the rule of its input (`latentserve.resizing`). Of several frames or pages the first is taken.
 
-Pillow decodes; `image_files` and `depth` check what it accepts too easily. Needs Pillow and simplejpeg
+Pillow decodes, but most JPEGs; `image_files` and `depth` check what it accepts too easily. Needs Pillow and simplejpeg
 (extras `serve` and `train`).
 """
 
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from latentserve.depth import png_samples, tiff_samples
-from latentserve.image_files import PNG_SIGNATURE, ImageError, Png, check_jpeg, read_png
+from latentserve.image_files import PNG_SIGNATURE, ImageError, Png, check_jpeg, jpeg_pixels, read_png
 from latentserve.inputs import ImageInput
 from latentserve.resizing import resized, scaled_down
 
@@ -43,7 +43,8 @@ TURNS = {
 """The transpose that sets a photo upright, by its EXIF orientation."""
 SIDEWAYS = (5, 6, 7, 8)
 """Orientations by which height and width change places."""
-EXIF_FIRST = ("JPEG", "MPO", "WEBP")
+JPEGS = ("JPEG", "MPO")
+EXIF_FIRST = (*JPEGS, "WEBP")
 """Formats whose EXIF can be read before a pixel is decoded."""
 
 
@@ -64,9 +65,10 @@ def decode_image(data: bytes, given: ImageInput, max_pixels: int) -> NDArray[np.
     image, file, png = _with_header(data)
     try:
         _check_size(image, max_pixels)
-        if given.resize.scaled and image.format in ("JPEG", "MPO"):
-            scaled_down(image, given, turned=_orientation(image) in SIDEWAYS)
-        pixels = _on_black(_upright(_pixels(image, file, png)))
+        part = 1
+        if given.resize.scaled and image.format in JPEGS:
+            part = scaled_down(image, given, turned=_orientation(image) in SIDEWAYS)
+        pixels = _on_black(_upright(_pixels(image, file, png, part)))
         return _array(resized(pixels.convert(MODES[given.channels]), given), given)
     except ImageError:
         raise
@@ -139,19 +141,21 @@ def _check_size(image: Image.Image, max_pixels: int) -> int:
     return got
 
 
-def _pixels(image: Image.Image, data: bytes, png: Png | None) -> Image.Image:
-    """The image, decoded, in one of PLAIN_MODES, and still as it lies in the file."""
-    deep = None
-    if png is not None and png.bits == 16:
-        deep = png_samples(lambda: _open(data), png)
+def _pixels(image: Image.Image, data: bytes, png: Png | None, part: int) -> Image.Image:
+    """The image, decoded, in one of PLAIN_MODES, and still as it lies in the file; a JPEG at a part of its size."""
+    decoded: NDArray[Any] | None = None
+    if image.format in JPEGS:
+        decoded = jpeg_pixels(data, image.mode, part, image.size)
+    elif png is not None and png.bits == 16:
+        decoded = png_samples(lambda: _open(data), png)
     elif image.format == "TIFF":
-        deep = tiff_samples(lambda: _open(data), image.tag_v2)  # type: ignore[attr-defined]
-    if deep is not None:
-        samples = Image.fromarray(deep[..., 0] if deep.shape[-1] == 1 else deep)
+        decoded = tiff_samples(lambda: _open(data), image.tag_v2)  # type: ignore[attr-defined]
+    if decoded is not None:
+        samples = Image.fromarray(decoded[..., 0] if decoded.shape[-1] == 1 else decoded)
         samples.info = image.info
         return samples
     image.load()  # here: a broken pixel must not be met, and forgiven, while EXIF is looked for
-    if image.format in ("JPEG", "MPO"):
+    if image.format in JPEGS:
         check_jpeg(data)
     if image.mode not in PLAIN_MODES:
         raise ImageError(f"got pixels of mode {image.mode}, expected grey or colours")

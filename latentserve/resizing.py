@@ -51,8 +51,8 @@ def resized(image: Image.Image, given: ImageInput, resample: Image.Resampling | 
     return image.resize(size, resample)
 
 
-def scaled_down(image: Image.Image, given: ImageInput, turned: bool) -> None:
-    """Has libjpeg decode a large JPEG, of which only the header was read, at a part of its size.
+def scaled_down(image: Image.Image, given: ImageInput, turned: bool) -> int:
+    """Has libjpeg decode a large JPEG, of which only the header was read, at a part of its size, which is returned.
 
     Args:
         image: as Pillow opened it.
@@ -60,7 +60,7 @@ def scaled_down(image: Image.Image, given: ImageInput, turned: bool) -> None:
         turned: whether height and width change places afterwards.
     """
     if image.width * image.height < LARGE_PIXELS:
-        return
+        return 1
     side = given.resize.shorter_side
     height, width = (given.width, given.height) if turned else (given.height, given.width)
     down, across = image.height / height, image.width / width
@@ -70,7 +70,8 @@ def scaled_down(image: Image.Image, given: ImageInput, turned: bool) -> None:
     for factor in (8, 4, 2):
         if factor * FINER <= finest and image.width % factor == image.height % factor == 0:  # or its shape would change
             image.draft(None, (image.width // factor, image.height // factor))
-            return
+            return factor
+    return 1
 
 
 def _shorter_side_then_crop(

@@ -4,3 +4,7 @@
 
 Knows neither ONNX nor gRPC. Run it as `python -m training METHOD --data SPEC`.
 """
+
+from latentserve.cpus import sleep_while_waiting
+
+sleep_while_waiting()  # here, as torch is not imported yet

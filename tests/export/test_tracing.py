@@ -34,6 +34,18 @@ def test_the_graph_is_the_same_and_torch_is_as_it_was(tmp_path: Path, monkeypatc
     assert len({(tmp_path / name).read_bytes() for name in ("first", "second", "plain")}) == 1
 
 
+def test_rules_of_other_operators_are_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = importlib.import_module(tracing.MATCHER).SimplePatternMatcher
+    before, begin, begun = vars(kind)["match"], kind._init_match, list[str]()
+    monkeypatch.setattr(kind, "_init_match", lambda self, verbose: begun.append("") or begin(self, verbose))
+    export_graph(Small(), {"x": torch.zeros(2, 3)}, ["y"], tmp_path / "first")
+    assert vars(kind)["match"] is before
+    sparing, begun[:] = len(begun), []
+    monkeypatch.setattr(graphs, "sparing", contextlib.nullcontext)
+    export_graph(Small(), {"x": torch.zeros(2, 3)}, ["y"], tmp_path / "plain")
+    assert 0 < 10 * sparing < len(begun)
+
+
 def test_gpus_are_counted_once_and_anew_the_next_time(monkeypatch: pytest.MonkeyPatch) -> None:
     counted: list[int] = []
     monkeypatch.setattr(torch.cuda, "_cached_device_count", None)

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -81,3 +84,14 @@ def test_groups_of_other_processes_and_of_other_things_do_not_count(proc: Path) 
     v1(top / "mine" / "below", 100_000)
     assert available_cpus(proc) == 3
     assert available_cpus(proc / "no Linux") == 3
+
+
+@pytest.mark.parametrize("package", ["training", "export"])
+@pytest.mark.parametrize(("outside", "policy"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_sleep_before_torch_is_there(package: str, outside: str | None, policy: str) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    if outside is not None:
+        environment["OMP_WAIT_POLICY"] = outside
+    tell = f"import sys, os, {package}; print('torch' in sys.modules, os.environ.get('OMP_WAIT_POLICY'))"
+    told = subprocess.run([sys.executable, "-c", tell], env=environment, capture_output=True, text=True, check=True)
+    assert told.stdout.split() == ["False", policy]

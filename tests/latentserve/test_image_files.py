@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
+from PIL.JpegImagePlugin import JpegImageFile
 
 from latentserve import image_files
 from latentserve.images import ImageError, decode_image
@@ -442,6 +443,35 @@ def test_other_formats_that_are_cut_are_refused(encode: Any, kind: str) -> None:
     whole = encode(photo(), kind)
     with pytest.raises(ImageError):
         decoded(whole[: len(whole) // 2], photo())
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize(
+    ("size", "part"), [((640, 480), 8), ((16, 8), 4), ((642, 478), 2), ((641, 479), 1), ((7, 3), 1)]
+)
+@pytest.mark.parametrize("options", [{"subsampling": 0}, {"subsampling": 1}, {"subsampling": 2, "progressive": True}])
+def test_a_jpeg_is_decoded_as_by_pillow_to_the_bit(
+    mode: str, options: dict[str, Any], size: tuple[int, int], part: int
+) -> None:
+    """A machine without simplejpeg, and a bundle of before, have the same pixels."""
+    samples = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(samples).convert(mode).save(buffer, "JPEG", quality=80, **({} if mode == "L" else options))
+    image = Image.open(io.BytesIO(buffer.getvalue()))
+    if part > 1:
+        image.draft(None, (size[0] // part, size[1] // part))
+    image.load()
+    got = image_files.jpeg_pixels(buffer.getvalue(), mode, part, image.size)
+    assert got is not None
+    np.testing.assert_array_equal(got[..., 0] if mode == "L" else got, np.asarray(image))
+
+
+def test_a_jpeg_is_read_once(monkeypatch: pytest.MonkeyPatch, encode: Encode) -> None:
+    """Reading its bits is most of the work."""
+    monkeypatch.setattr("latentserve.images.check_jpeg", None)
+    monkeypatch.setattr(JpegImageFile, "load", None)
+    samples = np.full((16, 16, 3), 90, np.uint8)
+    np.testing.assert_array_equal(decode_image(encode(samples, "JPEG"), ImageInput(16, 16, 3), 1000), samples)
 
 
 def test_without_simplejpeg_images_are_read_and_one_line_says_what_is_not_noticed(

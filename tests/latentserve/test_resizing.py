@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
-from PIL.JpegImagePlugin import JpegImageFile
 from torchvision import transforms
 
+from latentserve import images
 from latentserve.images import decode_image, fit_image
 from latentserve.inputs import HOWS, ImageInput, Resize
 from latentserve.resizing import FILTERS, LONGEST, center_crop
@@ -214,13 +214,14 @@ def test_a_large_jpeg_may_be_decoded_at_a_part_of_its_size(
     data = held(photo(1500, 2000, 0), orientation)
     whole = decode_image(data, ImageInput(height, width, 3, resize=Resize(*rule)), 10**7)
     decoded = list[tuple[int, int]]()
-    load = JpegImageFile.load
+    decode = images.jpeg_pixels
 
-    def watched(self: JpegImageFile) -> Any:
-        decoded.append(self.size)
-        return load(self)
+    def watched(*arguments: Any) -> Any:
+        pixels = decode(*arguments)
+        decoded.append(pixels.shape[1::-1])
+        return pixels
 
-    monkeypatch.setattr(JpegImageFile, "load", watched)
+    monkeypatch.setattr(images, "jpeg_pixels", watched)
     given_ = ImageInput(height, width, 3, resize=Resize(*rule, scaled=True))
     pixels = decode_image(data, given_, 10**7)
     gaps = np.abs(pixels.astype(int) - whole)
