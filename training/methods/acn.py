@@ -18,15 +18,16 @@ https://arxiv.org/abs/1804.02476.
 
 What is ours: the prior is one Gaussian, so both KL are exact, and codes that no row has yet are zeros. The ordered
 length is that of test rows that follow training rows. It does not count which one a row follows: not having to keep the
-order of N rows saves about as much, log N - 1 nats a row. The *embedding* is the code, which is the latent, too.
-`decode` is a decoder of pixels that do not see each other, trained on codes that it cannot change: one pass, as of a
-VAE. What p would draw takes a pass for each place, and is for pictures (`samples`, `daydream`). Served images are cut
-at 0.5 where pixels are binarised.
+order of N rows saves about as much, log N - 1 nats a row. The *embedding* is the encoder's last hidden layer, as a
+VAE's is (docs/adr/0001), and the code is the latent. `decode` is a decoder of pixels that do not see each other,
+trained on codes that it cannot change: one pass, as of a VAE. What p would draw takes a pass for each place, and is for
+pictures (`samples`, `daydream`). Served images are cut at 0.5 where pixels are binarised.
 
 With several processes every rank keeps the codes of all rows: those of a step's rows are gathered. All else is a mean
 over rows. BatchNorm sees all ranks.
 
-Shape legend: B rows, A rows of all ranks, N training rows, K neighbours, C channels, H height, W width, L latent.
+Shape legend: B rows, A rows of all ranks, N training rows, K neighbours, C channels, H height, W width, D hidden layer,
+L latent, P of a patch.
 """
 
 from __future__ import annotations
@@ -171,11 +172,11 @@ class Acn(LightningModule):
         return mu_BL, logvar_BL
 
     def encode(self, x_BCHW: Tensor) -> Encoding:
-        """The code [B, L] as embedding and as latent, q's deviation [B, L], and patches [B, h, w, D]."""
+        """The hidden layer [B, D], the code [B, L] and q's deviation [B, L], and patches [B, h, w, P]."""
         x_BCHW = binarised(x_BCHW, "none" if self.config.binarise == "none" else "threshold")
         h_BD, maps = maps_of(self.encoder, x_BCHW)
         mu_BL, logvar_BL = self.posterior_head(h_BD).chunk(2, dim=1)
-        return Encoding(mu_BL, mu_BL.clone(), (0.5 * logvar_BL).exp(), patches_of(maps))
+        return Encoding(h_BD, mu_BL, (0.5 * logvar_BL).exp(), patches_of(maps))
 
     def decode(self, z_BL: Tensor) -> Tensor:
         """The mean of each pixel alone, float [B, C, H, W], 0 to 1."""

@@ -2,7 +2,7 @@
 
 An encoder maps an image to a Gaussian over latents; the decoder is a PixelCNN that is told z at every place. It can see
 the pixels around a place itself, so z has to hold only what these do not tell: what is drawn, in which hand, and
-not where each stroke ends. That is what an embedding is for.
+not where each stroke ends.
 
     loss = -E_q(z|x)[log p(x|z)] + KL(q(z|x) || N(0, I)) + auxiliary * -E_q(z|x)[log r(x|z)]
     log p(x|z) = sum_i log p(x_i | x_1, ..., x_(i - 1), z)                                           ([1], eq. 3 and 4)
@@ -16,14 +16,14 @@ Sources: [1] van den Oord et al., Conditional image generation with PixelCNN dec
 https://arxiv.org/abs/1606.05328; the variational one: Gulrajani et al., PixelVAE, https://arxiv.org/abs/1611.05013;
 [2] Lucas and Verbeek, Auxiliary guided autoregressive variational autoencoders, https://arxiv.org/abs/1711.11479.
 
-What is ours: the *embedding* is the posterior's mean, which is the latent, too. `decode` is r: one pass, and smooth as
-a VAE's is. What p would draw takes a pass for each place of the grid, and is for pictures (`samples`). As with
-`pixelcnn`, served images are cut at 0.5 where pixels are binarised.
+What is ours: the *embedding* is the encoder's last hidden layer, as a VAE's is (docs/adr/0001), and the posterior's
+mean is the latent. `decode` is r: one pass, and smooth as a VAE's is. What p would draw takes a pass for each place of
+the grid, and is for pictures (`samples`). As with `pixelcnn`, served images are cut at 0.5 where pixels are binarised.
 
 With several processes the loss is a mean over rows, so DDP's mean over ranks is all there is to it. BatchNorm sees all
 ranks.
 
-Shape legend: B rows, C channels, H height, W width, D hidden layer, L latent.
+Shape legend: B rows, C channels, H height, W width, D hidden layer, L latent, P of a patch.
 """
 
 from __future__ import annotations
@@ -122,11 +122,11 @@ class PixelVae(LightningModule):
         self.decoder = ConvDecoder(*sizes, config.latent_dim)
 
     def encode(self, x_BCHW: Tensor) -> Encoding:
-        """The posterior's mean [B, L] as embedding and as latent, its deviation [B, L], and patches [B, h, w, D]."""
+        """The hidden layer [B, D], the posterior's mean [B, L] and deviation [B, L], and patches [B, h, w, P]."""
         x_BCHW = binarised(x_BCHW, "none" if self.config.binarise == "none" else "threshold")
         h_BD, maps = maps_of(self.encoder, x_BCHW)
         mu_BL, logvar_BL = self.posterior_head(h_BD).chunk(2, dim=1)
-        return Encoding(mu_BL, mu_BL.clone(), (0.5 * logvar_BL).exp(), patches_of(maps))
+        return Encoding(h_BD, mu_BL, (0.5 * logvar_BL).exp(), patches_of(maps))
 
     def decode(self, z_BL: Tensor) -> Tensor:
         """The mean of r(x|z), float [B, C, H, W], 0 to 1."""
