@@ -5,6 +5,8 @@ Shape legend: N rows, D features, K classes.
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -38,37 +40,50 @@ def fit_linear_probe(train_ND: Features, train_labels_N: Labels, inverse_l2: flo
     """
     scaler = StandardScaler().fit(train_ND)
     features_ND = scaler.transform(train_ND)
-    chosen = inverse_l2 or choose_inverse_l2(features_ND, train_labels_N)
-    return make_pipeline(scaler, logistic_regression(chosen).fit(features_ND, train_labels_N))
+    probe = logistic_regression(inverse_l2) if inverse_l2 else chosen_probe(features_ND, train_labels_N)
+    return make_pipeline(scaler, probe.fit(features_ND, train_labels_N))
 
 
 def choose_inverse_l2(features_ND: Features, labels_N: Labels) -> float:
+    """The C of `chosen_probe`."""
+    return float(chosen_probe(features_ND, labels_N).C)
+
+
+def chosen_probe(features_ND: Features, labels_N: Labels) -> LogisticRegression:
     """The C that does best on a tenth of the rows (1,000 at least, half at most), fitted on others that equal none.
 
     From strong to weak, each starting from the one before, until a weaker one does worse; of equals the strongest.
     Where too few rows could be held out to tell: `FEW_LABELS_INVERSE_L2`.
+
+    Returns:
+        A classifier to be fitted on all rows, which starts where the best one ended if that knew all classes.
     """
     units_N = equal_rows(features_ND)
     num = count(units_N, len(labels_N))
     num_held_out = min(max(int(HELD_OUT_SHARE * num), HELD_OUT_ROWS), num // 2)
     held_out, fitted = drawn(units_N, np.random.default_rng(0).permutation(len(labels_N)), num_held_out)
-    best, best_accuracy = FEW_LABELS_INVERSE_L2, -1.0
+    best, best_accuracy = logistic_regression(FEW_LABELS_INVERSE_L2), -1.0
     if len(held_out) < FEWEST_HELD_OUT_ROWS or len(np.unique(labels_N[fitted])) < 2:
         return best
-    probe = logistic_regression(best).set_params(tol=TOLERANCE_TO_CHOOSE, warm_start=True)
+    probe = logistic_regression(FEW_LABELS_INVERSE_L2).set_params(tol=TOLERANCE_TO_CHOOSE, warm_start=True)
     for inverse_l2 in INVERSE_L2S:
         probe.set_params(C=inverse_l2).fit(features_ND[fitted], labels_N[fitted])
         accuracy = float(probe.score(features_ND[held_out], labels_N[held_out]))
         if accuracy < best_accuracy:
             break
         if accuracy > best_accuracy:
-            best, best_accuracy = inverse_l2, accuracy
-    return best
+            best, best_accuracy = copy.deepcopy(probe), accuracy
+    knows_all = len(best.classes_) == len(np.unique(labels_N))
+    return best.set_params(tol=TOLERANCE, warm_start=knows_all)
 
 
 def logistic_regression(inverse_l2: float) -> LogisticRegression:
-    """The classifier of every probe, for features that are standardised already."""
-    return LogisticRegression(C=inverse_l2, max_iter=5000, tol=TOLERANCE)
+    """The classifier of every probe, for features that are standardised already.
+
+    Newton's method with conjugate gradients: features of an encoder are much alike, and of those L-BFGS, which ends at
+    the same weights, needs hundreds of steps.
+    """
+    return LogisticRegression(C=inverse_l2, max_iter=5000, tol=TOLERANCE, solver="newton-cg")
 
 
 def linear_probe_accuracy(
