@@ -43,6 +43,7 @@ from benchmarks.results.recipes import (
     with_head,
 )
 from latentserve import bundle, records
+from latentserve.errors import BundleError
 from training.__main__ import parse
 from training.evaluation.report import EVALUATION, EvaluationReport
 from training.running.revision import git_revision
@@ -75,7 +76,7 @@ class Options:
 
 
 def main(options: Options) -> int:
-    """Returns 0 if the figures are the recorded ones."""
+    """Returns 0 if the figures are the recorded ones, 1 if they are others or a run fails, 2 for a wrong call."""
     if options.table:
         print(f"{table()}\n\n{table_of_repeats()}")
         plot_recipes([*probed()], PICTURE)
@@ -85,7 +86,15 @@ def main(options: Options) -> int:
         known = ", ".join(sorted(file.stem for file in RECIPES.glob("*.toml")))
         print(f"error: recipe: got {options.recipe!r}, expected one of {known}", file=sys.stderr)
         return 2
-    recipe = read_recipe(path)
+    try:
+        return _run(path, read_recipe(path), options)
+    except (ValueError, BundleError, subprocess.CalledProcessError) as error:
+        print(f"error: {options.recipe}: {error}", file=sys.stderr)
+        return 1
+
+
+def _run(path: Path, recipe: Recipe, options: Options) -> int:
+    """Records the recipe, adds to its record, or runs one seed again and holds it against it."""
     if options.record:
         return _record(path, recipe, options.threads)
     if not (RECORDS / f"{path.stem}.json").exists():

@@ -163,6 +163,13 @@ def test_nothing_is_recorded_of_code_that_is_not_committed(
     assert "the checkout was changed; commit first" in capsys.readouterr().err
 
 
+def test_what_goes_wrong_is_a_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(reproduce, "git_revision", lambda: "0123456789ab")
+    monkeypatch.setattr(reproduce, "bundle_of", lambda *_: Path("nowhere"))
+    assert main(Options("vae_digits", record=True)) == 1
+    assert capsys.readouterr().err.startswith("error: vae_digits: nowhere")
+
+
 @pytest.mark.parametrize("revisions", [("1234", "5678"), ("1234+dirty", "1234+dirty")])
 def test_seeds_of_different_code_are_not_one_record(
     revisions: tuple[str, str], bundle_folder: Path, monkeypatch: pytest.MonkeyPatch
