@@ -130,10 +130,10 @@ def rate(ask: Callable[[], object], seconds: float) -> float:
 
 
 def write_model(scratch: Path, models: Path, name: str, is_part: bool) -> None:
-    """A small VAE on rendered shapes; of its rule only this is changed."""
+    """A small VAE on digits, grey and 8 x 8: little to compute. Of its rule only this is changed."""
     run = scratch / "run"
     if not run.exists():
-        call("training", "vae", "--data", "shapes", "--image-size", str(SIDE), "--smoke", "--run", str(run))
+        call("training", "vae", "--data", "digits", "--smoke", "--run", str(run))
     call("export", str(run), "--to", str(models), "--name", name, "--report", "none", "--detectors", "mahalanobis")
     file = models / name / "1" / bundle.MANIFEST
     manifest = records.read(Manifest, file)
