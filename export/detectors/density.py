@@ -7,7 +7,7 @@ out-of-distribution row is used.
 Source: the two steps, a contrastive embedding and then a density, are those of Winkens et al., Contrastive training for
 improved out-of-distribution detection, https://arxiv.org/abs/2007.05566.
 
-Shape legend: B rows, N training rows, D embedding, L principal components, K components of the mixture, M = K L.
+Shape legend: B rows, N training rows, P directions, L of them, K components of the mixture, M = K L.
 """
 
 from __future__ import annotations
@@ -19,13 +19,12 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
-from torch import Tensor, nn
+from torch import Tensor
 
-from export.detectors.detector import SMALLEST_DEVIATION, TINY, Arrays, float32, shortest_of
-from export.detectors.mahalanobis import unit
+from export.detectors.detector import float32
+from export.detectors.directions import Directions, OnDirections, Placed
 
 NUM_COMPONENTS = (1, 2, 5, 10, 20)
 LARGEST_L = 32
@@ -34,29 +33,27 @@ FIT_ROWS = 10_000
 REGULARISATION = 1e-3  # of the variances, which are 1: keeps components off single rows
 
 
-class Density(nn.Module):
-    """-log p(z) of the first principal components, whitened."""
+class Density(OnDirections):
+    """-log p(z) along the leading directions, each in units of its deviation."""
 
     name: ClassVar[str] = "density"
     method: ClassVar[str] = "-log p(z) of the embedding by a Gaussian mixture on its whitened principal components"
-    inputs: ClassVar[tuple[str, ...]] = ("embedding",)
-    mean_D: Tensor
-    whiten_DL: Tensor
+    mean_L: Tensor
+    deviation_L: Tensor
     centres_KL: Tensor
     cholesky_LM: Tensor
     log_weight_K: Tensor
 
     def __init__(
-        self, mean_D: NDArray[Any], whiten_DL: NDArray[Any], mixture: GaussianMixture, shortest: float
+        self, directions: Directions, mean_L: NDArray[Any], deviation_L: NDArray[Any], mixture: GaussianMixture
     ) -> None:
-        super().__init__()
-        self.shortest = shortest
+        super().__init__(directions)
         # log w_k + log |det of the precision's Cholesky factor| - L / 2 log 2 pi
         log_det_K = np.log(np.diagonal(mixture.precisions_cholesky_, axis1=1, axis2=2)).sum(axis=1)
-        constant = 0.5 * whiten_DL.shape[1] * math.log(2 * math.pi)
+        constant = 0.5 * len(mean_L) * math.log(2 * math.pi)
         buffers = {
-            "mean_D": mean_D,
-            "whiten_DL": whiten_DL,
+            "mean_L": mean_L,
+            "deviation_L": deviation_L,
             "centres_KL": np.einsum("kl,klm->km", mixture.means_, mixture.precisions_cholesky_),
             "cholesky_LM": np.concatenate(list(mixture.precisions_cholesky_), axis=1),
             "log_weight_K": np.log(mixture.weights_) + log_det_K - constant,
@@ -65,35 +62,23 @@ class Density(nn.Module):
             self.register_buffer(name, torch.from_numpy(float32(array)))
 
     @classmethod
-    def fit(cls, train: Arrays) -> Self:
-        """Whitening by PCA, then the mixture with the lowest BIC."""
-        shortest = shortest_of(cls.inputs, train)
-        x_ND = unit(torch.from_numpy(train["embedding"][:FIT_ROWS]).double(), shortest).numpy()
-        pca = PCA(min(LARGEST_L, x_ND.shape[1], len(x_ND) // 4), svd_solver="full", whiten=False)
-        with np.errstate(invalid="ignore"):  # shares of a variance that is none: rows that are all alike
-            pca.fit(x_ND)
-        smallest = SMALLEST_DEVIATION**2 * np.square(x_ND).mean() + TINY**2  # variance; see `detector`
-        variance_L = np.maximum(pca.explained_variance_, smallest)
-        kept = pca.explained_variance_ > 1e-6 * pca.explained_variance_[0]  # a dead dimension has none to divide by
+    def fit_placed(cls, directions: Directions, train: Placed) -> Self:
+        """The mixture with the lowest BIC."""
+        y_NP = train.y_BP[:FIT_ROWS].numpy()
+        y_NL = y_NP[:, : min(LARGEST_L, max(1, len(y_NP) // 4))]
+        mean_L, variance_L = y_NL.mean(axis=0), y_NL.var(axis=0, ddof=min(1, len(y_NL) - 1))
+        kept = variance_L > 1e-6 * variance_L[0]  # a dead dimension has none to divide by
         kept[0] = True  # one there must be, and where all rows are alike any will do
-        whiten_DL = (pca.components_[kept] / np.sqrt(variance_L[kept])[:, None]).T
-        z_NL = (x_ND - pca.mean_) @ whiten_DL
-        narrowest = max(REGULARISATION, float(smallest / variance_L[kept].min()))
+        num = int(kept.argmin()) or len(kept)  # up to the first that is not: they are in descending order
+        deviation_L = np.sqrt(np.maximum(variance_L[:num], directions.smallest**2))
+        z_NL = (y_NL[:, :num] - mean_L[:num]) / deviation_L
+        narrowest = max(REGULARISATION, float(directions.smallest**2 / np.square(deviation_L).min()))
         mixtures = [_mixture(z_NL, num, narrowest) for num in NUM_COMPONENTS if num * 50 <= len(z_NL) or num == 1]
-        return cls(pca.mean_, whiten_DL, min(mixtures, key=lambda mixture: float(mixture.bic(z_NL))), shortest)
+        return cls(directions, mean_L[:num], deviation_L, min(mixtures, key=lambda mixture: float(mixture.bic(z_NL))))
 
-    @staticmethod
-    def features(embedding_BD: Tensor, shortest: float) -> Tensor:
-        """See `Detector`."""
-        return unit(embedding_BD, shortest)
-
-    def forward(self, embedding_BD: Tensor) -> Tensor:
-        """Scores [B]."""
-        return self.of(self.features(embedding_BD, self.shortest))
-
-    def of(self, x_BD: Tensor) -> Tensor:
-        """Scores [B] of features."""
-        z_BL = (x_BD - self.mean_D) @ self.whiten_DL
+    def of_placed(self, rows: Placed) -> Tensor:
+        """See `OnDirections`."""
+        z_BL = (rows.y_BP[:, : len(self.mean_L)] - self.mean_L) / self.deviation_L
         # one product with rows as its rows: an einsum would make them its columns, and their sums depend on the batch
         standard_BKL = (z_BL @ self.cholesky_LM).view(-1, *self.centres_KL.shape) - self.centres_KL
         exponent_BK = self.log_weight_K - 0.5 * standard_BKL.square().sum(dim=2)

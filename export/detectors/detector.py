@@ -89,6 +89,15 @@ class OnFeatures(Protocol):
         ...
 
 
+def unit(embedding_BD: Tensor, shortest: float = TINY) -> Tensor:
+    """Rows of length 1; what is shorter than `shortest` stays as much shorter, a row of zeros one of zeros.
+
+    Written out: `F.normalize` expands the lengths to a shape that every call would have to work out.
+    """
+    length_B1: Tensor = torch.linalg.vector_norm(embedding_BD, dim=1, keepdim=True)
+    return embedding_BD / length_B1.clamp_min(shortest)
+
+
 def float32(array: NDArray[Any]) -> NDArray[np.float32]:
     """Converts an array to what a buffer of a detector is made of."""
     return np.ascontiguousarray(array, dtype=np.float32)

@@ -29,10 +29,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from export.detectors.detector import SMALLEST_DEVIATION, TINY, float32
+from export.detectors.covariance import smallest_deviation, whitening
+from export.detectors.detector import SMALLEST_DEVIATION, TINY, float32, unit
 from export.detectors.edges import edges
 from export.detectors.inputs import FAINT
-from export.detectors.mahalanobis import smallest_deviation, unit, whitening
 from export.detectors.places import PlaceDetector
 from latentserve.inputs import INPUT, PATCHES
 from training.preprocessing import image_from_uint8

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from export.detectors.coarse import coarse
-from export.detectors.detector import TINY
+from export.detectors.detector import TINY, unit
+from export.detectors.distance import Distance
 from export.detectors.edges import edges_of
-from export.detectors.mahalanobis import Distance, unit
 from export.detectors.neighbours import K, Neighbours
 from latentserve.inputs import INPUT
 
@@ -51,8 +51,8 @@ class InputNeighbours(Neighbours):
     inputs: ClassVar[tuple[str, ...]] = (INPUT,)
 
     @staticmethod
-    def features(*tensors: Tensor, shortest: float = TINY) -> Tensor:  # noqa: ARG004 (of embeddings)
-        """See `Neighbours`."""
+    def features(*tensors: Tensor, shortest: float = TINY) -> Tensor:  # noqa: ARG004 (directions know it)
+        """See `OnDirections`."""
         return coarse(*tensors)
 
 
@@ -64,6 +64,6 @@ class EdgeNeighbours(Neighbours):
     inputs: ClassVar[tuple[str, ...]] = (INPUT,)
 
     @staticmethod
-    def features(*tensors: Tensor, shortest: float = TINY) -> Tensor:  # noqa: ARG004 (of embeddings)
-        """See `Neighbours`."""
+    def features(*tensors: Tensor, shortest: float = TINY) -> Tensor:  # noqa: ARG004 (directions know it)
+        """See `OnDirections`."""
         return edges_of(*tensors)

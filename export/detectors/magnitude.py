@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from export.detectors.detector import TINY
-from export.detectors.mahalanobis import Distance
+from export.detectors.distance import Distance
 
 
 def size_and_spread(embedding_BD: Tensor, shortest: float = TINY) -> Tensor:

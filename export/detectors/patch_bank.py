@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from export.detectors.detector import SMALLEST_DEVIATION, TINY, float32
 from export.detectors.places import PlaceDetector
@@ -85,7 +86,7 @@ class PatchBank(PlaceDetector):
         x_RP = (x_BhwF.reshape(-1, x_BhwF.shape[3]) - self.mean_D) @ self.leading_DP
         nearest = []
         for bank_CP, half_C in zip(self.bank_SCP, self.half_SC, strict=True):
-            near_R = (x_RP @ bank_CP.T - half_C).argmax(dim=1)
+            near_R = F.linear(x_RP, bank_CP, -half_C).argmax(dim=1)
             nearest.append((x_RP - bank_CP[near_R]).square().sum(dim=1))
         return torch.stack(nearest).amin(dim=0).sqrt().view(-1, *x_BhwF.shape[1:3])
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from export.detectors.density import Density
 from export.detectors.detector import Arrays, Detector, FittedDetector, batches_of
+from export.detectors.directions import Placed, fitted_on, scores_by
 from export.detectors.fusion import FUSED, Fusion
 from export.detectors.given_others import CoarsePlaces, PatchesGivenOthers
 from export.detectors.inputs import EdgeNeighbours, InputMahalanobis, InputNeighbours
@@ -160,7 +161,7 @@ class Scorer(nn.Module):
         rows = _some(train, fitted)
         names = [name for name in possible(model, train) if name in wanted or not wanted]
         kinds: tuple[type[FittedDetector], ...] = (*FITTED, *PLACES)
-        detectors: list[Detector] = [kind.fit(rows) for kind in kinds if kind.name in names]
+        detectors = fitted_on(rows, [kind for kind in kinds if kind.name in names])
         if JointDiscriminator.name in names and (discriminator := _discriminator(model)) is not None:
             detectors.append(JointDiscriminator(discriminator))
         single = cls(detectors, None).eval()
@@ -221,12 +222,12 @@ class Scorer(nn.Module):
     def with_map(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Scores [B, K], and the map [B, h, w] if there is one: its maximum is its detector's score."""
         named = dict(zip(self.inputs, tensors, strict=True))
-        maps, columns = dict[int, Tensor](), list[Tensor]()
+        maps, columns, placed = dict[int, Tensor](), list[Tensor](), dict[object, Placed]()
         for column, detector in enumerate(self.members):
             given = [named[name] for name in detector.inputs]
             if isinstance(detector, PlaceDetector) and detector.name == self.map_detector:
                 maps[column] = detector.places(*given)
-            columns.append(highest(maps[column]) if column in maps else detector(*given))
+            columns.append(highest(maps[column]) if column in maps else scores_by(detector, given, placed))
         if self.plateaus is not None:
             columns = list(self.plateaus(torch.stack(columns, dim=1)).unbind(dim=1))
             for column, map_Bhw in maps.items():

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from export.detectors.detector import SMALLEST_DEVIATION, TINY
-from export.detectors.mahalanobis import Distance
+from export.detectors.distance import Distance
 from latentserve.inputs import INPUT
 
 SMALLEST_ERROR = 1e-8

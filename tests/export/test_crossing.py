@@ -35,9 +35,9 @@ def test_scores_are_those_of_fits_that_saw_nothing_of_the_fold(monkeypatch: pyte
     seen: list[set[bytes]] = []
     fit = Mahalanobis.fit
 
-    def noted(train: Any) -> Mahalanobis:
+    def noted(train: Any, directions: Any) -> Mahalanobis:
         seen.append({row.tobytes() for row in train["embedding"]})
-        return fit(train)
+        return fit(train, directions)
 
     monkeypatch.setattr(Mahalanobis, "fit", noted)
     units = np.arange(40)

@@ -16,11 +16,12 @@ from sklearn.covariance import LedoitWolf
 from torch import nn
 
 from export.detectors import Scorer
+from export.detectors.covariance import whitening
 from export.detectors.density import Density
-from export.detectors.detector import ROUNDING, SMALLEST_DEVIATION, nudged
+from export.detectors.detector import ROUNDING, SMALLEST_DEVIATION, nudged, unit
 from export.detectors.fusion import STEEPEST, Fusion, knots
 from export.detectors.magnitude import Magnitude
-from export.detectors.mahalanobis import ClusterMahalanobis, Mahalanobis, unit, whitening
+from export.detectors.mahalanobis import ClusterMahalanobis, Mahalanobis
 from export.detectors.neighbours import K, Neighbours
 from export.detectors.resolution import Plateaus, plateaus_of, scores_of
 from export.detectors.statistics import SMALLEST_ERROR, statistics
@@ -232,7 +233,8 @@ def test_nothing_of_this_is_felt_by_ordinary_rows() -> None:
     np.testing.assert_allclose(whitening(x, np.full(64, SMALLEST_DEVIATION / 8)), expected, rtol=1e-9, atol=1e-9)
 
     knn = of_name["knn"]
-    similar = unit(torch.from_numpy(new["embedding"])) @ (knn.bank_PN + knn.mean_P[:, None])
+    bank_ND = knn.first_NQ @ knn.directions.leading_DP.T + knn.directions.mean_D
+    similar = unit(torch.from_numpy(new["embedding"])) @ bank_ND.T
     np.testing.assert_allclose(1 - similar.topk(K).values[:, -1].numpy(), columns["knn"], atol=5e-7)
 
     fusion: Any = scorer.fusion
