@@ -42,6 +42,7 @@ from training.running import processes
 from training.running.batches import Batches, Parts
 from training.running.checkpoint import SUFFIX, SafetensorsIO
 from training.running.diary import Diary
+from training.running.interrupting import Interrupting
 from training.running.precision import Exact, bfloat16_here, exact_precision, warning
 from training.running.regrouping import regrouped
 from training.running.within_epoch import WithinEpoch
@@ -89,7 +90,8 @@ def train(module: LightningModule, data: Data, loop: LoopConfig, checkpoint: Pat
     module.to(memory_format=torch.channels_last)  # convolutions of images are faster so, on CPUs as on GPUs
     diary = Diary(loop.seed)
     within = WithinEpoch(checkpoint, 60 * loop.save_minutes)
-    callbacks = [diary, within, _save_every_epoch(checkpoint)]
+    interrupting = Interrupting()
+    callbacks = [diary, within, _save_every_epoch(checkpoint), interrupting]
     trainer = _trainer(module, loop, precision, SafetensorsIO(identity), callbacks)
     device, values = trainer.strategy.root_device, data.training_rows
     rows = values if isinstance(values, Lazy) else torch.from_numpy(values).to(device)
@@ -105,7 +107,8 @@ def train(module: LightningModule, data: Data, loop: LoopConfig, checkpoint: Pat
 
     module.train_dataloader = batches  # type: ignore[method-assign]
     try:
-        trainer.fit(module, ckpt_path=checkpoint if processes.agreed(checkpoint.exists()) else None)
+        with interrupting:
+            trainer.fit(module, ckpt_path=checkpoint if processes.agreed(checkpoint.exists()) else None)
     except SystemExit as interrupted:  # Lightning turns Ctrl-C into an exit
         raise KeyboardInterrupt from interrupted
     test = _tested(module, data, loop, trainer, precision)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -61,6 +63,28 @@ def interrupt_in_epoch(epoch: int, monkeypatch: pytest.MonkeyPatch, error: type[
 
     monkeypatch.setattr(Diary, "on_train_batch_end", stop)
     return lambda: monkeypatch.setattr(Diary, "on_train_batch_end", original)
+
+
+def test_ctrl_c_that_python_drops_stops_the_training_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the signal comes while an object is thrown away."""
+    original, batches = Diary.on_train_epoch_start, list[int]()
+    monkeypatch.setattr(Diary, "on_train_batch_end", lambda *given: batches.append(given[-1]))
+
+    def dropped(self: Diary, trainer: Any, module: Any) -> None:
+        original(self, trainer, module)
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Diary, "on_train_epoch_start", dropped)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path / "stopped")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert batches == [0]
 
 
 def test_ctrl_c_loses_at_most_an_epoch_and_resume_ends_with_the_same_weights(
