@@ -36,12 +36,14 @@ class Finding:
     """One bundle against one set.
 
     Attributes:
-        data: that the bundle was trained on.
+        model: name of the bundle.
+        data: that it was trained on.
         git_revision: of the code that trained it.
         against: the set.
         auroc: by detector; `deciding` is the one that decides, which sees embeddings and inputs, too.
     """
 
+    model: str
     data: str
     git_revision: str
     against: str
@@ -107,17 +109,21 @@ def findings(folder: Path) -> list[Finding]:
     for name in against:
         rows = {row.detector: row.figures.auroc for row in examined.rows if row.against == name}
         auroc = {detector: rows[detector] for detector in DETECTORS if detector in rows}
-        found.append(Finding(source.data, source.git_revision, name, {**auroc, DECIDING: next(iter(rows.values()))}))
+        auroc |= {DECIDING: next(iter(rows.values()))}
+        found.append(Finding(manifest.name, source.data, source.git_revision, name, auroc))
     return found
 
 
 def table(found: Recorded) -> str:
     """As Markdown; a detector that a bundle lacks has an empty cell."""
     columns = (*DETECTORS, DECIDING)
-    lines = [f"| trained on | against | {' | '.join(columns)} |", f"| --- | --- |{' ---: |' * len(columns)}"]
+    lines = [
+        f"| model | trained on | against | {' | '.join(columns)} |",
+        f"| --- | --- | --- |{' ---: |' * len(columns)}",
+    ]
     for one in found.findings:
         cells = [f"{one.auroc[name]:.3f}" if name in one.auroc else "" for name in columns]
-        lines.append(f"| {one.data} | {one.against} | {' | '.join(cells)} |")
+        lines.append(f"| {one.model} | {one.data} | {one.against} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
