@@ -37,3 +37,11 @@ def test_what_is_recorded_is_what_the_page_says() -> None:
 def test_without_a_bundle_there_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(Options()) == 2
     assert "expected at least one" in capsys.readouterr().err
+
+
+def test_the_figures_in_the_readme_are_the_recorded_ones() -> None:
+    after = [cost for cost in records.read(Recorded, RESULTS).costs if "after" in cost.bundle]
+    (one, many) = ({cost.rows: cost.milliseconds for cost in after}[rows] for rows in (1, 64))
+    said = [f"{of['scorer']:.2f}{{}} beside {of['encoder']:.2f}" for of in (one, many)]
+    page = (ROOT / "README.md").read_text()
+    assert f"{said[0].format(' ms')} for an image, {said[1].format('')} for 64" in page
