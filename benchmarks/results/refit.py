@@ -5,7 +5,8 @@
 Fits all detectors anew on what a bundle's own encoder makes of its training rows, and prints the AUROC of each column
 beside that of the bundle's scorer: test rows against sets that are made of them. Then what both scorers cost, in one
 run: `pass` is what a score needs anyway, the encoder and the decoder where there is one. For changes of detectors,
-which are to lose nothing on encoders that somebody trained before.
+which are to lose nothing on encoders that somebody trained before. A discriminator is not in a bundle's encoder: of a
+BigBiGAN its detector is left out, and the fused columns are of the others.
 """
 
 from __future__ import annotations
@@ -126,7 +127,8 @@ def fitted(manifest: Manifest, folder: Path, train: Rows) -> tuple[Scorer, Array
     tensors = dict(tensors_of(runner, values))
     places = Drawn(*(np.searchsorted(rows, of_kind) for of_kind in chosen))
     embed = lambda damaged: dict(tensors_of(runner, damaged))  # noqa: E731
-    return Scorer.fit(None, tensors, None, places, embed), tensors
+    wanted = [detector.name for detector in manifest.detectors]
+    return Scorer.fit(None, tensors, None, places, embed, wanted=wanted), tensors
 
 
 def tensors_of(runner: GraphRunner, values: Values) -> Iterator[tuple[str, NDArray[np.generic]]]:

@@ -52,7 +52,7 @@ class Directions(nn.Module):
     Attributes:
         shortest: length below which a row has no direction.
         variance_P: of training rows along the directions, shrunk.
-        outside_variance: one for all other directions: the mean of theirs.
+        outside_variance: one for all other directions: the mean of theirs; 1 where there are none.
         smallest: deviation along any direction that is no rounding.
         key: tells these directions from others; torch.export shows a module as another object each time.
     """
@@ -93,6 +93,8 @@ class Directions(nn.Module):
         missing_B = 1 - (length_B / self.shortest).clamp_max(1).square()
         centred_BD = unit(z_BD, self.shortest) - self.mean_D
         y_BP = centred_BD @ self.leading_DP
+        if y_BP.shape[1] == centred_BD.shape[1]:  # nothing lies outside
+            return Placed(y_BP, torch.zeros_like(missing_B), missing_B)
         return Placed(y_BP, (centred_BD - y_BP @ self.leading_DP.T).square().sum(dim=1), missing_B)
 
     def of_training(self, z_ND: NDArray[Any]) -> Placed:
@@ -128,16 +130,17 @@ class OnDirections(nn.Module):
         return embedding_BD
 
     @classmethod
-    def fit(cls, train: Arrays, directions: Directions | None = None) -> Self:
-        """Fits it on training rows.
-
-        Args:
-            train: the tensors that `inputs` names.
-            directions: of these rows, where they are known already; another detector may hold the same.
-        """
-        z_ND = features_of(cls, train)
-        directions = directions or Directions.fit(z_ND, shortest_of(cls.inputs, train), cls.most)
+    def fit(cls, train: Arrays) -> Self:
+        """Fits it on training rows, along directions of their own."""
+        chosen = cls.drawn(len(train[cls.inputs[0]]))
+        z_ND = features_of(cls, {name: train[name][chosen] for name in cls.inputs})
+        directions = Directions.fit(z_ND, shortest_of(cls.inputs, train), cls.most)
         return cls.fit_placed(directions, directions.of_training(z_ND))
+
+    @classmethod
+    def drawn(cls, num_rows: int) -> slice | NDArray[np.int64]:  # noqa: ARG003 (it takes all)
+        """Which of so many training rows it is fitted on."""
+        return slice(None)
 
     @classmethod
     def fit_placed(cls, directions: Directions, train: Placed) -> Self:
@@ -164,12 +167,16 @@ class OnDirections(nn.Module):
 
 def fitted_on(rows: Arrays, kinds: Sequence[type[FittedDetector]]) -> list[Detector]:
     """Fits detectors on training rows; those of embeddings hold the same directions."""
-    own = OnDirections.inputs
-    directions, detectors = None, list[Detector]()
+    (embedding,) = OnDirections.inputs
+    shared = [kind for kind in kinds if issubclass(kind, OnDirections) and kind.features is OnDirections.features]
+    if not shared:
+        return [kind.fit(rows) for kind in kinds]
+    directions = Directions.fit(rows[embedding], shortest_of(OnDirections.inputs, rows))
+    placed, detectors = directions.of_training(rows[embedding]), list[Detector]()
     for kind in kinds:
-        if issubclass(kind, OnDirections) and kind.inputs == own:
-            directions = directions or Directions.fit(rows[own[0]], shortest_of(own, rows))
-            detectors.append(kind.fit(rows, directions))
+        if issubclass(kind, OnDirections) and kind in shared:
+            chosen = kind.drawn(len(placed.y_BP))
+            detectors.append(kind.fit_placed(directions, Placed(*(one[chosen] for one in placed))))
         else:
             detectors.append(kind.fit(rows))
     return detectors

@@ -10,10 +10,11 @@ along P directions and how far outside of them (`export.detectors.directions`),
     1 - x.b = (|y_x - y_b|^2 + outside_x + outside_b + (1 - |x|^2) + (1 - |b|^2)) / 2
 
 where the first term keeps its digits however near they are, and the others are computed as such; what lies outside is
-taken to be at right angles. Which rows of the bank may be nearest a product along the first directions says: it is as
-exact as rows are near to each other, and more rows than are asked for are compared along all of them.
+taken to be at right angles. Which rows of the bank are nearest a product of all of them says: it is as exact as rows
+are near to each other. Along fewer directions it would not be: a row of a rare kind, which has its length beyond these,
+is then taken for a far one (docs/adr/0035).
 
-Shape legend: B rows, N rows of the bank, P directions, Q of them that say which rows may be near, C candidates.
+Shape legend: B rows, N rows of the bank, P directions, C candidates.
 """
 
 from __future__ import annotations
@@ -21,21 +22,19 @@ from __future__ import annotations
 from typing import ClassVar, Self
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from export.detectors.detector import Arrays
 from export.detectors.directions import Directions, OnDirections, Placed
 
 K = 5
 """Small, since banks are: the paper's 50 is of 50,000 rows."""
-CANDIDATES = 4 * K
-"""Rows that are farther along the first directions may be nearer along all."""
+CANDIDATES = 2 * K
+"""Twice as many: products that differ by their last digit may have the wrong order."""
 BANK_ROWS = 5000
 BANK_DIM = 128
 """So many numbers of a row a bundle may carry, and a CPU compare with each row; what a row has beyond lies outside."""
-FIRST_DIRECTIONS = 64
 
 
 class Neighbours(OnDirections):
@@ -44,24 +43,21 @@ class Neighbours(OnDirections):
     name: ClassVar[str] = "knn"
     method: ClassVar[str] = f"1 - cosine similarity of the embedding to its {K}th nearest neighbour of a bank"
     most: ClassVar[int] = BANK_DIM
-    first_NQ: Tensor
-    other_NP: Tensor
+    bank_NP: Tensor
     outside_N: Tensor
     offset_N: Tensor
 
     def __init__(self, directions: Directions, bank: Placed) -> None:
         super().__init__(directions)
         y_NP, outside_N = along(bank)
-        self.register_buffer("first_NQ", y_NP[:, :FIRST_DIRECTIONS].float().contiguous())
-        self.register_buffer("other_NP", y_NP[:, FIRST_DIRECTIONS:].float().contiguous())
+        self.register_buffer("bank_NP", y_NP.float().contiguous())
         self.register_buffer("outside_N", outside_N.float())
         self.register_buffer("offset_N", -(y_NP.square().sum(dim=1) + outside_N).float() / 2)
 
     @classmethod
-    def fit(cls, train: Arrays, directions: Directions | None = None) -> Self:
-        """Keeps as many training rows as fit, drawn evenly; see `OnDirections`."""
-        chosen = np.random.default_rng(0).permutation(len(train[cls.inputs[0]]))[:BANK_ROWS]
-        return super().fit({name: train[name][chosen] for name in cls.inputs}, directions)
+    def drawn(cls, num_rows: int) -> NDArray[np.int64]:
+        """As many as fit, drawn evenly."""
+        return np.random.default_rng(0).permutation(num_rows)[:BANK_ROWS]
 
     @classmethod
     def fit_placed(cls, directions: Directions, train: Placed) -> Self:
@@ -71,10 +67,9 @@ class Neighbours(OnDirections):
     def of_placed(self, rows: Placed) -> Tensor:
         """See `OnDirections`."""
         y_BP, outside_B = along(rows)
-        # half the squared distances along the first directions, but for what all have in common
-        near_BN = F.linear(y_BP[:, : self.first_NQ.shape[1]], self.first_NQ, self.offset_N)
+        near_BN = F.linear(y_BP, self.bank_NP, self.offset_N)  # half the squared distances, but for what all have
         candidates_BC = near_BN.topk(min(CANDIDATES, near_BN.shape[1]), dim=1).indices
-        bank_BCP = torch.cat([self.first_NQ[candidates_BC], self.other_NP[candidates_BC]], dim=2)
+        bank_BCP = self.bank_NP[candidates_BC]
         squares_BC = (y_BP[:, None] - bank_BCP).square().sum(dim=2) + self.outside_N[candidates_BC]
         return 0.5 * (squares_BC.topk(K, dim=1, largest=False).values[:, K - 1] + outside_B)
 

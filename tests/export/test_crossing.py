@@ -9,7 +9,7 @@ import pytest
 
 from export.crossing import FOLDS, crossed, dealt
 from export.detectors import Scorer
-from export.detectors.mahalanobis import Mahalanobis
+from export.detectors.directions import Directions
 from export.detectors.power import Power
 from latentserve.conformal import at_most, p_values
 
@@ -33,13 +33,13 @@ def test_scores_are_those_of_fits_that_saw_nothing_of_the_fold(monkeypatch: pyte
     rows = usual(40, 0)
     rows["embedding"][31] = rows["embedding"][4]  # twins are one unit
     seen: list[set[bytes]] = []
-    fit = Mahalanobis.fit
+    fit = Directions.fit
 
-    def noted(train: Any, directions: Any) -> Mahalanobis:
-        seen.append({row.tobytes() for row in train["embedding"]})
-        return fit(train, directions)
+    def noted(embedding: Any, shortest: float) -> Directions:
+        seen.append({row.tobytes() for row in embedding})
+        return fit(embedding, shortest)
 
-    monkeypatch.setattr(Mahalanobis, "fit", noted)
+    monkeypatch.setattr(Directions, "fit", noted)
     units = np.arange(40)
     units[31] = 4
     found = crossed(None, rows, units)

@@ -19,12 +19,12 @@ from export.detectors import Scorer
 from export.detectors.covariance import shrunk_covariance
 from export.detectors.density import Density
 from export.detectors.detector import unit
-from export.detectors.directions import OnDirections, Placed, fitted_on, scores_by
+from export.detectors.directions import MOST_DIRECTIONS, OnDirections, Placed, fitted_on, scores_by
 from export.detectors.fusion import LARGEST_P, Fusion, knots
 from export.detectors.joint import JointDiscriminator
 from export.detectors.magnitude import Magnitude
 from export.detectors.mahalanobis import ClusterMahalanobis, Mahalanobis
-from export.detectors.neighbours import BANK_DIM, BANK_ROWS, FIRST_DIRECTIONS, K, Neighbours
+from export.detectors.neighbours import BANK_DIM, BANK_ROWS, K, Neighbours
 from export.detectors.statistics import StatisticsMahalanobis, statistics
 from export.graphs import GraphRunner, export_graph
 from latentserve.conformal import p_values
@@ -91,22 +91,64 @@ def test_neighbours_are_scikit_learns() -> None:
 def test_a_bank_stays_within_what_a_bundle_may_carry() -> None:
     wide = np.random.default_rng(0).standard_normal((6000, 512)).astype(np.float32)
     detector = Neighbours.fit({"embedding": wide})
-    assert detector.first_NQ.shape == (BANK_ROWS, FIRST_DIRECTIONS)
-    assert detector.other_NP.shape == (BANK_ROWS, BANK_DIM - FIRST_DIRECTIONS)
+    assert detector.bank_NP.shape == (BANK_ROWS, BANK_DIM)
     assert detector.directions.leading_DP.shape == (512, BANK_DIM)
 
 
-@pytest.mark.parametrize("falling", [True, False])
-def test_a_bank_of_many_dimensions_gives_the_similarities_along_its_directions(falling: bool) -> None:
-    """Rows that lie in 100 of 512 dimensions, whatever the query: as embeddings vary, or alike along all of them."""
+def in_few(num: int, dim: int, generator: np.random.Generator, spread: NDArray[Any]) -> NDArray[np.float32]:
+    """Rows of many dimensions that lie in as many as `spread` has rows."""
+    rows: NDArray[np.float32] = (generator.standard_normal((num, len(spread))) @ spread).astype(np.float32)
+    assert rows.shape == (num, dim)
+    return rows
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_bank_of_many_dimensions_gives_the_similarities_along_its_directions(shared: bool) -> None:
+    """Rows that lie in 100 of 512 dimensions: nothing is lost, within them or anywhere."""
     rng = np.random.default_rng(0)
-    size = np.arange(1, 101) ** -0.5 if falling else np.ones(100)
-    train = ((rng.standard_normal((400, 100)) * size) @ rng.standard_normal((100, 512))).astype(np.float32)
-    test = rng.standard_normal((40, 512)).astype(np.float32)
+    spread = rng.standard_normal((100, 512))
+    train, within = in_few(400, 512, rng, spread), in_few(40, 512, rng, spread)
+    detector = fitted_on({"embedding": train}, [Neighbours])[0] if shared else Neighbours.fit({"embedding": train})
+    assert detector.directions.leading_DP.shape == (512, MOST_DIRECTIONS if shared else BANK_DIM)  # type: ignore[attr-defined]
+    oracle = NearestNeighbors(n_neighbors=K, metric="cosine").fit(train)
+    for test in (within, rng.standard_normal((40, 512)).astype(np.float32)):
+        distances, _ = oracle.kneighbors(test)
+        np.testing.assert_allclose(scores(detector, test), distances[:, -1], atol=1e-6)
+
+
+def test_a_rare_kind_that_leaves_the_others_in_a_direction_of_its_own_finds_its_like() -> None:
+    """Its length lies along directions of little variance, since it is rare."""
+    rng = np.random.default_rng(0)
+    usual = np.concatenate([3 + rng.standard_normal((4000, 70)), np.zeros((4000, 30))], axis=1)
+    kinds = np.concatenate([np.full((30, 70), 3.0), 20 * np.eye(30)], axis=1)
+    rare, asked = (np.repeat(kinds, num, axis=0) + 0.5 * rng.standard_normal((30 * num, 100)) for num in (10, 1))
+    train, test = np.concatenate([usual, rare]).astype(np.float32), asked.astype(np.float32)
     distances, _ = NearestNeighbors(n_neighbors=K, metric="cosine").fit(train).kneighbors(test)
-    got = scores(Neighbours.fit({"embedding": train}), test)
-    assert (got >= distances[:, -1] - 1e-6).all()  # another row may be taken for the k-th, never a nearer one
-    assert (got <= (1.003 if falling else 1.02) * distances[:, -1]).all()
+    np.testing.assert_allclose(scores(Neighbours.fit({"embedding": train}), test), distances[:, -1], atol=1e-6)
+
+
+def with_one_variance_outside(x_ND: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The precision by scikit-learn's covariance, of whose variances all but the largest become their mean."""
+    variance_D, directions_DD = np.linalg.eigh(LedoitWolf().fit(x_ND).covariance_)
+    variance_D[:-MOST_DIRECTIONS] = variance_D[:-MOST_DIRECTIONS].mean()
+    precision: NDArray[np.float64] = (directions_DD / variance_D) @ directions_DD.T
+    return precision
+
+
+def test_of_many_dimensions_those_outside_have_one_variance() -> None:
+    rng = np.random.default_rng(0)
+    spread = rng.standard_normal((400, 400)) * (np.arange(1, 401) ** -0.5)[:, None]
+    train, test = in_few(900, 400, rng, spread) + 0.5, in_few(40, 400, rng, spread) + 0.5
+    z = normalised(train)
+    precision = with_one_variance_outside(z)
+    expected = [mahalanobis(row, z.mean(axis=0), precision) for row in normalised(test)]
+    single, clusters = fitted_on({"embedding": train}, [Mahalanobis, ClusterMahalanobis])
+    np.testing.assert_allclose(scores(single, test), expected, rtol=1e-4)
+    # beyond the directions the distance to any cluster is the same
+    outside = np.square(expected) - np.square(
+        [np.linalg.norm(single.directions(torch.from_numpy(row[None])).y_BP[0] / single.deviation_P) for row in test]  # type: ignore[attr-defined]
+    )
+    assert (scores(clusters, test) > np.sqrt(outside)).all()
 
 
 def test_detectors_of_a_bundle_hold_the_same_directions_and_work_them_out_once() -> None:

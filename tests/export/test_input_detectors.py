@@ -125,7 +125,7 @@ def test_the_distances_are_scipys_and_scikit_learns(rows_of: Any) -> None:
     for kind, features in kinds:
         x, y = (features(torch.from_numpy(rows)).numpy() for rows in (train, test))
         distances, _ = NearestNeighbors(n_neighbors=K, metric="cosine").fit(x).kneighbors(y)
-        # all but the 128 directions in which rows of the bank are longest are left out
+        # all but the 128 directions in which rows of the bank vary most are taken to be at right angles
         np.testing.assert_allclose(kind.fit({INPUT: train})(torch.from_numpy(test)).numpy(), distances[:, -1], rtol=0.1)
 
 

@@ -233,7 +233,7 @@ def test_nothing_of_this_is_felt_by_ordinary_rows() -> None:
     np.testing.assert_allclose(whitening(x, np.full(64, SMALLEST_DEVIATION / 8)), expected, rtol=1e-9, atol=1e-9)
 
     knn = of_name["knn"]
-    bank_ND = knn.first_NQ @ knn.directions.leading_DP.T + knn.directions.mean_D
+    bank_ND = knn.bank_NP @ knn.directions.leading_DP.T + knn.directions.mean_D
     similar = unit(torch.from_numpy(new["embedding"])) @ bank_ND.T
     np.testing.assert_allclose(1 - similar.topk(K).values[:, -1].numpy(), columns["knn"], atol=5e-7)
 

@@ -111,6 +111,8 @@ def train(module: LightningModule, data: Data, loop: LoopConfig, checkpoint: Pat
             trainer.fit(module, ckpt_path=checkpoint if processes.agreed(checkpoint.exists()) else None)
     except SystemExit as interrupted:  # Lightning turns Ctrl-C into an exit
         raise KeyboardInterrupt from interrupted
+    if interrupting.asked:  # after the last batch
+        raise KeyboardInterrupt
     test = _tested(module, data, loop, trainer, precision)
     return Trained(
         epochs=loop.epochs,

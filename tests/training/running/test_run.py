@@ -87,6 +87,23 @@ def test_ctrl_c_that_python_drops_stops_the_training_all_the_same(
     assert batches == [0]
 
 
+def test_ctrl_c_that_python_drops_after_the_last_batch_is_heard_before_the_test_rows_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dropped(*_: Any) -> None:
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Diary, "on_train_end", dropped)
+    monkeypatch.setattr("training.running.loop._tested", lambda *_: pytest.fail("went on"))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path / "stopped")
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_ctrl_c_loses_at_most_an_epoch_and_resume_ends_with_the_same_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
