@@ -46,7 +46,7 @@ class Options:
         record: draw the picture.
     """
 
-    bundle: str = "simclr-cifar10-seed0/1"
+    bundle: str = "simclr-cifar10-after/1"
     start_up: float = 20.0
     most: int = 10
     record: bool = False
