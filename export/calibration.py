@@ -26,7 +26,8 @@ class Promise:
             `monte_carlo` nearly tight for all; it is simulated when a server loads the bundle.
         deciding: name of the detector whose p-value decides, known beforehand to be right for such data; default: the
             mean of all, weighted by what each sees of training rows that were damaged on purpose.
-        detectors: names of those to fit; default: all that the model has tensors for. With fewer a score costs less.
+        detectors: names of those to fit, or `all` that the model has tensors for; default: all but the dearest
+            (`patch_bank`) where it sees no more than others do. With fewer a score costs less.
     """
 
     alpha: float = 0.05

@@ -28,8 +28,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.detectors.detector import Arrays
+from export.detectors.drawing import REFERENCE_SHARE, Drawn
 from export.detectors.power import Embed, Power
-from export.detectors.scorer import REFERENCE_SHARE, Drawn, Scorer
+from export.detectors.scorer import Scorer
 from latentserve.inputs import INPUT
 from training.data import Data
 from training.data.units import Units, count, drawn, equal_rows
@@ -102,6 +103,7 @@ def crossed(
     everything = np.arange(num_rows)
     fit = partial(_fitted, model, tensors, units_N, num_reference=num_reference, num_fitted=num_fitted, wanted=wanted)
     served = fit(everything, embed=embed, power=power)
+    fit = partial(fit, wanted=[one.name for one in served.members])
     scores = dict[int, NDArray[np.float32]]()
     for fold in range(num_folds):
         others = np.flatnonzero(folds_N != fold)

@@ -22,7 +22,7 @@ from export.crossing import crossed, crosses, num_calibrating
 from export.deciding import weighed, why
 from export.detectors import Scorer, ScorerGraph
 from export.detectors.detector import Arrays
-from export.detectors.scorer import Drawn
+from export.detectors.drawing import Drawn
 from export.draft import Choices, Draft, ReportSize, Training
 from export.figures import measure
 from export.graphs import (
@@ -49,7 +49,7 @@ from export.report import bundle_report
 from export.streaming import Embedding, to_fit_on, unfinished
 from export.unusual import say_unusual
 from export.versions import next_version
-from export.wanted import check_detectors, check_possible
+from export.wanted import check_detectors, check_possible, detectors_of
 from latentserve import bundle, records
 from latentserve.bundle import Manifest, Parity, Precision
 from latentserve.inputs import INPUT, PATCHES
@@ -195,7 +195,7 @@ def _with_scorer(
     if (patches := patches_of(draft.runner, data.train.values)) is not None:
         tensors[PATCHES] = patches
     model, units_N, embed = draft.training.model, data.train.units_N, partial(_damaged, draft, embedding)
-    wanted = promise.detectors
+    wanted = detectors_of(promise)
     found = crossed(model, tensors, units_N, embed, wanted=wanted) if crosses(data) else None
     scorer = found.scorer if found else Scorer.fit(model, tensors, units_N, chosen, embed, wanted=wanted)
     if promise.deciding is not None:

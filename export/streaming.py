@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from export.detectors.scorer import FIT_ROWS, REFERENCE_ROWS, Drawn, draw
+from export.detectors.drawing import FIT_ROWS, REFERENCE_ROWS, Drawn, draw
 from export.finite import check_finite
 from export.graphs import GraphRunner, Tensors, joined
 from latentserve import bundle

@@ -26,9 +26,9 @@ import tyro
 from numpy.typing import NDArray
 
 from export.damage import KINDS_OF_IMAGES, KINDS_OF_SOUNDS, damage
+from export.detectors.drawing import draw
 from export.detectors.fusion import FUSED, Fusion
 from export.detectors.power import Power, power_of
-from export.detectors.scorer import draw
 from export.graphs import GraphRunner
 from export.ood_data import Sample, as_files, id_rows_of, is_jpeg, ood_set
 from export.origin import read_config

@@ -29,8 +29,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from export.detectors.detector import Arrays, batches_of
+from export.detectors.drawing import draw
 from export.detectors.places import PlaceDetector
-from export.detectors.scorer import PLACES, draw
+from export.detectors.scorer import PLACES
 from export.graphs import GraphRunner
 from export.origin import read_config
 from latentserve import bundle, records

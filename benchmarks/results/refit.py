@@ -26,7 +26,9 @@ from numpy.typing import NDArray
 
 from benchmarks.serving.scoring import Cost, costs
 from export.detectors.detector import Arrays
-from export.detectors.scorer import Drawn, Scorer, ScorerGraph, draw
+from export.detectors.drawing import Drawn, draw
+from export.detectors.scorer import Scorer
+from export.detectors.scorer_graph import ScorerGraph
 from export.graphs import GraphRunner, export_graph
 from export.origin import read_config
 from export.places import patches_of
@@ -48,10 +50,12 @@ class Options:
     Attributes:
         bundles: folders of bundles whose data is here.
         rows: test rows, and as many of each set.
+        detectors: names of those to fit; default: as an export without `--detectors` has it.
     """
 
     bundles: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
     rows: int = 3000
+    detectors: tuple[str, ...] = ()
 
 
 def main(options: Options) -> int:
@@ -61,17 +65,17 @@ def main(options: Options) -> int:
         return 2
     for folder in options.bundles:
         with tempfile.TemporaryDirectory() as scratch:
-            compare(folder.resolve(), Path(scratch), options.rows)
+            compare(folder.resolve(), Path(scratch), options)
     return 0
 
 
-def compare(folder: Path, scratch: Path, num_rows: int) -> None:
+def compare(folder: Path, scratch: Path, options: Options) -> None:
     """Prints both tables of one bundle; makes one with the new scorer in the folder `scratch`."""
     manifest = bundle.load(folder)
     data = read_config(manifest.provenance, folder).load_data()
     new = scratch / f"{manifest.name}-anew" / str(manifest.version)
-    refitted = with_scorer(manifest, folder, new, data.train)
-    test = np.asarray(data.test.values[:num_rows])
+    refitted = with_scorer(manifest, folder, new, data.train, options.detectors)
+    test = np.asarray(data.test.values[: options.rows])
     sets = {"": test, **{name: ood_rows(name, test) for name in known_sets(test)}}
     scores = [
         {name: GraphRunner(of, one.graphs.values()).run(rows)["scores"] for name, rows in sets.items()}
@@ -97,9 +101,9 @@ def _cell(scores: list[dict[str, NDArray[np.float32]]], columns: list[int | None
     return " -> ".join(found)
 
 
-def with_scorer(manifest: Manifest, folder: Path, new: Path, train: Rows) -> Manifest:
+def with_scorer(manifest: Manifest, folder: Path, new: Path, train: Rows, wanted: tuple[str, ...]) -> Manifest:
     """Copies a bundle with another scorer; its calibration is that of the old one, so that it is not to be served."""
-    scorer, tensors = fitted(manifest, folder, train)
+    scorer, tensors = fitted(manifest, folder, train, wanted)
     shutil.copytree(folder, new)
     example = {name: torch.from_numpy(np.asarray(tensors[name][:EXAMPLE_ROWS])) for name in scorer.inputs}
     graph = export_graph(ScorerGraph(scorer), example, scorer.outputs, new / "scorer.onnx")
@@ -117,7 +121,7 @@ def with_scorer(manifest: Manifest, folder: Path, new: Path, train: Rows) -> Man
     return refitted
 
 
-def fitted(manifest: Manifest, folder: Path, train: Rows) -> tuple[Scorer, Arrays]:
+def fitted(manifest: Manifest, folder: Path, train: Rows, wanted: tuple[str, ...]) -> tuple[Scorer, Arrays]:
     """The detectors on the bundle's training rows, as an export draws them, and the rows' tensors."""
     graphs = [graph for name, graph in manifest.graphs.items() if name != "scorer"]
     runner = GraphRunner(folder, graphs)
@@ -127,7 +131,6 @@ def fitted(manifest: Manifest, folder: Path, train: Rows) -> tuple[Scorer, Array
     tensors = dict(tensors_of(runner, values))
     places = Drawn(*(np.searchsorted(rows, of_kind) for of_kind in chosen))
     embed = lambda damaged: dict(tensors_of(runner, damaged))  # noqa: E731
-    wanted = [detector.name for detector in manifest.detectors]
     return Scorer.fit(None, tensors, None, places, embed, wanted=wanted), tensors
 
 

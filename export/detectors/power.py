@@ -17,9 +17,9 @@ Shape legend: N damaged rows, M reference rows, K detectors, D kinds of damage.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,6 +65,16 @@ class Power:
     def num_damaged(self) -> int:
         """Of all kinds."""
         return int(self.num_damaged_D.sum())
+
+    def adds(self, column: int) -> bool:
+        """Whether it sees more of a kind of damage than every other does, by more than a standard error."""
+        others_D = np.delete(self.auroc_DK, column, axis=1).max(axis=1)
+        more_D = self.auroc_DK[:, column] - others_D
+        return bool((more_D > _chance(self.num_usual, self.num_damaged_D)).any())
+
+    def of(self, columns: Sequence[int]) -> Self:
+        """What some of the detectors see."""
+        return replace(self, auroc_K=self.auroc_K[columns], auroc_DK=self.auroc_DK[:, columns])
 
     @property
     def weights(self) -> NDArray[np.float64]:

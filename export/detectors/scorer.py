@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from copy import copy
-from typing import NamedTuple, Self, cast
+from typing import Self, cast
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from export.detectors.density import Density
 from export.detectors.detector import Arrays, Detector, FittedDetector, batches_of
 from export.detectors.directions import Placed, fitted_on, scores_by
+from export.detectors.drawing import Drawn, draw
 from export.detectors.fusion import FUSED, Fusion
 from export.detectors.given_others import CoarsePlaces, PatchesGivenOthers
 from export.detectors.inputs import EdgeNeighbours, InputMahalanobis, InputNeighbours
@@ -33,7 +34,7 @@ from export.detectors.resolution import NUDGES, SMALLEST_RESOLUTION, Plateaus, r
 from export.detectors.statistics import StatisticsMahalanobis
 from latentserve.inputs import ANOMALY_MAP, INPUT
 from training.data.lazy import chosen_rows
-from training.data.units import Units, count, drawn, equal_rows
+from training.data.units import Units, equal_rows
 
 FITTED: tuple[type[FittedDetector], ...] = (
     *(StatisticsMahalanobis, Mahalanobis, ClusterMahalanobis, Neighbours, Density, Magnitude),
@@ -44,29 +45,8 @@ PLACES: tuple[type[PlaceDetector], ...] = (PatchesGivenOthers, PatchBank, Recons
 """Those with a map, which are fitted on images alone; a bundle shows the map of the one that sees most damage."""
 DETECTORS = (*FUSED, *(kind.name for kind in (*FITTED, *PLACES)), JointDiscriminator.name)
 """Names of all that there are; which of them a bundle has depends on its model's tensors."""
-REFERENCE_ROWS = 2000
-REFERENCE_SHARE = 0.2
-"""Largest share of the training rows; the detectors are fitted on the rest."""
-FEWEST_REFERENCE_UNITS = 2
-"""A tail has two rows at least. With fewer units than that to draw, as of a camera that froze, rows are drawn."""
-FIT_ROWS = 20_000
-"""Over ten for each of 1,500 dimensions; fitting takes longer with every one more."""
-
-
-class Drawn(NamedTuple):
-    """Which training rows the detectors are fitted on, and which others the fusion is."""
-
-    reference: NDArray[np.int64]
-    fitted: NDArray[np.int64]
-
-
-def draw(num_rows: int, units_N: Units | None) -> Drawn:
-    """Draws some of so many rows, the same ones each time; reference rows from units of which none is fitted on."""
-    if int(REFERENCE_SHARE * count(units_N, num_rows)) < FEWEST_REFERENCE_UNITS:
-        units_N = None
-    num_reference = min(REFERENCE_ROWS, int(REFERENCE_SHARE * count(units_N, num_rows)))
-    reference, rest = drawn(units_N, np.random.default_rng(0).permutation(num_rows), num_reference)
-    return Drawn(reference, rest[:FIT_ROWS])
+DEAR = (PatchBank.name,)
+"""Left out where another detector sees as much of every kind of damage."""
 
 
 def possible(model: object, train: Arrays) -> list[str]:
@@ -91,6 +71,7 @@ class Scorer(nn.Module):
         methods: how each is computed, for people.
         map_detector: name of the one whose map is shown, or empty.
         power: what the detectors see of damaged rows; None: that was not measured, or there is only one detector.
+        left_out: names of the detectors that add nothing.
     """
 
     def __init__(
@@ -111,6 +92,7 @@ class Scorer(nn.Module):
         self.order: tuple[int, ...] = ()
         self.map_detector = next((one.name for one in detectors if isinstance(one, PlaceDetector)), "")
         self.power: Power | None = None
+        self.left_out: tuple[str, ...] = ()
 
     def deciding(self, name: str) -> Self:
         """The same with another column first; the others keep their order.
@@ -153,7 +135,7 @@ class Scorer(nn.Module):
             embed: what the exported graphs return for rows; with it the fusion is weighted by what detectors see of
                 damaged rows.
             power: what detectors see, if another fit has told; `embed` then is not asked.
-            wanted: names of the detectors to fit; default: all of them.
+            wanted: names of the detectors to fit; default: all but the dear that add nothing (see `DEAR`).
         """
         if units_N is None and INPUT in train and chosen is None:
             units_N = equal_rows(train[INPUT])
@@ -167,16 +149,29 @@ class Scorer(nn.Module):
         single = cls(detectors, None).eval()
         if len(detectors) == 1:
             return single
-        return single._fused(_some(train, reference), embed, power)
+        reference_rows = _some(train, reference)
+        scores_MK, moved_MK = single.scores(reference_rows), single._moved(reference_rows)
+        if power is not None or embed is None:
+            return single._fused(scores_MK, moved_MK, power)
+        power = single._power(reference_rows, scores_MK, Plateaus.fit(scores_MK, moved_MK), embed)
+        if power is None or wanted or len(kept := single._worth_it(power)) in (1, len(detectors)):
+            return single._fused(scores_MK, moved_MK, power)
+        others = cls([detectors[column] for column in kept], None).eval()
+        fused = others._fused(scores_MK[:, kept], moved_MK[:, kept], power.of(kept))
+        fused.left_out = tuple(name for name in single.names if name not in fused.names)
+        return fused
 
-    def _fused(self, reference: Arrays, embed: Embed | None, power: Power | None) -> Self:
+    def _worth_it(self, power: Power) -> list[int]:
+        """Columns of all but the dear that see no more than others do; whose map is shown stays."""
+        shown = self._with_most_power(power)
+        dear = {column for column, one in enumerate(self.members) if one.name in DEAR and one.name != shown}
+        return [column for column in range(len(self.members)) if column not in dear or power.adds(column)]
+
+    def _fused(self, scores_MK: NDArray[np.float32], moved_MK: NDArray[np.float32], power: Power | None) -> Self:
         """Adds fusion and plateaus, which are fitted on the scores of reference rows."""
-        scores_MK, moved_MK = self.scores(reference), self._moved(reference)
         plateaus = Plateaus.fit(scores_MK, moved_MK)
         if plateaus is not None:
             scores_MK = plateaus(torch.from_numpy(scores_MK)).numpy()
-        if power is None and embed is not None:
-            power = self._power(reference, scores_MK, plateaus, embed)
         weights_K = power.weights if power is not None and power.weights.any() else None
         fusion = Fusion(scores_MK, resolution(scores_MK, moved_MK), weights_K)
         fused_MF = fusion(torch.from_numpy(scores_MK)).numpy()
@@ -184,7 +179,7 @@ class Scorer(nn.Module):
         on_fused = Plateaus.fit(fused_MF, SMALLEST_RESOLUTION * np.maximum(1, np.abs(fused_MF)))
         fused = type(self)(list(self.members), fusion, plateaus, on_fused).eval()
         fused.power = power
-        fused.map_detector = fused._with_most_power()
+        fused.map_detector = fused._with_most_power(power)
         return fused
 
     def _power(
@@ -197,13 +192,16 @@ class Scorer(nn.Module):
         tensors, kinds_N = damaged
         damaged_NK = self.scores(tensors)
         if plateaus is not None:
-            damaged_NK = plateaus(torch.from_numpy(damaged_NK)).numpy()
+            scores_MK, damaged_NK = (plateaus(torch.from_numpy(one)).numpy() for one in (scores_MK, damaged_NK))
         return power_of(scores_MK, damaged_NK, kinds_N)
 
-    def _with_most_power(self) -> str:
+    def _with_most_power(self, power: Power | None) -> str:
         """The name of the place detector that sees most, of the bank where that was not measured; or empty."""
+        auroc_K = np.zeros(len(self.members)) if power is None else power.auroc_K
         powers = {
-            one.name: self.weight_of(one.name)[0] or 0.0 for one in self.members if isinstance(one, PlaceDetector)
+            one.name: float(auroc)
+            for one, auroc in zip(self.members, auroc_K, strict=True)
+            if isinstance(one, PlaceDetector)
         }
         return max(powers, key=lambda name: (powers[name], name == PatchBank.name), default="")
 
@@ -282,15 +280,3 @@ class Scorer(nn.Module):
 def _some(train: Arrays, rows_N: NDArray[np.int64]) -> Arrays:
     """Some rows of all tensors. Inputs, which detectors take a part of at a time, are not copied if they are large."""
     return {name: chosen_rows(array, rows_N) if name == INPUT else array[rows_N] for name, array in train.items()}
-
-
-class ScorerGraph(nn.Module):
-    """What scorer.onnx holds: tensors in the order of `inputs` -> scores, and the map if there is one."""
-
-    def __init__(self, scorer: Scorer) -> None:
-        super().__init__()
-        self.scorer = scorer
-
-    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """See `Scorer.with_map`."""
-        return self.scorer.with_map(*tensors)

@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
+from export.crossing import crossed
 from export.deciding import why
 from export.detectors import power, scorer
 from export.detectors.fusion import Fusion
+from export.detectors.places import PlaceDetector
 from export.detectors.power import FEWEST_REFERENCE_ROWS, power_of
 from latentserve.inputs import INPUT
 
@@ -178,3 +180,53 @@ def power_damage(values: NDArray[Any]) -> Any:
     from export.damage import Damaged
 
     return Damaged(values, np.arange(len(values)), np.full(len(values), "nothing"), np.zeros(len(values)))
+
+
+@pytest.mark.usefixtures("one_that_sees")
+def test_what_is_dear_and_sees_no_more_than_others_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, usual = images(800, 0), images(300, 1)
+    whole = scorer.Scorer.fit(nn.Module(), rows, embed=noise)
+    monkeypatch.setattr(scorer, "DEAR", ("blind_2",))
+    made = scorer.Scorer.fit(nn.Module(), rows, embed=noise)
+    assert made.left_out == ("blind_2",)
+    assert made.names == tuple(name for name in whole.names if name != "blind_2")
+    assert "; blind_2 sees no more than others do and is left out" in why(made)
+    columns = [whole.names.index(name) for name in made.names[3:]]
+    np.testing.assert_array_equal(made.scores(usual)[:, 3:], whole.scores(usual)[:, columns])
+    assert made.power is not None
+    assert made.power.weights.sum() == pytest.approx(1)
+    chosen = scorer.Scorer.fit(nn.Module(), rows, embed=noise, wanted=("blind_1", "blind_2", "exposure"))
+    assert "blind_2" in chosen.names  # it was asked for
+    monkeypatch.setattr(scorer, "DEAR", ("exposure",))
+    seeing = scorer.Scorer.fit(nn.Module(), rows, embed=noise)
+    assert (seeing.names, seeing.left_out) == (whole.names, ())
+
+
+@pytest.mark.usefixtures("one_that_sees")
+def test_folds_have_the_detectors_of_what_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scorer, "DEAR", ("blind_2",))
+    found = crossed(nn.Module(), images(200, 0), embed=noise)
+    assert "blind_2" not in found.scorer.names
+    assert found.scores.shape[1] == len(found.scorer.names)
+
+
+def test_the_map_that_is_shown_is_never_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Map(PlaceDetector):
+        name, method, inputs = "map", "", (INPUT,)
+
+        @classmethod
+        def fit(cls, train: Any) -> Self:
+            return cls((1, 1))
+
+        @staticmethod
+        def features(*tensors: Tensor, shortest: float = 0.0) -> Tensor:
+            return Exposure()(*tensors)[:, None, None, None]
+
+        def raw(self, x_BhwF: Tensor) -> Tensor:
+            return x_BhwF.squeeze(3)
+
+    monkeypatch.setattr(scorer, "FITTED", (Exposure, Blind))
+    monkeypatch.setattr(scorer, "PLACES", (Map,))
+    monkeypatch.setattr(scorer, "DEAR", ("map",))
+    made = scorer.Scorer.fit(nn.Module(), images(800, 0), embed=noise)  # it sees what `exposure` does
+    assert (made.map_detector, made.left_out) == ("map", ())

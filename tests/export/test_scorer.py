@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from export.detectors import scorer
+from export.detectors import drawing, scorer
 from training.data import lazy
 
 
@@ -55,7 +55,7 @@ def test_no_row_is_both_fitted_on_and_a_reference(
     assert len(reference) == len(set(unit_of[reference.astype(int)])) == num_reference
     for fitted in Watched.fitted_on:
         assert not set(unit_of[fitted.astype(int)]) & set(unit_of[reference.astype(int)])
-        assert len(fitted) == min(scorer.FIT_ROWS, num - num_reference * sizes_of_units)
+        assert len(fitted) == min(drawing.FIT_ROWS, num - num_reference * sizes_of_units)
     assert made(torch.zeros(1, 1)).shape == (1, 4)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from export.__main__ import main
-from export.detectors import scorer
+from export.detectors import drawing, scorer
 from export.graphs import ExportError, Tensors
 from export.streaming import UNFINISHED, Embedding, to_fit_on, unfinished
 from latentserve import bundle
@@ -72,7 +72,7 @@ def test_detectors_draw_the_same_rows_from_a_large_set(photos: Path, monkeypatch
     some, chosen = to_fit_on(load_data(f"folder:{photos}", image_size=8))
     assert chosen is not None
     assert is_lazy(some.train.values)
-    expected = scorer.draw(len(whole.train), whole.train.units_N)
+    expected = drawing.draw(len(whole.train), whole.train.units_N)
     for places, rows in zip(chosen, expected, strict=True):
         np.testing.assert_array_equal(np.asarray(some.train.values[places]), whole.train.values[rows])
 
