@@ -149,7 +149,7 @@ def table(found: list[Cost]) -> str:
         scorer = cost.milliseconds["scorer"]
         needed = sum(cost.milliseconds.values()) - scorer
         size = f"{cost.scorer_bytes / 1e6:.1f}"
-        ratio = f"{(needed + scorer) / needed:.2f}"
+        ratio = f"{cost.beside_pass:.2f}"
         lines.append(f"| {cost.bundle} | {size} | {cost.rows} | {needed:.2f} | {scorer:.2f} | {ratio} |")
     return "\n".join(lines)
 

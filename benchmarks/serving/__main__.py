@@ -207,17 +207,21 @@ def ours(bundles: Path, images: dict[int, Any], transport: str) -> Iterator[Targ
     """Our own server, as users start it."""
     arguments = ("--transport", transport)
     with ServedProcess(bundles, FOLDER / f"{transport}.log", arguments, own_session=True) as server:
-        body = {
-            rows: grpc_message(
-                pb.EmbedRequest(
-                    input=pb.Input(tensor=pb.Tensor(dtype=pb.DATA_TYPE_UINT8, shape=array.shape, data=array.tobytes()))
-                ).SerializeToString()
-            )
-            for rows, array in images.items()
-        }
-        url = f"http://{server.target}/latentserve.v1.EmbeddingService/Embed"
-        headers = ("content-type: application/grpc", "te: trailers")
-        yield Target(Peer(f"latentserve ({transport})", Path(), (), url, body, headers), server.pid)
+        yield of_server(f"latentserve ({transport})", server, images)
+
+
+def of_server(name: str, server: ServedProcess, images: dict[int, Any]) -> Target:
+    """What to send to a server of ours."""
+    body = {
+        rows: grpc_message(
+            pb.EmbedRequest(
+                input=pb.Input(tensor=pb.Tensor(dtype=pb.DATA_TYPE_UINT8, shape=array.shape, data=array.tobytes()))
+            ).SerializeToString()
+        )
+        for rows, array in images.items()
+    }
+    url = f"http://{server.target}/latentserve.v1.EmbeddingService/Embed"
+    return Target(Peer(name, Path(), (), url, body, ("content-type: application/grpc", "te: trailers")), server.pid)
 
 
 @contextmanager

@@ -57,7 +57,7 @@ def test_the_exported_graphs_return_what_the_trained_model_returns(
 def test_a_model_without_a_posterior_is_scored_by_its_embedding(tmp_path: Path) -> None:
     config = VaeConfig(latent_dim=4, embedding_dim=16, width=4, objective="autoencoder")
     run = run_training("vae", config, Options(smoke=True, run=tmp_path / "run"))
-    folder = export_run(run, tmp_path / "models")
+    folder = export_run(run, tmp_path / "models", promise=Promise(detectors=("all",)))
     manifest = bundle.load(folder)
     assert set(manifest.graphs) == {"encoder", "decoder", "scorer"}
     assert [spec.name for spec in manifest.graphs["encoder"].outputs] == ["embedding", "latent", "patches"]
@@ -110,6 +110,7 @@ def test_detectors_are_the_exporter_s_choice(run_folder: Path, tmp_path: Path) -
     [
         (["--detectors", "nobody"], "detectors: got 'nobody', expected some of "),
         (["--detectors", "weighted"], "detectors: got 'weighted', expected some of "),
+        (["--detectors", "all", "knn"], "detectors: got all knn, expected all alone, or names without it"),
         (
             ["--detectors", "knn", "--deciding", "density"],
             "deciding: got 'density', expected one of --detectors",

@@ -19,7 +19,7 @@ SAID: dict[str, Any] = json.loads((Path(__file__).parent / "nonconform.json").re
 class Distance:
     """The oracle's detector in place of a scorer."""
 
-    names, power = ("distance",), None
+    names, members, power = ("distance",), (), None
 
     def __init__(self, rows: Any) -> None:
         self.mean = rows.mean(0)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from export.__main__ import main
-from export.detectors import drawing, scorer
+from export.detectors import drawing
 from export.graphs import ExportError, Tensors
 from export.streaming import UNFINISHED, Embedding, to_fit_on, unfinished
 from latentserve import bundle
@@ -32,7 +32,7 @@ def few_rows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Detectors need fewer rows than there are."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for name, num in (("FIT_ROWS", 90), ("REFERENCE_ROWS", 20)):
-        monkeypatch.setattr(scorer, name, num)
+        monkeypatch.setattr(drawing, name, num)
         monkeypatch.setattr(f"export.streaming.{name}", num)
 
 
