@@ -32,5 +32,10 @@ def why(scorer: Scorer) -> str:
     parts = [f"{name} {weight:.0%} (AUROC {known[name][0]:.2f})" for weight, name in weighted[:NAMED]]
     rest = len(known) - len(parts)
     others = f", {rest} others {sum(weight for weight, _ in weighted[NAMED:]):.0%}" if rest else ""
-    spared = f"; {' '.join(scorer.left_out)} sees no more than others do and is left out" if scorer.left_out else ""
-    return f"{first} decides, weighted by what detectors see of {seen}: {', '.join(parts)}{others}{spared}"
+    return f"{first} decides, weighted by what detectors see of {seen}: {', '.join(parts)}{others}"
+
+
+def spared(scorer: Scorer) -> str:
+    """One sentence: what was left out of the score, and how to keep it; of a scorer that leaves something out."""
+    names = " ".join(scorer.left_out)
+    return f"{names} is left out: other detectors see as much of every kind of damage (--detectors all keeps it)"

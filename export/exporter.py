@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from export.calibration import Promise, calibrate, calibration_rows, can_score, no_scores
 from export.crossing import crossed, crosses, num_calibrating
-from export.deciding import weighed, why
+from export.deciding import spared, weighed, why
 from export.detectors import Scorer, ScorerGraph
 from export.detectors.detector import Arrays
 from export.detectors.drawing import Drawn
@@ -202,6 +202,8 @@ def _with_scorer(
         scorer = scorer.deciding(promise.deciding)
     else:
         _say(why(scorer))
+    if scorer.left_out:
+        _say(spared(scorer))
     example = {name: torch.from_numpy(np.asarray(tensors[name][:EXAMPLE_ROWS])) for name in scorer.inputs}
     graph = export_graph(ScorerGraph(scorer), example, scorer.outputs, draft.folder / "scorer.onnx")
     draft = replace(draft, graphs={**draft.graphs, "scorer": graph}, scorer=scorer)

@@ -18,7 +18,7 @@ SINGLE = tuple(name for name in DETECTORS if name not in FUSED)
 
 def detectors_of(promise: Promise) -> tuple[str, ...]:
     """Names that `Scorer.fit` is to fit; empty: all but those that add nothing."""
-    if promise.detectors == (ALL,) or (promise.deciding in DEAR and not promise.detectors):
+    if set(promise.detectors) == {ALL} or (promise.deciding in DEAR and not promise.detectors):
         return SINGLE
     return promise.detectors
 
@@ -44,7 +44,7 @@ def check_detectors(promise: Promise) -> None:
 def check_possible(draft: Draft) -> None:
     """Raises ExportError if the model lacks what a detector that is asked for looks at; two rows' tensors tell."""
     model, wanted = draft.training.model, draft.choices.promise.detectors
-    if not wanted or wanted == (ALL,):
+    if not wanted or set(wanted) == {ALL}:
         return
     rows = np.asarray(draft.training.data.test.values[:EXAMPLE_ROWS])
     there = possible(model, {INPUT: rows, **draft.runner.with_patches().run(rows)})

@@ -33,6 +33,7 @@ from export.draft import Choices, Training
 from export.exporter import write_bundle as write_trained
 from export.graphs import ExportError
 from export.origin import TrainedRun
+from export.wanted import ALL
 from latentserve import bundle, records
 from latentserve.bundle import Precision
 from service.config import available_cpus
@@ -76,8 +77,8 @@ def prepare_encoders(folder: Path, names: Iterable[str]) -> None:
     print(f"prepared {len(wanted)} encoders in {time.monotonic() - started:.1f} s", file=sys.stderr, flush=True)
 
 
-def prepare(folder: Path, models: Iterable[Small] = MODELS, detectors: tuple[str, ...] = ()) -> list[Path]:
-    """Makes the bundles that are not there yet, with these detectors or all; the folders of all that could be made.
+def prepare(folder: Path, models: Iterable[Small] = MODELS, detectors: tuple[str, ...] = (ALL,)) -> list[Path]:
+    """Makes the bundles that are not there yet, with these detectors; the folders of all that could be made.
 
     Raises:
         OSError: the folder cannot be written.

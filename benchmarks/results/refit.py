@@ -11,6 +11,7 @@ BigBiGAN its detector is left out, and the fused columns are of the others.
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import sys
 import tempfile
@@ -25,6 +26,7 @@ import tyro
 from numpy.typing import NDArray
 
 from benchmarks.serving.scoring import Cost, costs
+from export.calibration import Promise
 from export.detectors.detector import Arrays
 from export.detectors.drawing import Drawn, draw
 from export.detectors.scorer import Scorer
@@ -32,6 +34,7 @@ from export.detectors.scorer_graph import ScorerGraph
 from export.graphs import GraphRunner, export_graph
 from export.origin import read_config
 from export.places import patches_of
+from export.wanted import check_detectors, detectors_of
 from latentserve import bundle, records
 from latentserve.bundle import Manifest
 from latentserve.inputs import INPUT, PATCHES
@@ -71,10 +74,12 @@ def main(options: Options) -> int:
 
 def compare(folder: Path, scratch: Path, options: Options) -> None:
     """Prints both tables of one bundle; makes one with the new scorer in the folder `scratch`."""
+    promise = Promise(detectors=options.detectors)
+    check_detectors(promise)
     manifest = bundle.load(folder)
     data = read_config(manifest.provenance, folder).load_data()
     new = scratch / f"{manifest.name}-anew" / str(manifest.version)
-    refitted = with_scorer(manifest, folder, new, data.train, options.detectors)
+    refitted = with_scorer(manifest, folder, new, data.train, promise)
     test = np.asarray(data.test.values[: options.rows])
     sets = {"": test, **{name: ood_rows(name, test) for name in known_sets(test)}}
     scores = [
@@ -84,7 +89,7 @@ def compare(folder: Path, scratch: Path, options: Options) -> None:
     print(f"\n{manifest.name}/{manifest.version}: AUROC of its scorer -> fitted anew\n")
     print(f"| detector | {' | '.join(list(sets)[1:])} |\n| --- |{' ---: |' * (len(sets) - 1)}")
     columns = [[detector.name for detector in one.detectors] for one in (manifest, refitted)]
-    for name in columns[1]:
+    for name in dict.fromkeys(itertools.chain(*reversed(columns))):
         cells = " | ".join(
             _cell(scores, [names.index(name) if name in names else None for names in columns], against)
             for against in list(sets)[1:]
@@ -101,9 +106,9 @@ def _cell(scores: list[dict[str, NDArray[np.float32]]], columns: list[int | None
     return " -> ".join(found)
 
 
-def with_scorer(manifest: Manifest, folder: Path, new: Path, train: Rows, wanted: tuple[str, ...]) -> Manifest:
+def with_scorer(manifest: Manifest, folder: Path, new: Path, train: Rows, promise: Promise) -> Manifest:
     """Copies a bundle with another scorer; its calibration is that of the old one, so that it is not to be served."""
-    scorer, tensors = fitted(manifest, folder, train, wanted)
+    scorer, tensors = fitted(manifest, folder, train, promise)
     shutil.copytree(folder, new)
     example = {name: torch.from_numpy(np.asarray(tensors[name][:EXAMPLE_ROWS])) for name in scorer.inputs}
     graph = export_graph(ScorerGraph(scorer), example, scorer.outputs, new / "scorer.onnx")
@@ -115,13 +120,14 @@ def with_scorer(manifest: Manifest, folder: Path, new: Path, train: Rows, wanted
         name=new.parent.name,
         graphs={**manifest.graphs, "scorer": graph},
         detectors=detectors,
+        map_detector=scorer.map_detector,
         files=files,
     )
     records.write(refitted, new / bundle.MANIFEST)
     return refitted
 
 
-def fitted(manifest: Manifest, folder: Path, train: Rows, wanted: tuple[str, ...]) -> tuple[Scorer, Arrays]:
+def fitted(manifest: Manifest, folder: Path, train: Rows, promise: Promise) -> tuple[Scorer, Arrays]:
     """The detectors on the bundle's training rows, as an export draws them, and the rows' tensors."""
     graphs = [graph for name, graph in manifest.graphs.items() if name != "scorer"]
     runner = GraphRunner(folder, graphs)
@@ -131,7 +137,7 @@ def fitted(manifest: Manifest, folder: Path, train: Rows, wanted: tuple[str, ...
     tensors = dict(tensors_of(runner, values))
     places = Drawn(*(np.searchsorted(rows, of_kind) for of_kind in chosen))
     embed = lambda damaged: dict(tensors_of(runner, damaged))  # noqa: E731
-    return Scorer.fit(None, tensors, None, places, embed, wanted=wanted), tensors
+    return Scorer.fit(None, tensors, None, places, embed, wanted=detectors_of(promise)), tensors
 
 
 def tensors_of(runner: GraphRunner, values: Values) -> Iterator[tuple[str, NDArray[np.generic]]]:

@@ -23,7 +23,7 @@ from typing import Any
 import tyro
 
 from benchmarks.processes.served import ServedProcess
-from benchmarks.processes.session import TICK
+from benchmarks.processes.session import TICK, cpu_seconds
 from benchmarks.serving.__main__ import (
     DIMS,
     FOLDER,
@@ -43,6 +43,8 @@ from benchmarks.serving.peers.triton import triton
 from service.config import available_cpus
 
 ENCODER = "small"
+MOST_ROWS = 4096
+"""Of a batch that a server may be told."""
 SAMPLE = re.compile(r"^(latentserve_[a-z_]+)\{[^}]*\} (\S+)", re.MULTILINE)
 TOTALS = ("latentserve_instance_busy_seconds_total", "latentserve_batch_rows_sum", "latentserve_batch_rows_count")
 COLUMNS = ("images_per_second", "p99_ms", "loop_us", "others_us", "busy", "rows_a_batch", "cores")
@@ -81,7 +83,7 @@ def main(options: Options) -> int:
     graph = bundles / ENCODER / "1" / "encoder.onnx"
     if not graph.exists():
         write_bundle(ENCODER, bundles)
-    half = max(1, options.rows * options.clients // 2)
+    half = min(max(1, options.rows * options.clients // 2), MOST_ROWS)
     given = {rows: images(ENCODER, rows) for rows in {1, options.rows}}
     variants = {"latentserve": (), f"batches of {half}": ("--max-batch-rows", str(half))}
     if available_cpus() > 1:
@@ -131,14 +133,17 @@ def trace(one: Traced, options: Options) -> Figures:
         busy, rows, batches = (spent[name] for name in TOTALS)
         figures |= {"busy": busy / spent["seconds"], "rows_a_batch": rows / batches}
         figures["loop_us"] = spent["loop"] / rows * 1e6
-    figures["others_us"] = probe["cpu_us_per_image"] - figures.get("loop_us", 0.0)
+        figures["others_us"] = (spent["cpu"] - spent["loop"]) / rows * 1e6
+    else:
+        figures["others_us"] = probe["cpu_us_per_image"]
     return figures
 
 
 def seen(one: Traced) -> dict[str, float]:
-    """Seconds of CPU of the event loop, totals of the metrics, and the clock."""
+    """Seconds of CPU, of all and of the event loop; totals of the metrics; the clock."""
     pid, found = one.target.session, {"seconds": os.times().elapsed}
     fields = Path(f"/proc/{pid}/task/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    found["cpu"] = cpu_seconds(pid)
     found["loop"] = (int(fields[11]) + int(fields[12])) / TICK
     if one.metrics_url:
         with urllib.request.urlopen(one.metrics_url) as answer:

@@ -41,6 +41,8 @@ EXPONENT = 4
 """Of 2, 3 and 4, by kind or of all kinds together: docs/adr/0025."""
 LITTLE = 0.1
 """Of an AUROC above chance: each detector counts as if it saw so much more of every kind."""
+FEWEST_TO_SPARE = 100
+"""Reference rows: with fewer a detector that alone sees a kind of damage is often missed."""
 FEWEST_REFERENCE_ROWS = 10
 """With fewer any detector may seem to see: chance alone reaches 0.6."""
 
@@ -67,7 +69,12 @@ class Power:
         return int(self.num_damaged_D.sum())
 
     def adds(self, column: int) -> bool:
-        """Whether it sees more of a kind of damage than every other does, by more than a standard error."""
+        """Whether it sees more than every other does: of all damage, or of a kind by more than a standard error.
+
+        True where reference rows are so few that it cannot be told.
+        """
+        if self.num_usual < FEWEST_TO_SPARE or self.auroc_K[column] >= np.delete(self.auroc_K, column).max():
+            return True
         others_D = np.delete(self.auroc_DK, column, axis=1).max(axis=1)
         more_D = self.auroc_DK[:, column] - others_D
         return bool((more_D > _chance(self.num_usual, self.num_damaged_D)).any())

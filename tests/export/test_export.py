@@ -163,6 +163,16 @@ def test_who_decides_is_the_exporter_s_choice(run_folder: Path, tmp_path: Path, 
         export_run(run_folder, tmp_path, promise=Promise(deciding="nobody"))
 
 
+def test_the_bank_is_left_out_of_digits_for_others_see_as_much(bundle_folder: Path) -> None:
+    manifest = bundle.load(bundle_folder)
+    names = [detector.name for detector in manifest.detectors]
+    assert "patch_places" in names
+    assert "patch_bank" not in names
+    stored = bundle.load_arrays(bundle_folder / bundle.CALIBRATION)
+    assert set(names) <= set(stored)
+    assert "patch_bank" not in stored
+
+
 def test_pixels_go_in_as_they_are(bundle_folder: Path) -> None:
     graph = onnx.load(bundle_folder / "encoder.onnx").graph
     (given,) = graph.input

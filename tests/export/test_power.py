@@ -13,11 +13,11 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from export.crossing import crossed
-from export.deciding import why
+from export.deciding import spared, why
 from export.detectors import power, scorer
 from export.detectors.fusion import Fusion
 from export.detectors.places import PlaceDetector
-from export.detectors.power import FEWEST_REFERENCE_ROWS, power_of
+from export.detectors.power import FEWEST_REFERENCE_ROWS, Power, power_of
 from latentserve.inputs import INPUT
 
 
@@ -190,7 +190,7 @@ def test_what_is_dear_and_sees_no_more_than_others_is_left_out(monkeypatch: pyte
     made = scorer.Scorer.fit(nn.Module(), rows, embed=noise)
     assert made.left_out == ("blind_2",)
     assert made.names == tuple(name for name in whole.names if name != "blind_2")
-    assert "; blind_2 sees no more than others do and is left out" in why(made)
+    assert spared(made).startswith("blind_2 is left out: other detectors see as much")
     columns = [whole.names.index(name) for name in made.names[3:]]
     np.testing.assert_array_equal(made.scores(usual)[:, 3:], whole.scores(usual)[:, columns])
     assert made.power is not None
@@ -202,10 +202,19 @@ def test_what_is_dear_and_sees_no_more_than_others_is_left_out(monkeypatch: pyte
     assert (seeing.names, seeing.left_out) == (whole.names, ())
 
 
+def test_what_is_dear_stays_where_it_sees_most_or_rows_are_too_few_to_tell() -> None:
+    """The last column is the dear one: of every kind a little less than another that does not see the other kinds."""
+    of_kinds, num = np.array([[0.9, 0.6, 0.88], [0.6, 0.9, 0.88]]), np.array([200, 200])
+    assert Power(np.array([0.75, 0.75, 0.88]), of_kinds, 500, num).adds(2)
+    assert not Power(np.array([0.89, 0.75, 0.88]), of_kinds, 500, num).adds(2)
+    assert Power(np.array([0.89, 0.75, 0.88]), of_kinds, 99, num).adds(2)
+    assert Power(np.array([0.89, 0.75, 0.88]), of_kinds + np.array([[0, 0, 0.06], [0, 0, 0]]), 500, num).adds(2)
+
+
 @pytest.mark.usefixtures("one_that_sees")
 def test_folds_have_the_detectors_of_what_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scorer, "DEAR", ("blind_2",))
-    found = crossed(nn.Module(), images(200, 0), embed=noise)
+    found = crossed(nn.Module(), images(800, 0), embed=noise)
     assert "blind_2" not in found.scorer.names
     assert found.scores.shape[1] == len(found.scorer.names)
 

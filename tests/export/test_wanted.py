@@ -11,7 +11,9 @@ from export.wanted import check_detectors, detectors_of
 def test_all_are_all_and_nothing_said_leaves_the_choice_to_what_they_see() -> None:
     single = tuple(name for name in DETECTORS if name not in FUSED)
     assert detectors_of(Promise()) == ()
-    assert detectors_of(Promise(detectors=("all",))) == single
+    for said in (("all",), ("all", "all")):
+        check_detectors(Promise(detectors=said))
+        assert detectors_of(Promise(detectors=said)) == single
     assert detectors_of(Promise(detectors=("knn", "density"))) == ("knn", "density")
 
 
