@@ -31,7 +31,7 @@ from export.detectors.detector import Arrays
 from export.detectors.drawing import Drawn, draw
 from export.detectors.scorer import Scorer
 from export.detectors.scorer_graph import ScorerGraph
-from export.graphs import GraphRunner, export_graph
+from export.graphs import ExportError, GraphRunner, export_graph
 from export.origin import read_config
 from export.places import patches_of
 from export.wanted import check_detectors, detectors_of
@@ -66,21 +66,25 @@ def main(options: Options) -> int:
     if not options.bundles:
         print("error: bundles: got none, expected at least one folder", file=sys.stderr)
         return 2
+    promise = Promise(detectors=options.detectors)
+    try:
+        check_detectors(promise)
+    except ExportError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     for folder in options.bundles:
         with tempfile.TemporaryDirectory() as scratch:
-            compare(folder.resolve(), Path(scratch), options)
+            compare(folder.resolve(), Path(scratch), options.rows, promise)
     return 0
 
 
-def compare(folder: Path, scratch: Path, options: Options) -> None:
+def compare(folder: Path, scratch: Path, num_rows: int, promise: Promise) -> None:
     """Prints both tables of one bundle; makes one with the new scorer in the folder `scratch`."""
-    promise = Promise(detectors=options.detectors)
-    check_detectors(promise)
     manifest = bundle.load(folder)
     data = read_config(manifest.provenance, folder).load_data()
     new = scratch / f"{manifest.name}-anew" / str(manifest.version)
     refitted = with_scorer(manifest, folder, new, data.train, promise)
-    test = np.asarray(data.test.values[: options.rows])
+    test = np.asarray(data.test.values[:num_rows])
     sets = {"": test, **{name: ood_rows(name, test) for name in known_sets(test)}}
     scores = [
         {name: GraphRunner(of, one.graphs.values()).run(rows)["scores"] for name, rows in sets.items()}

@@ -31,3 +31,8 @@ def test_each_column_of_a_bundle_stands_beside_what_it_is_now(
 def test_without_bundles_it_says_what_it_takes(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(Options()) == 2
     assert "bundles: got none" in capsys.readouterr().err
+
+
+def test_an_unknown_detector_is_told_before_anything_is_fitted(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(Options((Path("nowhere"),), detectors=("nobody",))) == 2
+    assert "detectors: got 'nobody', expected some of" in capsys.readouterr().err

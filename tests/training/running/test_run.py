@@ -7,7 +7,7 @@ import json
 import re
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -65,6 +65,15 @@ def interrupt_in_epoch(epoch: int, monkeypatch: pytest.MonkeyPatch, error: type[
     return lambda: monkeypatch.setattr(Diary, "on_train_batch_end", original)
 
 
+@pytest.fixture
+def python_hears_ctrl_c() -> Iterator[None]:
+    """Python's own handler, whatever the process of the tests has."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("python_hears_ctrl_c")
 def test_ctrl_c_that_python_drops_stops_the_training_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -78,15 +87,12 @@ def test_ctrl_c_that_python_drops_stops_the_training_all_the_same(
             signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(Diary, "on_train_epoch_start", dropped)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            train(tmp_path / "stopped")
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "stopped")
     assert batches == [0]
 
 
+@pytest.mark.usefixtures("python_hears_ctrl_c")
 def test_ctrl_c_that_python_drops_after_the_last_batch_is_heard_before_the_test_rows_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -96,12 +102,8 @@ def test_ctrl_c_that_python_drops_after_the_last_batch_is_heard_before_the_test_
 
     monkeypatch.setattr(Diary, "on_train_end", dropped)
     monkeypatch.setattr("training.running.loop._tested", lambda *_: pytest.fail("went on"))
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            train(tmp_path / "stopped")
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "stopped")
 
 
 def test_ctrl_c_loses_at_most_an_epoch_and_resume_ends_with_the_same_weights(
