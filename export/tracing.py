@@ -4,10 +4,11 @@
 - Whether there is a GPU is asked at each operator, by a search for NVIDIA's library: here it is asked once a graph.
 - The garbage collector walks through every object of every module, to find nothing: here it waits for the graph.
 - Each of a hundred rules of onnxscript's optimiser is matched in full with each node, of whatever operator: here those
-  of another operator are passed over.
+  of another operator are passed over. Up to here, the graph is the same, byte by byte.
+- Torch traces the whole program a second time to replace operators that ONNX lacks. Where ONNX lacks only some that
+  `_spelled` knows, their nodes are replaced one by one: the same graph but for names, and a `Flatten` stays one.
 
-The graph is the same, byte by byte. All of this is inside of torch and onnxscript: where they look otherwise, they do
-as they do.
+All of this is inside of torch and onnxscript: where they look otherwise, they do as they do.
 """
 
 from __future__ import annotations
@@ -21,15 +22,35 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from torch import fx
 
+Spelling = tuple[Any, tuple[Any, ...], dict[str, Any]]
+"""An operator, its arguments, and those with a name."""
+
+aten: Any = torch.ops.aten
 REGISTRY = "torch.onnx._internal.exporter._registration"
+PASSES, DECOMPOSITIONS = "torch.onnx._internal.exporter._fx_passes", "torch.onnx._internal.exporter._decomp"
 MATCHER, BASICS = "onnxscript.rewriter._matcher", "onnxscript.rewriter._basics"
+CHECKS = {
+    aten._assert_async.default,
+    aten._assert_async.msg,
+    aten._assert_scalar.default,
+    aten._assert_tensor_metadata.default,
+    aten.sym_constrain_range_for_size.default,
+}
+"""Nodes that torch removes before it writes the graph."""
 
 
 @contextlib.contextmanager
 def sparing() -> Iterator[None]:
     """Graphs that are written within are written in less time."""
-    with _operators_are_read_once(), _gpus_are_counted_once(), _garbage_waits(), _rules_look_at_the_operator():
+    with (
+        _operators_are_read_once(),
+        _gpus_are_counted_once(),
+        _garbage_waits(),
+        _rules_look_at_the_operator(),
+        _programs_are_traced_once(),
+    ):
         yield
 
 
@@ -109,3 +130,48 @@ def _matched(
     if operator is not None and operator != node.op_identifier():
         return failed
     return match(matcher, model, graph, node, **options)
+
+
+@contextlib.contextmanager
+def _programs_are_traced_once() -> Iterator[None]:
+    passes: Any = importlib.import_module(PASSES)
+    decompose = getattr(passes, "decompose_with_registry", None)
+    if decompose is None or not hasattr(importlib.import_module(DECOMPOSITIONS), "get_onnx_implemented_overloads"):
+        yield
+        return
+    passes.decompose_with_registry = functools.partial(_decomposed, decompose)
+    try:
+        yield
+    finally:
+        passes.decompose_with_registry = decompose
+
+
+def _decomposed(decompose: Callable[..., Any], program: Any, registry: Any) -> Any:
+    """As `decompose`, without its trace where all operators are ONNX's or spelled here, and none writes in place."""
+    known = set(importlib.import_module(DECOMPOSITIONS).get_onnx_implemented_overloads(registry)) | CHECKS
+    nodes = [node for node in program.graph.nodes if node.op not in ("placeholder", "output")]
+    spelled = {node: _spelled(node) for node in nodes}
+    for node, spelling in spelled.items():
+        is_pure = node.op == "call_function" and not getattr(getattr(node.target, "_schema", None), "is_mutable", False)
+        if not is_pure or (spelling is None and node.target not in known):
+            return decompose(program, registry)
+    for node, spelling in spelled.items():
+        if spelling is not None:
+            node.target, node.args, node.kwargs = spelling
+    return program
+
+
+def _spelled(node: fx.Node) -> Spelling | None:
+    """What torch's own decomposition calls in place of an operator that ONNX lacks."""
+    if node.kwargs:
+        return None
+    match (node.target, *node.args):
+        case (aten.to.dtype, fx.Node() as x, torch.dtype() as dtype):
+            return aten._to_copy.default, (x,), {"dtype": dtype}
+        case (aten.square.default, x):
+            return aten.pow.Tensor_Scalar, (x, 2), {}
+        case (aten.rsub.Scalar, x, other):
+            return aten.sub.Tensor, (other, x), {}
+        case (aten.numpy_T.default, fx.Node() as x):
+            return aten.permute.default, (x, list(reversed(range(x.meta["val"].ndim)))), {}
+    return None

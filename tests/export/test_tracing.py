@@ -7,6 +7,8 @@ import gc
 import importlib
 from pathlib import Path
 
+import numpy as np
+import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
@@ -56,3 +58,38 @@ def test_gpus_are_counted_once_and_anew_the_next_time(monkeypatch: pytest.Monkey
             assert not gc.isenabled()
         assert torch.cuda._cached_device_count is None
     assert len(counted) == 2
+
+
+class Spelled(nn.Module):
+    """Of what ONNX lacks, only what has a spelling."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (1 - x.double().square()).float() @ torch.full((2, 3), 0.5).T
+
+
+class InPlace(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        y = x * 2
+        y += 1
+        return y.square()
+
+
+class Lacking(nn.Module):
+    """An operator that ONNX lacks and that has no spelling."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.nn.functional.batch_norm(x, torch.zeros(3), torch.ones(3)).square()
+
+
+@pytest.mark.parametrize(("module", "traces"), [(Spelled(), 0), (InPlace(), 1), (Lacking(), 1)])
+def test_programs_are_traced_again_only_where_they_must(
+    module: nn.Module, traces: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes, traced = importlib.import_module(tracing.PASSES), []
+    decompose = passes.decompose_with_registry
+    monkeypatch.setattr(passes, "decompose_with_registry", lambda *given: traced.append(1) or decompose(*given))
+    x = torch.tensor([[0.5, -2.0, 3.0], [1.0, 0.0, -1.0], [0.1, 0.2, 0.3]])
+    export_graph(module, {"x": x[:2]}, ["y"], tmp_path / "graph")
+    (served,) = onnxruntime.InferenceSession(tmp_path / "graph").run(["y"], {"x": x.numpy()})
+    np.testing.assert_allclose(served, module(x).numpy(), rtol=1e-6)
+    assert len(traced) == traces
