@@ -5,8 +5,11 @@ Source: the test part of UCI "Optical Recognition of Handwritten Digits" (Alpayd
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+from pathlib import Path
+
 import numpy as np
-from sklearn.datasets import load_digits
+from numpy.typing import NDArray
 
 from training.data.rows import Data, Rows, split_off
 from training.data.sizes import Size, resized
@@ -17,10 +20,18 @@ NUM_TEST = 300
 
 def load(size: Size | None, seed: int) -> Data:
     """1,197 training rows, 300 for calibration, 300 for test, drawn by the seed."""
-    digits = load_digits()
-    grey_0_16 = digits.images[..., None]
+    grey_0_16, labels_N = _grey_and_labels()
     images_NHWC = np.round(grey_0_16 * (255 / 16)).astype(np.uint8)
-    images = Rows(resized(images_NHWC, size), digits.target.astype(np.int64)).with_twins()
+    images = Rows(resized(images_NHWC, size), labels_N).with_twins()
     rest, test = split_off(images, NUM_TEST, seed)
     train, calibration = split_off(rest, NUM_CALIBRATION, seed)
     return Data("digits", train, calibration, test)
+
+
+def _grey_and_labels() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """What `sklearn.datasets.load_digits` reads, [N, 8, 8, 1] and [N], without the seconds that its import takes."""
+    package = find_spec("sklearn")
+    assert package is not None
+    assert package.origin is not None
+    table = np.loadtxt(Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",")
+    return table[:, :-1].reshape(-1, 8, 8, 1), table[:, -1].astype(np.int64)

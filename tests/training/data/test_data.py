@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.datasets import load_digits
 
 from latentserve.images import decode_image
 from latentserve.inputs import ImageInput, Resize
-from training.data import DataError, ImageShape, load_data, shapes
+from training.data import DataError, ImageShape, digits, load_data, shapes
 
 
 def unique(images: Any) -> set[bytes]:
@@ -30,6 +33,15 @@ def test_digits_use_the_whole_grey_scale() -> None:
     assert images.dtype == np.uint8
     assert images.max() == 255
     assert load_data("digits", image_size=16).train.values.shape == (1197, 16, 16, 1)
+
+
+def test_digits_are_those_of_scikit_learn_which_is_not_loaded_for_them() -> None:
+    grey_NHWC, labels_N = digits._grey_and_labels()
+    expected = load_digits()
+    np.testing.assert_array_equal(grey_NHWC[..., 0], expected.images)
+    np.testing.assert_array_equal(labels_N, expected.target)
+    loads = "import sys; from training.data import load_data; load_data('digits'); sys.exit('sklearn' in sys.modules)"
+    subprocess.run([sys.executable, "-c", loads], check=True)
 
 
 def test_a_shape_is_a_function_of_its_index() -> None:
