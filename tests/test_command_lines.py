@@ -30,6 +30,8 @@ NEVER = {
     Path: ("", "no\0thing", "x" * 300 + "/y", "x" * 300),
 }
 """Values that no option of such a type takes."""
+SPELLINGS = {"1.5", "-" + str(10**30), "٣x", "0x10", "nan", "-inf", "-1e999", "½", "1e999"}
+"""Of those in `NEVER`: what is no number, or as large as others there."""
 ALSO_NEVER = {
     "seed": (str(2**32),),
     "epochs": ("0",),
@@ -89,6 +91,11 @@ def walk(kind: Any) -> list[tuple[str, str]]:
     return [(name, value) for name, hint in options(kind) for value in values(name, hint)]
 
 
+def without_spellings(walked: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Of numbers that are misspelt one of each kind: all methods read them alike."""
+    return [(name, value) for name, value in walked if value not in SPELLINGS]
+
+
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -138,8 +145,8 @@ def flag(name: str, value: str) -> str:
 @pytest.mark.usefixtures("no_work")
 @pytest.mark.parametrize("method", [name for name in METHODS if METHODS[name].modality == "image"])
 def test_training(method: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    shared = walk(training.Options) if method == "vae" else []
-    for name, value in [*shared, *walk(METHODS[method].config)]:
+    own = walk(METHODS[method].config)
+    for name, value in [*walk(training.Options), *own] if method == "vae" else without_spellings(own):
         if (method, name, value) not in GOOD:
             said(training.main, [method, "--data", "digits", "--run", "run", flag(name, value)], capsys)
             assert list(tmp_path.iterdir()) == [], (name, value)

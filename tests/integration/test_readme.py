@@ -61,9 +61,8 @@ def test_a_folder_of_photos_goes_the_whole_way(tmp_path: Path, encode: Any) -> N
     for line in (f"{train} --smoke", export):
         assert shlex.split(line)[0] == ".venv/bin/latentserve"
         command = [sys.executable, "-m", "latentserve", *shlex.split(line)[1:]]
-        done = subprocess.run(
-            command, capture_output=True, text=True, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, check=False
-        )
+        env = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=env, check=False)
         assert done.returncode == 0, done.stderr
     assert shlex.split(serve)[1:] == ["serve", "--models", "models/"]
     with ServedProcess(tmp_path / "models", tmp_path / "log") as process, Client(process.target) as client:
