@@ -12,7 +12,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 # is_new_enough PYTHON, WHAT_TO_DO
 is_new_enough = $(1) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: $(1) is $$($(1) --version 2>&1), expected Python 3.11 or later: $(2)" >&2; exit 1; }
 
-.PHONY: help setup demo serve mnist test ops-test ray-test check fix protos docs lock bench soak clients gpu gpu-rehearsal reproduce clean
+.PHONY: help setup demo serve mnist test bench-test ops-test ray-test check fix protos docs lock bench soak clients gpu gpu-rehearsal reproduce clean
 .DEFAULT_GOAL := help
 
 help:  ## list the verbs
@@ -39,6 +39,9 @@ mnist: setup  ## the same pipeline on full MNIST, with probes and baselines thro
 
 test: setup  ## run the tests, as many files at once as there are cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
+bench-test: setup  ## benchmarks' commands from end to end, small: six minutes (a GPU's rehearsal, a recipe, a suite, clients, a soak)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m bench -n logical --maxprocesses 4 --dist loadfile
 
 ops-test: setup  ## real Prometheus and Envoy on the real service: rules, dashboards, alerts, restarts (needs prometheus); hand-over to PostgreSQL (needs pgvector)
 	$(BIN)/python -m pytest -m ops --timeout 900

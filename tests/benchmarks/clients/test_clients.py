@@ -36,6 +36,7 @@ def found(served: ServedProcess) -> Questions:
     return questions(served.target)
 
 
+@pytest.mark.bench
 @pytest.mark.slow
 @pytest.mark.timeout(300)  # five servers, one after another
 def test_pythons_clients_get_what_they_ask_for(repository: Path, tmp_path: Path) -> None:

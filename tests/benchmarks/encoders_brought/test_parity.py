@@ -91,6 +91,7 @@ def test_an_unknown_source_names_those_there_are(capsys: pytest.CaptureFixture[s
     assert "only: got 'keras', expected one of timm, torchvision" in capsys.readouterr().err
 
 
+@pytest.mark.bench
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
 def test_a_folder_of_transformers_is_imported_served_and_recorded(

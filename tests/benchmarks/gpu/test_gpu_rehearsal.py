@@ -24,6 +24,7 @@ CELLS = {
 }
 
 
+@pytest.mark.bench
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_every_stage_runs_to_its_last_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

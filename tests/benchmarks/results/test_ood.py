@@ -50,6 +50,7 @@ def test_the_control_decides_the_exit_status(monkeypatch: pytest.MonkeyPatch) ->
         assert main(Options("mnist")) == status
 
 
+@pytest.mark.bench
 @pytest.mark.slow
 def test_a_suite_trains_examines_and_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reproduce, "WORK", tmp_path / "work")

@@ -10,6 +10,7 @@ from benchmarks.results.refit import Options, main
 from latentserve import bundle
 
 
+@pytest.mark.bench
 @pytest.mark.slow
 def test_each_column_of_a_bundle_stands_beside_what_it_is_now(
     bundle_folder: Path, capsys: pytest.CaptureFixture[str]

@@ -204,6 +204,7 @@ def test_a_recipe_with_a_misspelt_key_is_refused(tmp_path: Path) -> None:
         read_recipe(tmp_path / "r.toml")
 
 
+@pytest.mark.bench
 @pytest.mark.slow
 @pytest.mark.timeout(600)  # trains 100 epochs: a minute on two cores, several where they are shared
 def test_a_recipe_gives_its_figures_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
