@@ -39,6 +39,9 @@ CHECKS = {
     aten.sym_constrain_range_for_size.default,
 }
 """Nodes that torch removes before it writes the graph."""
+VIEWS = {aten.flatten.using_ints, aten.contiguous.default}
+"""What torch replaces although ONNX has it, as it does with all views that are made of others: these are tried."""
+COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
 
 
 @contextlib.contextmanager
@@ -147,18 +150,28 @@ def _programs_are_traced_once() -> Iterator[None]:
 
 
 def _decomposed(decompose: Callable[..., Any], program: Any, registry: Any) -> Any:
-    """As `decompose`, without its trace where all operators are ONNX's or spelled here, and none writes in place."""
+    """As `decompose`, without its trace where every node stays or is spelled here."""
     known = set(importlib.import_module(DECOMPOSITIONS).get_onnx_implemented_overloads(registry)) | CHECKS
     nodes = [node for node in program.graph.nodes if node.op not in ("placeholder", "output")]
     spelled = {node: _spelled(node) for node in nodes}
-    for node, spelling in spelled.items():
-        is_pure = node.op == "call_function" and not getattr(getattr(node.target, "_schema", None), "is_mutable", False)
-        if not is_pure or (spelling is None and node.target not in known):
-            return decompose(program, registry)
+    if not all(spelling is not None or _stays(node, known) for node, spelling in spelled.items()):
+        return decompose(program, registry)
     for node, spelling in spelled.items():
         if spelling is not None:
             node.target, node.args, node.kwargs = spelling
     return program
+
+
+def _stays(node: fx.Node, known: set[Any]) -> bool:
+    """Whether torch, too, would leave the node as it is, or write what comes to the same."""
+    if node.op != "call_function" or node.target not in known:
+        return False
+    target: Any = node.target
+    if (schema := getattr(target, "_schema", None)) is None:  # Python's own, of sizes
+        return True
+    is_view = any(one.alias_info is not None for one in schema.returns)
+    is_replaced = is_view and target not in VIEWS and target.has_kernel_for_dispatch_key(COMPOSITE)
+    return not (schema.is_mutable or is_replaced)
 
 
 def _spelled(node: fx.Node) -> Spelling | None:

@@ -81,7 +81,14 @@ class Lacking(nn.Module):
         return torch.nn.functional.batch_norm(x, torch.zeros(3), torch.ones(3)).square()
 
 
-@pytest.mark.parametrize(("module", "traces"), [(Spelled(), 0), (InPlace(), 1), (Lacking(), 1)])
+class Viewed(nn.Module):
+    """A view that ONNX would have, and that torch makes another of."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.unflatten(1, (3, 1)).square().flatten(1)
+
+
+@pytest.mark.parametrize(("module", "traces"), [(Spelled(), 0), (InPlace(), 1), (Lacking(), 1), (Viewed(), 1)])
 def test_programs_are_traced_again_only_where_they_must(
     module: nn.Module, traces: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
