@@ -40,7 +40,7 @@ mnist: setup  ## the same pipeline on full MNIST, with probes and baselines thro
 test: setup  ## run the tests, as many files at once as there are cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-bench-test: setup  ## benchmarks' commands from end to end, small: six minutes (a GPU's rehearsal, a recipe, a suite, clients, a soak)
+bench-test: setup  ## benchmarks' commands from end to end, small: minutes (a GPU's rehearsal, a recipe, a suite, clients, transformers, a refit)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m bench -n logical --maxprocesses 4 --dist loadfile
 
 ops-test: setup  ## real Prometheus and Envoy on the real service: rules, dashboards, alerts, restarts (needs prometheus); hand-over to PostgreSQL (needs pgvector)

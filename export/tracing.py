@@ -6,9 +6,9 @@
 - Each of a hundred rules of onnxscript's optimiser is matched in full with each node, of whatever operator: here those
   of another operator are passed over. Up to here, the graph is the same, byte by byte.
 - Torch traces the whole program a second time to replace operators that ONNX lacks. Where ONNX lacks only some that
-  `_spelled` knows, their nodes are replaced one by one: the same graph but for names, and a `Flatten` stays one.
+  `_spelled` knows, their nodes are replaced one by one: the same operators under other names, or equal ones for views.
 
-All of this is inside of torch and onnxscript: where they look otherwise, they do as they do.
+All of this is inside of torch and onnxscript, whose versions are pinned.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ CHECKS = {
     aten.sym_constrain_range_for_size.default,
 }
 """Nodes that torch removes before it writes the graph."""
+UNSAFE = {aten.native_batch_norm.default, aten.dropout.default}
+"""What its schema calls pure, and torch replaces nonetheless: in training these write, or draw."""
 VIEWS = {aten.flatten.using_ints, aten.contiguous.default}
 """What torch replaces although ONNX has it, as it does with all views that are made of others: these are tried."""
 COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
@@ -139,7 +141,8 @@ def _matched(
 def _programs_are_traced_once() -> Iterator[None]:
     passes: Any = importlib.import_module(PASSES)
     decompose = getattr(passes, "decompose_with_registry", None)
-    if decompose is None or not hasattr(importlib.import_module(DECOMPOSITIONS), "get_onnx_implemented_overloads"):
+    asks = hasattr(importlib.import_module(DECOMPOSITIONS), "get_onnx_implemented_overloads")
+    if decompose is None or not asks or isinstance(decompose, functools.partial):  # the last: of another thread
         yield
         return
     passes.decompose_with_registry = functools.partial(_decomposed, decompose)
@@ -151,7 +154,7 @@ def _programs_are_traced_once() -> Iterator[None]:
 
 def _decomposed(decompose: Callable[..., Any], program: Any, registry: Any) -> Any:
     """As `decompose`, without its trace where every node stays or is spelled here."""
-    known = set(importlib.import_module(DECOMPOSITIONS).get_onnx_implemented_overloads(registry)) | CHECKS
+    known = {*importlib.import_module(DECOMPOSITIONS).get_onnx_implemented_overloads(registry), *CHECKS} - UNSAFE
     nodes = [node for node in program.graph.nodes if node.op not in ("placeholder", "output")]
     spelled = {node: _spelled(node) for node in nodes}
     if not all(spelling is not None or _stays(node, known) for node, spelling in spelled.items()):

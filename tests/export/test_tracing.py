@@ -8,6 +8,7 @@ import importlib
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -88,7 +89,16 @@ class Viewed(nn.Module):
         return x.unflatten(1, (3, 1)).square().flatten(1)
 
 
-@pytest.mark.parametrize(("module", "traces"), [(Spelled(), 0), (InPlace(), 1), (Lacking(), 1), (Viewed(), 1)])
+class Flat(nn.Module):
+    """The two views that stay."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, None].permute(0, 2, 1).contiguous().flatten(1).square()
+
+
+@pytest.mark.parametrize(
+    ("module", "traces"), [(Spelled(), 0), (Flat(), 0), (InPlace(), 1), (Lacking(), 1), (Viewed(), 1)]
+)
 def test_programs_are_traced_again_only_where_they_must(
     module: nn.Module, traces: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -100,3 +110,7 @@ def test_programs_are_traced_again_only_where_they_must(
     (served,) = onnxruntime.InferenceSession(tmp_path / "graph").run(["y"], {"x": x.numpy()})
     np.testing.assert_allclose(served, module(x).numpy(), rtol=1e-6)
     assert len(traced) == traces
+    monkeypatch.setattr(graphs, "sparing", contextlib.nullcontext)
+    export_graph(module, {"x": x[:2]}, ["y"], tmp_path / "plain")
+    ours, plain = ([node.op_type for node in onnx.load(tmp_path / name).graph.node] for name in ("graph", "plain"))
+    assert ours == plain

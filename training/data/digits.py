@@ -31,7 +31,11 @@ def load(size: Size | None, seed: int) -> Data:
 def _grey_and_labels() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """What `sklearn.datasets.load_digits` reads, [N, 8, 8, 1] and [N], without the seconds that its import takes."""
     package = find_spec("sklearn")
-    assert package is not None
-    assert package.origin is not None
-    table = np.loadtxt(Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",")
+    file = Path(package.origin if package and package.origin else "").parent / "datasets" / "data" / "digits.csv.gz"
+    if not file.is_file():
+        from sklearn.datasets import load_digits
+
+        digits = load_digits()
+        return digits.images[..., None], digits.target.astype(np.int64)
+    table = np.loadtxt(file, delimiter=",")
     return table[:, :-1].reshape(-1, 8, 8, 1), table[:, -1].astype(np.int64)

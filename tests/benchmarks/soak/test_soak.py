@@ -15,7 +15,6 @@ from benchmarks.soak.machine import Others
 from benchmarks.soak.memory import Growth, growth
 
 
-@pytest.mark.bench
 @pytest.mark.slow
 def test_every_fault_once_leaves_every_answer_right(
     repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

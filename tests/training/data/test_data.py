@@ -41,7 +41,13 @@ def test_digits_are_those_of_scikit_learn_which_is_not_loaded_for_them() -> None
     np.testing.assert_array_equal(grey_NHWC[..., 0], expected.images)
     np.testing.assert_array_equal(labels_N, expected.target)
     loads = "import sys; from training.data import load_data; load_data('digits'); sys.exit('sklearn' in sys.modules)"
-    subprocess.run([sys.executable, "-c", loads], check=True)
+    subprocess.run([sys.executable, "-c", loads], check=True, cwd=Path(__file__).parents[3])
+
+
+def test_digits_of_a_scikit_learn_that_keeps_them_elsewhere_are_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected, _ = digits._grey_and_labels()
+    monkeypatch.setattr(digits, "find_spec", lambda name: None)
+    np.testing.assert_array_equal(digits._grey_and_labels()[0], expected)
 
 
 def test_a_shape_is_a_function_of_its_index() -> None:
