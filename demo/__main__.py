@@ -10,6 +10,7 @@ Every figure is requested from the running server through the client. The files 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from rich.table import Table
 from scipy.stats import betabinom
 
 from benchmarks.processes.served import ServedProcess
-from benchmarks.results.recipes import RECIPES, read_recipe
+from benchmarks.results.recipes import RECIPES, RECORDS, Recorded, read_recipe
 from latentserve import records
 from latentserve.client import Client
 from latentserve.v1 import embedding_pb2 as pb
@@ -69,8 +70,10 @@ def main(options: Options) -> int:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     run, models = folder / "run", folder / "models"
-    recipe = read_recipe(RECIPES / f"vae_{options.data}.toml")
-    command("training", recipe.method, "--data", recipe.data, *recipe.arguments, "--run", str(run))
+    name = f"vae_{options.data}"
+    recipe, recorded = read_recipe(RECIPES / f"{name}.toml"), records.read(Recorded, RECORDS / f"{name}.json")
+    arguments = ("--data", recipe.data, *recipe.arguments, "--run", str(run))
+    command("training", recipe.method, *arguments, threads=recorded.threads)
     command("export", str(run), "--to", str(models))
     with ServedProcess(models, folder / "server.log", ports=PORTS if options.serve else (0, 0)) as server:
         with Client(server.target) as client:
@@ -91,11 +94,12 @@ def main(options: Options) -> int:
     return status
 
 
-def command(package: str, *arguments: str) -> None:
-    """Runs one of our own command lines, its output shown."""
+def command(package: str, *arguments: str, threads: int = 0) -> None:
+    """Runs one of our own command lines, its output shown; with as many threads, where a record says how many."""
     line = [sys.executable, "-m", package, *arguments]
-    print("$ python", *line[1:], flush=True)
-    if status := subprocess.run(line, check=False).returncode:
+    given = {"OMP_NUM_THREADS": str(threads)} if threads else {}
+    print("$", *(f"{name}={value}" for name, value in given.items()), "python", *line[1:], flush=True)
+    if status := subprocess.run(line, check=False, env=os.environ | given).returncode:
         sys.exit(status)
 
 
