@@ -262,6 +262,8 @@ def _with_report(
     records.write(report, folder / EVALUATION)
     measured = measure(runner, data, train, test, report.metrics, calibration, draft.choices.promise.alpha)
     manifest = replace(manifest, evaluations=measured.evaluations + manifest.evaluations)
+    if draft.scorer is not None and draft.scorer.left_out:
+        measured = replace(measured, spared=spared(draft.scorer))
     page = bundle_report(manifest, draft.training, measured, runner, folder, whole)
     (folder / bundle.REPORT).write_text(records.printable(page), encoding="utf-8")
     return manifest

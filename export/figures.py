@@ -36,6 +36,7 @@ class Measured:
         test: outputs of the graphs for the test rows.
         p_values: of the test rows, or empty without a detector.
         ood: scores of each out-of-distribution set, by name.
+        spared: a sentence on detectors that were left out of the score, or nothing.
     """
 
     evaluations: tuple[Evaluation, ...]
@@ -44,6 +45,7 @@ class Measured:
     test: Tensors
     p_values: NDArray[np.float64]
     ood: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    spared: str = ""
 
 
 def measure(

@@ -150,10 +150,10 @@ def _scores(manifest: Manifest, measured: Measured) -> list[Section]:
         " calibration sets of this size.",
         figure=plot_false_alarms(measured.p_values, levels, np.array([band(num, level) for level in levels])),
     )
-    return [*_deciding(manifest), histogram, curves, alarms]
+    return [*_deciding(manifest, measured.spared), histogram, curves, alarms]
 
 
-def _deciding(manifest: Manifest) -> list[Section]:
+def _deciding(manifest: Manifest, spared: str) -> list[Section]:
     """What the weights of the detectors rest on; nothing in bundles where that was not measured."""
     if all(detector.power is None for detector in manifest.detectors):
         return []
@@ -163,6 +163,8 @@ def _deciding(manifest: Manifest) -> list[Section]:
         " against such rows as they were; 0.5 is chance. Weight is its share in the weighted mean. No real fault and no"
         " out-of-distribution row was looked at."
     )
+    if spared:
+        note += f" {spared}."
     rows = tuple(
         (
             one.name,

@@ -171,6 +171,7 @@ def test_the_bank_is_left_out_of_digits_for_others_see_as_much(bundle_folder: Pa
     stored = bundle.load_arrays(bundle_folder / bundle.CALIBRATION)
     assert set(names) <= set(stored)
     assert "patch_bank" not in stored
+    assert "patch_bank is left out: other detectors see as much" in (bundle_folder / bundle.REPORT).read_text()
 
 
 def test_pixels_go_in_as_they_are(bundle_folder: Path) -> None:
