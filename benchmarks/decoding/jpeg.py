@@ -3,7 +3,8 @@
     python -m benchmarks.decoding.jpeg [--seconds 10]     two minutes on two cores
 
 Read twice is how it was: Pillow decodes, and libjpeg is asked for its warnings beside it. Through the server: several
-callers, one file a request, two models that differ in whether their rule lets large JPEGs be decoded at a part.
+callers, one file a request, two models that differ in whether their rule lets large JPEGs be decoded at a part, and
+the first of them served as it was.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import tyro
 from PIL import Image
 
 from benchmarks.decoding.cost import least
+from benchmarks.decoding.twice import twice
 from benchmarks.processes.served import ServedProcess
 from latentserve import bundle, records
 from latentserve.bundle import Manifest
@@ -37,6 +38,7 @@ PHOTO = "4,000 x 3,000"
 SIDE = 96
 CALLERS = 4
 MODELS = {"whole": False, "part": True}
+BEFORE = "whole, read twice"
 MOST_PIXELS = 10**8
 
 
@@ -63,7 +65,7 @@ def main(options: Options) -> None:
         served = images_per_second(Path(scratch), photo(*SIZES[PHOTO]), options.seconds)
     print(f"\n| {PHOTO} through the server, {CALLERS} callers | images/s | times |\n| --- | --- | --- |")
     for name, rate in served.items():
-        print(f"| {name} | {rate:.1f} | {rate / served['whole']:.2f} |")
+        print(f"| {name} | {rate:.1f} | {rate / served[BEFORE]:.2f} |")
 
 
 def photo(width: int, height: int) -> bytes:
@@ -90,25 +92,24 @@ def cells(data: bytes) -> list[str]:
 
 
 @contextmanager
-def twice() -> Iterator[None]:
-    """As before: what `simplejpeg` decodes is left to Pillow, and checked."""
-    with mock.patch("latentserve.images.jpeg_pixels", return_value=None):
-        yield
-
-
-@contextmanager
 def once() -> Iterator[None]:
     """As it is."""
     yield
 
 
 def images_per_second(scratch: Path, data: bytes, seconds: float) -> dict[str, float]:
-    """Of models with both rules, in turns."""
-    models = scratch / "models"
+    """Of the model as it was served, and of models with both rules."""
+    models, rates = scratch / "models", dict[str, float]()
     for name, is_part in MODELS.items():
         write_model(scratch, models, name, is_part)
-    with ServedProcess(models, scratch / "server.log") as server, Client(server.target) as client:
-        return {name: rate(lambda name=name: client.embed([data], model=name), seconds) for name in MODELS}  # type: ignore[misc]
+    ways = {BEFORE: ("benchmarks.decoding.twice", "whole"), **{name: ("service", name) for name in MODELS}}
+    for way, (module, model) in ways.items():
+        with (
+            ServedProcess(models, scratch / "server.log", module=module) as server,
+            Client(server.target) as client,
+        ):
+            rates[way] = rate(lambda model=model, client=client: client.embed([data], model=model), seconds)  # type: ignore[misc]
+    return rates
 
 
 def rate(ask: Callable[[], object], seconds: float) -> float:

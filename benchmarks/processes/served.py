@@ -24,6 +24,7 @@ class ServedProcess:
         arguments: more of its command line.
         ports: of gRPC and of the metrics; 0 for any free one.
         own_session: start it as the leader of a session of its own.
+        module: that is run; another than `service` serves in another way.
     """
 
     def __init__(
@@ -33,11 +34,12 @@ class ServedProcess:
         arguments: tuple[str, ...] = (),
         ports: tuple[int, int] = (0, 0),
         own_session: bool = False,
+        module: str = "service",
     ) -> None:
         self._log = log
         self._own_session = own_session
         self._command = [
-            *(sys.executable, "-m", "service", "--models", str(models)),
+            *(sys.executable, "-m", module, "--models", str(models)),
             *("--port", str(ports[0]), "--metrics-port", str(ports[1]), *arguments),
         ]
         self._process: subprocess.Popen[str]
