@@ -71,7 +71,8 @@ class Neighbours(OnDirections):
         candidates_BC = near_BN.topk(min(CANDIDATES, near_BN.shape[1]), dim=1).indices
         bank_BCP = self.bank_NP[candidates_BC]
         squares_BC = (y_BP[:, None] - bank_BCP).square().sum(dim=2) + self.outside_N[candidates_BC]
-        return 0.5 * (squares_BC.topk(K, dim=1, largest=False).values[:, K - 1] + outside_B)
+        kth = min(K, squares_BC.shape[1])
+        return 0.5 * (squares_BC.topk(kth, dim=1, largest=False).values[:, kth - 1] + outside_B)
 
 
 def along(rows: Placed) -> tuple[Tensor, Tensor]:

@@ -88,6 +88,13 @@ def test_neighbours_are_scikit_learns() -> None:
     np.testing.assert_allclose(scores(Neighbours.fit({"embedding": train}), test), distances[:, -1], atol=1e-6)
 
 
+@pytest.mark.parametrize("num", [2, 4, K, 7])
+def test_of_fewer_rows_than_are_asked_for_the_farthest_counts(num: int) -> None:
+    train, test = clustered(num), clustered(40, 1)
+    distances, _ = NearestNeighbors(n_neighbors=min(K, num), metric="cosine").fit(train).kneighbors(test)
+    np.testing.assert_allclose(scores(Neighbours.fit({"embedding": train}), test), distances[:, -1], atol=1e-6)
+
+
 def test_a_bank_stays_within_what_a_bundle_may_carry() -> None:
     wide = np.random.default_rng(0).standard_normal((6000, 512)).astype(np.float32)
     detector = Neighbours.fit({"embedding": wide})
