@@ -1,6 +1,8 @@
 """The server as it was while a JPEG's bits were read twice: by Pillow for its pixels, by libjpeg for its warnings.
 
-python -m benchmarks.decoding.twice --models ...     for `benchmarks.decoding.jpeg`, which compares with it
+    python -m benchmarks.decoding.twice --models FOLDER
+
+`benchmarks.decoding.jpeg` compares with it.
 """
 
 from __future__ import annotations

@@ -30,9 +30,8 @@ def load(size: Size | None, seed: int) -> Data:
 
 def _grey_and_labels() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """What `sklearn.datasets.load_digits` reads, [N, 8, 8, 1] and [N], without the seconds that its import takes."""
-    package = find_spec("sklearn")
-    file = Path(package.origin if package and package.origin else "").parent / "datasets" / "data" / "digits.csv.gz"
-    if not file.is_file():
+    origin = getattr(find_spec("sklearn"), "origin", None)
+    if origin is None or not (file := Path(origin).parent / "datasets" / "data" / "digits.csv.gz").is_file():
         from sklearn.datasets import load_digits
 
         digits = load_digits()
